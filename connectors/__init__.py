@@ -1,0 +1,1 @@
+"""Protocols: mail servers as the gateway sees them. Knows no tenant, plan or database."""

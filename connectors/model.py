@@ -1,0 +1,125 @@
+"""What a mail server tells us, as frozen values free of any library's types.
+
+Instants are integer microseconds since the epoch in UTC. Folder names are Unicode text (decoded from modified UTF-7, RFC 3501 §5.1.3, at the wire).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+Instant: TypeAlias = int
+
+MICROSECONDS = 1_000_000
+
+
+class Security(StrEnum):
+    """How the connection is protected (RFC 8314)."""
+
+    TLS = "tls"
+    STARTTLS = "starttls"
+    NONE = "none"
+
+
+class SpecialUse(StrEnum):
+    """The special uses of RFC 6154, and INBOX, as one closed set."""
+
+    INBOX = "inbox"
+    ALL = "all"
+    ARCHIVE = "archive"
+    DRAFTS = "drafts"
+    FLAGGED = "flagged"
+    JUNK = "junk"
+    SENT = "sent"
+    TRASH = "trash"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where and how to reach a server. `host` is a DNS name or an address literal without brackets."""
+
+    host: str
+    port: int
+    security: Security
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordAuth:
+    """A user name and password. `repr` never shows the password."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """One entry of LIST (RFC 9051 §6.3.9).
+
+    `name` is Unicode; `delimiter` is None for a flat namespace; `attributes` are lower case with their backslash (`\\\\noselect`).
+    """
+
+    name: str
+    delimiter: str | None
+    attributes: frozenset[str]
+    special_use: SpecialUse | None
+    selectable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FolderStatus:
+    """The state of a folder at an instant (SELECT or STATUS). `highestmodseq` is None without CONDSTORE (RFC 7162)."""
+
+    uidvalidity: int
+    uidnext: int | None
+    exists: int
+    highestmodseq: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageMeta:
+    """One message's metadata from UID FETCH (UID FLAGS INTERNALDATE RFC822.SIZE MODSEQ).
+
+    `flags` are as the server spells system flags canonically (`\\\\Seen`) and keywords verbatim; `internal_date` is None when absent or unparsable;
+    `size` is RFC822.SIZE, which some servers report wrongly; `modseq` None without CONDSTORE.
+    """
+
+    uid: int
+    flags: frozenset[str]
+    internal_date: Instant | None
+    size: int
+    modseq: int | None = None
+    email_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlagsChange:
+    """A message's flags now (a FETCH with UID and FLAGS only)."""
+
+    uid: int
+    flags: frozenset[str]
+    modseq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QResync:
+    """What we knew at our last checkpoint (RFC 7162 §3.2.5), sent with SELECT when the server offers QRESYNC."""
+
+    uidvalidity: int
+    modseq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The answer to SELECT or EXAMINE.
+
+    `vanished` and `changed` are filled only when QRESYNC was used and UIDVALIDITY still agrees; `resynced` says whether they are complete.
+    `permanent_flags` is None when the server named none.
+    """
+
+    status: FolderStatus
+    read_only: bool
+    resynced: bool = False
+    vanished: tuple[range, ...] = ()
+    changed: tuple[FlagsChange, ...] = ()
+    permanent_flags: frozenset[str] | None = None

@@ -1,0 +1,117 @@
+"""The port through which the gateway reads a mail account: one `Source` is one authenticated connection.
+
+Implementations: `connectors.imap.source.ImapSource` (real) and `connectors.memory.MemorySource` (tests); both pass `tests/contract`.
+
+Rules that every implementation keeps:
+* reading marks nothing as seen (BODY.PEEK only; folders are opened with EXAMINE);
+* a dropped line fails everything in flight at once with `NetworkError`;
+* `close()` may be called at any time, from any task, ends everything in flight, and never raises;
+* no body is ever kept whole: its bytes go to a sink that the caller supplies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Generic, Protocol, TypeVar
+
+from connectors.model import FlagsChange, Folder, FolderStatus, MessageMeta, QResync, Selected
+
+
+class Sink(Protocol):
+    """Receives one literal, in order, in chunks of any size; a chunk is only valid during the call."""
+
+    def write(self, chunk: memoryview, /) -> None: ...
+
+
+S_co = TypeVar("S_co", bound=Sink, covariant=True)
+S = TypeVar("S", bound=Sink)
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched(Generic[S_co]):
+    """A message whose bytes went into `sink`; `octets` is how many the server announced and sent."""
+
+    meta: MessageMeta
+    sink: S_co
+    octets: int
+
+
+@dataclass(frozen=True, slots=True)
+class FolderChange:
+    """What IDLE said: the folder that is open changed (new mail, flags or expunged). Details come from a pass, never from here."""
+
+    exists: int | None = None
+    expunged: bool = False
+    flags: bool = False
+
+
+class Source(Protocol):
+    """One authenticated connection. At most one folder is open at a time; methods that need it say so."""
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Upper case, as of after login (RFC 9051 §7.2.2)."""
+        ...
+
+    async def list_folders(self) -> list[Folder]:
+        """All folders, INBOX first, then by name. Special uses by RFC 6154, names as the fallback."""
+        ...
+
+    async def status(self, names: Sequence[str]) -> dict[str, FolderStatus | None]:
+        """The status of each folder, LIST-STATUS where offered (RFC 5819), else pipelined STATUS; None where the server refused."""
+        ...
+
+    async def open(self, name: str, qresync: QResync | None = None) -> Selected:
+        """EXAMINE; with QRESYNC parameters when offered and given. Raises FolderGoneError."""
+        ...
+
+    async def search_since(self, since: date) -> list[int]:
+        """UIDs in the open folder with INTERNALDATE on or after `since` (the server's own time zone: ask for one day more)."""
+        ...
+
+    async def list_uids(self) -> list[int]:
+        """All UIDs of the open folder, ascending (UID SEARCH ALL; ESEARCH where offered)."""
+        ...
+
+    def fetch_meta(self, uids: Iterable[range], *, changed_since: int | None = None) -> AsyncIterator[list[MessageMeta]]:
+        """Metadata in bounded batches. With `changed_since` (CONDSTORE) only messages changed after that MODSEQ."""
+        ...
+
+    def fetch_flags(self, uids: Iterable[range], *, changed_since: int | None = None) -> AsyncIterator[list[FlagsChange]]:
+        """UID and FLAGS in bounded batches (at most ~45 bytes a message on the wire)."""
+        ...
+
+    def fetch_bodies(self, uids: Sequence[int], open_sink: Callable[[int], S]) -> AsyncIterator[Fetched[S]]:
+        """Whole messages (BODY.PEEK[]) with their metadata, pipelined, in the server's order.
+
+        `open_sink(octets)` is called when a literal begins. A UID that the server does not answer is simply missing (it may have been
+        expunged meanwhile). Reading from the socket pauses while the caller has not taken what came (bounded by the session's window).
+        """
+        ...
+
+    def fetch_headers(self, uids: Sequence[int]) -> AsyncIterator[tuple[MessageMeta, bytes]]:
+        """BODY.PEEK[HEADER] with metadata; headers over 1 MiB are cut there."""
+        ...
+
+    async def idle(self, timeout_s: float) -> FolderChange | None:
+        """Wait in IDLE (RFC 2177) on the open folder for a change, at most `timeout_s`; None when nothing came.
+
+        Without IDLE at the server: NOOP once a while within the time. Cancelling is safe: DONE is sent and answered, or the line dropped.
+        """
+        ...
+
+    async def noop(self) -> None:
+        """Prove that the line is alive."""
+        ...
+
+    async def close(self) -> None:
+        """LOGOUT if that is quick, then drop the line."""
+        ...
+
+
+class Connect(Protocol):
+    """Opens a `Source`: resolves, checks the address, connects, secures, logs in. Raises the errors of `connectors.errors`."""
+
+    async def __call__(self) -> Source: ...

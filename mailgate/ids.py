@@ -1,0 +1,32 @@
+"""Identifiers: ULIDs (26 characters of Crockford's base 32), 48 bits of milliseconds and 80 random bits.
+
+They sort by time of making, so rows made together lie together; they tell nobody anything but that time.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from mailgate.clock import Instant
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+ID_PATTERN = r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$"
+_ID = re.compile(ID_PATTERN)
+
+
+def new_id(now: Instant) -> str:
+    """A new id for something made at `now`."""
+    value = ((now // 1_000) & ((1 << 48) - 1)) << 80 | int.from_bytes(os.urandom(10), "big")
+    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+
+
+def is_id(text: str) -> bool:
+    """Whether the text has the form of an id."""
+    return _ID.match(text) is not None
+
+
+def new_ref() -> str:
+    """A random reference of 128 bits in hex that says nothing, not even a time: what the purge log calls things by."""
+    return os.urandom(16).hex()

@@ -1,0 +1,1 @@
+"""Plans and subscriptions → entitlements. Pure: `now` is an argument."""
