@@ -3,13 +3,13 @@
     ConnectorError
     ├── NetworkError          the line: DNS, refused, reset, timed out, closed          (mailbox, later)
     │   └── TlsError          the certificate or handshake was refused                  (server, later; says why)
-    ├── AuthError             the server refused the credentials                        (mailbox, never until they change)
-    ├── ThrottledError        the server asked for a pause                              (mailbox, later; `retry_after_s`)
+    ├── AuthError             the server refused the credentials                        (mailbox, never: same ones)
+    ├── ThrottledError        the server asked for a pause                              (mailbox, `retry_after_s`)
     ├── ServerError           NO or BAD to one command                                  (folder, later)
     │   └── FolderGoneError   the folder does not exist (any more)                      (folder, after the next LIST)
     ├── ProtocolError         an answer that is no IMAP, or contradicts itself          (mailbox, later)
     ├── MessageError          one message could not be fetched                          (message, by request)
-    └── AddressRefusedError   the address is private and not allowed by configuration   (server, never until settings change)
+    └── AddressRefusedError   the address is private and not allowed by configuration   (server, never)
 
 No error text carries a secret; server texts are cut to 200 characters and freed of control characters.
 """

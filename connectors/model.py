@@ -1,6 +1,7 @@
 """What a mail server tells us, as frozen values free of any library's types.
 
-Instants are integer microseconds since the epoch in UTC. Folder names are Unicode text (decoded from modified UTF-7, RFC 3501 §5.1.3, at the wire).
+Instants are integer microseconds since the epoch in UTC. Folder names are Unicode text (decoded from modified UTF-7,
+RFC 3501 §5.1.3, at the wire).
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class PasswordAuth:
 class Folder:
     """One entry of LIST (RFC 9051 §6.3.9).
 
-    `name` is Unicode; `delimiter` is None for a flat namespace; `attributes` are lower case with their backslash (`\\\\noselect`).
+    `name` is Unicode; `delimiter` is None for a flat namespace; `attributes` are lower case with their backslash
+    (`\\\\noselect`).
     """
 
     name: str
@@ -80,7 +82,8 @@ class FolderStatus:
 class MessageMeta:
     """One message's metadata from UID FETCH (UID FLAGS INTERNALDATE RFC822.SIZE MODSEQ).
 
-    `flags` are as the server spells system flags canonically (`\\\\Seen`) and keywords verbatim; `internal_date` is None when absent or unparsable;
+    `flags` are as the server spells system flags canonically (`\\\\Seen`) and keywords verbatim; `internal_date` is
+    None when absent or unparsable;
     `size` is RFC822.SIZE, which some servers report wrongly; `modseq` None without CONDSTORE.
     """
 
@@ -113,7 +116,8 @@ class QResync:
 class Selected:
     """The answer to SELECT or EXAMINE.
 
-    `vanished` and `changed` are filled only when QRESYNC was used and UIDVALIDITY still agrees; `resynced` says whether they are complete.
+    `vanished` and `changed` are filled only when QRESYNC was used and UIDVALIDITY still agrees; `resynced` says whether
+    they are complete.
     `permanent_flags` is None when the server named none.
     """
 

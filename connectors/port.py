@@ -1,6 +1,7 @@
 """The port through which the gateway reads a mail account: one `Source` is one authenticated connection.
 
-Implementations: `connectors.imap.source.ImapSource` (real) and `connectors.memory.MemorySource` (tests); both pass `tests/contract`.
+Implementations: `connectors.imap.source.ImapSource` (real) and `connectors.memory.MemorySource` (tests); both pass
+`tests/contract`.
 
 Rules that every implementation keeps:
 * reading marks nothing as seen (BODY.PEEK only; folders are opened with EXAMINE);
@@ -40,7 +41,9 @@ class Fetched(Generic[S_co]):
 
 @dataclass(frozen=True, slots=True)
 class FolderChange:
-    """What IDLE said: the folder that is open changed (new mail, flags or expunged). Details come from a pass, never from here."""
+    """What IDLE said: the folder that is open changed (new mail, flags or expunged). Details come from a pass, never
+    from here.
+    """
 
     exists: int | None = None
     expunged: bool = False
@@ -60,7 +63,9 @@ class Source(Protocol):
         ...
 
     async def status(self, names: Sequence[str]) -> dict[str, FolderStatus | None]:
-        """The status of each folder, LIST-STATUS where offered (RFC 5819), else pipelined STATUS; None where the server refused."""
+        """The status of each folder, LIST-STATUS where offered (RFC 5819), else pipelined STATUS; None where the
+        server refused.
+        """
         ...
 
     async def open(self, name: str, qresync: QResync | None = None) -> Selected:
@@ -68,26 +73,34 @@ class Source(Protocol):
         ...
 
     async def search_since(self, since: date) -> list[int]:
-        """UIDs in the open folder with INTERNALDATE on or after `since` (the server's own time zone: ask for one day more)."""
+        """UIDs in the open folder with INTERNALDATE on or after `since` (the server's own time zone: ask for one day
+        more).
+        """
         ...
 
     async def list_uids(self) -> list[int]:
         """All UIDs of the open folder, ascending (UID SEARCH ALL; ESEARCH where offered)."""
         ...
 
-    def fetch_meta(self, uids: Iterable[range], *, changed_since: int | None = None) -> AsyncIterator[list[MessageMeta]]:
+    def fetch_meta(
+        self, uids: Iterable[range], *, changed_since: int | None = None
+    ) -> AsyncIterator[list[MessageMeta]]:
         """Metadata in bounded batches. With `changed_since` (CONDSTORE) only messages changed after that MODSEQ."""
         ...
 
-    def fetch_flags(self, uids: Iterable[range], *, changed_since: int | None = None) -> AsyncIterator[list[FlagsChange]]:
+    def fetch_flags(
+        self, uids: Iterable[range], *, changed_since: int | None = None
+    ) -> AsyncIterator[list[FlagsChange]]:
         """UID and FLAGS in bounded batches (at most ~45 bytes a message on the wire)."""
         ...
 
     def fetch_bodies(self, uids: Sequence[int], open_sink: Callable[[int], S]) -> AsyncIterator[Fetched[S]]:
         """Whole messages (BODY.PEEK[]) with their metadata, pipelined, in the server's order.
 
-        `open_sink(octets)` is called when a literal begins. A UID that the server does not answer is simply missing (it may have been
-        expunged meanwhile). Reading from the socket pauses while the caller has not taken what came (bounded by the session's window).
+        `open_sink(octets)` is called when a literal begins. A UID that the server does not answer is simply missing (it
+        may have been
+        expunged meanwhile). Reading from the socket pauses while the caller has not taken what came (bounded by the
+        session's window).
         """
         ...
 
@@ -98,7 +111,8 @@ class Source(Protocol):
     async def idle(self, timeout_s: float) -> FolderChange | None:
         """Wait in IDLE (RFC 2177) on the open folder for a change, at most `timeout_s`; None when nothing came.
 
-        Without IDLE at the server: NOOP once a while within the time. Cancelling is safe: DONE is sent and answered, or the line dropped.
+        Without IDLE at the server: NOOP once a while within the time. Cancelling is safe: DONE is sent and answered, or
+        the line dropped.
         """
         ...
 
@@ -112,6 +126,8 @@ class Source(Protocol):
 
 
 class Connect(Protocol):
-    """Opens a `Source`: resolves, checks the address, connects, secures, logs in. Raises the errors of `connectors.errors`."""
+    """Opens a `Source`: resolves, checks the address, connects, secures, logs in. Raises the errors of
+    `connectors.errors`.
+    """
 
     async def __call__(self) -> Source: ...
