@@ -27,7 +27,9 @@ def system_clock() -> Instant:
 
 
 def to_datetime(at: Instant) -> datetime:
-    """The instant as an aware datetime in UTC. Exact to the microsecond; raises OverflowError outside years 1 to 9999."""
+    """The instant as an aware datetime in UTC. Exact to the microsecond; raises OverflowError outside years 1 to
+    9999.
+    """
     return _EPOCH + timedelta(microseconds=at)
 
 

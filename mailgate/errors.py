@@ -20,7 +20,9 @@ from typing import Any
 
 
 class MailgateError(Exception):
-    """Base; `slug` names the problem type, `status` the HTTP answer, `detail` is for a person, `extra` goes into the problem document."""
+    """Base; `slug` names the problem type, `status` the HTTP answer, `detail` is for a person, `extra` goes into the
+    problem document.
+    """
 
     status = 500
     default_slug = "internal"

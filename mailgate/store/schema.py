@@ -4,8 +4,9 @@ What holds everywhere:
 
 * Every row belongs to a tenant (but the installation's own: tokens, leases, runs over all tenants).
 * Instants are integers: microseconds since the epoch in UTC.
-* Nothing derived from a message stands here in clear: what a person could read is in `messages.summary`, encrypted under the message's own
-  data key; header ids and search words are keyed tokens (HMAC under a tenant's key). A purge deletes the row and with it the key.
+* Nothing derived from a message stands here in clear: what a person could read is in `messages.summary`, encrypted
+  under the message's own data key; header ids and search words are keyed tokens (HMAC under a tenant's key). A purge
+  deletes the row and with it the key.
 * `messages` has rows for live copies only. What stays of a purged copy is a row of `tombstones`.
 * Lock order: tenants → mailboxes → messages (by id) → tenant_heads, always last, just before the commit.
 * `tenant_heads` carries what is numbered without gaps (events, log entries) and counted exactly (copies, bytes).
@@ -69,7 +70,9 @@ tenant_heads = Table(
     Column("log_size", BigInteger, nullable=False, server_default="0"),
     Column("log_frontier", LargeBinary, nullable=False, comment="right edge of the purge log's tree, O(log n)"),
     Column("copies", BigInteger, nullable=False, server_default="0"),
-    Column("storage_bytes", BigInteger, nullable=False, server_default="0", comment="sum of RFC822 sizes of the copies"),
+    Column(
+        "storage_bytes", BigInteger, nullable=False, server_default="0", comment="sum of RFC822 sizes of the copies"
+    ),
 )
 
 subscription_periods = Table(
@@ -105,12 +108,24 @@ mailboxes = Table(
     Column("smtp", JSON),
     Column("folder_rules", JSON, nullable=False, comment="include and exclude patterns"),
     Column("secrets", LargeBinary, comment="sealed under the service key; null once removed"),
-    Column("account_ref", LargeBinary, nullable=False, comment="keyed token of host and user name: tombstones belong to it"),
-    Column("config_version", Integer, nullable=False, server_default="1", comment="raised by every change a running sync must notice"),
+    Column(
+        "account_ref", LargeBinary, nullable=False, comment="keyed token of host and user name: tombstones belong to it"
+    ),
+    Column(
+        "config_version",
+        Integer,
+        nullable=False,
+        server_default="1",
+        comment="raised by every change a running sync must notice",
+    ),
     Column("state", String(16), nullable=False),
     Column("state_reason", String(500)),
     Column("state_changed_at", BigInteger, nullable=False),
-    Column("import_floor_at", BigInteger, comment="nothing received before is fetched; null until the first entitled connect"),
+    Column(
+        "import_floor_at",
+        BigInteger,
+        comment="nothing received before is fetched; null until the first entitled connect",
+    ),
     Column("progress_done", Integer, nullable=False, server_default="0"),
     Column("progress_total", Integer, nullable=False, server_default="0"),
     Column("progress_started_at", BigInteger),
@@ -126,7 +141,9 @@ leases = Table(
     metadata,
     Column("name", String(128), primary_key=True, comment="mailbox:<id>, purge:<tenant>, signer:<tenant>, …"),
     Column("owner", String(128), nullable=False),
-    Column("fence", BigInteger, nullable=False, comment="grows with every change of owner; checked in the owner's writes"),
+    Column(
+        "fence", BigInteger, nullable=False, comment="grows with every change of owner; checked in the owner's writes"
+    ),
     Column("expires_at", BigInteger, nullable=False),
 )
 
@@ -186,20 +203,39 @@ messages = Table(
     Column("flagged", Boolean, nullable=False),
     Column("has_files", Boolean, nullable=False),
     Column("thread_id", Id, nullable=False),
-    Column("header_token", LargeBinary, nullable=False, comment="keyed token of the header block: recognises a message again"),
+    Column(
+        "header_token",
+        LargeBinary,
+        nullable=False,
+        comment="keyed token of the header block: recognises a message again",
+    ),
     Column("msgid_token", LargeBinary, comment="keyed token of the Message-ID"),
     Column("summary", LargeBinary, nullable=False, comment="what lists show, encrypted under data_key"),
     Column("data_key", LargeBinary, nullable=False, comment="wrapped by the tenant's key of this epoch"),
     Column("key_epoch", Integer, nullable=False),
     Column("blob_id", Id, ForeignKey("blobs.id"), nullable=False),
-    Column("pins", Integer, nullable=False, server_default="0", comment="rows in pins; kept under the lock of this row"),
-    Column("indexed", Boolean, nullable=False, server_default=text("false"), comment="search words are written behind the import"),
+    Column(
+        "pins", Integer, nullable=False, server_default="0", comment="rows in pins; kept under the lock of this row"
+    ),
+    Column(
+        "indexed",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="search words are written behind the import",
+    ),
     Index("ix_messages_tenant_id_anchor_at", "tenant_id", "anchor_at", "id"),
     Index("ix_messages_mailbox_id_header_token", "mailbox_id", "header_token"),
     Index("ix_messages_tenant_id_thread_id", "tenant_id", "thread_id"),
     Index("ix_messages_tenant_id_msgid_token", "tenant_id", "msgid_token"),
     Index("ix_messages_blob_id", "blob_id"),
-    Index("ix_messages_unindexed", "tenant_id", "id", sqlite_where=text("NOT indexed"), postgresql_where=text("NOT indexed")),
+    Index(
+        "ix_messages_unindexed",
+        "tenant_id",
+        "id",
+        sqlite_where=text("NOT indexed"),
+        postgresql_where=text("NOT indexed"),
+    ),
 )
 
 origins = Table(
@@ -212,7 +248,9 @@ origins = Table(
     Column("mailbox_id", Id, nullable=False),
     Column("message_id", Id, ForeignKey("messages.id"), nullable=False),
     Column("flags", JSON, nullable=False, comment="base: the flags on which both sides last agreed, sorted"),
-    Column("vanished_at", BigInteger, comment="gone with evidence; waits for the other folders' passes (it may be a move)"),
+    Column(
+        "vanished_at", BigInteger, comment="gone with evidence; waits for the other folders' passes (it may be a move)"
+    ),
     PrimaryKeyConstraint("folder_id", "uid", "uidvalidity"),
     Index("ix_origins_message_id", "message_id"),
     Index(
@@ -304,7 +342,12 @@ runs = Table(
     Column("now_at", BigInteger, nullable=False, comment="the instant by which everything was judged"),
     Column("started_at", BigInteger, nullable=False),
     Column("finished_at", BigInteger),
-    Column("counts", JSON, nullable=False, comment="purge: candidates, purged, kept{reason:n}, failed, bytes; sync: new, changed, removed"),
+    Column(
+        "counts",
+        JSON,
+        nullable=False,
+        comment="purge: candidates, purged, kept by reason, failed; sync: new, changed, gone",
+    ),
     Column("policy", JSON, comment="version and hash"),
     Column("detail", String(1000)),
     Index("ix_runs_kind", "kind", "id"),
@@ -337,7 +380,13 @@ log_leaves = Table(
     Column("run_id", Id),
     Column("item_ref", Ref),
     PrimaryKeyConstraint("tenant_id", "idx"),
-    Index("ix_log_leaves_item_ref", "tenant_id", "item_ref", sqlite_where=text("item_ref IS NOT NULL"), postgresql_where=text("item_ref IS NOT NULL")),
+    Index(
+        "ix_log_leaves_item_ref",
+        "tenant_id",
+        "item_ref",
+        sqlite_where=text("item_ref IS NOT NULL"),
+        postgresql_where=text("item_ref IS NOT NULL"),
+    ),
     comment="the purge log's entries, one tree per tenant",
 )
 
@@ -374,7 +423,9 @@ events = Table(
     Column("message_id", Id),
     Column("payload", JSON, nullable=False, comment="ids and instants only, nothing from the message"),
     PrimaryKeyConstraint("tenant_id", "seq"),
-    Index("ix_events_unpositioned", "at", sqlite_where=text("position IS NULL"), postgresql_where=text("position IS NULL")),
+    Index(
+        "ix_events_unpositioned", "at", sqlite_where=text("position IS NULL"), postgresql_where=text("position IS NULL")
+    ),
     comment="the outbox of the change feed",
 )
 
@@ -400,7 +451,7 @@ search_docs = Table(
     Column("doc", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("tenant_id", Name, nullable=False),
     Column("message_id", Id, ForeignKey("messages.id"), nullable=False, unique=True),
-    comment="a message's number in the text index (search_index: FTS5 on SQLite, a tsvector table on PostgreSQL; see the migrations)",
+    comment="a message's number in search_index, which the migrations make",
 )
 
 tokens = Table(

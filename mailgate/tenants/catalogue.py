@@ -1,6 +1,7 @@
 """The catalogue of plans: what each plan entitles to. Pure; the file is read by the caller.
 
-Retention and sync are judged by plan *at an instant*; the catalogue is data, its `version` and `sha256` go into the purge log.
+Retention and sync are judged by plan *at an instant*; the catalogue is data, its `version` and `sha256` go into the
+purge log.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Catalogue:
     plans: Mapping[str, Plan]
 
     def plan(self, name: str) -> Plan | None:
-        """The plan of that name; None when the catalogue does not know it (then: keep everything and raise an alarm)."""
+        """The plan of that name; None when the catalogue does not know it (then: keep everything and raise an
+        alarm).
+        """
         return self.plans.get(name)
 
     @property
@@ -85,10 +88,14 @@ def _plan(name: str, table: object) -> Plan:
     for key in _OPTIONAL & set(table):
         value = table[key]
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ConfigurationError(f"plans.toml: [plans.{name}] `{key}` must be a whole number from 0 on; leave it out for no limit")
+            raise ConfigurationError(
+                f"plans.toml: [plans.{name}] `{key}` must be a whole number from 0 on; leave it out for no limit"
+            )
     plan = Plan(name=name, **table)
     if not 0 <= plan.retention_days <= 36_500:
         raise ConfigurationError(f"plans.toml: [plans.{name}] retention_days must be from 0 to 36500")
     if plan.sync and plan.retention_days == 0:
-        raise ConfigurationError(f"plans.toml: [plans.{name}] has sync with 0 days: to sync means to keep at least a day")
+        raise ConfigurationError(
+            f"plans.toml: [plans.{name}] has sync with 0 days: to sync means to keep at least a day"
+        )
     return plan

@@ -1,11 +1,13 @@
 """A tenant's subscription over time, and what it entitles to at an instant. Pure.
 
-The timeline is a list of periods, each opened by an event. What holds at `now` is a function of (timeline, catalogue, now) only:
+The timeline is a list of periods, each opened by an event. What holds at `now` is a function of (timeline, catalogue,
+now) only:
 
 * the period with the latest `effective_at` not after `now` is current (a later-recorded one wins between equals);
 * `trialing` ends at `period_end` without grace; `active` and `canceled` run to `period_end`;
   `past_due` keeps the plan for `grace_days` after `period_end` (10 by default);
-* after that the tenant is on Free with status `expired` (trials, periods nobody renewed) or `canceled` (grace over, cancellation);
+* after that the tenant is on Free with status `expired` (trials, periods nobody renewed) or `canceled` (grace over,
+  cancellation);
 * a period with no end runs until the next one begins.
 """
 
@@ -46,8 +48,9 @@ class Period:
 class Entitlements:
     """What holds at an instant.
 
-    `known` is False when the plan is not in the catalogue: then nothing is purged and nothing is synced until an admin mends it.
-    `since` is when this state began (the effective time of the plan that holds); `retention_days` is None when not known.
+    `known` is False when the plan is not in the catalogue: then nothing is purged and nothing is synced until an
+    admin mends it. `since` is when this state began (the effective time of the plan that holds); `retention_days` is
+    None when not known.
     """
 
     plan: str
@@ -74,7 +77,10 @@ def current_period(timeline: Sequence[Period], now: Instant) -> Period | None:
 
 
 def entitlements(
-    timeline: Sequence[Period], catalogue: Catalogue, now: Instant, rules: SubscriptionRules = SubscriptionRules()  # noqa: B008 - frozen
+    timeline: Sequence[Period],
+    catalogue: Catalogue,
+    now: Instant,
+    rules: SubscriptionRules = SubscriptionRules(),
 ) -> Entitlements:
     """What the tenant may do at `now`. A tenant without any period is on Free."""
     period = current_period(timeline, now)
@@ -87,7 +93,9 @@ def entitlements(
     return _entitled(catalogue, period.plan, period.status, period.effective_at, period.period_end)
 
 
-def next_change(timeline: Sequence[Period], now: Instant, rules: SubscriptionRules = SubscriptionRules()) -> Instant | None:  # noqa: B008
+def next_change(
+    timeline: Sequence[Period], now: Instant, rules: SubscriptionRules = SubscriptionRules()
+) -> Instant | None:
     """The next instant after `now` at which the entitlements may change by themselves; None when never."""
     candidates = [period.effective_at for period in timeline if period.effective_at > now]
     period = current_period(timeline, now)
@@ -104,8 +112,12 @@ def _last_instant(period: Period, rules: SubscriptionRules) -> Instant | None:
     return period.period_end + rules.grace_days * DAY if period.status is Status.PAST_DUE else period.period_end
 
 
-def _entitled(catalogue: Catalogue, name: str, status: Status, since: Instant, period_end: Instant | None) -> Entitlements:
+def _entitled(
+    catalogue: Catalogue, name: str, status: Status, since: Instant, period_end: Instant | None
+) -> Entitlements:
     plan = catalogue.plan(name)
     if plan is None:
-        return Entitlements(name, status, known=False, sync=False, retention_days=None, since=since, period_end=period_end, limits=None)
+        return Entitlements(
+            name, status, known=False, sync=False, retention_days=None, since=since, period_end=period_end, limits=None
+        )
     return Entitlements(name, status, True, plan.sync, plan.retention_days, since, period_end, plan)

@@ -1,0 +1,163 @@
+"""Connections and transactions on SQLite and PostgreSQL.
+
+Theory. SQLAlchemy drops FOR UPDATE, FOR SHARE and SKIP LOCKED on SQLite without a word, and a deferred BEGIN that
+later writes fails with BUSY_SNAPSHOT, which busy_timeout does not retry. So on SQLite every write transaction begins
+with BEGIN IMMEDIATE, on one connection per process behind a fair queue; locks on rows are then implied by the lock on
+the file. Another process (a command beside `serve`) waits by busy_timeout. Readers have their own connections (WAL: a
+reader never waits for the writer) and can't write (`query_only`).
+
+On PostgreSQL a write transaction is READ COMMITTED, so a statement sees what was committed before it began: judging
+again after a lock means judging in a new statement.
+
+Invariants:
+1. No transaction spans a network await: callers gather first, then open one, then leave it.
+2. What is numbered or counted (events, log entries, usage) is written at the very end of a transaction under the lock
+   of `tenant_heads`, tenants in order.
+3. An exception inside the block rolls everything back, what was buffered included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from mailgate.errors import ConfigurationError
+from mailgate.store.transaction import Transaction
+
+T = TypeVar("T")
+
+SQLITE_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA cache_size=-16384",
+)
+
+# Lock conflicts that PostgreSQL resolves by ending one side: safe to repeat, since nothing was committed.
+_RETRIABLE = frozenset({"40001", "40P01"})
+_ATTEMPTS = 5
+
+
+def async_url(url: str) -> URL:
+    """The URL with the asyncio driver filled in. Raises ConfigurationError for anything but SQLite and PostgreSQL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise ConfigurationError(
+            "database.url is not a database URL; write sqlite:///path or postgresql://user@host/name"
+        ) from error
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        return parsed.set(drivername="sqlite+aiosqlite")
+    if backend == "postgresql":
+        return parsed.set(drivername="postgresql+asyncpg")
+    raise ConfigurationError(f"database.url: {backend} is not supported; use sqlite or postgresql")
+
+
+class Database:
+    """One database as one process uses it. Make it inside a running event loop; `close` when done."""
+
+    def __init__(self, url: str, *, pool_size: int = 8, busy_timeout_s: float = 30.0) -> None:
+        self.url = async_url(url)
+        self.sqlite = self.url.get_backend_name() == "sqlite"
+        if self.sqlite:
+            self._writer = _sqlite_engine(
+                self.url, pool_size=1, busy_timeout_s=busy_timeout_s, begin="BEGIN IMMEDIATE", query_only=False
+            )
+            self._reader = _sqlite_engine(
+                self.url, pool_size=pool_size, busy_timeout_s=busy_timeout_s, begin="BEGIN", query_only=True
+            )
+        else:
+            self._writer = self._reader = create_async_engine(
+                self.url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True
+            )
+        self._turn = asyncio.Lock()  # asyncio's locks are fair: first come, first served
+
+    async def close(self) -> None:
+        """Close every connection. No transaction may be open."""
+        await self._writer.dispose()
+        if self._reader is not self._writer:
+            await self._reader.dispose()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for reading, one snapshot on SQLite, READ COMMITTED statements on PostgreSQL."""
+        async with self._reader.connect() as conn, conn.begin():
+            yield conn
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Transaction]:
+        """One write transaction: commits when the block ends, rolls back when it raises."""
+        if self.sqlite:
+            async with self._turn, self._writer.begin() as conn:
+                tx = Transaction(conn, sqlite=True)
+                yield tx
+                await tx.flush()
+        else:
+            async with self._writer.begin() as conn:
+                tx = Transaction(conn, sqlite=False)
+                yield tx
+                await tx.flush()
+        tx.committed()
+
+    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run `work` in a write transaction, again when PostgreSQL ended it to resolve a deadlock. `work` must be
+        repeatable.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with self.write() as tx:
+                    return await work(tx)
+            except DBAPIError as error:
+                if attempt == _ATTEMPTS - 1 or getattr(error.orig, "sqlstate", None) not in _RETRIABLE:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def truncate_wal(self) -> None:
+        """SQLite: move the write-ahead log into the file and empty it, so that what was purged does not linger
+        there.
+        """
+        if self.sqlite:
+            async with self._turn, self._writer.connect() as conn:
+                raw = await conn.get_raw_connection()
+                await _execute_outside_transaction(raw.driver_connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+async def _execute_outside_transaction(connection: Any, statement: str) -> None:
+    cursor = await connection.execute(statement)
+    await cursor.fetchall()
+    await cursor.close()
+
+
+def _sqlite_engine(url: URL, *, pool_size: int, busy_timeout_s: float, begin: str, query_only: bool) -> AsyncEngine:
+    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, connect_args={"timeout": busy_timeout_s})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver shall not begin transactions by itself
+        cursor = connection.cursor()
+        for pragma in SQLITE_PRAGMAS:
+            cursor.execute(pragma)
+        if query_only:
+            cursor.execute("PRAGMA query_only=ON")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def start(connection: Any) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+if sqlite3.sqlite_version_info < (3, 35):  # RETURNING, and upserts with it
+    raise ConfigurationError(f"SQLite {sqlite3.sqlite_version} is too old: mailgate needs 3.35 or later")

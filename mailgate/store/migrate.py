@@ -1,0 +1,91 @@
+"""Bring a database to the newest schema. Safe to call from several processes at once and again at any time.
+
+Migrations run in one transaction each way: on PostgreSQL under an advisory lock, on SQLite under BEGIN IMMEDIATE, so
+that a kill leaves the old schema or the new one, and two processes never both migrate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, event, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from mailgate.errors import ConfigurationError
+from mailgate.store.database import SQLITE_PRAGMAS, async_url
+
+_ADVISORY_LOCK = 0x6D61696C67617465  # "mailgate"
+
+
+def upgrade(url: str) -> None:
+    """Migrate the database at `url` to the newest schema, making a SQLite file when there is none. Blocks; call it
+    outside an event loop.
+    """
+    asyncio.run(_run(url, _upgrade))
+
+
+def current(url: str) -> str | None:
+    """The revision that the database is at, or None when it has no schema yet. Blocks."""
+    revision: str | None = asyncio.run(_run(url, lambda conn: MigrationContext.configure(conn).get_current_revision()))
+    return revision
+
+
+def newest() -> str:
+    """The revision that this program needs."""
+    head = ScriptDirectory.from_config(config()).get_current_head()
+    if head is None:
+        raise ConfigurationError("the program's migrations are missing; reinstall it")
+    return head
+
+
+def config(connection: Connection | None = None) -> Config:
+    """Alembic's configuration without a file."""
+    made = Config()
+    made.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    made.attributes["connection"] = connection
+    return made
+
+
+def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+    found = MigrationContext.configure(connection).get_current_revision()
+    script = ScriptDirectory.from_config(config())
+    if found is not None and found not in {revision.revision for revision in script.walk_revisions()}:
+        raise ConfigurationError(
+            f"the database has schema {found}, which is newer than this program; install a newer mailgate"
+        )
+    command.upgrade(config(connection), "head")
+
+
+async def _run(url: str, work: Any) -> Any:
+    parsed = async_url(url)
+    engine = create_async_engine(parsed)
+    if parsed.get_backend_name() == "sqlite":
+        if parsed.database not in (None, "", ":memory:"):
+            Path(str(parsed.database)).parent.mkdir(parents=True, exist_ok=True)
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def configure(connection: Any, _record: object) -> None:
+            connection.isolation_level = None
+            with contextlib.closing(connection.cursor()) as cursor:
+                cursor.execute("PRAGMA busy_timeout=60000")
+                for pragma in SQLITE_PRAGMAS:
+                    cursor.execute(pragma)
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def start(connection: Any) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(work)
+    finally:
+        await engine.dispose()

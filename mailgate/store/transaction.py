@@ -1,0 +1,143 @@
+"""The unit of work: one transaction in which a use case's rows, its events, its log entries and its usage are written
+together.
+
+Repositories (the modules beside this one) take a `Transaction` and share its connection. Events, log entries and
+usage are buffered and written by `flush` just before the commit, under the lock of each tenant's row of
+`tenant_heads`, tenants in order: the numbers are then contiguous in the order of commits, and that lock is held for
+as short as possible.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mailgate.clock import Instant
+from mailgate.store.schema import events, log_leaves, tenant_heads
+from retention.ledger.tree import Frontier, leaf_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One entry for the purge log: the canonical bytes, and what it is found by."""
+
+    body: bytes
+    type: str
+    at: Instant
+    run_id: str | None = None
+    item_ref: str | None = None
+
+
+@dataclass(slots=True)
+class _Pending:
+    events: list[dict[str, Any]] = field(default_factory=list)
+    leaves: list[Leaf] = field(default_factory=list)
+    copies: int = 0
+    storage_bytes: int = 0
+
+
+class Transaction:
+    """A write transaction. `conn` is for the repositories of this package; use cases call `emit`, `log` and `count`."""
+
+    def __init__(self, conn: AsyncConnection, *, sqlite: bool) -> None:
+        self.conn = conn
+        self.sqlite = sqlite
+        self._pending: defaultdict[str, _Pending] = defaultdict(_Pending)
+        self._after: list[Callable[[], None]] = []
+
+    def emit(
+        self,
+        tenant_id: str,
+        type_: str,
+        *,
+        at: Instant,
+        mailbox_id: str | None = None,
+        message_id: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add an event to the outbox; `payload` holds ids and instants only."""
+        self._pending[tenant_id].events.append(
+            {
+                "type": type_,
+                "at": at,
+                "mailbox_id": mailbox_id,
+                "message_id": message_id,
+                "payload": dict(payload or {}),
+            }
+        )
+
+    def log(self, tenant_id: str, leaf: Leaf) -> None:
+        """Append an entry to the tenant's purge log."""
+        self._pending[tenant_id].leaves.append(leaf)
+
+    def count(self, tenant_id: str, *, copies: int = 0, storage_bytes: int = 0) -> None:
+        """Change the tenant's usage by these differences."""
+        pending = self._pending[tenant_id]
+        pending.copies += copies
+        pending.storage_bytes += storage_bytes
+
+    def after_commit(self, call: Callable[[], None]) -> None:
+        """Call this once the commit is certain (to wake a waiting task, never to do I/O)."""
+        self._after.append(call)
+
+    async def flush(self) -> None:
+        """Write what was buffered. Called once, last, by the database."""
+        for tenant_id in sorted(self._pending):
+            await self._flush_tenant(tenant_id, self._pending[tenant_id])
+        self._pending.clear()
+
+    def committed(self) -> None:
+        """Run the `after_commit` calls."""
+        for call in self._after:
+            call()
+
+    async def _flush_tenant(self, tenant_id: str, pending: _Pending) -> None:
+        heads = tenant_heads.c
+        # Waits for other transactions of this tenant that are about to commit; last in the lock order, so no cycle.
+        row = (
+            await self.conn.execute(
+                select(heads.event_seq, heads.log_size, heads.log_frontier)
+                .where(heads.tenant_id == tenant_id)
+                .with_for_update()
+            )
+        ).one()
+        values: dict[str, Any] = {
+            "copies": heads.copies + pending.copies,
+            "storage_bytes": heads.storage_bytes + pending.storage_bytes,
+        }
+        if pending.events:
+            rows = [
+                {"tenant_id": tenant_id, "seq": row.event_seq + n, **event}
+                for n, event in enumerate(pending.events, start=1)
+            ]
+            await self.conn.execute(insert(events), rows)
+            values["event_seq"] = row.event_seq + len(rows)
+        if pending.leaves:
+            values |= await self._append(tenant_id, row.log_size, row.log_frontier, pending.leaves)
+        await self.conn.execute(update(tenant_heads).where(heads.tenant_id == tenant_id).values(values))
+
+    async def _append(self, tenant_id: str, size: int, frontier_bytes: bytes, leaves: list[Leaf]) -> dict[str, Any]:
+        frontier = Frontier.from_bytes(frontier_bytes)
+        rows = []
+        for index, leaf in enumerate(leaves, start=size):
+            digest = leaf_hash(leaf.body)
+            frontier.append(digest)
+            rows.append(
+                {
+                    "tenant_id": tenant_id,
+                    "idx": index,
+                    "body": leaf.body,
+                    "hash": digest,
+                    "type": leaf.type,
+                    "at": leaf.at,
+                    "run_id": leaf.run_id,
+                    "item_ref": leaf.item_ref,
+                }
+            )
+        await self.conn.execute(insert(log_leaves), rows)
+        return {"log_size": size + len(rows), "log_frontier": frontier.to_bytes()}
