@@ -1,0 +1,24 @@
+"""Keys outside the database: the master key, tenants' keys by epoch, keyed tokens, sealed secrets, the log's signing
+seed.
+
+Everything the gateway keeps is readable only with these, so losing the key store loses the copies: back it up apart
+from the
+database. Nothing here speaks SQL or knows what a message is.
+"""
+
+from mailgate.keys.errors import KeyMissingError, KeyStoreError, KeyUnwrapError, MasterKeyError
+from mailgate.keys.ring import KeyRing, master_from_text
+from mailgate.keys.tenant import DataKey, MacStream, TenantKeys, epoch_at
+
+__all__ = [
+    "DataKey",
+    "KeyMissingError",
+    "KeyRing",
+    "KeyStoreError",
+    "KeyUnwrapError",
+    "MacStream",
+    "MasterKeyError",
+    "TenantKeys",
+    "epoch_at",
+    "master_from_text",
+]

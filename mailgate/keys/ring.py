@@ -1,0 +1,224 @@
+"""The key ring: one master key outside the database, everything else wrapped under it.
+
+    <keys.url>/
+        master              base64 of 32 bytes; absent when the operator gives the key in the environment
+        service-1           wraps the secrets of mailboxes (passwords, OAuth tokens)
+        ledger              seed of the Ed25519 key that signs log checkpoints
+        tenants/<ref>/…     see mailgate.keys.tenant
+
+Why outside the database: a dump, a replica or a stolen disk of the database alone reads nothing; destroying a key file
+makes
+what it protected unreadable in every backup of the database.
+
+Two processes that open an empty key store at the same time end with the same keys (see mailgate.keys.directory).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import threading
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from mailgate.clock import Instant
+from mailgate.keys.directory import RESTORE, KeyDirectory
+from mailgate.keys.errors import KeyMissingError, KeyStoreError, KeyUnwrapError, MasterKeyError
+from mailgate.keys.tenant import TenantKeys, epoch_at
+from mailgate.keys.wrap import KEY_SIZE, unwrap, wrap
+
+_REF = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
+_EPOCH_NAME = re.compile(r"[0-9]{6}")
+
+
+def master_from_text(text: str) -> bytes:
+    """The master key from its base64 form (`MAILGATE_MASTER_KEY`).
+
+    Raises MasterKeyError that says what is wanted, never the text.
+    """
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_SIZE:
+        raise MasterKeyError(
+            "MAILGATE_MASTER_KEY must be base64 of exactly 32 bytes; make one with `openssl rand -base64 32`"
+        )
+    return key
+
+
+class KeyRing:
+    """An opened key store. Objects may be used from several threads."""
+
+    def __init__(self, directory: KeyDirectory, master: AESGCM, service: AESGCM, ledger_seed: bytes) -> None:
+        self._directory = directory
+        self._master = master
+        self._service = service
+        self._ledger_seed = ledger_seed
+        self._tenants: dict[str, TenantKeys] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, url: str, *, master: bytes | None = None, create: bool) -> KeyRing:
+        """Open the key store at `url` (`file:///path`).
+
+        `master`: the 32 bytes given by the operator; otherwise the file `master` is read. With `create`, what is
+        missing in a new
+        key store is made. Raises MasterKeyError or KeyStoreError, each with the remedy.
+        """
+        if master is not None and len(master) != KEY_SIZE:
+            raise MasterKeyError("the master key must be exactly 32 bytes")
+        directory = KeyDirectory.open(url, create=create)
+        aead = AESGCM(master if master is not None else _master_file(directory, create=create))
+        service = _open_or_make(directory, aead, "service-1", create=create)
+        seed = _open_or_make(directory, aead, "ledger", create=create)
+        return cls(directory, aead, AESGCM(service), seed)
+
+    def __repr__(self) -> str:
+        return f"KeyRing({self._directory!r})"
+
+    def tenant(self, tenant_ref: str) -> TenantKeys:
+        """The keys of a tenant. Raises KeyMissingError when they were destroyed (by any process) or never made."""
+        folder = _folder(tenant_ref)
+        if not self._directory.exists(f"{folder}/mac"):
+            with self._lock:
+                stale = self._tenants.pop(tenant_ref, None)
+            if stale is not None:
+                stale.forget()
+            raise KeyMissingError(f"there are no keys of tenant {tenant_ref}: destroyed, or never made")
+        known = self._tenants.get(tenant_ref)
+        return known if known is not None else self._load(tenant_ref, create=False)
+
+    def create_tenant(self, tenant_ref: str, now: Instant) -> TenantKeys:
+        """Make the keys of a new tenant; those that are there are kept.
+
+        Raises KeyMissingError for a tenant whose keys were destroyed.
+        """
+        if self._directory.exists(f"destroyed/{tenant_ref}"):
+            raise KeyMissingError(f"the keys of tenant {tenant_ref} were destroyed; a new tenant needs a new reference")
+        self._directory.make_folder(_folder(tenant_ref))
+        keys = self._load(tenant_ref, create=True)
+        keys.new_data_key(now)  # makes the current epoch's key before the first import needs it
+        return keys
+
+    def destroy_tenant(self, tenant_ref: str) -> bool:
+        """Destroy every key of the tenant, durably: all that was kept of it becomes noise. False when there were none.
+
+        A marker is written first, so that a cut in the middle is finished by the next call and no process makes the
+        keys anew.
+        """
+        folder = _folder(tenant_ref)
+        with self._lock:
+            keys = self._tenants.pop(tenant_ref, None)
+        if keys is not None:
+            keys.forget()
+        if not self._directory.exists(folder):
+            return False
+        self._directory.make_folder("destroyed")
+        self._directory.create(f"destroyed/{tenant_ref}", b"")
+        self._directory.erase(f"{folder}/mac")  # first: other processes look for this file before they use cached keys
+        return self._directory.erase(folder)
+
+    def epochs(self, tenant_ref: str) -> list[int]:
+        """The epochs whose keys exist, oldest first."""
+        return [int(name) for name in self._directory.list(_folder(tenant_ref)) if _EPOCH_NAME.fullmatch(name)]
+
+    def destroy_epoch(self, tenant_ref: str, epoch: int) -> bool:
+        """Destroy one epoch's key once no data key under it is in use. False when there was none."""
+        keys = self._tenants.get(tenant_ref)
+        if keys is not None:
+            keys.forget_epoch(epoch)
+        return self._directory.erase(f"{_folder(tenant_ref)}/{epoch:06d}")
+
+    def seal(self, secret: bytes, context: str) -> bytes:
+        """Encrypt a secret under the service key, bound to `context` (e.g. `mailbox/<id>/imap`)."""
+        return wrap(self._service, secret, b"mailgate secret\0" + context.encode())
+
+    def open_sealed(self, sealed: bytes, context: str) -> bytes:
+        """What `seal` took. Raises KeyUnwrapError when the bytes were changed or belong to another context."""
+        return unwrap(self._service, sealed, b"mailgate secret\0" + context.encode())
+
+    @property
+    def ledger_seed(self) -> bytes:
+        """The 32 bytes from which the Ed25519 key of log checkpoints is made (RFC 8032 §5.1.5)."""
+        return self._ledger_seed
+
+    def sweep(self) -> int:
+        """Remove what killed processes left half-written; returns how many files."""
+        return self._directory.sweep()
+
+    def _load(self, ref: str, *, create: bool) -> TenantKeys:
+        folder = _folder(ref)
+        mac = _open_or_make(self._directory, self._master, f"{folder}/mac", create=create)
+        ledger = _open_or_make(self._directory, self._master, f"{folder}/ledger", create=create)
+
+        def load(epoch: int) -> bytes | None:
+            name = f"{folder}/{epoch:06d}"
+            if not self._directory.exists(name):
+                return None
+            return _open_or_make(self._directory, self._master, name, create=False)
+
+        def make(epoch: int) -> bytes:
+            if not self._directory.exists(f"{folder}/mac"):
+                raise KeyMissingError(f"the keys of tenant {ref} were destroyed")
+            return _open_or_make(self._directory, self._master, f"{folder}/{epoch:06d}", create=True)
+
+        with self._lock:
+            return self._tenants.setdefault(ref, TenantKeys(ref, mac_root=mac, ledger=ledger, load=load, make=make))
+
+
+def _folder(ref: str) -> str:
+    if not _REF.fullmatch(ref):
+        raise ValueError("not a tenant reference")
+    return f"tenants/{ref}"
+
+
+def _master_file(directory: KeyDirectory, *, create: bool) -> bytes:
+    text = directory.read("master")
+    if text is None:
+        if directory.exists("service-1"):
+            raise MasterKeyError(
+                "this key store was made with a master key that is not kept in it: "
+                "set MAILGATE_MASTER_KEY to that key, or put its base64 form back into the file `master`"
+            )
+        if not create:
+            raise MasterKeyError(f"the key store is empty: {RESTORE}")
+        text = directory.create("master", base64.b64encode(os.urandom(KEY_SIZE)) + b"\n")
+    try:
+        key = base64.b64decode(text.strip(), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if len(key) != KEY_SIZE:
+        raise MasterKeyError(
+            "the file `master` of the key store is damaged: restore it from the backup of the keys, "
+            "or set MAILGATE_MASTER_KEY"
+        )
+    return key
+
+
+def _open_or_make(directory: KeyDirectory, master: AESGCM, name: str, *, create: bool) -> bytes:
+    context = b"mailgate key file\0" + name.encode()
+    stored = directory.read(name)
+    if stored is None:
+        if not create:
+            if name.startswith("tenants/"):
+                raise KeyMissingError(f"the key file {name} is missing: destroyed, or never made")
+            raise KeyStoreError(f"the key file {name} is missing: {RESTORE}")
+        stored = directory.create(name, wrap(master, os.urandom(KEY_SIZE), context))
+    try:
+        key = unwrap(master, stored, context)
+    except KeyUnwrapError:
+        if name == "service-1":
+            raise MasterKeyError(
+                "the master key does not open this key store: give the key it was made with "
+                "(MAILGATE_MASTER_KEY or the file `master`), or set keys.url to the key store that belongs to this key"
+            ) from None
+        raise KeyStoreError(f"the key file {name} is damaged: restore it from the backup of the keys") from None
+    if len(key) != KEY_SIZE:
+        raise KeyStoreError(f"the key file {name} holds no key of {KEY_SIZE} bytes")
+    return key
+
+
+__all__ = ["KeyRing", "epoch_at", "master_from_text"]

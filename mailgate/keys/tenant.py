@@ -1,0 +1,204 @@
+"""The keys of one tenant: data keys wrapped under monthly epochs, keyed tokens, and the key of its purge log.
+
+Files in the key store, each wrapped under the master key and bound to its own name:
+
+    tenants/<ref>/mac       root of every keyed token (HMAC) of the tenant
+    tenants/<ref>/ledger    root of the purge log's commitments; destroying it shreds the log's content
+    tenants/<ref>/202611    wraps the data keys made in November 2026 (UTC)
+
+An epoch's key is made when it is first needed. Objects may be used from several threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from mailgate.clock import Instant, to_datetime
+from mailgate.keys.errors import KeyMissingError
+from mailgate.keys.wrap import unwrap, wrap
+
+_BLOCK = 64
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+
+
+class MacStream(Protocol):
+    """An incremental HMAC-SHA256: what `hashlib` objects offer."""
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Add bytes."""
+
+    def digest(self) -> bytes:
+        """The 32 bytes so far; may be called more than once."""
+
+
+@dataclass(frozen=True, slots=True)
+class DataKey:
+    """A fresh key of 32 bytes, its wrapped form (to be stored) and the epoch it is wrapped under."""
+
+    key: bytes = field(repr=False)
+    wrapped: bytes = field(repr=False)
+    epoch: int
+
+
+def epoch_at(now: Instant) -> int:
+    """The epoch of an instant: year and month in UTC as one number, 202611."""
+    at = to_datetime(now)
+    return at.year * 100 + at.month
+
+
+class TenantKeys:
+    """All keys of one tenant. Never prints them."""
+
+    __slots__ = (
+        "_context",
+        "_current",
+        "_destroyed",
+        "_epochs",
+        "_ledger",
+        "_load",
+        "_lock",
+        "_mac_root",
+        "_macs",
+        "_make",
+        "ref",
+    )
+
+    def __init__(
+        self,
+        ref: str,
+        *,
+        mac_root: bytes,
+        ledger: bytes,
+        load: Callable[[int], bytes | None],
+        make: Callable[[int], bytes],
+    ) -> None:
+        """`load` reads an epoch's key, None when there is none; `make` makes it, or returns the one another process
+        made.
+        """
+        self.ref = ref
+        self._mac_root = mac_root
+        self._ledger = ledger
+        self._load = load
+        self._make = make
+        self._epochs: dict[int, AESGCM] = {}
+        self._macs: dict[str, tuple[hashlib._Hash, hashlib._Hash]] = {}
+        self._current: tuple[Instant, int, AESGCM, bytes] = (-1, 0, AESGCM(bytes(32)), b"")
+        self._context = b"mailgate data key\0" + ref.encode() + b"\0"
+        self._lock = threading.Lock()
+        self._destroyed = False
+
+    def __repr__(self) -> str:
+        return f"TenantKeys({self.ref!r})"
+
+    def new_data_key(self, now: Instant) -> DataKey:
+        """A fresh data key wrapped under the epoch of `now`.
+
+        Raises KeyMissingError when the tenant's keys were destroyed.
+        """
+        day = now // 86_400_000_000
+        current = self._current
+        if current[0] != day:
+            epoch = epoch_at(now)
+            current = (day, epoch, self._epoch(epoch, make=True), self._context + str(epoch).encode())
+            self._current = current
+        if self._destroyed:
+            raise self._gone()
+        key = AESGCM.generate_key(256)
+        return DataKey(key, wrap(current[2], key, current[3]), current[1])
+
+    def unwrap(self, wrapped: bytes, epoch: int) -> bytes:
+        """The 32 bytes of a data key.
+
+        Raises KeyMissingError when the epoch's key is gone, KeyUnwrapError when it does not open.
+        """
+        if self._destroyed:
+            raise self._gone()
+        aead = self._epochs.get(epoch) or self._epoch(epoch, make=False)
+        return unwrap(aead, wrapped, self._context + str(epoch).encode())
+
+    def mac(self, purpose: str, data: bytes | bytearray | memoryview) -> bytes:
+        """HMAC-SHA256 (RFC 2104) of `data` under the key of this purpose: 32 bytes."""
+        inner, outer = self._macs.get(purpose) or self._mac_pair(purpose)
+        mac = inner.copy()
+        mac.update(data)
+        result = outer.copy()
+        result.update(mac.digest())
+        return result.digest()
+
+    def mac_stream(self, purpose: str) -> MacStream:
+        """The same as `mac`, fed piece by piece."""
+        return _Hmac(*(self._macs.get(purpose) or self._mac_pair(purpose)))
+
+    @property
+    def ledger_key(self) -> bytes:
+        """Root of the purge log's commitments (HKDF input), 32 bytes. Raises KeyMissingError when it was destroyed."""
+        if self._destroyed:
+            raise self._gone()
+        return self._ledger
+
+    def forget(self) -> None:
+        """Drop every key from memory: the tenant was erased. Python keeps no promise about memory already freed."""
+        with self._lock:
+            self._destroyed = True
+            self._mac_root = self._ledger = b""
+            self._current = (-1, 0, AESGCM(bytes(32)), b"")
+            self._epochs.clear()
+            self._macs.clear()
+
+    def forget_epoch(self, epoch: int) -> None:
+        """Drop one epoch's key from memory."""
+        with self._lock:
+            self._epochs.pop(epoch, None)
+            if self._current[1] == epoch:
+                self._current = (-1, 0, AESGCM(bytes(32)), b"")
+
+    def _gone(self) -> KeyMissingError:
+        return KeyMissingError(f"the keys of tenant {self.ref} were destroyed")
+
+    def _epoch(self, epoch: int, *, make: bool) -> AESGCM:
+        with self._lock:
+            if self._destroyed:
+                raise self._gone()
+            known = self._epochs.get(epoch)
+            if known is None:
+                key = self._make(epoch) if make else self._load(epoch)
+                if key is None:
+                    raise KeyMissingError(f"the key of epoch {epoch} of tenant {self.ref} was destroyed or never made")
+                known = self._epochs[epoch] = AESGCM(key)
+            return known
+
+    def _mac_pair(self, purpose: str) -> tuple[hashlib._Hash, hashlib._Hash]:
+        """SHA-256 states with the padded key already in: copying them costs a third of keying HMAC each time."""
+        with self._lock:
+            if self._destroyed:
+                raise self._gone()
+            key = HKDFExpand(SHA256(), 32, b"mailgate mac\0" + purpose.encode()).derive(self._mac_root)
+            padded = key.ljust(_BLOCK, b"\0")
+            pair = (hashlib.sha256(padded.translate(_INNER)), hashlib.sha256(padded.translate(_OUTER)))
+            self._macs[purpose] = pair
+            return pair
+
+
+class _Hmac:
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, inner: hashlib._Hash, outer: hashlib._Hash) -> None:
+        self._inner = inner.copy()
+        self._outer = outer
+
+    def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        self._inner.update(data)
+
+    def digest(self) -> bytes:
+        result = self._outer.copy()
+        result.update(self._inner.digest())
+        return result.digest()
