@@ -210,6 +210,8 @@ messages = Table(
         comment="keyed token of the header block: recognises a message again",
     ),
     Column("msgid_token", LargeBinary, comment="keyed token of the Message-ID"),
+    Column("content_commit", LargeBinary, nullable=False, comment="purge log commitment to SHA-256(bytes) under item_ref"),
+    Column("msgid_commit", LargeBinary, nullable=False, comment="purge log commitment to the Message-ID under item_ref"),
     Column("summary", LargeBinary, nullable=False, comment="what lists show, encrypted under data_key"),
     Column("data_key", LargeBinary, nullable=False, comment="wrapped by the tenant's key of this epoch"),
     Column("key_epoch", Integer, nullable=False),

@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Table, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
@@ -84,6 +85,10 @@ class Transaction:
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call this once the commit is certain (to wake a waiting task, never to do I/O)."""
         self._after.append(call)
+
+    def insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
+        """An INSERT that knows ON CONFLICT; both databases spell it alike."""
+        return sqlite.insert(table) if self.sqlite else postgresql.insert(table)
 
     async def flush(self) -> None:
         """Write what was buffered. Called once, last, by the database."""

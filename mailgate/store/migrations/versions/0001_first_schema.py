@@ -398,6 +398,18 @@ def upgrade() -> None:
             comment="keyed token of the header block: recognises a message again",
         ),
         sa.Column("msgid_token", sa.LargeBinary(), nullable=True, comment="keyed token of the Message-ID"),
+        sa.Column(
+            "content_commit",
+            sa.LargeBinary(),
+            nullable=False,
+            comment="purge log commitment to SHA-256(bytes) under item_ref",
+        ),
+        sa.Column(
+            "msgid_commit",
+            sa.LargeBinary(),
+            nullable=False,
+            comment="purge log commitment to the Message-ID under item_ref",
+        ),
         sa.Column("summary", sa.LargeBinary(), nullable=False, comment="what lists show, encrypted under data_key"),
         sa.Column("data_key", sa.LargeBinary(), nullable=False, comment="wrapped by the tenant's key of this epoch"),
         sa.Column("key_epoch", sa.Integer(), nullable=False),

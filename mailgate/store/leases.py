@@ -1,0 +1,80 @@
+"""Leases: one owner at a time for a mailbox, a purge, a signer; with a fencing number that grows with every change of owner.
+
+A process that stalls and wakes up after its lease ran out finds in its next write that the number moved on (`require`), so it can't
+undo what the new owner did. Killing an owner costs at most one lease time.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import select, update
+
+from mailgate.clock import Instant
+from mailgate.errors import ConflictError
+from mailgate.store.database import Database
+from mailgate.store.schema import leases
+from mailgate.store.transaction import Transaction
+
+
+class LeaseLostError(ConflictError):
+    """Somebody else owns this by now; what was about to be written must not be."""
+
+    default_slug = "lease_lost"
+
+
+async def acquire(db: Database, name: str, owner: str, ttl: Instant, now: Instant) -> int | None:
+    """Take the lease for `ttl` microseconds, or take it again; the fencing number, or None while another owner has it."""
+
+    async def work(tx: Transaction) -> int | None:
+        return await acquire_in(tx, name, owner, ttl, now)
+
+    return await db.transact(work)
+
+
+async def acquire_in(tx: Transaction, name: str, owner: str, ttl: Instant, now: Instant) -> int | None:
+    """`acquire` inside a transaction."""
+    # One statement decides: an insert, or an update that applies only to our own lease or one that ran out.
+    insert = tx.insert(leases).values(name=name, owner=owner, fence=1, expires_at=now + ttl)
+    statement = insert.on_conflict_do_update(
+        index_elements=[leases.c.name],
+        set_={
+            "owner": owner,
+            "fence": leases.c.fence + (leases.c.owner != owner).cast(leases.c.fence.type),
+            "expires_at": now + ttl,
+        },
+        where=(leases.c.owner == owner) | (leases.c.expires_at <= now),
+    ).returning(leases.c.fence)
+    return (await tx.conn.execute(statement)).scalar_one_or_none()
+
+
+async def renew(db: Database, name: str, owner: str, fence: int, ttl: Instant, now: Instant) -> bool:
+    """Extend the lease; False when it is no longer ours. A lease that ran out but that nobody took is extended."""
+
+    async def work(tx: Transaction) -> bool:
+        mine = (leases.c.name == name) & (leases.c.owner == owner) & (leases.c.fence == fence)
+        result = await tx.conn.execute(update(leases).where(mine).values(expires_at=now + ttl))
+        return result.rowcount == 1
+
+    return await db.transact(work)
+
+
+async def release(db: Database, name: str, owner: str, fence: int) -> None:
+    """Give the lease back at once. Keeps the row, so that the fencing number never falls."""
+
+    async def work(tx: Transaction) -> None:
+        mine = (leases.c.name == name) & (leases.c.owner == owner) & (leases.c.fence == fence)
+        await tx.conn.execute(update(leases).where(mine).values(expires_at=0))
+
+    await db.transact(work)
+
+
+async def require(tx: Transaction, name: str, owner: str, fence: int, now: Instant) -> None:
+    """Check inside a transaction that the lease is still ours, and keep it so until the commit. Raises LeaseLostError."""
+    row = (
+        await tx.conn.execute(
+            select(leases.c.owner, leases.c.fence, leases.c.expires_at).where(leases.c.name == name).with_for_update(read=True)
+        )
+    ).one_or_none()
+    if row is None or row.owner != owner or row.fence != fence or row.expires_at <= now:
+        raise LeaseLostError(f"the lease {name} has another owner by now")
+
+

@@ -1,0 +1,90 @@
+"""Tenants: one customer of the CRM each; everything else belongs to one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Row, insert, select, update
+
+from mailgate.clock import Instant
+from mailgate.errors import NotFoundError
+from mailgate.ids import new_ref
+from mailgate.keys import KeyRing
+from mailgate.store.database import Database
+from mailgate.store.paging import Page, cut
+from mailgate.store.schema import tenant_heads, tenants
+from mailgate.store.transaction import Transaction
+from retention.ledger.tree import Frontier
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant; `ref` is what the purge log and the key store call it."""
+
+    id: str
+    ref: str
+    name: str
+    created_at: Instant
+
+
+async def put(db: Database, ring: KeyRing, tenant_id: str, name: str, now: Instant) -> tuple[Tenant, bool]:
+    """Make the tenant or rename it; (tenant, whether it was made). Its keys are made first: a key without a tenant harms nobody."""
+    existing = await find(db, tenant_id)
+    ref = existing.ref if existing else new_ref()
+    if existing is None:
+        ring.create_tenant(ref, now)
+
+    async def work(tx: Transaction) -> tuple[Tenant, bool]:
+        insert_tenant = tx.insert(tenants).values(id=tenant_id, ref=ref, name=name, created_at=now).on_conflict_do_nothing()
+        made = (await tx.conn.execute(insert_tenant.returning(tenants.c.id))).one_or_none() is not None
+        if made:
+            head = {"tenant_id": tenant_id, "log_frontier": Frontier().to_bytes()}
+            await tx.conn.execute(insert(tenant_heads).values(head))
+        else:
+            await tx.conn.execute(update(tenants).where(tenants.c.id == tenant_id).values(name=name))
+        row = (await tx.conn.execute(select(tenants).where(tenants.c.id == tenant_id))).one()
+        return _tenant(row), made
+
+    tenant, made = await db.transact(work)
+    if existing is None and not made:
+        ring.destroy_tenant(ref)  # somebody else made the tenant at the same moment, with a ref and keys of its own
+    return tenant, made
+
+
+async def find(db: Database, tenant_id: str) -> Tenant | None:
+    """The tenant, or None."""
+    async with db.read() as conn:
+        row = (await conn.execute(select(tenants).where(tenants.c.id == tenant_id))).one_or_none()
+    return None if row is None else _tenant(row)
+
+
+async def get(db: Database, tenant_id: str) -> Tenant:
+    """The tenant. Raises NotFoundError."""
+    tenant = await find(db, tenant_id)
+    if tenant is None:
+        raise NotFoundError(f"there is no tenant {tenant_id!r}; make it with PUT /v1/tenants/{tenant_id}", slug="tenant_not_found")
+    return tenant
+
+
+async def list_page(db: Database, *, after: str | None, limit: int) -> Page[Tenant]:
+    """Tenants by id. The page's key is (id,)."""
+    query = select(tenants).order_by(tenants.c.id).limit(limit + 1)
+    if after is not None:
+        query = query.where(tenants.c.id > after)
+    async with db.read() as conn:
+        rows, more = cut((await conn.execute(query)).all(), limit)
+    return Page([_tenant(row) for row in rows], (rows[-1].id,) if more else None)
+
+
+async def lock(tx: Transaction, tenant_id: str, *, shared: bool = False) -> Tenant:
+    """Lock the tenant's row: shared by who only needs its plan to stand still (a purge), alone by who changes it. Raises NotFoundError."""
+    query = select(tenants).where(tenants.c.id == tenant_id)
+    query = query.with_for_update(read=True) if shared else query.with_for_update(key_share=True)
+    row = (await tx.conn.execute(query)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
+    return _tenant(row)
+
+
+def _tenant(row: Row[tuple[object, ...]]) -> Tenant:
+    return Tenant(row.id, row.ref, row.name, row.created_at)
