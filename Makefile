@@ -1,0 +1,66 @@
+# Every target says what it does: `make` prints the list. CI runs `check` and `test`, nothing else.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+
+BIN := .venv/bin
+ARGS ?=
+PACKAGES := mailgate connectors retention
+
+.PHONY: help demo run test check format bench soak setup lock docs clean
+
+help: ## This list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1mmake %-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## The main job on generated mail, start to finish; then serves it (ARGS=--exit ends instead)
+	@.ci/setup-venv run
+	@$(BIN)/mailgate demo $(ARGS)
+
+run: ## Serve on embedded defaults (SQLite, local files), state in ./data
+	@.ci/setup-venv run
+	@$(BIN)/mailgate serve $(ARGS)
+
+test: ## Set up everything and run all tests (ARGS="-k purge -x" goes to pytest)
+	@.ci/setup-venv dev
+	@.ci/setup-servers
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: ## ruff, mypy --strict and the laws of import-linter
+	@.ci/setup-venv dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(PACKAGES:%=-p %)
+	$(BIN)/lint-imports --no-logo
+
+format: ## Format the code and mend what ruff can mend
+	@.ci/setup-venv dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: ## Measure against mbsync, Dovecot and the raw socket
+	@.ci/setup-venv dev
+	@.ci/setup-servers
+	@$(BIN)/python -m pytest -m bench -p no:randomly --timeout=1800 -s tests/bench $(ARGS)
+
+soak: ## The long tests: far more examples for every property, and fuzzing
+	@.ci/setup-venv dev
+	@.ci/setup-servers
+	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m "not bench" --timeout=7200 $(ARGS)
+
+setup: ## Make .venv with everything for development, and install the servers that the tests use
+	@.ci/setup-venv dev
+	@.ci/setup-servers
+
+lock: ## Pin the dependencies anew (config/lock/*.txt)
+	@.ci/setup-venv dev
+	@.ci/lock
+
+docs: ## Write anew the parts of docs/ that come from the code
+	@.ci/setup-venv dev
+	@$(BIN)/python -m tests.docs.generate
+
+clean: ## Remove .venv, caches and the data of demo and run
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist data
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
