@@ -1,0 +1,122 @@
+"""What every test gets: uvloop, deterministic properties, no way out to the network, and the real servers as fixtures.
+
+* Property tests are deterministic (`HYPOTHESIS_PROFILE=soak` searches at random and much longer).
+* Nothing may connect beyond loopback; a test whose code tries fails, even if the code swallows the error.
+* Tests that need a server run last. A missing server skips them with its reason; with `CI=true` it fails them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+import uvloop
+
+from tests.servers import missing_go
+
+pytest_plugins = ["tests.dovecot", "tests.postgres"]
+
+hypothesis.settings.register_profile("test", derandomize=True, deadline=None, database=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "soak",
+    deadline=None,
+    max_examples=5_000,
+    stateful_step_count=200,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "test"))
+
+_refused: list[str] = []
+
+
+def _check_address(host: object) -> None:
+    """Records and refuses any address that is not loopback. Names other than `localhost` would need a resolver:
+    refused.
+    """
+    if host is None or host in ("", b"", "localhost", b"localhost"):
+        return
+    text = host.decode("ascii", "replace") if isinstance(host, bytes) else str(host)
+    try:
+        if ipaddress.ip_address(text.partition("%")[0]).is_loopback:
+            return
+    except ValueError:
+        pass
+    _refused.append(text)
+    raise OSError(errno.ENETUNREACH, f"a test may not leave this machine: {text}")
+
+
+class LoopbackLoop(uvloop.Loop):
+    """The event loop of all async tests: uvloop, whose connections and look-ups stay on this machine."""
+
+    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **kwargs: Any) -> Any:
+        if kwargs.get("sock") is None:
+            _check_address(host)
+        return await super().create_connection(protocol_factory, host, port, **kwargs)
+
+    async def getaddrinfo(self, host: Any, port: Any, **kwargs: Any) -> Any:
+        _check_address(host)
+        return await super().getaddrinfo(host, port, **kwargs)
+
+    async def sock_connect(self, sock: socket.socket, address: Any) -> Any:
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            _check_address(address[0])
+        return await super().sock_connect(sock, address)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"uvloop": LoopbackLoop}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _blocking_sockets_stay_here() -> Iterator[None]:
+    real = socket.socket.connect
+
+    def connect(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6):
+            _check_address(address[0])
+        real(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _stays_on_loopback() -> Iterator[None]:
+    _refused.clear()
+    yield
+    tried, _refused[:] = list(_refused), []
+    if tried:
+        pytest.fail(f"tried to reach beyond loopback: {', '.join(tried)}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The developer's own MAILGATE_… variables, token included, must not reach a test."""
+    for name in [name for name in os.environ if name.startswith("MAILGATE_")]:
+        monkeypatch.delenv(name)
+
+
+def _last(item: pytest.Item) -> int:
+    """Fast tests first, then those that need servers, then those that kill processes."""
+    marks = {mark.name for mark in item.iter_markers()}
+    return 2 if "crash" in marks else 1 if marks & {"server", "postgresql", "go"} else 0
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_last)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("go"):
+        missing_go()
