@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """`kind` is token, command, system or billing; `ref` names it: a token's id, a schedule, an event's id. Never a secret."""
+    """`kind` is token, command, system or billing; `ref` names it: a token's id, a schedule. Never a secret."""
 
     kind: str
     ref: str

@@ -1,7 +1,8 @@
-"""Leases: one owner at a time for a mailbox, a purge, a signer; with a fencing number that grows with every change of owner.
+"""Leases: one owner at a time for a mailbox, a purge, a signer; with a fencing number that grows with every change of
+owner.
 
-A process that stalls and wakes up after its lease ran out finds in its next write that the number moved on (`require`), so it can't
-undo what the new owner did. Killing an owner costs at most one lease time.
+A process that stalls and wakes up after its lease ran out finds in its next write that the number moved on
+(`require`), so it can't undo what the new owner did. Killing an owner costs at most one lease time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ class LeaseLostError(ConflictError):
 
 
 async def acquire(db: Database, name: str, owner: str, ttl: Instant, now: Instant) -> int | None:
-    """Take the lease for `ttl` microseconds, or take it again; the fencing number, or None while another owner has it."""
+    """Take the lease for `ttl` microseconds, or take it again; the fencing number, or None while another owner has
+    it.
+    """
 
     async def work(tx: Transaction) -> int | None:
         return await acquire_in(tx, name, owner, ttl, now)
@@ -43,7 +46,8 @@ async def acquire_in(tx: Transaction, name: str, owner: str, ttl: Instant, now: 
         },
         where=(leases.c.owner == owner) | (leases.c.expires_at <= now),
     ).returning(leases.c.fence)
-    return (await tx.conn.execute(statement)).scalar_one_or_none()
+    fence: int | None = (await tx.conn.execute(statement)).scalar_one_or_none()
+    return fence
 
 
 async def renew(db: Database, name: str, owner: str, fence: int, ttl: Instant, now: Instant) -> bool:
@@ -68,13 +72,15 @@ async def release(db: Database, name: str, owner: str, fence: int) -> None:
 
 
 async def require(tx: Transaction, name: str, owner: str, fence: int, now: Instant) -> None:
-    """Check inside a transaction that the lease is still ours, and keep it so until the commit. Raises LeaseLostError."""
+    """Check inside a transaction that the lease is still ours, and keep it so until the commit. Raises
+    LeaseLostError.
+    """
     row = (
         await tx.conn.execute(
-            select(leases.c.owner, leases.c.fence, leases.c.expires_at).where(leases.c.name == name).with_for_update(read=True)
+            select(leases.c.owner, leases.c.fence, leases.c.expires_at)
+            .where(leases.c.name == name)
+            .with_for_update(read=True)
         )
     ).one_or_none()
     if row is None or row.owner != owner or row.fence != fence or row.expires_at <= now:
         raise LeaseLostError(f"the lease {name} has another owner by now")
-
-

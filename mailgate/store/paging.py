@@ -1,4 +1,6 @@
-"""Keyset paging: a page begins after a key, never at an offset, so that it costs the same wherever it is and misses nothing."""
+"""Keyset paging: a page begins after a key, never at an offset, so that it costs the same wherever it is and misses
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[T]):
-    """`items` in order; `next_key` is where the next page goes on (None at the end). What it holds is the query's own business."""
+    """`items` in order; `next_key` is where the next page goes on (None at the end). What it holds is the query's own
+    business.
+    """
 
     items: Sequence[T]
     next_key: tuple[str | int, ...] | None = None

@@ -69,6 +69,7 @@ tenant_heads = Table(
     Column("event_seq", BigInteger, nullable=False, server_default="0"),
     Column("log_size", BigInteger, nullable=False, server_default="0"),
     Column("log_frontier", LargeBinary, nullable=False, comment="right edge of the purge log's tree, O(log n)"),
+    Column("log_policy", String(64), comment="SHA-256 of the policy that the log last announced"),
     Column("copies", BigInteger, nullable=False, server_default="0"),
     Column(
         "storage_bytes", BigInteger, nullable=False, server_default="0", comment="sum of RFC822 sizes of the copies"
@@ -210,8 +211,12 @@ messages = Table(
         comment="keyed token of the header block: recognises a message again",
     ),
     Column("msgid_token", LargeBinary, comment="keyed token of the Message-ID"),
-    Column("content_commit", LargeBinary, nullable=False, comment="purge log commitment to SHA-256(bytes) under item_ref"),
-    Column("msgid_commit", LargeBinary, nullable=False, comment="purge log commitment to the Message-ID under item_ref"),
+    Column(
+        "content_commit", LargeBinary, nullable=False, comment="purge log commitment to SHA-256(bytes) under item_ref"
+    ),
+    Column(
+        "msgid_commit", LargeBinary, nullable=False, comment="purge log commitment to the Message-ID under item_ref"
+    ),
     Column("summary", LargeBinary, nullable=False, comment="what lists show, encrypted under data_key"),
     Column("data_key", LargeBinary, nullable=False, comment="wrapped by the tenant's key of this epoch"),
     Column("key_epoch", Integer, nullable=False),

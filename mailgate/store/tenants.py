@@ -28,14 +28,18 @@ class Tenant:
 
 
 async def put(db: Database, ring: KeyRing, tenant_id: str, name: str, now: Instant) -> tuple[Tenant, bool]:
-    """Make the tenant or rename it; (tenant, whether it was made). Its keys are made first: a key without a tenant harms nobody."""
+    """Make the tenant or rename it; (tenant, whether it was made). Its keys are made first: a key without a tenant
+    harms nobody.
+    """
     existing = await find(db, tenant_id)
     ref = existing.ref if existing else new_ref()
     if existing is None:
         ring.create_tenant(ref, now)
 
     async def work(tx: Transaction) -> tuple[Tenant, bool]:
-        insert_tenant = tx.insert(tenants).values(id=tenant_id, ref=ref, name=name, created_at=now).on_conflict_do_nothing()
+        insert_tenant = (
+            tx.insert(tenants).values(id=tenant_id, ref=ref, name=name, created_at=now).on_conflict_do_nothing()
+        )
         made = (await tx.conn.execute(insert_tenant.returning(tenants.c.id))).one_or_none() is not None
         if made:
             head = {"tenant_id": tenant_id, "log_frontier": Frontier().to_bytes()}
@@ -62,7 +66,9 @@ async def get(db: Database, tenant_id: str) -> Tenant:
     """The tenant. Raises NotFoundError."""
     tenant = await find(db, tenant_id)
     if tenant is None:
-        raise NotFoundError(f"there is no tenant {tenant_id!r}; make it with PUT /v1/tenants/{tenant_id}", slug="tenant_not_found")
+        raise NotFoundError(
+            f"there is no tenant {tenant_id!r}; make it with PUT /v1/tenants/{tenant_id}", slug="tenant_not_found"
+        )
     return tenant
 
 
@@ -77,7 +83,9 @@ async def list_page(db: Database, *, after: str | None, limit: int) -> Page[Tena
 
 
 async def lock(tx: Transaction, tenant_id: str, *, shared: bool = False) -> Tenant:
-    """Lock the tenant's row: shared by who only needs its plan to stand still (a purge), alone by who changes it. Raises NotFoundError."""
+    """Lock the tenant's row: shared by who only needs its plan to stand still (a purge), alone by who changes it.
+    Raises NotFoundError.
+    """
     query = select(tenants).where(tenants.c.id == tenant_id)
     query = query.with_for_update(read=True) if shared else query.with_for_update(key_share=True)
     row = (await tx.conn.execute(query)).one_or_none()

@@ -40,6 +40,7 @@ class _Pending:
     leaves: list[Leaf] = field(default_factory=list)
     copies: int = 0
     storage_bytes: int = 0
+    values: dict[str, Any] = field(default_factory=dict)
 
 
 class Transaction:
@@ -82,6 +83,10 @@ class Transaction:
         pending.copies += copies
         pending.storage_bytes += storage_bytes
 
+    def set_head(self, tenant_id: str, **values: Any) -> None:
+        """Set columns of the tenant's head with the rest."""
+        self._pending[tenant_id].values.update(values)
+
     def after_commit(self, call: Callable[[], None]) -> None:
         """Call this once the commit is certain (to wake a waiting task, never to do I/O)."""
         self._after.append(call)
@@ -114,6 +119,7 @@ class Transaction:
         values: dict[str, Any] = {
             "copies": heads.copies + pending.copies,
             "storage_bytes": heads.storage_bytes + pending.storage_bytes,
+            **pending.values,
         }
         if pending.events:
             rows = [

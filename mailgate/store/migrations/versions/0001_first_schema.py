@@ -298,6 +298,12 @@ def upgrade() -> None:
         sa.Column(
             "log_frontier", sa.LargeBinary(), nullable=False, comment="right edge of the purge log's tree, O(log n)"
         ),
+        sa.Column(
+            "log_policy",
+            sa.String(length=64),
+            nullable=True,
+            comment="SHA-256 of the policy that the log last announced",
+        ),
         sa.Column("copies", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column(
             "storage_bytes",

@@ -1,0 +1,315 @@
+"""Serving the purge log: checkpoints, tiles, entries and exports, as C2SP tlog-tiles has them.
+
+Leaves are committed first; tiles and checkpoints are made from them afterwards, so a purge never waits for a
+signature. One leased signer per tenant signs. Before it does, the tree is compared with the last checkpoint in the
+database *and* with the one kept outside (the witness): a smaller or different tree means that a backup was restored or
+rows were changed, and nothing is signed then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Column, Connection, desc, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from mailgate.clock import MINUTE, Instant
+from mailgate.errors import ConflictError, NotFoundError, UnavailableError
+from mailgate.store import leases
+from mailgate.store.database import Database
+from mailgate.store.paging import Page, cut
+from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, tenant_heads
+from mailgate.store.tenants import Tenant
+from mailgate.store.transaction import Transaction
+from retention.ledger import tiles
+from retention.ledger.checkpoint import Checkpoint, open_checkpoint
+from retention.ledger.note import Signer, Verifier
+from retention.ledger.tree import Frontier, tree_root
+
+_SIGNER_LEASE = MINUTE
+_ENTRIES_A_READ = 4096
+
+
+class LogDivergedError(ConflictError):
+    """The log is not the one that was signed before; nothing is signed until an admin has looked into it."""
+
+    default_slug = "log_diverged"
+
+
+@dataclass(frozen=True, slots=True)
+class SignedCheckpoint:
+    """A checkpoint with its signed note as bytes."""
+
+    size: int
+    root: bytes
+    note: bytes
+    signed_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One leaf as stored; `body` is its canonical JSON."""
+
+    index: int
+    type: str
+    at: Instant
+    run_id: str | None
+    item_ref: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFilter:
+    """What to list; None means any."""
+
+    since: Instant | None = None
+    until: Instant | None = None
+    types: Sequence[str] = ()
+    run_id: str | None = None
+    item_ref: str | None = None
+
+
+class Witness:
+    """The place outside the database where the last checkpoint of every log is kept: a folder, best on another
+    machine's disk.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def last(self, tenant_ref: str) -> bytes | None:
+        """The last note, or None when there never was one."""
+        with contextlib.suppress(FileNotFoundError):
+            return self._path(tenant_ref).read_bytes()
+        return None
+
+    def keep(self, tenant_ref: str, note: bytes) -> None:
+        """Replace the last note durably; a cut leaves the old one or the new one."""
+        path = self._path(tenant_ref)
+        temporary = path.with_suffix(".new")
+        with temporary.open("wb") as file:
+            file.write(note)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _path(self, tenant_ref: str) -> Path:
+        return self._folder / f"{tenant_ref}.checkpoint"
+
+
+class LogReader:
+    """Reads and signs the logs. `seed` is the installation's Ed25519 seed; each log's key bears the log's name."""
+
+    def __init__(self, db: Database, *, origin: str, seed: bytes, witness: Witness, owner: str) -> None:
+        self._db = db
+        self._origin = origin
+        self._seed = seed
+        self._witness = witness
+        self._owner = owner
+
+    def signer(self, tenant: Tenant) -> Signer:
+        """The key that signs the tenant's log."""
+        return Signer(f"{self._origin}/purge/{tenant.ref}", self._seed)
+
+    def verifier(self, tenant: Tenant) -> Verifier:
+        """Its public half; `.vkey` is what auditors are given."""
+        return self.signer(tenant).verifier
+
+    async def checkpoint(self, tenant: Tenant, now: Instant) -> SignedCheckpoint:
+        """The newest checkpoint, signed now if the log grew. Raises LogDivergedError, or UnavailableError when another
+        process is signing.
+        """
+        last = await self._last(tenant)
+        async with self._db.read() as conn:
+            size = (
+                await conn.execute(select(tenant_heads.c.log_size).where(tenant_heads.c.tenant_id == tenant.id))
+            ).scalar_one()
+        if last is not None and last.size == size and self._same_as_witness(tenant, last):
+            return last
+        lease = f"signer:{tenant.id}"
+        fence = await leases.acquire(self._db, lease, self._owner, _SIGNER_LEASE, now)
+        if fence is None:
+            if last is not None:
+                return last  # a moment old; whoever holds the lease is making the next one
+            raise UnavailableError("another process is signing this log; try again in a minute", slug="log_busy")
+        try:
+            return await self._sign(tenant, now)
+        finally:
+            await leases.release(self._db, lease, self._owner, fence)
+
+    async def _sign(self, tenant: Tenant, now: Instant) -> SignedCheckpoint:
+        signer = self.signer(tenant)
+        kept = self._witness.last(tenant.ref)
+        known = [] if kept is None else [open_checkpoint(kept, signer.verifier)]
+        last = await self._last(tenant)
+        if last is not None:
+            known.append(open_checkpoint(last.note, signer.verifier))
+
+        async def work(tx: Transaction) -> SignedCheckpoint:
+            head = (
+                await tx.conn.execute(
+                    select(tenant_heads.c.log_size).where(tenant_heads.c.tenant_id == tenant.id).with_for_update()
+                )
+            ).one()
+            checkpoint = await tx.conn.run_sync(lambda conn: self._grow(conn, tenant, head.log_size, known))
+            note = checkpoint.sign([signer])
+            values = {
+                "tenant_id": tenant.id,
+                "size": checkpoint.size,
+                "root": checkpoint.root,
+                "note": note.decode(),
+                "signed_at": now,
+            }
+            await tx.conn.execute(tx.insert(log_checkpoints).values(values).on_conflict_do_nothing())
+            return SignedCheckpoint(checkpoint.size, checkpoint.root, note, now)
+
+        signed = await self._db.transact(work)
+        self._witness.keep(tenant.ref, signed.note)
+        return signed
+
+    def _grow(self, conn: Connection, tenant: Tenant, size: int, known: Sequence[Checkpoint]) -> Checkpoint:
+        """Compare the tree with what was signed before, store the tiles that became full, and say what the tree is
+        now.
+        """
+        read = _TileReader(conn, tenant.id)
+        for old in known:
+            if old.size > size:
+                raise LogDivergedError(
+                    f"the purge log of tenant {tenant.id} has {size} entries, but {old.size} were signed: "
+                    "was a backup restored? Nothing more is signed until an admin has looked into it"
+                )
+            if tree_root(old.size, tiles.TileNodes(old.size, read)) != old.root:
+                raise LogDivergedError(
+                    f"the first {old.size} entries of the purge log of tenant {tenant.id} are not those that "
+                    "were signed; compare the database with its backups and exports"
+                )
+        stored = max((old.size for old in known), default=0)
+        for tile in tiles.full_tiles(stored, size):
+            if tile.level != tiles.ENTRIES:
+                read.store(tile)
+        checkpoint = Checkpoint(
+            f"{self._origin}/purge/{tenant.ref}", size, tree_root(size, tiles.TileNodes(size, read))
+        )
+        # The frontier in the head is what the next leaf is appended to: it must say the same.
+        frontier = conn.execute(
+            select(tenant_heads.c.log_frontier).where(tenant_heads.c.tenant_id == tenant.id)
+        ).scalar_one()
+        if Frontier.from_bytes(frontier).root() != checkpoint.root:
+            raise LogDivergedError(
+                f"the entries of the purge log of tenant {tenant.id} do not give the root that was counted along"
+            )
+        return checkpoint
+
+    async def tile(self, tenant: Tenant, tile: tiles.Tile, now: Instant) -> bytes:
+        """The bytes of a hash tile or entry bundle that the newest checkpoint covers. Raises NotFoundError."""
+        signed = await self.checkpoint(tenant, now)
+        have = tiles.tile_at(signed.size, tile.level, tile.number)
+        if have is None or tile.width > have.width:
+            raise NotFoundError(f"the log has {signed.size} entries and no {tile.path}", slug="tile_not_found")
+        async with self._db.read() as conn:
+            return await conn.run_sync(lambda sync: _TileReader(sync, tenant.id).bundle(tile))
+
+    async def entries(self, tenant: Tenant, start: int, end: int) -> AsyncIterator[bytes]:
+        """The leaves [start, end), in order; bounded memory."""
+        for first in range(start, end, _ENTRIES_A_READ):
+            query = (
+                select(log_leaves.c.body)
+                .where(
+                    log_leaves.c.tenant_id == tenant.id,
+                    log_leaves.c.idx >= first,
+                    log_leaves.c.idx < min(first + _ENTRIES_A_READ, end),
+                )
+                .order_by(log_leaves.c.idx)
+            )
+            async with self._db.read() as conn:
+                bodies = (await conn.execute(query)).scalars().all()
+            for body in bodies:
+                yield body
+
+    async def page(self, tenant_id: str, wanted: EntryFilter, *, before: int | None, limit: int) -> Page[Entry]:
+        """Leaves, newest first. The page's key is (index,)."""
+        leaf = log_leaves.c
+        query = select(log_leaves).where(leaf.tenant_id == tenant_id).order_by(desc(leaf.idx)).limit(limit + 1)
+        if before is not None:
+            query = query.where(leaf.idx < before)
+        if wanted.since is not None:
+            query = query.where(leaf.at >= wanted.since)
+        if wanted.until is not None:
+            query = query.where(leaf.at < wanted.until)
+        if wanted.types:
+            query = query.where(leaf.type.in_(wanted.types))
+        if wanted.run_id is not None:
+            query = query.where(leaf.run_id == wanted.run_id)
+        if wanted.item_ref is not None:
+            query = query.where(leaf.item_ref == wanted.item_ref)
+        async with self._db.read() as conn:
+            rows, more = cut((await conn.execute(query)).all(), limit)
+        items = [Entry(row.idx, row.type, row.at, row.run_id, row.item_ref, row.body) for row in rows]
+        return Page(items, (items[-1].index,) if more else None)
+
+    async def _last(self, tenant: Tenant) -> SignedCheckpoint | None:
+        query = (
+            select(log_checkpoints)
+            .where(log_checkpoints.c.tenant_id == tenant.id)
+            .order_by(desc(log_checkpoints.c.size))
+            .limit(1)
+        )
+        async with self._db.read() as conn:
+            row = (await conn.execute(query)).one_or_none()
+        return None if row is None else SignedCheckpoint(row.size, row.root, row.note.encode(), row.signed_at)
+
+    def _same_as_witness(self, tenant: Tenant, last: SignedCheckpoint) -> bool:
+        kept = self._witness.last(tenant.ref)
+        return kept is not None and open_checkpoint(kept, self.verifier(tenant)).size == last.size
+
+
+class _TileReader:
+    """Tiles of one tenant out of the database: stored ones, else computed from the leaves or from the tiles below."""
+
+    def __init__(self, conn: Connection, tenant_id: str) -> None:
+        self._conn = conn
+        self._tenant_id = tenant_id
+
+    def __call__(self, tile: tiles.Tile) -> bytes:
+        """The hashes of a tile, full or partial."""
+        t = log_tiles.c
+        query = select(t.hashes).where(t.tenant_id == self._tenant_id, t.level == tile.level, t.n == tile.number)
+        stored: bytes | None = self._conn.execute(query).scalar_one_or_none()
+        if stored is not None:
+            return stored[: tile.width * 32]
+        first = tile.number * tiles.TILE_WIDTH
+        if tile.level == 0:
+            return b"".join(self._leaves(log_leaves.c.hash, first, tile.width))
+        below = (tiles.Tile(tile.level - 1, first + n, tiles.TILE_WIDTH) for n in range(tile.width))
+        return b"".join([tiles.tile_root(self(each)) for each in below])
+
+    def bundle(self, tile: tiles.Tile) -> bytes:
+        """The bytes of any tile, entry bundles included."""
+        if tile.level != tiles.ENTRIES:
+            return self(tile)
+        return tiles.encode_bundle(list(self._leaves(log_leaves.c.body, tile.number * tiles.TILE_WIDTH, tile.width)))
+
+    def store(self, tile: tiles.Tile) -> None:
+        """Keep a full tile, so that higher levels and proofs need not read leaves again."""
+        dialect = sqlite if self._conn.dialect.name == "sqlite" else postgresql
+        values = {"tenant_id": self._tenant_id, "level": tile.level, "n": tile.number, "hashes": self(tile)}
+        self._conn.execute(dialect.insert(log_tiles).values(values).on_conflict_do_nothing())
+
+    def _leaves(self, column: Column[bytes], first: int, count: int) -> Iterator[bytes]:
+        leaf = log_leaves.c
+        query = (
+            select(column)
+            .where(leaf.tenant_id == self._tenant_id, leaf.idx >= first, leaf.idx < first + count)
+            .order_by(leaf.idx)
+        )
+        yield from self._conn.execute(query).scalars()
