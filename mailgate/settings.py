@@ -1,0 +1,420 @@
+"""Every setting of the gateway: one model, read from a TOML file and the environment; a wrong value is refused.
+
+Where values come from, later ones win: the defaults here → the file (`--config`, else `MAILGATE_CONFIG`, else
+`./mailgate.toml`, else `/etc/mailgate/mailgate.toml`) → the environment (`MAILGATE_SECTION__KEY`; lists separated by
+commas or as JSON).
+
+Nothing else reads a configuration file or a MAILGATE_ variable, but for two secrets that have no place in a file:
+`MAILGATE_ADMIN_TOKEN` (the first admin token) and `MAILGATE_MASTER_KEY` (see mailgate.keys).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from mailgate.errors import ConfigurationError
+
+ENV_PREFIX = "MAILGATE_"
+CONFIG_VARIABLE = "MAILGATE_CONFIG"
+ADMIN_TOKEN_VARIABLE = "MAILGATE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
+MASTER_KEY_VARIABLE = "MAILGATE_MASTER_KEY"
+SEARCH_PATH = (Path("mailgate.toml"), Path("/etc/mailgate/mailgate.toml"))
+
+_NOT_SETTINGS = frozenset({CONFIG_VARIABLE, ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE})
+# What Kubernetes sets in every container beside a service that is named mailgate.
+_FROM_KUBERNETES = re.compile(r"MAILGATE_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
+
+KIB = 1024
+MIB = 1024 * KIB
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+def _listed(value: object) -> object:
+    """A list as the environment can write it: JSON, or values separated by commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return [entry.strip() for entry in value.split(",") if entry.strip()]
+
+
+def setting(default: Any, description: str, *, unit: str | None = None, secret: bool = False, **bounds: Any) -> Any:
+    """One setting: default, what it does, unit, bounds. `secret` keeps the value out of every printed form."""
+    return Field(
+        default, description=description, json_schema_extra={"unit": unit, "secret": secret}, repr=not secret, **bounds
+    )
+
+
+class Section(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+
+class DatabaseSettings(Section):
+    """Where rows live. SQLite serves one process; PostgreSQL as many as one likes."""
+
+    url: str = setting(
+        "",
+        "Database URL: sqlite:///path or postgresql://user:password@host/name. Empty: sqlite in data_dir.",
+        secret=True,
+    )
+    pool_size: int = setting(
+        8,
+        "Connections that one process keeps open (SQLite: readers beside the one writer).",
+        unit="connections",
+        ge=1,
+        le=200,
+    )
+    busy_timeout_s: float = setting(
+        30.0, "SQLite: how long to wait for another process's write.", unit="seconds", ge=0.1, le=600
+    )
+
+
+class BlobsSettings(Section):
+    """Where the bytes of messages live, compressed and encrypted."""
+
+    url: str = setting(
+        "",
+        "Blob store URL: file:///path, s3://bucket/prefix, gs://… or az://…. Empty: a directory in data_dir.",
+        secret=True,
+    )
+
+
+class KeysSettings(Section):
+    """Where keys live: never in the database, never beside the blobs in a shared store."""
+
+    url: str = setting(
+        "", "Key store URL: file:///path. Empty: a directory in data_dir. Back it up apart from the database."
+    )
+
+
+class LedgerSettings(Section):
+    """The purge log."""
+
+    origin: str = setting(
+        "",
+        "Name of this installation in the purge log (a DNS name that you own); fixed for good by the first start. "
+        "Empty: the machine's name.",
+        max_length=200,
+        pattern=r"^([A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?)?$",
+    )
+    witness: str = setting(
+        "",
+        "Directory for a copy of every signed log checkpoint, on other storage than the database, so that a restored "
+        "backup is noticed. "
+        "Empty: in data_dir, where a rollback of the whole disk would go unseen.",
+    )
+    sign_interval_s: int = setting(
+        3600, "How often a log that grew is signed, beside after each run.", unit="seconds", ge=60, le=86_400
+    )
+
+
+class HttpSettings(Section):
+    """The HTTP interface."""
+
+    host: str = setting("127.0.0.1", "Address to listen on.", min_length=1, max_length=255)
+    port: int = setting(8025, "Port to listen on; 0 takes a free one.", unit="port", ge=0, le=65_535)
+    public_url: str = setting(
+        "",
+        "The address by which clients reach the gateway. Empty: http://host:port.",
+        pattern=r"^(https?://[^\s/]+(/\S*)?)?$",
+    )
+    docs: bool = setting(True, "Serve the reference at /docs.")
+    shutdown_grace_s: float = setting(
+        10.0, "How long running requests may go on after a signal to stop.", unit="seconds", ge=0, le=300
+    )
+
+
+class NetSettings(Section):
+    """What the gateway may connect to."""
+
+    allow: Annotated[tuple[Network, ...], BeforeValidator(_listed)] = setting(
+        (),
+        "Private, loopback or link-local networks to which mail servers and webhooks may resolve; others are refused.",
+        unit="networks",
+    )
+
+
+class SyncSettings(Section):
+    """Reading mailboxes."""
+
+    poll_interval_s: int = setting(60, "How often folders without IDLE are checked.", unit="seconds", ge=1, le=86_400)
+    idle_reissue_s: int = setting(
+        600,
+        "How long one IDLE lasts before it is issued again, which proves that the line is alive.",
+        unit="seconds",
+        ge=5,
+        le=1_740,
+    )
+    connect_timeout_s: float = setting(20.0, "Time for name, connection, TLS and login.", unit="seconds", ge=1, le=300)
+    command_timeout_s: float = setting(
+        60.0, "Time for a server's next bytes in answer to a command.", unit="seconds", ge=1, le=900
+    )
+    batch_bytes: int = setting(
+        8 * MIB,
+        "Bytes of messages that an import commits together; bounds memory.",
+        unit="bytes",
+        ge=256 * KIB,
+        le=256 * MIB,
+    )
+    batch_messages: int = setting(200, "Messages that an import commits together.", unit="messages", ge=1, le=5_000)
+    max_message_bytes: int = setting(
+        256 * MIB, "A larger message is set aside, not stored.", unit="bytes", ge=1 * MIB, le=2048 * MIB
+    )
+    connections_per_mailbox: int = setting(2, "Connections to one mailbox at a time.", unit="connections", ge=1, le=10)
+    connections_per_host: int = setting(
+        200, "Connections to one server at a time.", unit="connections", ge=1, le=10_000
+    )
+    imports_at_once: int = setting(
+        4,
+        "First imports that run at the same time; the others wait in line, live mailboxes do not.",
+        unit="mailboxes",
+        ge=1,
+        le=100,
+    )
+    lease_s: int = setting(
+        30, "How long a mailbox stays owned by a process that went silent.", unit="seconds", ge=5, le=600
+    )
+    backoff_min_s: float = setting(5.0, "First pause after a fault of line or server.", unit="seconds", ge=0.01, le=600)
+    backoff_max_s: float = setting(900.0, "Longest pause between attempts.", unit="seconds", ge=1, le=86_400)
+
+
+class RetentionSettings(Section):
+    """When copies are due and how they are purged. Every value is part of the policy version in the purge log."""
+
+    anchor: Literal["received", "stored"] = setting(
+        "received",
+        "From when a copy's age counts: received at the mail server (never later than stored here), or stored here.",
+    )
+    min_residence_days: int = setting(
+        0, "A copy stays at least this long after it was stored here.", unit="days", ge=0, le=3_650
+    )
+    plan_shrink_grace_days: int = setting(
+        0, "After a plan shrinks, the longer retention goes on for this long.", unit="days", ge=0, le=3_650
+    )
+    unpin_grace_days: int = setting(
+        0, "A copy stays at least this long after its last pin was removed.", unit="days", ge=0, le=3_650
+    )
+    hold_release_days: int = setting(30, "A released hold still protects for this long.", unit="days", ge=0, le=3_650)
+    past_due_grace_days: int = setting(
+        10, "A failed renewal keeps the old plan for this long.", unit="days", ge=0, le=365
+    )
+    rehydrate_days: int = setting(
+        7, "A purged copy that was brought back without a pin stays this long.", unit="days", ge=1, le=365
+    )
+    purge_interval_s: int = setting(3600, "How often the purge runs.", unit="seconds", ge=10, le=86_400)
+    batch_size: int = setting(500, "Copies that one purge transaction takes at most.", unit="messages", ge=1, le=500)
+    erase_interval_s: int = setting(60, "How often queued erasures of blobs are tried.", unit="seconds", ge=1, le=3_600)
+
+
+class ClockSettings(Section):
+    """Sanity of the machine's clock."""
+
+    max_forward_step_days: int = setting(
+        100,
+        "If the clock is further ahead of the last recorded time than this, the purge halts and asks.",
+        unit="days",
+        ge=1,
+        le=3_650,
+    )
+    max_backward_step_s: int = setting(
+        300,
+        "If the clock is further behind the last run than this, the purge halts and asks.",
+        unit="seconds",
+        ge=0,
+        le=86_400,
+    )
+
+
+class PlansSettings(Section):
+    """What is sold."""
+
+    file: str = setting("", "Path of plans.toml. Empty: the plans that come with the program.")
+
+
+class LogSettings(Section):
+    """The gateway's own log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting("info", "The least serious entries that are written.")
+    format: Literal["auto", "json", "console"] = setting(
+        "auto", "json: one object a line; console: for people; auto: console on a terminal, else json."
+    )
+
+
+class LimitsSettings(Section):
+    """What one client may ask of the gateway."""
+
+    request_bytes: int = setting(1 * MIB, "Largest body of a request.", unit="bytes", ge=16 * KIB, le=64 * MIB)
+    page_size: int = setting(50, "Entries on a page when a client does not say.", unit="entries", ge=1, le=200)
+    page_size_max: int = setting(
+        200, "Most entries that a client can ask for on a page.", unit="entries", ge=1, le=1_000
+    )
+    parse_bytes: int = setting(
+        32 * MIB,
+        "Larger messages are served raw only; their text and parts are not taken apart.",
+        unit="bytes",
+        ge=1 * MIB,
+        le=256 * MIB,
+    )
+    parses_at_once: int = setting(
+        2, "Messages that are taken apart for answers at the same time.", unit="messages", ge=1, le=64
+    )
+    idempotency_hours: int = setting(24, "How long an Idempotency-Key is remembered.", unit="hours", ge=1, le=720)
+
+
+class Settings(Section):
+    """All settings. `load` reads them; making one directly looks at neither file nor environment."""
+
+    data_dir: Path = setting(
+        Path("data"),
+        "Directory for everything that has no address of its own. Made when missing, readable by its owner only.",
+    )
+    database: DatabaseSettings = DatabaseSettings()
+    blobs: BlobsSettings = BlobsSettings()
+    keys: KeysSettings = KeysSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    http: HttpSettings = HttpSettings()
+    net: NetSettings = NetSettings()
+    sync: SyncSettings = SyncSettings()
+    retention: RetentionSettings = RetentionSettings()
+    clock: ClockSettings = ClockSettings()
+    plans: PlansSettings = PlansSettings()
+    log: LogSettings = LogSettings()
+    limits: LimitsSettings = LimitsSettings()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.limits.page_size > self.limits.page_size_max:
+            raise ValueError("limits.page_size is larger than limits.page_size_max")
+        if self.sync.backoff_min_s > self.sync.backoff_max_s:
+            raise ValueError("sync.backoff_min_s is larger than sync.backoff_max_s")
+        return self
+
+    @property
+    def database_url(self) -> str:
+        return self.database.url or f"sqlite:///{self._place('mailgate.db')}"
+
+    @property
+    def blobs_url(self) -> str:
+        return self.blobs.url or self._place("blobs").as_uri()
+
+    @property
+    def keys_url(self) -> str:
+        return self.keys.url or self._place("keys").as_uri()
+
+    @property
+    def witness_dir(self) -> Path:
+        return Path(self.ledger.witness).absolute() if self.ledger.witness else self._place("witness")
+
+    @property
+    def public_url(self) -> str:
+        host = f"[{self.http.host}]" if ":" in self.http.host else self.http.host
+        return (self.http.public_url or f"http://{host}:{self.http.port}").rstrip("/")
+
+    def _place(self, name: str) -> Path:
+        return self.data_dir.absolute() / name
+
+
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read file and environment. Raises ConfigurationError: what is wrong, where it was set, and the nearest name."""
+    environ = os.environ if environ is None else environ
+    file = _file(path, environ)
+    values = _read(file) if file else {}
+    for name, text in environ.items():
+        if name.startswith(ENV_PREFIX) and name not in _NOT_SETTINGS and not _FROM_KUBERNETES.fullmatch(name):
+            _overlay(values, name, text)
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, file, environ)) from None
+
+
+def each() -> Iterator[tuple[str, FieldInfo]]:
+    """Every setting as (dotted name, field), in the order of the file: for the example file, the docs, their tests."""
+    for name, field in Settings.model_fields.items():
+        section = field.annotation
+        if isinstance(section, type) and issubclass(section, Section):
+            for key, inner in section.model_fields.items():
+                yield f"{name}.{key}", inner
+        else:
+            yield name, field
+
+
+def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
+    named = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
+    if named is not None:
+        if not named.is_file():
+            raise ConfigurationError(f"the configuration file {named} does not exist")
+        return named
+    return next((candidate for candidate in SEARCH_PATH if candidate.is_file()), None)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{file} can't be read: {error}") from error
+
+
+def _overlay(values: dict[str, Any], variable: str, text: str) -> None:
+    dotted = variable.removeprefix(ENV_PREFIX).lower().replace("__", ".")
+    if dotted not in dict(each()):
+        raise ConfigurationError(f"the environment sets {variable}, but there is no setting {dotted}{_nearest(dotted)}")
+    section, _, key = dotted.rpartition(".")
+    table = values.setdefault(section, {}) if section else values
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{section} is a table of settings, not a value")
+    table[key] = text
+
+
+def _nearest(dotted: str) -> str:
+    names = [name for name, _ in each()]
+    close = difflib.get_close_matches(dotted, names, n=1, cutoff=0.6)
+    if not close:  # perhaps the right key in the wrong section
+        close = [name for name in names if name.rpartition(".")[2] == dotted.rpartition(".")[2]][:1]
+    return f"; did you mean {close[0]}?" if close else "; `mailgate init --print-config` lists them all"
+
+
+def _explain(error: ValidationError, file: Path | None, environ: Mapping[str, str]) -> str:
+    """One line a fault; never the value, which may be a secret."""
+    lines = []
+    for fault in error.errors(include_input=False, include_url=False):
+        known = dict(each())
+        parts = [str(part) for part in fault["loc"]]
+        dotted = next((name for size in (2, 1) if (name := ".".join(parts[:size])) in known), ".".join(parts[:2]))
+        variable = ENV_PREFIX + dotted.upper().replace(".", "__")
+        source = f"environment {variable}" if variable in environ else str(file) if file else "settings"
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{source}: there is no setting {dotted}{_nearest(dotted)}")
+        else:
+            lines.append(f"{source}: {dotted + ': ' if dotted else ''}{fault['msg'].removeprefix('Value error, ')}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def unit_of(field: FieldInfo) -> str | None:
+    """The unit of a setting, if it has one."""
+    extra = field.json_schema_extra
+    unit = extra.get("unit") if isinstance(extra, dict) else None
+    return str(unit) if unit else None
+
+
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
+    """The words that a setting accepts, when it is one of a few."""
+    return (
+        tuple(str(word) for word in get_args(field.annotation))
+        if str(field.annotation).startswith("typing.Literal")
+        else ()
+    )
