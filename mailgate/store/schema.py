@@ -70,6 +70,7 @@ tenant_heads = Table(
     Column("log_size", BigInteger, nullable=False, server_default="0"),
     Column("log_frontier", LargeBinary, nullable=False, comment="right edge of the purge log's tree, O(log n)"),
     Column("log_policy", String(64), comment="SHA-256 of the policy that the log last announced"),
+    Column("log_plan", String(128), comment="plan, days and instant that the log last announced"),
     Column("copies", BigInteger, nullable=False, server_default="0"),
     Column(
         "storage_bytes", BigInteger, nullable=False, server_default="0", comment="sum of RFC822 sizes of the copies"

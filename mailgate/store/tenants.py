@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Row, insert, select, update
 
+from mailgate.actors import Actor
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.ids import new_ref
 from mailgate.keys import KeyRing
 from mailgate.store.database import Database
+from mailgate.store.log import PurgeLog
 from mailgate.store.paging import Page, cut
 from mailgate.store.schema import tenant_heads, tenants
 from mailgate.store.transaction import Transaction
@@ -27,7 +29,9 @@ class Tenant:
     created_at: Instant
 
 
-async def put(db: Database, ring: KeyRing, tenant_id: str, name: str, now: Instant) -> tuple[Tenant, bool]:
+async def put(
+    db: Database, ring: KeyRing, log: PurgeLog, tenant_id: str, name: str, now: Instant, actor: Actor
+) -> tuple[Tenant, bool]:
     """Make the tenant or rename it; (tenant, whether it was made). Its keys are made first: a key without a tenant
     harms nobody.
     """
@@ -44,6 +48,7 @@ async def put(db: Database, ring: KeyRing, tenant_id: str, name: str, now: Insta
         if made:
             head = {"tenant_id": tenant_id, "log_frontier": Frontier().to_bytes()}
             await tx.conn.execute(insert(tenant_heads).values(head))
+            log.announce_policy(tx, tenant_id, ref, at=now, actor=actor)
         else:
             await tx.conn.execute(update(tenants).where(tenants.c.id == tenant_id).values(name=name))
         row = (await tx.conn.execute(select(tenants).where(tenants.c.id == tenant_id))).one()

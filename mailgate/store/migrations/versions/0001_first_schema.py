@@ -304,6 +304,12 @@ def upgrade() -> None:
             nullable=True,
             comment="SHA-256 of the policy that the log last announced",
         ),
+        sa.Column(
+            "log_plan",
+            sa.String(length=128),
+            nullable=True,
+            comment="plan, days and instant that the log last announced",
+        ),
         sa.Column("copies", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column(
             "storage_bytes",

@@ -1,0 +1,286 @@
+"""Mailboxes: connected accounts, their settings and secrets. What a running sync writes about them is in
+`mailgate.store.sync`.
+
+Secrets are sealed under the service key before they come near a transaction, and destroyed when the mailbox is removed.
+`config_version` grows with every change that a running sync has to notice (switches, settings, credentials).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Row, insert, select, update
+
+from mailgate.actors import Actor
+from mailgate.clock import Instant
+from mailgate.errors import ConflictError, NotFoundError
+from mailgate.ids import new_id
+from mailgate.keys import KeyRing
+from mailgate.store import tenants
+from mailgate.store.database import Database
+from mailgate.store.paging import Page, cut
+from mailgate.store.schema import mailboxes
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.transaction import Transaction
+
+_COLUMNS = mailboxes.c
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxSpec:
+    """What a client gives. `imap` and `smtp`: host, port, security, username; `secrets`: {"imap": {"password": …}, …},
+    never shown.
+    """
+
+    address: str
+    imap: Mapping[str, Any]
+    secrets: Mapping[str, Any] = field(repr=False)
+    owner: str | None = None
+    shared: bool = False
+    enabled: bool = True
+    smtp: Mapping[str, Any] | None = None
+    folder_rules: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxPatch:
+    """What to change; None leaves as it is. `secrets` replaces those of the protocols it names."""
+
+    enabled: bool | None = None
+    address: str | None = None
+    owner: str | None = None
+    shared: bool | None = None
+    imap: Mapping[str, Any] | None = None
+    smtp: Mapping[str, Any] | None = None
+    folder_rules: Mapping[str, Any] | None = None
+    secrets: Mapping[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """A mailbox as the API shows it; no secret."""
+
+    id: str
+    tenant_id: str
+    address: str
+    owner: str | None
+    shared: bool
+    enabled: bool
+    imap: Mapping[str, Any]
+    smtp: Mapping[str, Any] | None
+    folder_rules: Mapping[str, Any]
+    state: str
+    state_reason: str | None
+    state_changed_at: Instant
+    import_floor_at: Instant | None
+    progress_done: int
+    progress_total: int
+    progress_started_at: Instant | None
+    imported_at: Instant | None
+    last_checked_at: Instant | None
+    created_at: Instant
+    removed_at: Instant | None
+
+
+class Mailboxes:
+    """The use cases of connected accounts."""
+
+    def __init__(self, db: Database, ring: KeyRing, subscriptions: Subscriptions) -> None:
+        self._db = db
+        self._ring = ring
+        self._subscriptions = subscriptions
+
+    async def create(self, tenant_id: str, spec: MailboxSpec, now: Instant, actor: Actor) -> Mailbox:
+        """Keep the settings; the supervisor connects. Raises ConflictError: not_entitled, mailbox_exists;
+        NotFoundError.
+        """
+        tenant = await tenants.get(self._db, tenant_id)
+        mailbox_id = new_id(now)
+        account_ref = self._account_ref(tenant.ref, spec.imap)
+        sealed = self._seal(mailbox_id, spec.secrets)
+
+        async def work(tx: Transaction) -> Mailbox:
+            await tenants.lock(tx, tenant_id)
+            holds = await self._subscriptions.entitlements_in(tx.conn, tenant_id, now)
+            if not holds.sync:
+                raise ConflictError(
+                    f"plan {holds.plan} has no synchronization: a mailbox can be connected on a paid plan or a trial",
+                    slug="not_entitled",
+                    plan=holds.plan,
+                )
+            await self._refuse_twice(tx, tenant_id, account_ref, None)
+            values = {
+                "id": mailbox_id,
+                "tenant_id": tenant_id,
+                "address": spec.address,
+                "owner": spec.owner,
+                "shared": spec.shared,
+                "enabled": spec.enabled,
+                "imap": dict(spec.imap),
+                "smtp": None if spec.smtp is None else dict(spec.smtp),
+                "folder_rules": dict(spec.folder_rules),
+                "secrets": sealed,
+                "account_ref": account_ref,
+                "state": "connecting" if spec.enabled else "disabled",
+                "state_changed_at": now,
+                "created_at": now,
+            }
+            row = (await tx.conn.execute(insert(mailboxes).values(values).returning(mailboxes))).one()
+            tx.emit(
+                tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": values["state"]}
+            )
+            return _mailbox(row)
+
+        return await self._db.transact(work)
+
+    async def get(self, tenant_id: str, mailbox_id: str) -> Mailbox:
+        """The mailbox, a removed one too. Raises NotFoundError, also for another tenant's."""
+        query = select(mailboxes).where(_COLUMNS.id == mailbox_id, _COLUMNS.tenant_id == tenant_id)
+        async with self._db.read() as conn:
+            row = (await conn.execute(query)).one_or_none()
+        if row is None:
+            raise NotFoundError(f"tenant {tenant_id} has no mailbox {mailbox_id}", slug="mailbox_not_found")
+        return _mailbox(row)
+
+    async def list_page(self, tenant_id: str, *, after: str | None, limit: int) -> Page[Mailbox]:
+        """The tenant's mailboxes that are not removed, by id. The page's key is (id,)."""
+        query = (
+            select(mailboxes)
+            .where(_COLUMNS.tenant_id == tenant_id, _COLUMNS.removed_at.is_(None))
+            .order_by(_COLUMNS.id)
+            .limit(limit + 1)
+        )
+        if after is not None:
+            query = query.where(_COLUMNS.id > after)
+        async with self._db.read() as conn:
+            rows, more = cut((await conn.execute(query)).all(), limit)
+        return Page([_mailbox(row) for row in rows], (rows[-1].id,) if more else None)
+
+    async def update(self, tenant_id: str, mailbox_id: str, patch: MailboxPatch, now: Instant, actor: Actor) -> Mailbox:
+        """Change settings. Raises ConflictError (mailbox_removed, mailbox_exists, not_entitled when switching on),
+        NotFoundError.
+        """
+        tenant = await tenants.get(self._db, tenant_id)
+        old = await self.get(tenant_id, mailbox_id)
+
+        async def work(tx: Transaction) -> Mailbox:
+            row = await self._lock(tx, tenant_id, mailbox_id)
+            values: dict[str, Any] = {"config_version": row.config_version + 1}
+            for name in ("address", "owner", "shared", "folder_rules", "imap", "smtp"):
+                value = getattr(patch, name)
+                if value is not None:
+                    values[name] = dict(value) if isinstance(value, Mapping) else value
+            if patch.secrets is not None:
+                values["secrets"] = self._seal(mailbox_id, {**self._open(mailbox_id, row.secrets), **patch.secrets})
+            if patch.imap is not None:
+                values["account_ref"] = self._account_ref(tenant.ref, patch.imap)
+                await self._refuse_twice(tx, tenant_id, values["account_ref"], mailbox_id)
+            values |= await self._switch(tx, row, patch, now)
+            changed = (
+                await tx.conn.execute(
+                    update(mailboxes).where(_COLUMNS.id == mailbox_id).values(values).returning(mailboxes)
+                )
+            ).one()
+            if changed.state != row.state:
+                tx.emit(
+                    tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": changed.state}
+                )
+            return _mailbox(changed)
+
+        if patch == MailboxPatch():
+            return old
+        return await self._db.transact(work)
+
+    async def remove(self, tenant_id: str, mailbox_id: str, now: Instant, actor: Actor) -> None:
+        """Forget the account: credentials are destroyed, the row stays as removed, copies become due
+        (`mailbox_removed`) unless pinned or held.
+
+        Takes the mailbox's lock: a pin accepted before keeps its message, one after is refused. Repeating it changes
+        nothing.
+        """
+
+        async def work(tx: Transaction) -> None:
+            query = select(mailboxes).where(_COLUMNS.id == mailbox_id, _COLUMNS.tenant_id == tenant_id)
+            row = (await tx.conn.execute(query.with_for_update(key_share=True))).one_or_none()
+            if row is None:
+                raise NotFoundError(f"tenant {tenant_id} has no mailbox {mailbox_id}", slug="mailbox_not_found")
+            if row.removed_at is not None:
+                return
+            values = {
+                "removed_at": now,
+                "enabled": False,
+                "secrets": None,
+                "state": "disabled",
+                "state_reason": "removed",
+                "state_changed_at": now,
+                "config_version": row.config_version + 1,
+            }
+            await tx.conn.execute(update(mailboxes).where(_COLUMNS.id == mailbox_id).values(values))
+            tx.emit(tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": "removed"})
+
+        await self._db.transact(work)
+
+    async def secrets(self, mailbox_id: str) -> Mapping[str, Any]:
+        """The credentials in clear, for the connector only. Raises NotFoundError when removed."""
+        async with self._db.read() as conn:
+            sealed = (
+                await conn.execute(select(_COLUMNS.secrets).where(_COLUMNS.id == mailbox_id))
+            ).scalar_one_or_none()
+        if sealed is None:
+            raise NotFoundError(f"mailbox {mailbox_id} has no credentials", slug="mailbox_not_found")
+        return self._open(mailbox_id, sealed)
+
+    async def _switch(self, tx: Transaction, row: Row[Any], patch: MailboxPatch, now: Instant) -> dict[str, Any]:
+        """The state that a change of the switch, settings or credentials leads to at once; the supervisor goes on from
+        there.
+        """
+        enabled = row.enabled if patch.enabled is None else patch.enabled
+        if not enabled:
+            return {"enabled": False, "state": "disabled", "state_reason": "switched off", "state_changed_at": now}
+        retried = patch.imap is not None or patch.secrets is not None
+        if row.enabled and not retried:
+            return {}
+        holds = await self._subscriptions.entitlements_in(tx.conn, row.tenant_id, now)
+        if not holds.sync:
+            reason = f"plan {holds.plan} has no synchronization"
+            return {"enabled": True, "state": "not_entitled", "state_reason": reason, "state_changed_at": now}
+        return {"enabled": True, "state": "connecting", "state_reason": None, "state_changed_at": now}
+
+    async def _lock(self, tx: Transaction, tenant_id: str, mailbox_id: str) -> Row[Any]:
+        await tenants.lock(tx, tenant_id, shared=True)
+        query = select(mailboxes).where(_COLUMNS.id == mailbox_id, _COLUMNS.tenant_id == tenant_id)
+        row = (await tx.conn.execute(query.with_for_update(key_share=True))).one_or_none()
+        if row is None:
+            raise NotFoundError(f"tenant {tenant_id} has no mailbox {mailbox_id}", slug="mailbox_not_found")
+        if row.removed_at is not None:
+            raise ConflictError(f"mailbox {mailbox_id} was removed; connect the account again", slug="mailbox_removed")
+        return row
+
+    async def _refuse_twice(self, tx: Transaction, tenant_id: str, account_ref: bytes, own_id: str | None) -> None:
+        query = select(_COLUMNS.id).where(
+            _COLUMNS.tenant_id == tenant_id,
+            _COLUMNS.account_ref == account_ref,
+            _COLUMNS.removed_at.is_(None),
+            _COLUMNS.id.is_distinct_from(own_id),
+        )
+        other = (await tx.conn.execute(query.limit(1))).scalar_one_or_none()
+        if other is not None:
+            raise ConflictError("this account is connected already", slug="mailbox_exists", mailbox_id=other)
+
+    def _account_ref(self, tenant_ref: str, imap: Mapping[str, Any]) -> bytes:
+        account = f"{imap['host']}\n{imap['username']}".casefold().encode()
+        return self._ring.tenant(tenant_ref).mac("account", account)
+
+    def _seal(self, mailbox_id: str, secrets: Mapping[str, Any]) -> bytes:
+        return self._ring.seal(json.dumps(dict(secrets)).encode(), f"mailbox:{mailbox_id}")
+
+    def _open(self, mailbox_id: str, sealed: bytes) -> dict[str, Any]:
+        opened: dict[str, Any] = json.loads(self._ring.open_sealed(sealed, f"mailbox:{mailbox_id}"))
+        return opened
+
+
+def _mailbox(row: Row[Any]) -> Mailbox:
+    return Mailbox(**{name: getattr(row, name) for name in Mailbox.__slots__})
