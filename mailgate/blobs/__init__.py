@@ -1,0 +1,17 @@
+"""Raw messages: compressed, encrypted in frames with a key per blob, kept under random names, erased for good.
+
+Knows neither messages nor tables: callers give a tenant id, a blob id that was never used, and a data key.
+"""
+
+from mailgate.blobs.errors import BlobCorruptError, BlobMissingError, BlobStoreError, BlobTooLargeError
+from mailgate.blobs.store import BlobStore, BlobWriter, Erased
+
+__all__ = [
+    "BlobCorruptError",
+    "BlobMissingError",
+    "BlobStore",
+    "BlobStoreError",
+    "BlobTooLargeError",
+    "BlobWriter",
+    "Erased",
+]

@@ -1,0 +1,127 @@
+"""What object stores give and a local directory does not: durability, temporary files one can sweep, folders made
+ahead.
+
+obstore renames atomically on a local directory but never syncs (a power cut may leave an empty file under the final
+name). So the bytes are made durable here before the rows that refer to them are committed: for a batch one `syncfs` of
+the file system, for a single live message `fsync` of its file and folder. Where `syncfs` is missing (not Linux), a
+batch's files are remembered and synced one by one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mailgate.blobs.errors import BlobStoreError
+
+_TEMPORARY = re.compile(r"#[0-9]+$")  # object_store's own mark for a staged upload; its listings leave such files out
+
+
+class LocalDisk:
+    """One local directory of blobs. Methods block; call them from a worker thread."""
+
+    def __init__(self, root: Path, folders: int) -> None:
+        """Open or make the directory and its `folders` sub-folders, durably. Raises BlobStoreError."""
+        self.root = root
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            made = [folder for number in range(folders) if not (folder := root / f"{number:02x}").is_dir()]
+            for folder in made:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            self._descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            if made:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            raise BlobStoreError(f"the blob directory {root} can't be used: {error.strerror}") from error
+        self._syncfs = _find_syncfs()
+        self._lock = threading.Lock()
+        self._unsynced: list[str] = []
+
+    def close(self) -> None:
+        """Release the directory."""
+        os.close(self._descriptor)
+
+    def note(self, path: str) -> None:
+        """Remember that `path` was written, removed or renamed and is not durable yet."""
+        if self._syncfs is None:
+            with self._lock:
+                self._unsynced.append(path)
+
+    def settle(self) -> None:
+        """Make everything done since the last call durable. Raises BlobStoreError: nothing may refer to those bytes
+        then.
+        """
+        try:
+            if self._syncfs is not None:
+                self._syncfs(self._descriptor)
+                return
+            with self._lock:
+                paths, self._unsynced = self._unsynced, []
+            for path in paths:
+                _fsync(self.root / path, missing_ok=True)
+            for folder in {Path(path).parent for path in paths}:
+                _fsync(self.root / folder)
+        except OSError as error:
+            raise BlobStoreError(f"blobs could not be made durable: {error.strerror}") from error
+
+    def settle_one(self, path: str) -> None:
+        """Make one object durable: its bytes and its name."""
+        target = self.root / path
+        try:
+            _fsync(target)
+            _fsync(target.parent)
+        except OSError as error:
+            raise BlobStoreError(f"a blob could not be made durable: {error.strerror}") from error
+
+    def create_temporary(self, path: str) -> tuple[int, Path]:
+        """A new temporary file beside the final name: descriptor and path. The caller renames or unlinks it."""
+        temporary = self.root / f"{path}#{int.from_bytes(os.urandom(8), 'big')}"
+        try:
+            return os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), temporary
+        except OSError as error:
+            raise BlobStoreError(f"a blob can't be written: {error.strerror}") from error
+
+    def temporaries(self) -> Iterator[tuple[Path, float]]:
+        """Temporary files and when they were last written (seconds since the epoch)."""
+        for folder in sorted(self.root.iterdir()):
+            if folder.is_dir():
+                for path in folder.iterdir():
+                    if _TEMPORARY.search(path.name):
+                        try:
+                            yield path, path.stat().st_mtime
+                        except FileNotFoundError:  # its writer finished meanwhile
+                            continue
+
+
+def _fsync(path: Path, *, missing_ok: bool = False) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if missing_ok:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _find_syncfs() -> Callable[[int], None] | None:
+    """syncfs(2). Since Linux 5.8 it reports write errors that happened after the descriptor was opened."""
+    try:
+        function = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, OSError):
+        return None
+    function.argtypes = [ctypes.c_int]
+    function.restype = ctypes.c_int
+
+    def syncfs(descriptor: int) -> None:
+        if function(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    return syncfs

@@ -1,0 +1,333 @@
+"""Blobs by random name on a local directory, S3, GCS, Azure or in memory, through obstore.
+
+The crash rule (R4): bytes are durable before the rows that refer to them commit.
+
+    put / writer …     any number, from worker threads: not durable yet on a local directory
+    settle()           now they are: commit the rows
+
+The other way round for purging: commit the row's end first, then `erase`, then `settle()`, then record the outcome.
+
+Names: `<two hex digits>/<blob id>`, the digits being a checksum of the id, so that a folder holds 1/256 of all. Names
+are never used again. Objects never change: a name means one content for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import re
+import zlib
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
+
+from mailgate.blobs.disk import LocalDisk
+from mailgate.blobs.errors import BlobCorruptError, BlobMissingError, BlobStoreError, BlobTooLargeError
+from mailgate.blobs.frames import FRAME_SIZE, FrameReader, FrameWriter, open_blob, seal_blob
+from mailgate.clock import SECOND, Instant
+from mailgate.errors import ConfigurationError
+
+_FOLDERS = 256
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{3,63}")
+_UPLOAD_BUFFER = 8 * 1024 * 1024
+
+
+class Erased(enum.Enum):
+    """What became of an erase: both outcomes are success, and both are recorded."""
+
+    gone = "gone"
+    missing = "missing"
+
+
+class BlobWriter(Protocol):
+    """Takes one huge blob piece by piece; nothing is visible under its name until `finish` returns."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take plain bytes."""
+
+    def finish(self) -> int:
+        """Make the object visible; returns its stored size. Durable after the next `settle`."""
+
+    def abort(self) -> None:
+        """Leave nothing behind. May follow a failed `write` or `finish`; harmless after a successful one."""
+
+
+class BlobStore:
+    """Sync methods block and may be called from several threads; async ones belong to the event loop."""
+
+    def __init__(self, store: ObjectStore, disk: LocalDisk | None) -> None:
+        self._store = store
+        self._disk = disk
+
+    @classmethod
+    def open(
+        cls, url: str, *, options: Mapping[str, Any] | None = None, client_options: Mapping[str, Any] | None = None
+    ) -> BlobStore:
+        """Open `file:///path` (made when missing), `memory://` (tests) or `s3://`, `gs://`, `az://` with obstore's
+        `options`.
+
+        `client_options` are those of the HTTP client (`{"allow_http": True}` for a store without TLS, time-outs).
+        Credentials of remote stores come from `options` or the provider's usual environment. Raises ConfigurationError.
+        """
+        parts = urlsplit(url)
+        if parts.scheme in ("", "file"):
+            if parts.netloc not in ("", "localhost"):
+                raise ConfigurationError("blobs.url must be file:///path with three slashes for a local directory")
+            path = Path(unquote(parts.path) if parts.scheme else url).absolute()
+            disk = LocalDisk(path, _FOLDERS)
+            return cls(LocalStore(path), disk)
+        if parts.scheme == "memory":
+            return cls(MemoryStore(), None)
+        try:
+            make: Any = from_url  # typed per provider; the options are the operator's
+            return cls(
+                make(url, config=dict(options or {}) or None, client_options=dict(client_options or {}) or None), None
+            )
+        except (BaseError, ValueError, TypeError) as error:
+            raise ConfigurationError(f"blobs.url or its options can't be used: {_first_line(error)}") from error
+
+    def close(self) -> None:
+        """Release what the store holds open."""
+        if self._disk is not None:
+            self._disk.close()
+
+    def put(self, tenant_id: str, blob_id: str, data: bytes | bytearray | memoryview, key: bytes) -> int:
+        """Store a blob whole; returns its stored size in bytes. Durable after the next `settle`. Raises
+        BlobStoreError.
+        """
+        stored = seal_blob(tenant_id, blob_id, key, data)
+        path = _path(blob_id)
+        with _failing(f"blob {blob_id} can't be stored"):
+            obstore.put(self._store, path, stored, use_multipart=False)
+        if self._disk is not None:
+            self._disk.note(path)
+        return len(stored)
+
+    def writer(self, tenant_id: str, blob_id: str, key: bytes) -> BlobWriter:
+        """A sink for a blob of any size in constant memory. Raises BlobStoreError."""
+        path = _path(blob_id)
+        frames = FrameWriter(tenant_id, blob_id, key)
+        if self._disk is not None:
+            return _LocalWriter(self._disk, path, frames)
+        return _RemoteWriter(self._store, path, frames)
+
+    def settle(self) -> None:
+        """Make everything put, finished or erased since the last call durable. Raises BlobStoreError: commit nothing
+        then.
+        """
+        if self._disk is not None:
+            self._disk.settle()
+
+    def settle_one(self, blob_id: str) -> None:
+        """Make one blob durable, cheaper than `settle` when it is the only one."""
+        if self._disk is not None:
+            self._disk.settle_one(_path(blob_id))
+
+    async def read(self, tenant_id: str, blob_id: str, key: bytes, size: int) -> AsyncIterator[bytes]:
+        """The plain bytes, verified frame by frame, in constant memory.
+
+        Raises BlobMissingError before the first byte, BlobCorruptError at the frame that is wrong, BlobStoreError.
+        """
+        reader = FrameReader(tenant_id, blob_id, key, size)
+        with _failing(f"blob {blob_id} can't be read"):
+            result = await obstore.get_async(self._store, _path(blob_id))
+            async for chunk in result.stream(min_chunk_size=FRAME_SIZE):
+                for plain in reader.feed(memoryview(chunk)):
+                    yield plain
+        reader.close()
+
+    def read_bytes(self, tenant_id: str, blob_id: str, key: bytes, size: int, *, limit: int) -> bytes:
+        """The plain bytes at once, for blobs of at most `limit` bytes. Raises as `read` does, and BlobTooLargeError."""
+        if size > limit:
+            raise BlobTooLargeError(f"blob {blob_id} has {size} bytes, more than the {limit} allowed here")
+        with _failing(f"blob {blob_id} can't be read"):
+            result = obstore.get(self._store, _path(blob_id))
+            if result.meta["size"] > _most_stored(size):
+                raise BlobCorruptError(f"blob {blob_id} is corrupt: its object is longer than {size} bytes can be")
+            return open_blob(tenant_id, blob_id, key, memoryview(result.bytes()), size)
+
+    async def erase(self, blob_id: str) -> Erased:
+        """Remove the object. `missing` when there was none; anything else raises BlobStoreError and is to be retried.
+
+        On a local directory the removal is durable after the next `settle`.
+        """
+        path = _path(blob_id)
+        try:
+            if self._disk is None:
+                # S3 and the like answer a delete of nothing with success: ask first, so that the record is true
+                await obstore.head_async(self._store, path)
+            await obstore.delete_async(self._store, path)
+        except FileNotFoundError:
+            return Erased.missing
+        except (BaseError, OSError) as error:
+            raise BlobStoreError(f"blob {blob_id} can't be erased: {_first_line(error)}") from error
+        if self._disk is not None:
+            self._disk.note(path)
+        return Erased.gone
+
+    async def erase_many(self, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
+        """`erase` for a batch, outcomes in the same order; failures are returned, not raised, so that one does not
+        hide others.
+        """
+        if self._disk is not None:
+            return await asyncio.to_thread(self._unlink_many, self._disk, blob_ids)
+        return await asyncio.gather(*(self._erase_caught(blob_id) for blob_id in blob_ids))
+
+    async def exists(self, blob_id: str) -> bool:
+        """Whether the object is there (its content is not looked at). Raises BlobStoreError."""
+        try:
+            await obstore.head_async(self._store, _path(blob_id))
+        except FileNotFoundError:
+            return False
+        except (BaseError, OSError) as error:
+            raise BlobStoreError(f"blob {blob_id} can't be looked up: {_first_line(error)}") from error
+        return True
+
+    def list_ids(self) -> Iterator[str]:
+        """Every blob id in the store, in no order, in constant memory; objects that are no blobs are left out."""
+        with _failing("blobs can't be listed"):
+            for batch in obstore.list(self._store):
+                for meta in batch:
+                    blob_id = meta["path"].rpartition("/")[2]
+                    if _ID.fullmatch(blob_id) and meta["path"] == _path(blob_id):
+                        yield blob_id
+
+    def sweep(self, older_than: Instant) -> int:
+        """Remove temporary files last written before `older_than` (a killed writer's); returns how many.
+
+        Remote stores need a lifecycle rule that removes incomplete multipart uploads.
+        """
+        swept = 0
+        if self._disk is not None:
+            for path, written_at in self._disk.temporaries():
+                if written_at * SECOND < older_than:
+                    path.unlink(missing_ok=True)
+                    swept += 1
+        return swept
+
+    def _unlink_many(self, disk: LocalDisk, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
+        outcomes: list[Erased | BlobStoreError] = []
+        for blob_id in blob_ids:
+            path = _path(blob_id)
+            try:
+                (disk.root / path).unlink()
+            except FileNotFoundError:
+                outcomes.append(Erased.missing)
+            except OSError as error:
+                outcomes.append(BlobStoreError(f"blob {blob_id} can't be erased: {error.strerror}"))
+            else:
+                disk.note(path)
+                outcomes.append(Erased.gone)
+        return outcomes
+
+    async def _erase_caught(self, blob_id: str) -> Erased | BlobStoreError:
+        try:
+            return await self.erase(blob_id)
+        except BlobStoreError as error:
+            return error
+
+
+class _LocalWriter:
+    def __init__(self, disk: LocalDisk, path: str, frames: FrameWriter) -> None:
+        self._disk = disk
+        self._path = path
+        self._frames = frames
+        descriptor, self._temporary = disk.create_temporary(path)
+        self._file = os.fdopen(descriptor, "wb", buffering=0)
+        self._stored = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._append(self._frames.write(data))
+
+    def finish(self) -> int:
+        self._append(self._frames.finish())
+        try:
+            self._file.close()
+            self._temporary.rename(self._disk.root / self._path)
+        except OSError as error:
+            raise BlobStoreError(f"a blob can't be stored: {error.strerror}") from error
+        self._disk.note(self._path)
+        return self._stored
+
+    def abort(self) -> None:
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    def _append(self, stored: bytes) -> None:
+        view = memoryview(stored)
+        try:
+            while view:
+                view = view[self._file.write(view) :]
+        except OSError as error:
+            raise BlobStoreError(f"a blob can't be stored: {error.strerror}") from error
+        self._stored += len(stored)
+
+
+class _RemoteWriter:
+    """A multipart upload: the store shows the object only when it is complete."""
+
+    def __init__(self, store: ObjectStore, path: str, frames: FrameWriter) -> None:
+        self._frames = frames
+        self._upload: Any = obstore.open_writer(store, path, buffer_size=_UPLOAD_BUFFER)
+        self._stored = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._append(self._frames.write(data))
+
+    def finish(self) -> int:
+        self._append(self._frames.finish())
+        with _failing("a blob can't be stored"):
+            self._upload.close()
+        self._upload = None
+        return self._stored
+
+    def abort(self) -> None:
+        self._upload = (
+            None  # an upload that is dropped is never completed; the store's lifecycle rule removes its parts
+        )
+
+    def _append(self, stored: bytes) -> None:
+        if stored:
+            with _failing("a blob can't be stored"):
+                self._upload.write(stored)
+            self._stored += len(stored)
+
+
+class _failing:  # noqa: N801 - reads as a phrase where it is used
+    """Turns obstore's errors into ours: one place that knows them."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            raise BlobMissingError(f"{self._what}: it is not in the store") from None
+        if isinstance(error, BaseError | OSError):
+            raise BlobStoreError(f"{self._what}: {_first_line(error)}") from error
+
+
+def _path(blob_id: str) -> str:
+    if not _ID.fullmatch(blob_id):
+        raise ValueError("not a blob id")
+    return f"{zlib.crc32(blob_id.encode()) % _FOLDERS:02x}/{blob_id}"
+
+
+def _most_stored(size: int) -> int:
+    """An upper bound of the stored size of `size` plain bytes: incompressible text plus zstd's, the frames' and the
+    header's own.
+    """
+    return size + size // 1024 + (size // FRAME_SIZE + 2) * 64 + 1024
+
+
+def _first_line(error: BaseException) -> str:
+    """obstore's texts go on with a dump of the request; the first line says it."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
