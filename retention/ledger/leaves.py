@@ -110,7 +110,7 @@ class Common:
         fields: Leaf = {
             "v": VERSION,
             "id": self.id,
-            "at": format_instant(self.at),
+            "at": _instant(self.at),
             "origin": self.origin,
             "tenant_ref": self.tenant_ref,
             "actor": {"kind": self.actor.kind, "ref": self.actor.ref},
@@ -144,18 +144,22 @@ def policy_sha256(document: Mapping[str, Any]) -> str:
     return sha256(encode(dict(document))).hexdigest()
 
 
-def _leaf(type_: str, common: Common, **fields: Any) -> bytes:
+def _instant(at: int) -> str:
     try:
-        return build_leaf({**common.fields(), "type": type_, **fields})
+        return format_instant(at)
     except CanonicalError as error:
-        raise LeafError(f"{type_}: {error}") from None
+        raise LeafError(str(error)) from None
+
+
+def _leaf(type_: str, common: Common, **fields: Any) -> bytes:
+    return build_leaf({**common.fields(), "type": type_, **fields})
 
 
 def policy_set(common: Common, *, document: Mapping[str, Any], effective_at: int) -> bytes:
     """A version of the policy, whole; `common.policy.sha256` is the document's hash."""
     if common.policy.sha256 != policy_sha256(document):
         raise LeafError("policy.set: the hash is not the document's")
-    return _leaf("policy.set", common, document=dict(document), effective_at=format_instant(effective_at))
+    return _leaf("policy.set", common, document=dict(document), effective_at=_instant(effective_at))
 
 
 def plan_effective(common: Common, *, plan: str, days: int, effective_at: int, cause: str, event_ref: str) -> bytes:
@@ -165,7 +169,7 @@ def plan_effective(common: Common, *, plan: str, days: int, effective_at: int, c
         common,
         plan=plan,
         days=days,
-        effective_at=format_instant(effective_at),
+        effective_at=_instant(effective_at),
         cause=cause,
         event_ref=event_ref,
     )
@@ -216,13 +220,13 @@ def hold_release(common: Common, *, hold_ref: str, matter: str, reason_commit: s
         hold_ref=hold_ref,
         matter=matter,
         reason_commit=reason_commit,
-        grace_until=format_instant(grace_until),
+        grace_until=_instant(grace_until),
     )
 
 
 def run_open(common: Common, *, now: int, trigger: str, approved: Sequence[str] = ()) -> bytes:
     """A purge run begins and judges by `now`; `approved` names what a person allowed (`brake`, `clock`)."""
-    return _leaf("run.open", common, now=format_instant(now), trigger=trigger, approved=list(approved))
+    return _leaf("run.open", common, now=_instant(now), trigger=trigger, approved=list(approved))
 
 
 def item_purge(
@@ -250,10 +254,10 @@ def item_purge(
         mailbox_ref=mailbox_ref,
         content_commit=content_commit,
         msgid_commit=msgid_commit,
-        anchor={"at": format_instant(anchor.at), "src": anchor.src},
+        anchor={"at": _instant(anchor.at), "src": anchor.src},
         plan=plan,
         days=days,
-        due_at=format_instant(due_at),
+        due_at=_instant(due_at),
         reason=reason,
         checks={"pins": pins, "holds": holds},
         blobs={"refs": blobs.refs, "freed": blobs.freed, "bytes": blobs.bytes},
@@ -353,8 +357,8 @@ def rehydrate(
         mailbox_ref=mailbox_ref,
         content_commit=content_commit,
         msgid_commit=msgid_commit,
-        anchor={"at": format_instant(anchor.at), "src": anchor.src},
-        until=format_instant(until),
+        anchor={"at": _instant(anchor.at), "src": anchor.src},
+        until=_instant(until),
         pins=pins,
     )
 
@@ -365,8 +369,8 @@ def clock_anomaly(common: Common, *, direction: str, last_at: int, now: int, lim
         "clock.anomaly",
         common,
         direction=direction,
-        last_at=format_instant(last_at),
-        now=format_instant(now),
+        last_at=_instant(last_at),
+        now=_instant(now),
         limit_s=limit_s,
     )
 
