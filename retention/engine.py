@@ -1,0 +1,241 @@
+"""A purge run: from its opening to its balanced closing, in small transactions, through a port.
+
+    for each tenant that has copies of age
+        open      log run.open                                                       ┐
+        batch     lock tenant → lock candidates → read anew → judge → purge          │ one transaction each,
+        …         until no candidate is left                                         │ the run's position in it
+        close     log run.close: candidates = purged + kept + failed                 ┘
+    finish
+
+Invariants:
+
+1. Every copy of age has exactly one fate in a run, decided in the transaction that moves the position past it.
+2. A copy is purged only by a verdict over what was read after its lock was taken, under rules read after the tenant's.
+3. Cut anywhere, `resume` goes on from the last commit and ends as an uncut run would have.
+4. What the store refuses shrinks the batch down to one copy; that copy is deferred, logged and counted as failed, and
+   the walk goes on.
+5. An error that is not the batch's own (disk, connection, log) ends the work and leaves the run unfinished, to be
+   resumed: nothing is counted that did not commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from retention.model import Copy, Counts, Instant, KeptBy, Rules, Verdict
+from retention.policy import cutoffs, judge
+from retention.port import BatchFailedError, Position, Progress, PurgeStore, PurgeUnit, Run
+
+BATCH = 500
+"""Copies per transaction, at most: about 50 ms of work, so that nobody waits long."""
+
+Step = Callable[[str], None]
+"""Called with the name of each step boundary that was reached; tests cut a run there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run at `now_at` would do to one tenant. `rules` None: there is no such tenant."""
+
+    tenant_id: str
+    now_at: Instant
+    rules: Rules | None
+    counts: Counts
+
+
+def _no_step(_name: str) -> None:
+    """The step of a run that nobody watches."""
+
+
+class Engine:
+    """Runs purges on a store. `clock` gives the instant by which plans are looked up, batch by batch.
+
+    Ages are judged by the run's own `now_at`: a plan that was raised while the run was cut off counts, and the hours
+    that passed make nothing older.
+    """
+
+    def __init__(
+        self, store: PurgeStore, clock: Callable[[], Instant], *, batch: int = BATCH, step: Step = _no_step
+    ) -> None:
+        if batch < 1:
+            raise ValueError("a batch has at least one copy")
+        self._store = store
+        self._clock = clock
+        self._batch = batch
+        self._step = step
+
+    async def run(self, run: Run) -> Counts:
+        """Begin this run and finish it; the counts of all its tenants."""
+        await self._store.begin(run)
+        self._step("begun")
+        return await self._walk(run, Progress())
+
+    async def resume(self, policy_sha256: str) -> tuple[Run, Counts] | None:
+        """Finish the oldest run that was cut off; None when there is none.
+
+        It goes on under the policy it began with; when the policy is another by now, it is aborted instead: its
+        opening names rules that no longer hold, and the next run judges everything by the new ones.
+        """
+        found = await self._store.unfinished()
+        if found is None:
+            return None
+        run, progress = found
+        if run.policy_sha256 != policy_sha256:
+            return run, await self._abort(run, progress, "policy_changed")
+        return run, await self._walk(run, progress)
+
+    async def preview(self, tenant_id: str, now: Instant, clock_fault: str | None = None) -> Preview:
+        """What a run at `now` would do to this tenant's copies, as they are. Changes nothing."""
+        rules = await self._store.rules(tenant_id, now)
+        counts = Counts()
+        if rules is not None:
+            bounds = cutoffs(rules, now)
+            if bounds is not None:
+                survey = await self._store.survey(tenant_id, bounds, now)
+                for kept_by, count in survey.kept.items():
+                    counts.keep(kept_by, count)
+                if clock_fault is None:
+                    counts.purge(survey.due, survey.bytes)
+                else:
+                    counts.keep(KeptBy.CLOCK, survey.due)
+        return Preview(tenant_id, now, rules, counts)
+
+    async def _walk(self, run: Run, progress: Progress) -> Counts:
+        for tenant_id in await self._tenants(run, progress):
+            progress = await self._tenant(run, tenant_id, progress)
+        await self._store.finish(run, progress, "completed")
+        self._step("finished")
+        return progress.totals
+
+    async def _tenants(self, run: Run, progress: Progress) -> Sequence[str]:
+        """The tenants still to do, in order; the one that was in work when the run was cut is among them."""
+        found = {run.tenant_id} if run.tenant_id is not None else set(await self._store.tenants_of_age(run.now_at))
+        if progress.tenant_id is not None:
+            found.add(progress.tenant_id)
+        return sorted(one for one in found if progress.done_through is None or one > progress.done_through)
+
+    async def _tenant(self, run: Run, tenant_id: str, progress: Progress) -> Progress:
+        if progress.tenant_id is None:
+            progress = await self._store.transact(run, tenant_id, partial(self._open, tenant_id, progress))
+            self._step("opened")
+        size = self._batch
+        done = False
+        while not done and progress.tenant_id is not None:
+            try:
+                progress, done = await self._store.transact(run, tenant_id, partial(self._next, run, progress, size))
+            except BatchFailedError:
+                if size == 1:
+                    progress, done = await self._store.transact(run, tenant_id, partial(self._defer, run, progress))
+                size = max(1, size // 2)
+            else:
+                size = min(self._batch, size * 2)
+            self._step("batch")
+        if progress.tenant_id is not None:
+            progress = await self._store.transact(run, tenant_id, partial(self._close, progress))
+            self._step("closed")
+        return progress
+
+    async def _open(self, tenant_id: str, before: Progress, unit: PurgeUnit) -> Progress:
+        progress = before.copy()
+        if await unit.lock_tenant(self._clock()) is None:
+            progress.done_through = tenant_id
+        else:
+            progress.tenant_id = tenant_id
+            await unit.open()
+        await unit.record(progress)
+        return progress
+
+    async def _next(self, run: Run, before: Progress, limit: int, unit: PurgeUnit) -> tuple[Progress, bool]:
+        """One batch; the progress after it, and whether it was the last."""
+        progress = before.copy()
+        rules = await unit.lock_tenant(self._clock())
+        self._step("tenant locked")
+        if rules is None:
+            return await self._gone(unit, progress), True
+        bounds = cutoffs(rules, run.now_at)
+        if bounds is None:
+            if rules.days is None:
+                progress.counts.keep(KeptBy.PLAN_UNKNOWN, await unit.copies(before.position))
+            await unit.record(progress)
+            return progress, True
+        candidates = await unit.lock_candidates(bounds, before.position, limit)
+        self._step("candidates locked")
+        last = len(candidates) < limit
+        through = None if last else candidates[-1]
+        due: list[tuple[Copy, Verdict]] = []
+        for copy in await unit.read(candidates):
+            verdict = judge(copy, rules, run.now_at)
+            if verdict.due:
+                due.append((copy, verdict))
+            else:
+                progress.counts.keep(str(verdict.kept_by))
+        self._step("judged")
+        for kept_by, count in (await unit.kept_between(bounds, before.position, through, candidates)).items():
+            progress.counts.keep(kept_by, count)
+        if due:
+            progress.counts.purge(len(due), await unit.purge(due, rules))
+        self._step("purged")
+        progress.position = through or (candidates[-1] if candidates else before.position)
+        await unit.record(progress)
+        self._step("recorded")
+        return progress, last
+
+    async def _defer(self, run: Run, before: Progress, unit: PurgeUnit) -> tuple[Progress, bool]:
+        """Step over the one copy that the store refuses to let go."""
+        progress = before.copy()
+        rules = await unit.lock_tenant(self._clock())
+        bounds = None if rules is None else cutoffs(rules, run.now_at)
+        if bounds is None:
+            return progress, False
+        candidates: Sequence[Position] = await unit.lock_candidates(bounds, before.position, 1)
+        if not candidates:
+            return progress, False
+        for copy in await unit.read(candidates):
+            await unit.defer(copy, "store_refused")
+        progress.counts.fail(len(candidates))
+        for kept_by, count in (await unit.kept_between(bounds, before.position, candidates[-1], candidates)).items():
+            progress.counts.keep(kept_by, count)
+        progress.position = candidates[-1]
+        await unit.record(progress)
+        return progress, False
+
+    async def _close(self, before: Progress, unit: PurgeUnit) -> Progress:
+        progress = _tenant_done(before)
+        if await unit.lock_tenant(self._clock()) is not None:
+            await unit.close(before.counts)
+        await unit.record(progress)
+        return progress
+
+    async def _gone(self, unit: PurgeUnit, progress: Progress) -> Progress:
+        """The tenant was erased meanwhile, its log with it: there is nothing left to close."""
+        progress = _tenant_done(progress)
+        await unit.record(progress)
+        return progress
+
+    async def _abort(self, run: Run, progress: Progress, reason: str) -> Counts:
+        if progress.tenant_id is not None:
+            before = progress
+
+            async def work(unit: PurgeUnit) -> Progress:
+                after = _tenant_done(before)
+                if await unit.lock_tenant(self._clock()) is not None:
+                    await unit.abort(before.counts, reason)
+                await unit.record(after)
+                return after
+
+            progress = await self._store.transact(run, progress.tenant_id, work)
+            self._step("aborted")
+        await self._store.finish(run, progress, "failed", reason)
+        return progress.totals
+
+
+def _tenant_done(before: Progress) -> Progress:
+    progress = before.copy()
+    progress.totals.add(progress.counts)
+    progress.tenants += 1
+    progress.done_through = progress.tenant_id
+    progress.tenant_id = progress.position = None
+    progress.counts = Counts()
+    return progress

@@ -1,0 +1,150 @@
+"""When a copy is due. Pure: data in, verdict out.
+
+    anchor   = min(INTERNALDATE, stored_at) when INTERNALDATE makes sense, else stored_at (never the Date: header)
+    due_at   = anchor + days × 86 400 s, then not before any grace that is configured
+    eligible = unpinned and not held and now ≥ due_at and the entitlement is known and the clock is sane
+
+Invariants, each a property test:
+
+1. The boundary is inclusive: at exactly anchor + days × 86 400 s the copy is due, a microsecond before it is not.
+2. The scalar form (`judge`) and the set form (`cutoffs`, `due_in_set`) agree on every copy.
+3. More days never make more copies due; a pin or a hold never does either.
+4. A verdict is due with a reason, or kept with what keeps it; never both, never neither.
+5. Days are 86 400 seconds: no calendar, no time zone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+from retention.ledger.leaves import policy_sha256
+from retention.model import DAY, SECOND, AnchorSource, Copy, Cutoffs, Graces, Instant, KeptBy, Reason, Rules, Verdict
+
+EARLIEST_RECEIVED_AT: Instant = 631_152_000 * SECOND
+"""1990-01-01T00:00:00Z: an INTERNALDATE before it is a server's way of saying that it does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Everything that decides a purge, apart from the tenants' timelines; version and hash stand beside every decision.
+
+    `version` is the plan catalogue's; `sha256` changes with any value that could change a verdict.
+    """
+
+    version: int
+    catalogue_sha256: str
+    anchor: AnchorSource = AnchorSource.RECEIVED
+    graces: Graces = field(default_factory=Graces)
+
+    @property
+    def document(self) -> dict[str, object]:
+        """The policy as the purge log shows it (`policy.set`)."""
+        return {
+            "anchor": str(self.anchor),
+            "catalogue_sha256": self.catalogue_sha256,
+            "graces_days": asdict(self.graces),
+            "version": self.version,
+        }
+
+    @property
+    def sha256(self) -> str:
+        """Hex SHA-256 of the document's canonical JSON."""
+        return policy_sha256(self.document)
+
+
+def anchor(
+    received_at: Instant | None, stored_at: Instant, source: AnchorSource = AnchorSource.RECEIVED
+) -> tuple[Instant, AnchorSource]:
+    """The instant from which a copy's age counts, and where it comes from. Decided once, when the copy is stored.
+
+    `received_at` is INTERNALDATE (RFC 9051 section 2.3.3), None when it did not parse. One in the future is not
+    believed.
+    """
+    if source is AnchorSource.RECEIVED and received_at is not None and EARLIEST_RECEIVED_AT <= received_at <= stored_at:
+        return received_at, AnchorSource.RECEIVED
+    return stored_at, AnchorSource.STORED
+
+
+def due_at(copy: Copy, rules: Rules) -> Instant | None:
+    """When age alone makes the copy due; None when the plan is not known."""
+    if rules.days is None:
+        return None
+    graces = rules.graces
+    at = copy.anchor_at + rules.days * DAY
+    if graces.after_storing:
+        at = max(at, copy.stored_at + graces.after_storing * DAY)
+    if graces.after_shrink and rules.shrunk_at is not None:
+        at = max(at, rules.shrunk_at + graces.after_shrink * DAY)
+    if graces.after_unpin and copy.unpinned_at is not None:
+        at = max(at, copy.unpinned_at + graces.after_unpin * DAY)
+    return at
+
+
+def reason_of(rules: Rules) -> Reason:
+    """Why a due copy goes: a plan that keeps nothing has ended the keeping, any other has let the copy grow old."""
+    return Reason.PLAN_END if rules.days == 0 else Reason.AGE
+
+
+def judge(copy: Copy, rules: Rules, now: Instant) -> Verdict:
+    """The scalar form: one copy at one instant. Of what keeps it the first is named: hold, pin, plan, age, clock."""
+    at = due_at(copy, rules)
+    if copy.holds > 0:
+        return Verdict(False, at, kept_by=KeptBy.HELD)
+    if copy.pins > 0:
+        return Verdict(False, at, kept_by=KeptBy.PINNED)
+    if at is None:
+        return Verdict(False, None, kept_by=KeptBy.PLAN_UNKNOWN)
+    if now < at:
+        return Verdict(False, at, kept_by=KeptBy.NOT_DUE)
+    if rules.clock_fault is not None:
+        return Verdict(False, at, kept_by=KeptBy.CLOCK)
+    return Verdict(True, at, reason=reason_of(rules))
+
+
+def cutoffs(rules: Rules, now: Instant) -> Cutoffs | None:
+    """The set form: what is of age at `now`, as bounds for one statement. None when nothing can be of age.
+
+    Says nothing of pins, holds and the clock: those are the statement's and the caller's.
+    """
+    if rules.days is None:
+        return None
+    graces = rules.graces
+    if graces.after_shrink and rules.shrunk_at is not None and now < rules.shrunk_at + graces.after_shrink * DAY:
+        return None
+    return Cutoffs(
+        anchor_at=now - rules.days * DAY,
+        stored_at=now - graces.after_storing * DAY if graces.after_storing else None,
+        unpinned_at=now - graces.after_unpin * DAY if graces.after_unpin else None,
+    )
+
+
+def of_age(copy: Copy, bounds: Cutoffs | None) -> bool:
+    """What the set form's statement says of one copy's age: the model that the SQL is tested against."""
+    return (
+        bounds is not None
+        and copy.anchor_at <= bounds.anchor_at
+        and (bounds.stored_at is None or copy.stored_at <= bounds.stored_at)
+        and (bounds.unpinned_at is None or copy.unpinned_at is None or copy.unpinned_at <= bounds.unpinned_at)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClockLimits:
+    """How far the clock may jump between two looks at it before nothing is purged without approval."""
+
+    max_backward: Instant = 300 * SECOND
+    max_forward: Instant = 100 * DAY
+
+
+def clock_fault(now: Instant, last_seen_at: Instant | None, limits: ClockLimits = ClockLimits()) -> str | None:
+    """What is wrong with the clock, `back` or `forward`; None when it is sane or there is nothing to compare with.
+
+    `last_seen_at` is the latest time that the store has recorded.
+    """
+    if last_seen_at is None:
+        return None
+    if now < last_seen_at - limits.max_backward:
+        return "back"
+    if now > last_seen_at + limits.max_forward:
+        return "forward"
+    return None

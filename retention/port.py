@@ -1,0 +1,149 @@
+"""What a store must offer to a purge. The engine knows nothing else of it: no SQL, no tables, no gateway.
+
+A store gives one unit of work per transaction (`PurgeStore.transact`). Whatever a unit did is committed as a whole when
+the work returns, and not at all when it raises; log entries are part of it, so a log that can't be written means that
+nothing is purged. The run's own record (its position and its counts) is written in the same unit: a cut run goes on
+exactly where its last commit left it.
+
+What a store promises beyond that, and the contract suite checks:
+
+1. `lock_tenant` keeps the tenant's plan from changing until the end of the unit, and names the rules by what is
+   committed now.
+2. `lock_candidates` locks copies that are of age, unpinned and unheld, and skips, without waiting, those that another
+   transaction has locked. From then on no pin, hold or change of these copies commits before the unit ends.
+3. `read` reads them anew, in a statement that begins after the locks were taken: what committed in between is seen.
+4. `purge` takes everything of a copy: derived rows, the reference to its blob (the last reference takes the blob's
+   key and queues its erasing); it leaves a tombstone and exactly one log entry per copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, TypeVar
+
+from retention.model import Actor, Copy, Counts, Cutoffs, Instant, Rules, Verdict
+
+T = TypeVar("T")
+
+Position: TypeAlias = tuple[Instant, str]
+"""Where a walk stands: (anchor_at, id) of the last copy it saw. Copies are walked in this order."""
+
+
+class BatchFailedError(Exception):
+    """The store refused this unit, but is itself in order: a smaller one may pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run as it was opened. `tenant_id` None: all tenants. `now_at` was read once and judges every copy's age."""
+
+    id: str
+    tenant_id: str | None
+    now_at: Instant
+    started_at: Instant
+    trigger: str
+    actor: Actor
+    policy_version: int
+    policy_sha256: str
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is; part of every unit that moves it.
+
+    `totals` are the finished tenants' counts. `tenant_id` is the one in work (its `run.open` stands in its log),
+    with its own counts and position; tenants up to `done_through` (in order of ids) are finished.
+    """
+
+    totals: Counts = field(default_factory=Counts)
+    tenants: int = 0
+    done_through: str | None = None
+    tenant_id: str | None = None
+    counts: Counts = field(default_factory=Counts)
+    position: Position | None = None
+
+    def copy(self) -> Progress:
+        """An independent copy."""
+        return Progress(
+            self.totals.copy(), self.tenants, self.done_through, self.tenant_id, self.counts.copy(), self.position
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a walk over part of a tenant's copies of age finds, without changing anything.
+
+    `due` copies of `bytes` bytes would go; `kept` stay, by reason.
+    """
+
+    due: int
+    bytes: int
+    kept: Mapping[str, int]
+
+
+class PurgeUnit(Protocol):
+    """One transaction over one tenant."""
+
+    async def lock_tenant(self, at: Instant) -> Rules | None:
+        """The tenant's rules at `at`, which stay so until the unit ends. None when the tenant is gone."""
+
+    async def lock_candidates(self, bounds: Cutoffs, after: Position | None, limit: int) -> Sequence[Position]:
+        """Lock at most `limit` copies that may be due, in order of position, after `after`; skip what is locked."""
+
+    async def read(self, candidates: Sequence[Position]) -> Sequence[Copy]:
+        """The locked copies as they are now, in the order given."""
+
+    async def kept_between(
+        self, bounds: Cutoffs, after: Position | None, through: Position | None, taken: Sequence[Position]
+    ) -> Mapping[str, int]:
+        """How many copies of age in (after, through] are not in `taken`, by what keeps them: held, pinned or locked."""
+
+    async def copies(self, after: Position | None) -> int:
+        """How many copies of any age the tenant has after this position."""
+
+    async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
+        """Purge these locked copies; returns the sum of their originals' sizes."""
+
+    async def defer(self, copy: Copy, reason: str) -> None:
+        """Log that this copy should have gone and could not."""
+
+    async def open(self) -> None:
+        """Log that the run begins in this tenant."""
+
+    async def close(self, counts: Counts) -> None:
+        """Log that the run ended in this tenant, with balanced counts."""
+
+    async def abort(self, counts: Counts, reason: str) -> None:
+        """Log that the run stops in this tenant after so much."""
+
+    async def record(self, progress: Progress) -> None:
+        """Write down how far the run is."""
+
+
+class PurgeStore(Protocol):
+    """Where the copies, the runs and the logs are."""
+
+    async def begin(self, run: Run) -> None:
+        """Write down that the run exists and is running."""
+
+    async def unfinished(self) -> tuple[Run, Progress] | None:
+        """The oldest run that began and neither finished nor was aborted."""
+
+    async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
+        """Write down how the run ended: `completed`, `halted` or `failed`."""
+
+    async def tenants_of_age(self, now: Instant) -> Sequence[str]:
+        """The ids, in order, of the tenants that have any copy of age at `now`, pinned and held ones included."""
+
+    async def transact(self, run: Run, tenant_id: str, work: Callable[[PurgeUnit], Awaitable[T]]) -> T:
+        """Do `work` in one transaction; it may be called again when the store undid it to resolve a conflict.
+
+        Raises BatchFailedError when the store refused it for what it contains.
+        """
+
+    async def rules(self, tenant_id: str, at: Instant) -> Rules | None:
+        """The tenant's rules at `at`, without a lock. None when there is no such tenant."""
+
+    async def survey(self, tenant_id: str, bounds: Cutoffs, now: Instant) -> Survey:
+        """What a walk over all copies of age would find. Reads only."""

@@ -1,0 +1,157 @@
+"""A purge store in memory: the port's promises in the fewest lines, and a place where a run can be cut or refused."""
+
+from __future__ import annotations
+
+import asyncio
+import copy as copying
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from retention.model import Copy, Counts, Cutoffs, Instant, Rules, Verdict
+from retention.policy import cutoffs, of_age
+from retention.port import BatchFailedError, Position, Progress, Run, Survey
+
+T = TypeVar("T")
+
+
+@dataclass
+class State:
+    """All that a commit keeps. `log` holds (tenant, type, details…) tuples."""
+
+    copies: dict[str, dict[str, Copy]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    rules: dict[str, Rules] = field(default_factory=dict)
+    tombstones: list[str] = field(default_factory=list)
+    log: list[tuple[Any, ...]] = field(default_factory=list)
+    runs: dict[str, tuple[Run, Progress, str]] = field(default_factory=dict)
+
+
+class MemoryStore:
+    """The port over a `State`; units run one at a time on a copy that replaces the state when they return."""
+
+    def __init__(self) -> None:
+        self.state = State()
+        self.refused: set[str] = set()  # ids whose purge fails
+        self.locked: set[str] = set()  # ids that another transaction has locked
+        self.between: Callable[[State], None] | None = None  # what commits between locking and reading
+        self._turn = asyncio.Lock()
+
+    def add(self, tenant_id: str, copy: Copy, size: int = 1) -> None:
+        self.state.copies.setdefault(tenant_id, {})[copy.id] = copy
+        self.state.sizes[copy.id] = size
+
+    async def begin(self, run: Run) -> None:
+        self.state.runs[run.id] = (run, Progress(), "running")
+
+    async def unfinished(self) -> tuple[Run, Progress] | None:
+        running = [(run, progress) for run, progress, state in self.state.runs.values() if state == "running"]
+        return min(running, key=lambda pair: pair[0].id, default=None)
+
+    async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
+        self.state.runs[run.id] = (run, progress, state)
+
+    async def tenants_of_age(self, now: Instant) -> Sequence[str]:
+        return sorted(
+            tenant
+            for tenant, copies in self.state.copies.items()
+            if any(of_age(copy, cutoffs(self.state.rules[tenant], now)) for copy in copies.values())
+        )
+
+    async def transact(self, run: Run, tenant_id: str, work: Callable[[Unit], Awaitable[T]]) -> T:
+        async with self._turn:
+            draft = copying.deepcopy(self.state)
+            result = await work(Unit(self, draft, run, tenant_id))
+            self.state = draft
+            return result
+
+    async def rules(self, tenant_id: str, at: Instant) -> Rules | None:
+        return self.state.rules.get(tenant_id)
+
+    async def survey(self, tenant_id: str, bounds: Cutoffs, now: Instant) -> Survey:
+        due, size, kept = 0, 0, dict[str, int]()
+        for copy in self.state.copies.get(tenant_id, {}).values():
+            if not of_age(copy, bounds):
+                continue
+            kept_by = "held" if copy.holds else "pinned" if copy.pins else None
+            if kept_by:
+                kept[kept_by] = kept.get(kept_by, 0) + 1
+            else:
+                due, size = due + 1, size + self.state.sizes[copy.id]
+        return Survey(due, size, kept)
+
+
+class Unit:
+    def __init__(self, store: MemoryStore, state: State, run: Run, tenant_id: str) -> None:
+        self._store, self._state, self._run, self._tenant_id = store, state, run, tenant_id
+
+    @property
+    def _copies(self) -> dict[str, Copy]:
+        return self._state.copies.get(self._tenant_id, {})
+
+    def _walk(self, bounds: Cutoffs, after: Position | None) -> list[Copy]:
+        found = [
+            copy
+            for copy in self._copies.values()
+            if of_age(copy, bounds) and (after is None or (copy.anchor_at, copy.id) > after)
+        ]
+        return sorted(found, key=lambda copy: (copy.anchor_at, copy.id))
+
+    async def lock_tenant(self, at: Instant) -> Rules | None:
+        return self._state.rules.get(self._tenant_id)
+
+    async def lock_candidates(self, bounds: Cutoffs, after: Position | None, limit: int) -> Sequence[Position]:
+        free = [
+            (copy.anchor_at, copy.id)
+            for copy in self._walk(bounds, after)
+            if not copy.pins and not copy.holds and copy.id not in self._store.locked
+        ][:limit]
+        if self._store.between is not None:
+            self._store.between(self._state)
+        return free
+
+    async def read(self, candidates: Sequence[Position]) -> Sequence[Copy]:
+        return [self._copies[id_] for _, id_ in candidates]
+
+    async def kept_between(
+        self, bounds: Cutoffs, after: Position | None, through: Position | None, taken: Sequence[Position]
+    ) -> Mapping[str, int]:
+        kept = dict[str, int]()
+        seen = {id_ for _, id_ in taken}
+        for copy in self._walk(bounds, after):
+            if copy.id not in seen and (through is None or (copy.anchor_at, copy.id) <= through):
+                kept_by = "held" if copy.holds else "pinned" if copy.pins else "locked"
+                kept[kept_by] = kept.get(kept_by, 0) + 1
+        return kept
+
+    async def copies(self, after: Position | None) -> int:
+        return sum(after is None or (copy.anchor_at, copy.id) > after for copy in self._copies.values())
+
+    async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
+        for copy, verdict in due:
+            if copy.id in self._store.refused:
+                raise BatchFailedError(copy.id)
+            del self._copies[copy.id]
+            self._state.tombstones.append(copy.id)
+            self._state.log.append((self._tenant_id, "item.purge", self._run.id, copy.id, str(verdict.reason)))
+        return sum(self._state.sizes[copy.id] for copy, _ in due)
+
+    async def defer(self, copy: Copy, reason: str) -> None:
+        self._state.log.append((self._tenant_id, "item.deferred", self._run.id, copy.id, reason))
+
+    async def open(self) -> None:
+        self._state.log.append((self._tenant_id, "run.open", self._run.id))
+
+    async def close(self, counts: Counts) -> None:
+        self._state.log.append((self._tenant_id, "run.close", self._run.id, counts.to_json()))
+
+    async def abort(self, counts: Counts, reason: str) -> None:
+        self._state.log.append((self._tenant_id, "run.abort", self._run.id, reason, counts.to_json()))
+
+    async def record(self, progress: Progress) -> None:
+        run, _, state = self._state.runs[self._run.id]
+        self._state.runs[run.id] = (run, progress.copy(), state)
+
+
+def pinned(copy: Copy) -> Copy:
+    return replace(copy, pins=1)

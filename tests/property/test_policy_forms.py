@@ -1,0 +1,88 @@
+"""The policy's invariants: scalar and set form agree, more days never purge more, pins and holds always keep."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retention.model import DAY, Copy, Graces, Rules
+from retention.policy import anchor, cutoffs, due_at, judge, of_age
+
+NOW = 20_000 * DAY
+DAYS = st.sampled_from([0, 1, 30, 60, 90])
+GRACE = st.sampled_from([0, 0, 1, 7, 30])
+
+
+@st.composite
+def instants(draw: st.DrawFn) -> int:
+    """Around every boundary that there is, and anywhere."""
+    whole = draw(st.sampled_from([0, 1, 7, 29, 30, 31, 60, 90, 97, 120]))
+    return NOW - whole * DAY + draw(st.sampled_from([-DAY, -1, 0, 1, DAY]) | st.integers(-(10**12), 10**12))
+
+
+def copies() -> st.SearchStrategy[Copy]:
+    return st.builds(
+        Copy,
+        id=st.just("A"),
+        anchor_at=instants(),
+        stored_at=instants(),
+        pins=st.integers(0, 2),
+        holds=st.sampled_from([0, 0, 0, 1, 2]),
+        unpinned_at=st.none() | instants(),
+    )
+
+
+def all_rules() -> st.SearchStrategy[Rules]:
+    return st.builds(
+        Rules,
+        plan=st.just("plan"),
+        days=st.none() | DAYS,
+        graces=st.builds(Graces, after_storing=GRACE, after_shrink=GRACE, after_unpin=GRACE),
+        shrunk_at=st.none() | instants(),
+        clock_fault=st.sampled_from([None, None, None, "forward"]),
+    )
+
+
+@given(copies(), all_rules())
+def test_scalar_and_set_form_agree(copy: Copy, rules: Rules) -> None:
+    in_set = of_age(copy, cutoffs(rules, NOW)) and copy.pins == 0 and copy.holds == 0 and rules.clock_fault is None
+    assert judge(copy, rules, NOW).due == in_set
+
+
+@given(copies(), all_rules())
+def test_a_verdict_has_one_reason_and_agrees_with_due_at(copy: Copy, rules: Rules) -> None:
+    verdict = judge(copy, rules, NOW)
+    assert (verdict.reason is None) != (verdict.kept_by is None)
+    assert verdict.due == (verdict.reason is not None)
+    assert verdict.due_at == due_at(copy, rules)
+    if verdict.due:
+        assert verdict.due_at is not None
+        assert verdict.due_at <= NOW
+
+
+@given(copies(), all_rules(), DAYS)
+def test_more_days_never_purge_more(copy: Copy, rules: Rules, more: int) -> None:
+    longer = replace(rules, days=None if rules.days is None else rules.days + more)
+    if judge(copy, longer, NOW).due:
+        assert judge(copy, rules, NOW).due
+
+
+@given(copies(), all_rules(), st.booleans())
+def test_pins_and_holds_always_keep(copy: Copy, rules: Rules, hold: bool) -> None:
+    kept = replace(copy, holds=1) if hold else replace(copy, pins=1)
+    assert not judge(kept, rules, NOW).due
+
+
+@given(copies(), all_rules(), st.integers(0, 10**14))
+def test_what_is_due_stays_due(copy: Copy, rules: Rules, later: int) -> None:
+    if judge(copy, rules, NOW).due:
+        assert judge(copy, rules, NOW + later).due
+
+
+@given(st.none() | st.integers(-(2**62), 2**62), st.integers(0, 2**52))
+def test_an_anchor_is_never_after_storing(received: int | None, stored: int) -> None:
+    at, _ = anchor(received, stored)
+    assert at <= stored
+    assert at in (stored, received)
