@@ -329,4 +329,5 @@ def test_settle_may_run_while_others_put(local: BlobStore) -> None:
         for _ in range(5):
             local.settle()
         stop.set()
-        assert len(list(local.list_ids())) == counted.result()
+        count = counted.result()
+    assert len(list(local.list_ids())) == count
