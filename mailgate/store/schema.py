@@ -196,7 +196,7 @@ messages = Table(
     Column("mailbox_id", Id, ForeignKey("mailboxes.id"), nullable=False),
     Column("item_ref", Ref, nullable=False, unique=True, comment="random; what the purge log calls the copy"),
     Column("anchor_at", BigInteger, nullable=False, comment="written once; the age counts from here"),
-    Column("anchor_source", String(16), nullable=False, comment="received or stored"),
+    Column("anchor_source", String(16), nullable=False, comment="internaldate, stored or rehydrated"),
     Column("internal_date_at", BigInteger, comment="as the server said; null when missing or nonsense"),
     Column("stored_at", BigInteger, nullable=False),
     Column("size", BigInteger, nullable=False, comment="of the original's bytes"),

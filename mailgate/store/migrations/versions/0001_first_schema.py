@@ -389,7 +389,7 @@ def upgrade() -> None:
             "item_ref", sa.String(length=32), nullable=False, comment="random; what the purge log calls the copy"
         ),
         sa.Column("anchor_at", sa.BigInteger(), nullable=False, comment="written once; the age counts from here"),
-        sa.Column("anchor_source", sa.String(length=16), nullable=False, comment="received or stored"),
+        sa.Column("anchor_source", sa.String(length=16), nullable=False, comment="internaldate, stored or rehydrated"),
         sa.Column(
             "internal_date_at",
             sa.BigInteger(),

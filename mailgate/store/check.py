@@ -1,0 +1,262 @@
+"""The store checks itself: `mailgate doctor`, and every test of the store at its end.
+
+Each invariant is one named check that returns what contradicts it. Quick checks read rows only; `deep` also reads
+every blob, decrypts it and compares it with what was stored. Nothing is changed. Run it beside a live gateway and a
+count may be seen in the middle of a change only on PostgreSQL, where statements see different moments; on SQLite all
+of it is one snapshot.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, and_, case, exists, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mailgate.blobs import BlobStore
+from mailgate.errors import MailgateError
+from mailgate.keys import KeyRing
+from mailgate.store.database import Database
+from mailgate.store.schema import (
+    blob_erasures,
+    blobs,
+    events,
+    log_leaves,
+    messages,
+    origins,
+    pins,
+    runs,
+    search_docs,
+    tenant_heads,
+    tenants,
+    tombstones,
+)
+from retention.ledger.tree import Frontier, leaf_hash
+
+_LEAVES_A_READ = 4096
+_SHOWN = 20
+"""Findings of one check that are listed; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One contradiction: which invariant, whose, and what is there."""
+
+    check: str
+    tenant_id: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the doctor found. `orphans` are objects without a row: leftovers of a kill, harmless, swept later."""
+
+    findings: tuple[Finding, ...]
+    checks: int
+    orphans: int = 0
+    blobs_read: int = 0
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing contradicts anything."""
+        return not self.findings
+
+
+async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = False) -> Report:
+    """Check every invariant of the store."""
+    findings: list[Finding] = []
+    async with db.read() as conn:
+        for name, query in _queries().items():
+            rows = (await conn.execute(query.limit(_SHOWN + 1))).all()
+            findings += [Finding(name, row[0], ", ".join(str(value) for value in row[1:])) for row in rows[:_SHOWN]]
+            if len(rows) > _SHOWN:
+                findings.append(Finding(name, None, "and more"))
+        for name, check in _WALKS.items():
+            findings += [Finding(name, tenant_id, detail) async for tenant_id, detail in check(conn)]
+        held = {row.id async for row in await conn.stream(select(blobs.c.id))}
+        queued = set((await conn.execute(select(blob_erasures.c.blob_id))).scalars())
+    objects = set(store.list_ids())
+    findings += [
+        Finding("a copy's blob is there", None, f"blob {blob_id} has no object") for blob_id in sorted(held - objects)
+    ]
+    read = 0
+    if deep:
+        async for finding in _unreadable(db, store, ring):
+            if finding is None:
+                read += 1
+            else:
+                findings.append(finding)
+    return Report(tuple(findings), len(_queries()) + len(_WALKS) + 1 + deep, len(objects - held - queued), read)
+
+
+def _queries() -> dict[str, Select[Any]]:
+    """Invariants that one statement each can refute: rows are (tenant, what is wrong, …)."""
+    counted = (
+        select(
+            messages.c.tenant_id,
+            func.count().label("copies"),
+            func.coalesce(func.sum(messages.c.size), 0).label("storage_bytes"),
+        )
+        .group_by(messages.c.tenant_id)
+        .subquery()
+    )
+    copies, size = func.coalesce(counted.c.copies, 0), func.coalesce(counted.c.storage_bytes, 0)
+    pinned = select(func.count()).where(pins.c.message_id == messages.c.id).scalar_subquery()
+    referred = select(func.count()).where(messages.c.blob_id == blobs.c.id).scalar_subquery()
+    removals = (
+        select(log_leaves.c.tenant_id, log_leaves.c.item_ref, func.count().label("n"))
+        .where(log_leaves.c.type.in_(("item.purge", "item.remove")))
+        .group_by(log_leaves.c.tenant_id, log_leaves.c.item_ref)
+        .subquery()
+    )
+    rehydrated = exists().where(log_leaves.c.item_ref == removals.c.item_ref, log_leaves.c.type == "rehydrate")
+    logged = exists().where(
+        log_leaves.c.tenant_id == tombstones.c.tenant_id,
+        log_leaves.c.item_ref == tombstones.c.item_ref,
+        log_leaves.c.type.in_(("item.purge", "item.remove")),
+    )
+    last_event = select(func.coalesce(func.max(events.c.seq), 0)).where(events.c.tenant_id == tenant_heads.c.tenant_id)
+    all_events = select(func.count()).where(events.c.tenant_id == tenant_heads.c.tenant_id)
+    return {
+        "usage is what is stored": select(
+            tenant_heads.c.tenant_id, tenant_heads.c.copies, copies, tenant_heads.c.storage_bytes, size
+        )
+        .outerjoin(counted, counted.c.tenant_id == tenant_heads.c.tenant_id)
+        .where(or_(tenant_heads.c.copies != copies, tenant_heads.c.storage_bytes != size)),
+        "a message counts its pins": select(messages.c.tenant_id, messages.c.id, messages.c.pins, pinned).where(
+            messages.c.pins != pinned
+        ),
+        "a blob counts its copies": select(blobs.c.tenant_id, blobs.c.id, blobs.c.refs, referred).where(
+            or_(blobs.c.refs != referred, blobs.c.refs <= 0)
+        ),
+        "a copy belongs to the tenant of its blob": select(messages.c.tenant_id, messages.c.id, blobs.c.tenant_id)
+        .join(blobs, blobs.c.id == messages.c.blob_id)
+        .where(or_(blobs.c.tenant_id != messages.c.tenant_id, blobs.c.size != messages.c.size)),
+        "an anchor is when the message was received, or stored": select(
+            messages.c.tenant_id, messages.c.id, messages.c.anchor_at, messages.c.anchor_source
+        ).where(
+            case(
+                (messages.c.anchor_source == "internaldate", messages.c.anchor_at != messages.c.internal_date_at),
+                (messages.c.anchor_source == "stored", messages.c.anchor_at != messages.c.stored_at),
+                else_=False,
+            )
+            | (messages.c.anchor_at > messages.c.stored_at)
+        ),
+        "an origin belongs to its message's mailbox": select(
+            origins.c.tenant_id, origins.c.message_id, origins.c.folder_id
+        )
+        .join(messages, messages.c.id == origins.c.message_id)
+        .where(or_(messages.c.mailbox_id != origins.c.mailbox_id, messages.c.tenant_id != origins.c.tenant_id)),
+        "a message is stored or purged, not both": select(tombstones.c.tenant_id, tombstones.c.message_id).join(
+            messages, messages.c.id == tombstones.c.message_id
+        ),
+        "a purge has one leaf": select(removals.c.tenant_id, removals.c.item_ref, removals.c.n).where(
+            removals.c.n > 1, ~rehydrated
+        ),
+        "what is gone stands in the log": select(tombstones.c.tenant_id, tombstones.c.item_ref).where(~logged),
+        "what is in the log as gone is not stored": select(messages.c.tenant_id, messages.c.id)
+        .join(removals, and_(removals.c.item_ref == messages.c.item_ref, removals.c.tenant_id == messages.c.tenant_id))
+        .where(~rehydrated),
+        "a blob that is to be erased has no row": select(blob_erasures.c.tenant_id, blob_erasures.c.blob_id).join(
+            blobs, blobs.c.id == blob_erasures.c.blob_id
+        ),
+        "events are numbered without gaps": select(tenant_heads.c.tenant_id, tenant_heads.c.event_seq).where(
+            or_(
+                last_event.scalar_subquery() > tenant_heads.c.event_seq,
+                and_(all_events.scalar_subquery() > 0, last_event.scalar_subquery() != tenant_heads.c.event_seq),
+            )
+        ),
+        "only indexed messages are in the index": select(search_docs.c.tenant_id, search_docs.c.message_id)
+        .join(messages, messages.c.id == search_docs.c.message_id)
+        .where(~messages.c.indexed),
+        "a tenant has a head": select(tenants.c.id).outerjoin(tenant_heads).where(tenant_heads.c.tenant_id.is_(None)),
+    }
+
+
+async def _log_hangs_together(conn: AsyncConnection) -> AsyncIterator[tuple[str, str]]:
+    """Each log's leaves are numbered without gaps, hash to what is stored, and give the frontier that was counted
+    along.
+    """
+    heads = (
+        await conn.execute(select(tenant_heads.c.tenant_id, tenant_heads.c.log_size, tenant_heads.c.log_frontier))
+    ).all()
+    for tenant_id, size, frontier in heads:
+        tree = Frontier()
+        for first in range(0, size, _LEAVES_A_READ):
+            query = (
+                select(log_leaves.c.idx, log_leaves.c.body, log_leaves.c.hash)
+                .where(
+                    log_leaves.c.tenant_id == tenant_id,
+                    log_leaves.c.idx >= first,
+                    log_leaves.c.idx < first + _LEAVES_A_READ,
+                )
+                .order_by(log_leaves.c.idx)
+            )
+            for idx, body, digest in (await conn.execute(query)).all():
+                if idx != tree.size or leaf_hash(body) != digest:
+                    yield tenant_id, f"entry {tree.size} is missing or its hash does not fit"
+                    return
+                tree.append(digest)
+        more = select(func.count()).where(log_leaves.c.tenant_id == tenant_id, log_leaves.c.idx >= size)
+        if tree.size != size or (await conn.execute(more)).scalar_one():
+            yield tenant_id, f"the log counts {size} entries, but other ones are there"
+        elif tree.to_bytes() != frontier:
+            yield tenant_id, "the entries do not give the frontier that was counted along"
+
+
+async def _runs_balance(conn: AsyncConnection) -> AsyncIterator[tuple[str | None, str]]:
+    """A purge run that is over has candidates = purged + kept + failed."""
+    query = select(runs.c.id, runs.c.tenant_id, runs.c.counts).where(
+        runs.c.kind == "purge", runs.c.finished_at.is_not(None)
+    )
+    for run_id, tenant_id, counts in (await conn.execute(query)).all():
+        if not counts:
+            continue
+        told = counts.get("purged", 0) + sum(counts.get("kept", {}).values()) + counts.get("failed", 0)
+        if counts.get("candidates", 0) != told:
+            yield tenant_id, f"run {run_id}: {counts.get('candidates', 0)} candidates, but {told} outcomes"
+
+
+async def _unreadable(db: Database, store: BlobStore, ring: KeyRing) -> AsyncIterator[Finding | None]:
+    """Read every blob; None for each good one."""
+    after = ""
+    while True:
+        query = (
+            select(blobs, tenants.c.ref)
+            .join(tenants, tenants.c.id == blobs.c.tenant_id)
+            .where(blobs.c.id > after)
+            .order_by(blobs.c.id)
+            .limit(500)
+        )
+        async with db.read() as conn:
+            rows = (await conn.execute(query)).all()
+        for row in rows:
+            try:
+                keys = ring.tenant(row.ref)
+                digest, size = hashlib.sha256(), 0
+                async for chunk in store.read(
+                    row.tenant_id, row.id, keys.unwrap(row.data_key, row.key_epoch), row.size
+                ):
+                    digest.update(chunk)
+                    size += len(chunk)
+                good = size == row.size and keys.mac("content", digest.digest()) == row.content_token
+                yield (
+                    None
+                    if good
+                    else Finding("a copy's bytes are what was stored", row.tenant_id, f"blob {row.id} has other bytes")
+                )
+            except MailgateError as error:
+                yield Finding("a copy's bytes are what was stored", row.tenant_id, f"blob {row.id}: {error.detail}")
+        if len(rows) < 500:
+            return
+        after = rows[-1].id
+
+
+_Walk = Callable[[AsyncConnection], AsyncIterator[tuple[str | None, str]]]
+_WALKS: dict[str, _Walk] = {
+    "the log hangs together": _log_hangs_together,
+    "the counts of a run balance": _runs_balance,
+}
