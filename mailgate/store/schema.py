@@ -225,6 +225,7 @@ messages = Table(
     Column(
         "pins", Integer, nullable=False, server_default="0", comment="rows in pins; kept under the lock of this row"
     ),
+    Column("unpinned_at", BigInteger, comment="when the last pin went; null while there is one or never was"),
     Column(
         "indexed",
         Boolean,
@@ -302,6 +303,7 @@ pins = Table(
     Column("message_id", Id, ForeignKey("messages.id"), nullable=False),
     Column("entity_type", Name, nullable=False),
     Column("entity_id", String(200), nullable=False),
+    Column("ref", Ref, nullable=False, comment="random; what the purge log calls the pin"),
     Column("note", LargeBinary, comment="sealed under the message's data key"),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", String(200), nullable=False),

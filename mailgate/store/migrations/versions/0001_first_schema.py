@@ -434,6 +434,12 @@ def upgrade() -> None:
             comment="rows in pins; kept under the lock of this row",
         ),
         sa.Column(
+            "unpinned_at",
+            sa.BigInteger(),
+            nullable=True,
+            comment="when the last pin went; null while there is one or never was",
+        ),
+        sa.Column(
             "indexed",
             sa.Boolean(),
             server_default=sa.text("(false)"),
@@ -496,6 +502,7 @@ def upgrade() -> None:
         sa.Column("message_id", sa.String(length=26), nullable=False),
         sa.Column("entity_type", sa.String(length=64), nullable=False),
         sa.Column("entity_id", sa.String(length=200), nullable=False),
+        sa.Column("ref", sa.String(length=32), nullable=False, comment="random; what the purge log calls the pin"),
         sa.Column("note", sa.LargeBinary(), nullable=True, comment="sealed under the message's data key"),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("created_by", sa.String(length=200), nullable=False),
