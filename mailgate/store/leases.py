@@ -7,7 +7,7 @@ A process that stalls and wakes up after its lease ran out finds in its next wri
 
 from __future__ import annotations
 
-from sqlalchemy import select, update
+from sqlalchemy import case, select, update
 
 from mailgate.clock import Instant
 from mailgate.errors import ConflictError
@@ -41,7 +41,7 @@ async def acquire_in(tx: Transaction, name: str, owner: str, ttl: Instant, now: 
         index_elements=[leases.c.name],
         set_={
             "owner": owner,
-            "fence": leases.c.fence + (leases.c.owner != owner).cast(leases.c.fence.type),
+            "fence": leases.c.fence + case((leases.c.owner == owner, 0), else_=1),
             "expires_at": now + ttl,
         },
         where=(leases.c.owner == owner) | (leases.c.expires_at <= now),

@@ -1,0 +1,53 @@
+"""The store's parts on a new database and key store; at the end of each test the store checks itself."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mailgate.blobs import BlobStore
+from mailgate.clock import DAY, Instant
+from mailgate.keys import KeyRing
+from mailgate.store.check import doctor
+from mailgate.store.database import Database
+from mailgate.store.log import LogPolicy, PurgeLog
+from mailgate.store.log_reading import LogReader, Witness
+from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.tenants.catalogue import parse_catalogue
+from mailgate.tenants.subscription import SubscriptionRules
+
+NOW: Instant = 20_000 * DAY
+PLANS = Path(__file__).parents[2] / "config" / "plans.toml"
+
+
+@dataclass
+class Store:
+    """Everything of the store that one process has."""
+
+    db: Database
+    ring: KeyRing
+    blobs: BlobStore
+    log: PurgeLog
+    reader: LogReader
+    subscriptions: Subscriptions
+    mailboxes: Mailboxes
+
+
+@pytest.fixture
+async def store(database_url: str, tmp_path: Path) -> AsyncIterator[Store]:
+    db = Database(database_url)
+    ring = KeyRing.open(f"file://{tmp_path}/keys", create=True)
+    blobs = BlobStore.open(f"file://{tmp_path}/blobs")
+    log = PurgeLog(origin="mail.example", policy=LogPolicy(1, {"days": 30}), version="1", commit="test")
+    subscriptions = Subscriptions(db, log, parse_catalogue(PLANS.read_bytes()), SubscriptionRules())
+    reader = LogReader(
+        db, origin="mail.example", seed=ring.ledger_seed, witness=Witness(tmp_path / "witness"), owner="test"
+    )
+    yield Store(db, ring, blobs, log, reader, subscriptions, Mailboxes(db, ring, subscriptions))
+    report = await doctor(db, blobs, ring, deep=True)
+    await db.close()
+    assert report.healthy, report.findings

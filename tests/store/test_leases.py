@@ -1,0 +1,51 @@
+"""Leases: one owner, a number that only grows, and a stalled owner that finds out."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mailgate.clock import SECOND
+from mailgate.store import leases
+from mailgate.store.leases import LeaseLostError
+from tests.store.conftest import NOW, Store
+
+TTL = 30 * SECOND
+
+
+async def test_one_of_many_gets_it(store: Store) -> None:
+    fences = await asyncio.gather(*(leases.acquire(store.db, "m", f"p{n}", TTL, NOW) for n in range(8)))
+    assert sorted(fence for fence in fences if fence) == [1]
+
+
+async def test_another_gets_it_when_it_ran_out_with_a_higher_number(store: Store) -> None:
+    assert await leases.acquire(store.db, "m", "a", TTL, NOW) == 1
+    assert await leases.acquire(store.db, "m", "b", TTL, NOW + TTL - 1) is None
+    assert await leases.acquire(store.db, "m", "b", TTL, NOW + TTL) == 2
+    assert not await leases.renew(store.db, "m", "a", 1, TTL, NOW + TTL)
+    with pytest.raises(LeaseLostError):
+        async with store.db.write() as tx:
+            await leases.require(tx, "m", "a", 1, NOW + TTL)
+
+
+async def test_the_owner_extends_and_keeps_its_number(store: Store) -> None:
+    assert await leases.acquire(store.db, "m", "a", TTL, NOW) == 1
+    assert await leases.acquire(store.db, "m", "a", TTL, NOW + SECOND) == 1
+    assert await leases.renew(store.db, "m", "a", 1, TTL, NOW + TTL)
+    async with store.db.write() as tx:
+        await leases.require(tx, "m", "a", 1, NOW + TTL + SECOND)
+
+
+async def test_a_released_lease_is_free_and_its_number_never_falls(store: Store) -> None:
+    fence = await leases.acquire(store.db, "m", "a", TTL, NOW)
+    assert fence is not None
+    await leases.release(store.db, "m", "a", fence)
+    assert await leases.acquire(store.db, "m", "b", TTL, NOW) == 2
+
+
+async def test_an_owner_whose_time_ran_out_may_not_write(store: Store) -> None:
+    await leases.acquire(store.db, "m", "a", TTL, NOW)
+    with pytest.raises(LeaseLostError):
+        async with store.db.write() as tx:
+            await leases.require(tx, "m", "a", 1, NOW + TTL)

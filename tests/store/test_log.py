@@ -1,0 +1,156 @@
+"""The purge log as the store keeps it: signed, served as tiles, compared with what was signed before."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete, func, select, update
+
+from mailgate.actors import SYSTEM
+from mailgate.clock import Instant
+from mailgate.errors import NotFoundError
+from mailgate.store import tenants
+from mailgate.store.log import LogPolicy, PurgeLog
+from mailgate.store.log_reading import EntryFilter, LogDivergedError
+from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, tenant_heads
+from retention.ledger import leaves, tiles
+from retention.ledger.checkpoint import open_checkpoint
+from retention.ledger.leaves import parse_leaf
+from retention.ledger.tree import Frontier, leaf_hash, tree_root
+from tests.store.conftest import NOW, Store
+
+
+async def _grown(store: Store, entries: int) -> tenants.Tenant:
+    """A tenant whose log has so many entries."""
+    tenant = (await tenants.put(store.db, store.ring, store.log, "acme", "Acme", NOW, SYSTEM))[0]
+    await _grow(store, tenant, entries - 1)
+    return tenant
+
+
+async def _grow(store: Store, tenant: tenants.Tenant, count: int, at: Instant = NOW) -> None:
+    async with store.db.write() as tx:
+        for n in range(count):
+            store.log.write(
+                tx,
+                tenant.id,
+                tenant.ref,
+                leaves.pin_remove,
+                at=at,
+                actor=SYSTEM,
+                item_ref=f"i{n}",
+                pin_ref="p",
+                reason="unpinned",
+            )
+
+
+@pytest.mark.parametrize("entries", [1, 255, 256, 257, 70_000])
+async def test_tiles_and_checkpoint_say_what_the_leaves_do(store: Store, entries: int) -> None:
+    if not store.db.sqlite:
+        entries = min(entries, 1_000)  # the same rows; only slower to make
+    tenant = await _grown(store, entries)
+    signed = await store.reader.checkpoint(tenant, NOW)
+    checkpoint = open_checkpoint(signed.note, store.reader.verifier(tenant))
+    frontier, bodies = Frontier(), []
+    async for body in store.reader.entries(tenant, 0, entries):
+        frontier.append(leaf_hash(body))
+        bodies.append(body)
+    assert (checkpoint.size, checkpoint.root) == (entries, frontier.root())
+    files = {
+        tile: await store.reader.tile(tenant, tile, NOW)
+        for tile in tiles.tiles_of(entries)
+        if entries < 1000 or tile.level > 0
+    }
+    if entries < 1000:
+        assert tree_root(entries, tiles.TileNodes(entries, files.__getitem__)) == checkpoint.root
+        served = [
+            body
+            for tile, data in files.items()
+            if tile.level == tiles.ENTRIES
+            for body in tiles.decode_bundle(data, tile.width)
+        ]
+        assert served == bodies
+    with pytest.raises(NotFoundError):
+        await store.reader.tile(tenant, tiles.Tile(0, entries // 256 + 1, 1), NOW)
+
+
+async def test_signing_again_without_new_entries_gives_the_same_note(store: Store) -> None:
+    tenant = await _grown(store, 300)
+    first = await store.reader.checkpoint(tenant, NOW)
+    assert await store.reader.checkpoint(tenant, NOW + 1) == first
+    await _grow(store, tenant, 300)
+    second = await store.reader.checkpoint(tenant, NOW + 2)
+    assert second.size == 600
+    async with store.db.read() as conn:
+        stored = (await conn.execute(select(func.count()).select_from(log_tiles))).scalar_one()
+    assert stored == 2  # 512 leaf hashes; level 1 has no full tile
+
+
+async def test_concurrent_readers_get_one_checkpoint(store: Store) -> None:
+    tenant = await _grown(store, 50)
+    await store.reader.checkpoint(tenant, NOW)
+    await _grow(store, tenant, 50)
+    signed = await asyncio.gather(*(store.reader.checkpoint(tenant, NOW) for _ in range(5)))
+    assert {checkpoint.size for checkpoint in signed} <= {50, 100}
+
+
+async def test_a_restored_backup_is_not_signed(store: Store, tmp_path: Path) -> None:
+    tenant = await _grown(store, 300)
+    await store.reader.checkpoint(tenant, NOW)
+    async with store.db.write() as tx:  # the database of some time ago, checkpoints and all
+        frontier = Frontier()
+        for body in (
+            await tx.conn.execute(select(log_leaves.c.body).where(log_leaves.c.idx < 100).order_by(log_leaves.c.idx))
+        ).scalars():
+            frontier.append(leaf_hash(body))
+        await tx.conn.execute(delete(log_leaves).where(log_leaves.c.idx >= 100))
+        await tx.conn.execute(delete(log_checkpoints))
+        await tx.conn.execute(update(tenant_heads).values(log_size=100, log_frontier=frontier.to_bytes()))
+    with pytest.raises(LogDivergedError, match="300 were signed"):
+        await store.reader.checkpoint(tenant, NOW)
+
+
+async def test_a_changed_history_is_not_signed(store: Store) -> None:
+    tenant = await _grown(store, 100)
+    await store.reader.checkpoint(tenant, NOW)
+    async with store.db.read() as conn:
+        row = (await conn.execute(select(log_leaves).where(log_leaves.c.idx == 7))).one()
+    forged = row.body.replace(b'"unpinned"', b'"whatever"')
+    async with store.db.write() as tx:
+        await tx.conn.execute(
+            update(log_leaves).where(log_leaves.c.idx == 7).values(body=forged, hash=leaf_hash(forged))
+        )
+    await _grow(store, tenant, 1)
+    with pytest.raises(LogDivergedError, match="not those that"):
+        await store.reader.checkpoint(tenant, NOW)
+    async with store.db.write() as tx:
+        await tx.conn.execute(update(log_leaves).where(log_leaves.c.idx == 7).values(body=row.body, hash=row.hash))
+
+
+async def test_entries_newest_first_with_filters(store: Store) -> None:
+    tenant = await _grown(store, 5)
+    await _grow(store, tenant, 2, at=NOW + 10)
+    page = await store.reader.page(tenant.id, EntryFilter(), before=None, limit=3)
+    assert [entry.index for entry in page.items] == [6, 5, 4]
+    page = await store.reader.page(
+        tenant.id, EntryFilter(), before=page.next_key[0] if page.next_key else None, limit=10
+    )  # type: ignore[arg-type]
+    assert ([entry.index for entry in page.items], page.next_key) == ([3, 2, 1, 0], None)
+    recent = await store.reader.page(tenant.id, EntryFilter(since=NOW + 10), before=None, limit=10)
+    assert len(recent.items) == 2
+    policy = await store.reader.page(tenant.id, EntryFilter(types=("policy.set",)), before=None, limit=10)
+    assert [parse_leaf(entry.body)["type"] for entry in policy.items] == ["policy.set"]
+    item = await store.reader.page(tenant.id, EntryFilter(item_ref="i1"), before=None, limit=10)
+    assert [entry.index for entry in item.items] == [6, 2]
+
+
+async def test_a_new_policy_is_announced_once_in_every_log(store: Store) -> None:
+    await _grown(store, 1)
+    newer = PurgeLog(origin="mail.example", policy=LogPolicy(2, {"days": 60}), version="1", commit="test")
+    told = await asyncio.gather(*(newer.announce_everywhere(store.db, at=NOW, actor=SYSTEM) for _ in range(3)))
+    assert sum(told) == 1
+    assert await newer.announce_everywhere(store.db, at=NOW, actor=SYSTEM) == 0
+    async with store.db.read() as conn:
+        types = (await conn.execute(select(log_leaves.c.type).order_by(log_leaves.c.idx))).scalars().all()
+    assert types == ["policy.set", "policy.set"]

@@ -1,0 +1,109 @@
+"""The unit of work: what is numbered has no gaps, what is rolled back leaves nothing, writers wait for each other."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import func, select
+
+from mailgate.actors import SYSTEM
+from mailgate.store import tenants
+from mailgate.store.database import Database
+from mailgate.store.schema import events, log_leaves, tenant_heads
+from mailgate.store.transaction import Transaction
+from retention.ledger import leaves
+from tests.store.conftest import NOW, Store
+
+
+async def _tenant(store: Store, tenant_id: str = "acme") -> tenants.Tenant:
+    return (await tenants.put(store.db, store.ring, store.log, tenant_id, tenant_id.title(), NOW, SYSTEM))[0]
+
+
+def _note(store: Store, tx: Transaction, tenant: tenants.Tenant) -> None:
+    """One event and one leaf."""
+    tx.emit(tenant.id, "mailbox.state_changed", at=NOW, payload={"state": "live"})
+    store.log.write(
+        tx, tenant.id, tenant.ref, leaves.pin_remove, at=NOW, actor=SYSTEM, item_ref="i", pin_ref="p", reason="unpinned"
+    )
+
+
+async def test_events_and_leaves_of_concurrent_writers_are_numbered_without_gaps(store: Store) -> None:
+    ours, theirs = await _tenant(store), await _tenant(store, "other")
+
+    async def work(tenant: tenants.Tenant) -> None:
+        async with store.db.write() as tx:
+            _note(store, tx, tenant)
+            _note(store, tx, tenant)
+
+    await asyncio.gather(*(work(tenant) for _ in range(10) for tenant in (ours, theirs)))
+    async with store.db.read() as conn:
+        for tenant in (ours, theirs):
+            seqs = (await conn.execute(select(events.c.seq).where(events.c.tenant_id == tenant.id))).scalars()
+            assert sorted(seqs) == list(range(1, 21))
+            idx = (await conn.execute(select(log_leaves.c.idx).where(log_leaves.c.tenant_id == tenant.id))).scalars()
+            assert sorted(idx) == list(range(21))  # the policy stands first
+
+
+async def test_transactions_over_several_tenants_do_not_deadlock(store: Store) -> None:
+    made = [await _tenant(store, name) for name in ("a", "b", "c")]
+
+    async def work(order: list[tenants.Tenant]) -> None:
+        async with store.db.write() as tx:
+            for tenant in order:
+                _note(store, tx, tenant)
+
+    await asyncio.gather(*(work(order) for _ in range(8) for order in (made, made[::-1])))
+    async with store.db.read() as conn:
+        sizes = (await conn.execute(select(tenant_heads.c.event_seq))).scalars().all()
+    assert sizes == [16, 16, 16]
+
+
+async def test_a_rolled_back_transaction_leaves_nothing(store: Store) -> None:
+    tenant = await _tenant(store)
+    called = []
+
+    async def work(tx: Transaction) -> None:
+        _note(store, tx, tenant)
+        tx.count(tenant.id, copies=1, storage_bytes=5)
+        tx.after_commit(lambda: called.append(1))
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await store.db.transact(work)
+    async with store.db.read() as conn:
+        assert (await conn.execute(select(func.count()).select_from(events))).scalar_one() == 0
+        head = (await conn.execute(select(tenant_heads))).one()
+    assert (head.copies, head.log_size, called) == (0, 1, [])
+
+
+async def test_what_follows_a_commit_is_called_after_it(store: Store) -> None:
+    tenant = await _tenant(store)
+    called = []
+    async with store.db.write() as tx:
+        tx.emit(tenant.id, "message.pinned", at=NOW)
+        tx.after_commit(lambda: called.append(1))
+        assert called == []
+    assert called == [1]
+
+
+async def test_readers_cannot_write_on_sqlite(store: Store) -> None:
+    if not store.db.sqlite:
+        return
+    async with store.db.read() as conn:
+        with pytest.raises(Exception, match="readonly"):
+            await conn.execute(tenant_heads.delete())
+
+
+async def test_two_processes_on_one_sqlite_file_wait_for_each_other(store: Store, database_url: str) -> None:
+    tenant = await _tenant(store)
+    other = Database(database_url)
+
+    async def work(db: Database) -> None:
+        async with db.write() as tx:
+            _note(store, tx, tenant)
+
+    await asyncio.gather(*(work(db) for _ in range(10) for db in (store.db, other)))
+    await other.close()
+    async with store.db.read() as conn:
+        assert (await conn.execute(select(tenant_heads.c.event_seq))).scalar_one() == 20
