@@ -1,6 +1,6 @@
 """A purge run: from its opening to its balanced closing, in small transactions, through a port.
 
-    for each tenant that has copies of age
+    for each tenant that has something to purge
         open      log run.open                                                       ┐
         batch     lock tenant → lock candidates → read anew → judge → purge          │ one transaction each,
         …         until no candidate is left                                         │ the run's position in it
@@ -9,7 +9,7 @@
 
 Invariants:
 
-1. Every copy of age has exactly one fate in a run, decided in the transaction that moves the position past it.
+1. Every copy of age of a tenant has exactly one fate in a run, decided in the transaction that moves the position past it.
 2. A copy is purged only by a verdict over what was read after its lock was taken, under rules read after the tenant's.
 3. Cut anywhere, `resume` goes on from the last commit and ends as an uncut run would have.
 4. What the store refuses shrinks the batch down to one copy; that copy is deferred, logged and counted as failed, and
@@ -111,7 +111,7 @@ class Engine:
 
     async def _tenants(self, run: Run, progress: Progress) -> Sequence[str]:
         """The tenants still to do, in order; the one that was in work when the run was cut is among them."""
-        found = {run.tenant_id} if run.tenant_id is not None else set(await self._store.tenants_of_age(run.now_at))
+        found = {run.tenant_id} if run.tenant_id is not None else set(await self._store.tenants_due(run.now_at))
         if progress.tenant_id is not None:
             found.add(progress.tenant_id)
         return sorted(one for one in found if progress.done_through is None or one > progress.done_through)
@@ -156,8 +156,7 @@ class Engine:
             return await self._gone(unit, progress), True
         bounds = cutoffs(rules, run.now_at)
         if bounds is None:
-            if rules.days is None:
-                progress.counts.keep(KeptBy.PLAN_UNKNOWN, await unit.copies(before.position))
+            progress.counts.keep(KeptBy.PLAN_UNKNOWN, await unit.copies(before.position))
             await unit.record(progress)
             return progress, True
         candidates = await unit.lock_candidates(bounds, before.position, limit)

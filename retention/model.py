@@ -40,14 +40,25 @@ class KeptBy(StrEnum):
 class AnchorSource(StrEnum):
     """Where a copy's age counts from: INTERNALDATE, the moment of storing, or the moment it was brought back."""
 
-    RECEIVED = "received"
+    INTERNALDATE = "internaldate"
     STORED = "stored"
     REHYDRATED = "rehydrated"
 
 
+class AnchorFrom(StrEnum):
+    """The setting: from when a copy's age counts."""
+
+    RECEIVED = "received"  # at the mail server, never later than stored here
+    STORED = "stored"  # here
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One kept copy as the policy sees it. `holds` counts the holds that protect it at the instant of judging."""
+    """One kept copy as the policy sees it.
+
+    `holds` counts the holds that protect it at the instant of judging; `unpinned_at` is when its last pin went;
+    `removed_at` is when its mailbox was removed, None while the mailbox stands.
+    """
 
     id: str
     anchor_at: Instant
@@ -55,6 +66,7 @@ class Copy:
     pins: int = 0
     holds: int = 0
     unpinned_at: Instant | None = None
+    removed_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +104,7 @@ class Rules:
 class Verdict:
     """What the policy says about one copy: `due` with its `reason`, or kept with `kept_by`.
 
-    `due_at` is when age alone makes it due, None when that is not known. A pinned or held copy has a `due_at` too.
+    `due_at` is when it becomes due if nothing keeps it, None when that is not known: a pinned or held copy has one too.
     """
 
     due: bool
@@ -106,9 +118,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Cutoffs:
-    """The set form: a copy is of age when its instants are not after these. None: that condition does not apply."""
+    """The set form: what is of age, as bounds for one statement. All bounds are inclusive.
 
-    anchor_at: Instant
+    A copy is of age when its anchor, its storing and its last unpinning are not after these, or when its mailbox was
+    removed not after `removed_at`. `anchor_at` None: nobody is of age by the plan; for the others None means that the
+    condition does not apply.
+    """
+
+    anchor_at: Instant | None
+    removed_at: Instant
     stored_at: Instant | None = None
     unpinned_at: Instant | None = None
 

@@ -4,6 +4,8 @@
     due_at   = anchor + days × 86 400 s, then not before any grace that is configured
     eligible = unpinned and not held and now ≥ due_at and the entitlement is known and the clock is sane
 
+A removed mailbox makes its copies due at the moment of its removal, if they are not due already.
+
 Invariants, each a property test:
 
 1. The boundary is inclusive: at exactly anchor + days × 86 400 s the copy is due, a microsecond before it is not.
@@ -18,7 +20,20 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 
 from retention.ledger.leaves import policy_sha256
-from retention.model import DAY, SECOND, AnchorSource, Copy, Cutoffs, Graces, Instant, KeptBy, Reason, Rules, Verdict
+from retention.model import (
+    DAY,
+    SECOND,
+    AnchorFrom,
+    AnchorSource,
+    Copy,
+    Cutoffs,
+    Graces,
+    Instant,
+    KeptBy,
+    Reason,
+    Rules,
+    Verdict,
+)
 
 EARLIEST_RECEIVED_AT: Instant = 631_152_000 * SECOND
 """1990-01-01T00:00:00Z: an INTERNALDATE before it is a server's way of saying that it does not know."""
@@ -33,7 +48,7 @@ class Policy:
 
     version: int
     catalogue_sha256: str
-    anchor: AnchorSource = AnchorSource.RECEIVED
+    anchor: AnchorFrom = AnchorFrom.RECEIVED
     graces: Graces = field(default_factory=Graces)
 
     @property
@@ -53,20 +68,20 @@ class Policy:
 
 
 def anchor(
-    received_at: Instant | None, stored_at: Instant, source: AnchorSource = AnchorSource.RECEIVED
+    received_at: Instant | None, stored_at: Instant, source: AnchorFrom = AnchorFrom.RECEIVED
 ) -> tuple[Instant, AnchorSource]:
     """The instant from which a copy's age counts, and where it comes from. Decided once, when the copy is stored.
 
     `received_at` is INTERNALDATE (RFC 9051 section 2.3.3), None when it did not parse. One in the future is not
     believed.
     """
-    if source is AnchorSource.RECEIVED and received_at is not None and EARLIEST_RECEIVED_AT <= received_at <= stored_at:
-        return received_at, AnchorSource.RECEIVED
+    if source is AnchorFrom.RECEIVED and received_at is not None and EARLIEST_RECEIVED_AT <= received_at <= stored_at:
+        return received_at, AnchorSource.INTERNALDATE
     return stored_at, AnchorSource.STORED
 
 
-def due_at(copy: Copy, rules: Rules) -> Instant | None:
-    """When age alone makes the copy due; None when the plan is not known."""
+def due_by_age_at(copy: Copy, rules: Rules) -> Instant | None:
+    """When age makes the copy due; None when the plan is not known."""
     if rules.days is None:
         return None
     graces = rules.graces
@@ -80,13 +95,25 @@ def due_at(copy: Copy, rules: Rules) -> Instant | None:
     return at
 
 
-def reason_of(rules: Rules) -> Reason:
-    """Why a due copy goes: a plan that keeps nothing has ended the keeping, any other has let the copy grow old."""
+def due_at(copy: Copy, rules: Rules) -> Instant | None:
+    """When the copy becomes due if nothing keeps it: by age, or when its mailbox ends. None: the plan is not known."""
+    at = due_by_age_at(copy, rules)
+    return at if at is None or copy.removed_at is None else min(at, copy.removed_at)
+
+
+def reason_of(copy: Copy, rules: Rules, now: Instant) -> Reason:
+    """Why a due copy goes: its age, a plan that keeps nothing, or, before either, the removal of its mailbox."""
+    by_age = due_by_age_at(copy, rules)
+    if by_age is None or now < by_age:
+        return Reason.MAILBOX_REMOVED
     return Reason.PLAN_END if rules.days == 0 else Reason.AGE
 
 
 def judge(copy: Copy, rules: Rules, now: Instant) -> Verdict:
-    """The scalar form: one copy at one instant. Of what keeps it the first is named: hold, pin, plan, age, clock."""
+    """The scalar form: one copy at one instant. Of what keeps it the first is named: hold, pin, plan, age, clock.
+
+    The `due_at` of a copy that goes by age is that of its age, so that it can be checked against anchor and days.
+    """
     at = due_at(copy, rules)
     if copy.holds > 0:
         return Verdict(False, at, kept_by=KeptBy.HELD)
@@ -98,34 +125,36 @@ def judge(copy: Copy, rules: Rules, now: Instant) -> Verdict:
         return Verdict(False, at, kept_by=KeptBy.NOT_DUE)
     if rules.clock_fault is not None:
         return Verdict(False, at, kept_by=KeptBy.CLOCK)
-    return Verdict(True, at, reason=reason_of(rules))
+    reason = reason_of(copy, rules, now)
+    return Verdict(True, at if reason is Reason.MAILBOX_REMOVED else due_by_age_at(copy, rules), reason=reason)
 
 
 def cutoffs(rules: Rules, now: Instant) -> Cutoffs | None:
-    """The set form: what is of age at `now`, as bounds for one statement. None when nothing can be of age.
+    """The set form: what is of age at `now`, as bounds for one statement. None when the plan is not known.
 
     Says nothing of pins, holds and the clock: those are the statement's and the caller's.
     """
     if rules.days is None:
         return None
     graces = rules.graces
-    if graces.after_shrink and rules.shrunk_at is not None and now < rules.shrunk_at + graces.after_shrink * DAY:
-        return None
+    waits = graces.after_shrink and rules.shrunk_at is not None and now < rules.shrunk_at + graces.after_shrink * DAY
     return Cutoffs(
-        anchor_at=now - rules.days * DAY,
+        anchor_at=None if waits else now - rules.days * DAY,
+        removed_at=now,
         stored_at=now - graces.after_storing * DAY if graces.after_storing else None,
         unpinned_at=now - graces.after_unpin * DAY if graces.after_unpin else None,
     )
 
 
-def of_age(copy: Copy, bounds: Cutoffs | None) -> bool:
+def of_age(copy: Copy, bounds: Cutoffs) -> bool:
     """What the set form's statement says of one copy's age: the model that the SQL is tested against."""
-    return (
-        bounds is not None
+    by_age = (
+        bounds.anchor_at is not None
         and copy.anchor_at <= bounds.anchor_at
         and (bounds.stored_at is None or copy.stored_at <= bounds.stored_at)
         and (bounds.unpinned_at is None or copy.unpinned_at is None or copy.unpinned_at <= bounds.unpinned_at)
     )
+    return by_age or (copy.removed_at is not None and copy.removed_at <= bounds.removed_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,8 +133,8 @@ class PurgeStore(Protocol):
     async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
         """Write down how the run ended: `completed`, `halted` or `failed`."""
 
-    async def tenants_of_age(self, now: Instant) -> Sequence[str]:
-        """The ids, in order, of the tenants that have any copy of age at `now`, pinned and held ones included."""
+    async def tenants_due(self, now: Instant) -> Sequence[str]:
+        """The ids, in order, of the tenants that may have something to purge at `now`."""
 
     async def transact(self, run: Run, tenant_id: str, work: Callable[[PurgeUnit], Awaitable[T]]) -> T:
         """Do `work` in one transaction; it may be called again when the store undid it to resolve a conflict.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from retention.model import Copy, Counts, Cutoffs, Instant, Rules, Verdict
-from retention.policy import cutoffs, of_age
+from retention.policy import judge, of_age
 from retention.port import BatchFailedError, Position, Progress, Run, Survey
 
 T = TypeVar("T")
@@ -51,11 +51,11 @@ class MemoryStore:
     async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
         self.state.runs[run.id] = (run, progress, state)
 
-    async def tenants_of_age(self, now: Instant) -> Sequence[str]:
+    async def tenants_due(self, now: Instant) -> Sequence[str]:
         return sorted(
             tenant
             for tenant, copies in self.state.copies.items()
-            if any(of_age(copy, cutoffs(self.state.rules[tenant], now)) for copy in copies.values())
+            if any(judge(copy, self.state.rules[tenant], now).due for copy in copies.values())
         )
 
     async def transact(self, run: Run, tenant_id: str, work: Callable[[Unit], Awaitable[T]]) -> T:

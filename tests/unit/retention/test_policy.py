@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from retention.model import DAY, AnchorSource, Copy, Graces, KeptBy, Reason, Rules
+from retention.model import DAY, AnchorFrom, AnchorSource, Copy, Graces, KeptBy, Reason, Rules
 from retention.policy import EARLIEST_RECEIVED_AT, Policy, anchor, clock_fault, cutoffs, due_at, judge
 
 NOW = 20_000 * DAY
@@ -75,6 +75,28 @@ def test_graces_wait_and_never_hasten(graces: Graces, copy: Copy, rules_more: di
     assert not judge(copy, rules, NOW + due_in_days * DAY - 1).due
 
 
+@pytest.mark.parametrize(
+    ("age", "removed_ago", "expected"),
+    [
+        (10, 2, (True, Reason.MAILBOX_REMOVED, NOW - 2 * DAY)),
+        (10, 0, (True, Reason.MAILBOX_REMOVED, NOW)),
+        (40, 2, (True, Reason.AGE, NOW - 10 * DAY)),
+        (31, 2, (True, Reason.AGE, NOW - DAY)),
+        (10, -1, (False, None, NOW + DAY)),
+    ],
+    ids=["young", "this instant", "old before", "old since", "removed later"],
+)
+def test_a_removed_mailbox_makes_its_copies_due(
+    age: int, removed_ago: int, expected: tuple[bool, Reason | None, int]
+) -> None:
+    verdict = judge(copy_aged(age, removed_at=NOW - removed_ago * DAY), THIRTY, NOW)
+    assert (verdict.due, verdict.reason, verdict.due_at) == expected
+
+
+def test_an_unknown_plan_keeps_what_a_removed_mailbox_left() -> None:
+    assert judge(copy_aged(40, removed_at=NOW - DAY), Rules("gold", None), NOW).kept_by is KeptBy.PLAN_UNKNOWN
+
+
 def test_an_unknown_plan_has_no_cutoff() -> None:
     assert cutoffs(Rules("gold", None), NOW) is None
 
@@ -82,11 +104,11 @@ def test_an_unknown_plan_has_no_cutoff() -> None:
 @pytest.mark.parametrize(
     ("received", "expected"),
     [
-        (NOW - 5 * DAY, (NOW - 5 * DAY, AnchorSource.RECEIVED)),
+        (NOW - 5 * DAY, (NOW - 5 * DAY, AnchorSource.INTERNALDATE)),
         (None, (NOW, AnchorSource.STORED)),
         (0, (NOW, AnchorSource.STORED)),
         (EARLIEST_RECEIVED_AT - 1, (NOW, AnchorSource.STORED)),
-        (EARLIEST_RECEIVED_AT, (EARLIEST_RECEIVED_AT, AnchorSource.RECEIVED)),
+        (EARLIEST_RECEIVED_AT, (EARLIEST_RECEIVED_AT, AnchorSource.INTERNALDATE)),
         (NOW + DAY, (NOW, AnchorSource.STORED)),
     ],
     ids=["sane", "missing", "1970", "just before 1990", "1990", "future"],
@@ -98,7 +120,7 @@ def test_the_anchor_is_internaldate_when_it_makes_sense(
 
 
 def test_the_anchor_may_be_set_to_the_moment_of_storing() -> None:
-    assert anchor(NOW - 5 * DAY, NOW, AnchorSource.STORED) == (NOW, AnchorSource.STORED)
+    assert anchor(NOW - 5 * DAY, NOW, AnchorFrom.STORED) == (NOW, AnchorSource.STORED)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +143,7 @@ def test_every_value_of_the_policy_is_in_its_hash() -> None:
     others = [
         Policy(2, "ab" * 32),
         Policy(1, "cd" * 32),
-        Policy(1, "ab" * 32, AnchorSource.STORED),
+        Policy(1, "ab" * 32, AnchorFrom.STORED),
         *(Policy(1, "ab" * 32, graces=Graces(**{name: 77})) for name in Graces.__dataclass_fields__),
     ]
     hashes = {policy.sha256 for policy in [base, *others]}
