@@ -1,0 +1,105 @@
+"""What a NO, BAD or BYE means for us: one error class per meaning (RFC 5530 codes first, known servers' words second).
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+from connectors.errors import (
+    AuthError,
+    ConnectorError,
+    FolderGoneError,
+    NetworkError,
+    ProtocolError,
+    ServerError,
+    ThrottledError,
+    clean_text,
+)
+from connectors.imap.responses import Status
+
+_LATER_CODES: Final = frozenset({"UNAVAILABLE", "INUSE", "LIMIT", "THROTTLED", "SERVERBUG"})
+_REFUSED_CODES: Final = frozenset(
+    {"AUTHENTICATIONFAILED", "AUTHORIZATIONFAILED", "EXPIRED", "PRIVACYREQUIRED", "CONTACTADMIN"}
+)
+_GONE_CODES: Final = frozenset({"NONEXISTENT", "TRYCREATE"})
+
+# Servers that send no code: Gmail ("Too many simultaneous connections"), Exchange ("Request is throttled"), Yahoo,
+# Cyrus and others. "try again" alone is not here: it also stands behind wrong passwords, and repeating those locks
+# accounts.
+_LATER_WORDS = re.compile(
+    r"too many|throttl|temporar|try again later|maximum number of connections|not connected|server (is )?busy|overload",
+    re.IGNORECASE,
+)
+# Exchange: "Request is throttled. Suggested Backoff Time: 299961 milliseconds"
+_BACKOFF = re.compile(r"backoff time: (\d{1,9}) milliseconds", re.IGNORECASE)
+_GONE_WORDS = re.compile(r"doesn'?t exist|does not exist|no such|not found|nonexistent|unknown mailbox", re.IGNORECASE)
+
+_HIDDEN = "***"
+
+
+def redact(text: str, secrets: Iterable[str]) -> str:
+    """The text without the secrets that a server may echo, also when its end was cut off in the middle of one."""
+    for secret in secrets:
+        for form in {secret, clean_text(secret, len(secret) + 1)} - {""}:
+            text = text.replace(form, _HIDDEN)
+            if text.endswith("…"):
+                kept = text[:-1]
+                cut = next((n for n in range(min(len(form), len(kept)), 0, -1) if kept.endswith(form[:n])), 0)
+                text = kept[: len(kept) - cut] + "…"
+    return text
+
+
+def _pause_s(text: str) -> float | None:
+    match = _BACKOFF.search(text)
+    return int(match[1]) / 1000 if match is not None else None
+
+
+def _is_later(status: Status) -> bool:
+    return status.code in _LATER_CODES or (status.code is None and _LATER_WORDS.search(status.text) is not None)
+
+
+def _words(status: Status, secrets: Iterable[str] = ()) -> str:
+    return redact(status.text, secrets) or status.condition
+
+
+def command_error(status: Status, name: str) -> ConnectorError:
+    """For NO or BAD to any command but those that log in."""
+    text = f"{name} was answered {status.condition}: {_words(status)}"
+    if _is_later(status):
+        return ThrottledError(text, retry_after_s=_pause_s(status.text))
+    return ServerError(text, code=status.code)
+
+
+def open_error(status: Status) -> ConnectorError:
+    """For NO or BAD to EXAMINE (RFC 5530 NONEXISTENT; Dovecot, Cyrus and Courier also say it in words)."""
+    error = command_error(status, "EXAMINE")
+    if type(error) is not ServerError or status.condition != "NO":
+        return error
+    if status.code in _GONE_CODES or (status.code is None and _GONE_WORDS.search(status.text)):
+        return FolderGoneError(str(error), code=status.code)
+    return error
+
+
+def login_error(status: Status, secrets: Iterable[str]) -> ConnectorError:
+    """For NO or BAD to LOGIN or AUTHENTICATE.
+
+    A NO without a reason counts as wrong credentials: trying again would lock accounts. A BAD is our syntax or the
+    server's defect.
+    """
+    text = _words(status, secrets)
+    if _is_later(status):
+        return ThrottledError(f"the server asks to log in later: {text}", retry_after_s=_pause_s(status.text))
+    if status.condition == "NO" or status.code in _REFUSED_CODES:
+        return AuthError(f"the server refused the user name or password: {text}")
+    return ProtocolError(f"the server did not understand the login: {text}")
+
+
+def bye_error(status: Status, secrets: Iterable[str] = ()) -> ConnectorError:
+    """For BYE: the line is about to drop (§7.1.5)."""
+    text = f"the server ended the connection: {_words(status, secrets)}"
+    if _is_later(status):
+        return ThrottledError(text, retry_after_s=_pause_s(status.text))
+    return NetworkError(text)

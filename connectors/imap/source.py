@@ -1,0 +1,378 @@
+"""`ImapSource`: the port `Source` over one IMAP session.
+
+Every answer is judged before it is believed. What contradicts the request or itself either ends the call with
+ProtocolError (when the answer as a whole can't be trusted) or is left out (when only one message or folder is
+concerned); the place says which, and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from datetime import date
+from typing import Final, TypeVar
+
+from connectors.errors import ProtocolError, Scope
+from connectors.imap.bodies import fetch_messages
+from connectors.imap.collect import FetchStream, Gather, Opening
+from connectors.imap.command import Argument, Str
+from connectors.imap.connect import open_session
+from connectors.imap.folders import folder_name, folders_of
+from connectors.imap.internaldate import format_search_date
+from connectors.imap.refusal import command_error, open_error
+from connectors.imap.responses import (
+    Esearch,
+    Exists,
+    Expunge,
+    Fetch,
+    ListItem,
+    Response,
+    Search,
+    StatusItem,
+    Vanished,
+)
+from connectors.imap.session import Limits, Session, Timeouts
+from connectors.imap.syntax import parse_flags
+from connectors.imap.uidset import UidSet, format_sets, join, size
+from connectors.imap.utf7 import encode_name
+from connectors.model import Endpoint, FlagsChange, Folder, FolderStatus, MessageMeta, PasswordAuth, QResync, Selected
+from connectors.net import Network, Resolver, resolve_host
+from connectors.port import Fetched, FolderChange, S
+
+_T = TypeVar("_T")
+
+BATCH: Final = 1_000
+"""The most items in one batch of `fetch_meta` and `fetch_flags`."""
+
+DEPTH: Final = 4
+"""How many FETCH commands are in flight at once."""
+
+HEADER_LIMIT: Final = 1 << 20
+POLL_S: Final = 60.0
+"""Without IDLE: seconds between two NOOPs."""
+
+_SLACK: Final = 100_000
+"""A search may find this many more than EXISTS before it counts as a lie that would only fill our memory."""
+
+
+async def connect_imap(
+    endpoint: Endpoint,
+    auth: PasswordAuth,
+    *,
+    ssl_context: ssl.SSLContext | None,
+    allow_networks: Sequence[Network] = (),
+    timeouts: Timeouts | None = None,
+    limits: Limits | None = None,
+    resolver: Resolver = resolve_host,
+) -> ImapSource:
+    """Resolves, checks the address, connects, secures and logs in. See `connect.open_session` for what it raises."""
+    session = await open_session(
+        endpoint,
+        auth,
+        ssl_context=ssl_context,
+        allow_networks=allow_networks,
+        timeouts=timeouts,
+        limits=limits,
+        resolver=resolver,
+    )
+    source = ImapSource(session)
+    try:
+        await source.enable_extensions()
+    except BaseException:
+        await source.close()
+        raise
+    return source
+
+
+class ImapSource:
+    """One authenticated connection, for one task at a time; only `close` may be called from anywhere."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._qresync = False
+        self._exists = 0
+        self._modseq = False
+        self._folder_count: int | None = None
+        self._change: FolderChange | None = None
+        self._waker: asyncio.Future[None] | None = None
+        session.listener = self._unasked
+
+    async def enable_extensions(self) -> None:
+        """ENABLE QRESYNC (which implies CONDSTORE) where offered (RFC 7162 §3.2.3)."""
+        if {"ENABLE", "QRESYNC"} <= self.capabilities:
+            self._qresync = "QRESYNC" in await self._session.enable("QRESYNC")
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self._session.capabilities
+
+    # Folders.
+
+    async def list_folders(self) -> list[Folder]:
+        items = Gather(ListItem, frozenset({"LIST"}), strict=False)
+        if {"LIST-EXTENDED", "SPECIAL-USE"} <= self.capabilities:
+            await self._session.run("LIST", Str(b""), Str(b"*"), "RETURN", "(SPECIAL-USE)", collector=items)
+        else:
+            await self._session.run("LIST", Str(b""), Str(b"*"), collector=items)
+        self._folder_count = len(items.found)
+        return folders_of(items.found)
+
+    async def status(self, names: Sequence[str]) -> dict[str, FolderStatus | None]:
+        found: dict[str, FolderStatus | None] = dict.fromkeys(names)
+        many = self._folder_count is not None and len(names) * 2 >= self._folder_count
+        if many and len(names) > 2 and {"LIST-STATUS", "LIST-EXTENDED"} <= self.capabilities:
+            items: Gather[StatusItem | ListItem] = Gather(
+                (StatusItem, ListItem), frozenset({"STATUS", "LIST"}), strict=False
+            )
+            what = f"(STATUS {self._status_items()})"
+            await self._session.run("LIST", Str(b""), Str(b"*"), "RETURN", what, collector=items)
+            self._note(found, [item for item in items.found if isinstance(item, StatusItem)])
+        await self._ask_status(found, [name for name, status in found.items() if status is None])
+        return found
+
+    async def _ask_status(self, found: dict[str, FolderStatus | None], names: Sequence[str]) -> None:
+        """STATUS one by one, pipelined. A NO concerns its folder only."""
+        items = Gather((StatusItem, ListItem), frozenset({"STATUS"}), strict=False)
+        commands = [
+            self._session.start("STATUS", Str(encode_name(name)), self._status_items(), collector=items)
+            for name in names
+        ]
+        for command in commands:
+            await self._session.wait_for(command)
+        self._note(found, items.found)
+
+    def _status_items(self) -> str:
+        modseq = " HIGHESTMODSEQ" if "CONDSTORE" in self.capabilities or self._qresync else ""
+        return f"(MESSAGES UIDNEXT UIDVALIDITY{modseq})"
+
+    @staticmethod
+    def _note(
+        found: dict[str, FolderStatus | None], items: Sequence[StatusItem | ListItem] | Sequence[StatusItem]
+    ) -> None:
+        for item in items:
+            if {"MESSAGES", "UIDVALIDITY"} <= item.items.keys():
+                name = folder_name(item.name)
+                if name in found:
+                    found[name] = FolderStatus(
+                        uidvalidity=item.items["UIDVALIDITY"],
+                        uidnext=item.items.get("UIDNEXT") or None,
+                        exists=item.items["MESSAGES"],
+                        highestmodseq=item.items.get("HIGHESTMODSEQ") or None,
+                    )
+
+    async def open(self, name: str, qresync: QResync | None = None) -> Selected:
+        use = qresync if qresync is not None and self._qresync and qresync.modseq > 0 else None
+        arguments: list[Argument] = [Str(encode_name(name))]
+        if use is not None:
+            arguments.append(f"(QRESYNC ({use.uidvalidity} {use.modseq}))")
+        elif "CONDSTORE" in self.capabilities and not self._qresync:
+            arguments.append("(CONDSTORE)")
+        opening = Opening()
+        status = await self._session.wait_for(self._session.start("EXAMINE", *arguments, collector=opening))
+        if status.condition != "OK":
+            raise open_error(status)
+        if opening.exists is None or not opening.uidvalidity:
+            # Without these nothing can be told of the folder; other folders may be well.
+            error = ProtocolError("the server opened the folder without EXISTS or UIDVALIDITY")
+            error.scope = Scope.FOLDER
+            raise error
+        self._exists, self._change = opening.exists, None
+        self._modseq = opening.highestmodseq is not None
+        resynced = (
+            use is not None and opening.uidvalidity == use.uidvalidity and self._modseq and opening.unread is None
+        )
+        flags = opening.permanent_flags
+        return Selected(
+            status=FolderStatus(
+                uidvalidity=opening.uidvalidity,
+                uidnext=opening.uidnext or None,
+                exists=opening.exists,
+                highestmodseq=opening.highestmodseq or None,
+            ),
+            read_only=status.code != "READ-WRITE",
+            resynced=resynced,
+            vanished=tuple(join(opening.vanished)) if resynced else (),
+            changed=tuple(opening.changed[uid] for uid in sorted(opening.changed)) if resynced else (),
+            permanent_flags=parse_flags.__wrapped__(flags) if flags is not None else None,
+        )
+
+    # Searching.
+
+    async def search_since(self, since: date) -> list[int]:
+        return await self._search("SINCE", format_search_date(since))
+
+    async def list_uids(self) -> list[int]:
+        return await self._search("ALL")
+
+    async def _search(self, *criteria: str) -> list[int]:
+        esearch = "ESEARCH" in self.capabilities or "IMAP4REV2" in self.capabilities
+        found: Gather[Search | Esearch] = Gather((Search, Esearch), frozenset({"SEARCH", "ESEARCH"}), strict=True)
+        arguments = ("RETURN", "(ALL COUNT)", *criteria) if esearch else criteria
+        await self._session.run("UID SEARCH", *arguments, collector=found)
+        uids: set[int] = set()
+        for answer in found.found:
+            if isinstance(answer, Search):
+                uids.update(answer.numbers)
+                continue
+            count = size(answer.found)
+            if not answer.uid or (answer.count is not None and answer.count != count):
+                raise ProtocolError("the server's answer to a search contradicts itself")
+            if count > self._exists + _SLACK:
+                raise ProtocolError("the server claims to have found more messages than there are")
+            uids.update(uid for r in answer.found for uid in r)
+        if not found.found and self._exists:
+            # No answer is not "nothing found": believing it could look like an emptied folder.
+            raise ProtocolError("the server did not say what it found")
+        return sorted(uids)
+
+    # Fetching.
+
+    async def fetch_meta(
+        self, uids: Iterable[range], *, changed_since: int | None = None
+    ) -> AsyncIterator[list[MessageMeta]]:
+        wanted = UidSet(uids)
+
+        def read(fetch: Fetch) -> MessageMeta | None:
+            # Without UID, flags or size it is no answer to what was asked; a UID that was not asked for is somebody
+            # else's change.
+            if fetch.uid is None or fetch.flags is None or fetch.size is None or fetch.uid not in wanted:
+                return None
+            return MessageMeta(fetch.uid, fetch.flags, fetch.internal_date, fetch.size, fetch.modseq, fetch.email_id)
+
+        stream = FetchStream(self._session, read, wanted)
+        async for batch in self._batches(stream, wanted, f"({self._meta_items()})", changed_since):
+            yield batch
+
+    async def fetch_flags(
+        self, uids: Iterable[range], *, changed_since: int | None = None
+    ) -> AsyncIterator[list[FlagsChange]]:
+        wanted = UidSet(uids)
+
+        def read(fetch: Fetch) -> FlagsChange | None:
+            if fetch.uid is None or fetch.flags is None or fetch.uid not in wanted:
+                return None
+            return FlagsChange(fetch.uid, fetch.flags, fetch.modseq)
+
+        stream = FetchStream(self._session, read, wanted)
+        async for batch in self._batches(stream, wanted, "(UID FLAGS)", changed_since):
+            yield batch
+
+    async def fetch_bodies(self, uids: Sequence[int], open_sink: Callable[[int], S]) -> AsyncIterator[Fetched[S]]:
+        async for meta, body in fetch_messages(
+            self._session, uids, self._meta_items(), "BODY.PEEK[]", "", open_sink, depth=DEPTH
+        ):
+            yield Fetched(meta, body.sink, body.octets)  # type: ignore[arg-type]  # the sink that open_sink made
+
+    async def fetch_headers(self, uids: Sequence[int]) -> AsyncIterator[tuple[MessageMeta, bytes]]:
+        async for meta, body in fetch_messages(
+            self._session, uids, self._meta_items(), "BODY.PEEK[HEADER]", "HEADER", HeaderSink, depth=DEPTH
+        ):
+            if isinstance(body.sink, HeaderSink):
+                yield meta, bytes(body.sink.data)
+
+    def _meta_items(self) -> str:
+        items = ["UID", "FLAGS", "INTERNALDATE", "RFC822.SIZE"]
+        if self._modseq:
+            items.append("MODSEQ")
+        if "OBJECTID" in self.capabilities:
+            items.append("EMAILID")
+        elif "X-GM-EXT-1" in self.capabilities:
+            items.append("X-GM-MSGID")
+        return " ".join(items)
+
+    async def _batches(
+        self, stream: FetchStream[_T], wanted: UidSet, items: str, changed_since: int | None
+    ) -> AsyncIterator[list[_T]]:
+        if changed_since is not None and not self._modseq:
+            raise ValueError("changed_since needs a folder with CONDSTORE")
+        more: tuple[str, ...] = () if changed_since is None else (f"(CHANGEDSINCE {changed_since})",)
+        sets = format_sets(wanted)
+        try:
+            while True:
+                while len(stream.running) < DEPTH and (part := next(sets, None)) is not None:
+                    stream.start(part[1], part[0], items, *more)
+                batch = stream.take_many(BATCH)
+                if batch:
+                    yield batch
+                    continue
+                stream.check()
+                for command, _, status in stream.finished:
+                    if status.condition != "OK":
+                        raise command_error(status, command.name)
+                done = bool(stream.finished)
+                stream.finished.clear()
+                if not stream.running and not done:
+                    return
+                if not done:
+                    await stream.wait()
+        finally:
+            stream.close()
+
+    # Waiting.
+
+    async def idle(self, timeout_s: float) -> FolderChange | None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout_s
+        while self._change is None and (left := end - loop.time()) > 0:
+            self._waker = loop.create_future()
+            try:
+                if "IDLE" in self.capabilities:
+                    await self._session.idle(self._waker, min(left, self._session.timeouts.idle_s))
+                else:
+                    await self.noop()
+                    if self._change is None:
+                        await asyncio.wait({self._waker}, timeout=min(left, POLL_S))
+            finally:
+                self._waker = None
+        change, self._change = self._change, None
+        return change
+
+    async def noop(self) -> None:
+        await self._session.run("NOOP")
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    def _unasked(self, response: Response) -> None:
+        """What nobody in flight wanted: the server tells what others did to the folder (RFC 9051 §7)."""
+        if isinstance(response, Exists):
+            if response.count == self._exists:
+                return
+            # Fewer without an EXPUNGE breaks §7.4.1; a pass will find out what is true.
+            self._changed(exists=response.count, expunged=response.count < self._exists)
+            self._exists = response.count
+        elif isinstance(response, Expunge):
+            # A sequence number beyond EXISTS breaks §7.5.1; that something is gone is all that is taken from it anyway.
+            self._exists = max(0, self._exists - 1)
+            self._changed(expunged=True)
+        elif isinstance(response, Vanished):
+            if not response.earlier:
+                self._exists = max(0, self._exists - size(response.uids))
+            self._changed(expunged=True)
+        elif isinstance(response, Fetch) and response.flags is not None:
+            self._changed(flags=True)
+
+    def _changed(self, *, exists: int | None = None, expunged: bool = False, flags: bool = False) -> None:
+        before = self._change or FolderChange()
+        self._change = FolderChange(
+            exists=exists if exists is not None else before.exists,
+            expunged=expunged or before.expunged,
+            flags=flags or before.flags,
+        )
+        if self._waker is not None and not self._waker.done():
+            self._waker.set_result(None)
+
+
+class HeaderSink:
+    """Keeps the first `HEADER_LIMIT` bytes."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, octets: int) -> None:
+        self.data = bytearray()
+
+    def write(self, chunk: memoryview, /) -> None:
+        room = HEADER_LIMIT - len(self.data)
+        if room > 0:
+            self.data += chunk[:room]

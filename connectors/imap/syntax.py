@@ -1,0 +1,420 @@
+"""One complete response → its value (RFC 9051 §9, with RFC 4731, 5819, 7162, 8474). Pure; the framing is `wire`'s.
+
+A response arrives as pieces: the bytes of its lines without CRLF and without literal announcements, and between them
+its literals, either as `Text` (kept) or as `Body` (streamed away). No step recurses, and each costs time linear in the
+pieces' length.
+
+Two kinds of failure:
+* `ProtocolError`: this cannot be the beginning of an IMAP response. The place in the stream is lost (a literal with a
+  wrong size does that, and what follows may be the body of a message that somebody wrote to look like protocol), so
+  the line must be dropped.
+* `Unparsed`: a response of a known kind in an unknown form. Its end is known, so it can be skipped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Final, TypeAlias
+
+from connectors.errors import ProtocolError, clean_text
+from connectors.imap.internaldate import parse_internal_date
+from connectors.imap.responses import (
+    Body,
+    Capability,
+    Continuation,
+    Enabled,
+    Esearch,
+    Exists,
+    Expunge,
+    Fetch,
+    FolderFlags,
+    ListItem,
+    Recent,
+    Response,
+    Search,
+    Status,
+    StatusItem,
+    Unknown,
+    Unparsed,
+    Vanished,
+)
+from connectors.imap.uidset import MAX_UID, parse_set
+
+MAX_DEPTH: Final = 100
+MAX_NUMBER: Final = (1 << 63) - 1
+
+
+class Text(bytes):
+    """A quoted string (unescaped) or a kept literal, as opposed to an atom: only an atom can be NIL."""
+
+    __slots__ = ()
+
+
+Piece: TypeAlias = bytes | Body
+Token: TypeAlias = "bytes | Body | list[Token]"  # noqa: S105 - not a password
+
+
+class MalformedError(Exception):
+    """Inside this module only: becomes `Unparsed`."""
+
+
+_TOKEN = re.compile(
+    rb" *+(?:"
+    rb"(?P<open>\()"
+    rb"|(?P<close>\))"
+    rb'|"(?P<quoted>[^"\\]*+(?:\\.[^"\\]*+)*+)"'
+    rb"|(?P<section>(?:BODY|BINARY|BINARY\.SIZE)\[[^\]]{0,1000}\](?:<\d{1,20}>)?)"
+    rb'|(?P<atom>[^ ()"]++)'
+    rb"|(?P<end>\Z))",
+    re.DOTALL | re.IGNORECASE,
+)
+_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
+_STATUS = re.compile(
+    rb"(OK|NO|BAD|BYE|PREAUTH)(?![^ ])(?: *\[(?:(PERMANENTFLAGS) \(([^()]*)\)|([^\]\[ ]+)(?: ([^\]]*))?)\])? *(.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+_TAGGED = re.compile(rb"([^\x00-\x20\x7f-\xff(){%*\"\\+]{1,64}) (.*)", re.DOTALL)
+_NUMBERED = re.compile(rb"(\d{1,20}) (EXISTS|RECENT|EXPUNGE|FETCH)\b *", re.IGNORECASE)
+_WORD = re.compile(rb"([A-Z][A-Z0-9.\-]{0,63})(?: +|$)", re.IGNORECASE)
+_SEARCH = re.compile(rb"([\d ]*+)(?:\(MODSEQ (\d{1,20})\) *)?", re.IGNORECASE)
+_VANISHED = re.compile(rb"(\(EARLIER\) )?([\d:,]+) *", re.IGNORECASE)
+_LIST_HEAD = re.compile(rb'\(([^()]*+)\) +(?:NIL|"\\?(.)") +', re.DOTALL | re.IGNORECASE)
+_ESEARCH_TAG = re.compile(rb'\(TAG (?:"([^"]*)"|([^ ()]+))\) *', re.IGNORECASE)
+_NOT_FLAGS: Final = frozenset({"\\Recent"})
+_SYSTEM_FLAG = re.compile(rb"\\[A-Za-z]+")
+
+
+def is_status_like(line: bytes) -> bool:
+    """Does the line end its response even if it ends in `{5}`? Only human text can stand at the end of these (§7.1,
+    §7.6).
+    """
+    if line.startswith(b"* "):
+        return _STATUS.match(line, 2) is not None
+    return not line.startswith(b"*")
+
+
+def parse(pieces: Sequence[Piece]) -> Response:
+    """The response that the pieces make. Raises ProtocolError when they are none."""
+    head = pieces[0]
+    if not isinstance(head, bytes):
+        raise ProtocolError("a response began with a literal")
+    if head.startswith(b"* "):
+        return _untagged(head, pieces)
+    if head.startswith(b"+"):
+        return Continuation(head[1:].lstrip(b" "))
+    tagged = _TAGGED.fullmatch(head)
+    status = _STATUS.fullmatch(tagged[2]) if tagged is not None else None
+    if tagged is None or status is None or status[1].upper() in (b"BYE", b"PREAUTH"):
+        raise ProtocolError("the server sent a line that is no IMAP response")  # not shown: it may echo a secret
+    return _status(tagged[1].decode("ascii"), status)
+
+
+def _untagged(head: bytes, pieces: Sequence[Piece]) -> Response:
+    status = _STATUS.fullmatch(head, 2)
+    if status is not None:
+        return _status(None, status)
+    numbered = _NUMBERED.match(head, 2)
+    word = _WORD.match(head, 2) if numbered is None else None
+    name = numbered[2] if numbered is not None else word[1] if word is not None else b""
+    kind = name.decode("ascii").upper()
+    try:
+        if numbered is not None:
+            return _numbered(kind, int(numbered[1]), numbered.end(), pieces)
+        reader = _READERS.get(kind)
+        if reader is None or word is None:
+            return Unknown(kind)
+        return reader(head, word.end(), pieces)
+    except (MalformedError, ValueError) as error:
+        if any(isinstance(p, Body) for p in pieces):
+            # What follows a body makes no sense: its announced size was wrong, and the place in the stream is lost.
+            raise ProtocolError(f"nonsense after the body of a message: {error}") from None
+        return Unparsed(kind, clean_text(str(error)))
+
+
+def _status(tag: str | None, match: re.Match[bytes]) -> Status:
+    condition, flags_code, flags, code, arguments, text = match.groups()
+    return Status(
+        tag=tag,
+        condition=condition.decode("ascii").upper(),
+        code=(flags_code or code).decode("utf-8", "replace").upper() if flags_code or code else None,
+        arguments=(flags if flags is not None else arguments) or b"",
+        text=clean_text(text.decode("utf-8", "replace")),
+    )
+
+
+def _numbered(kind: str, number: int, at: int, pieces: Sequence[Piece]) -> Response:
+    if kind == "FETCH":
+        return _fetch(number, at, pieces)
+    if number > MAX_UID:
+        raise MalformedError("a number out of range")
+    if kind == "EXISTS":
+        return Exists(number)
+    if kind == "RECENT":
+        return Recent(number)
+    if number == 0:
+        raise MalformedError("sequence number 0")
+    return Expunge(number)
+
+
+def tokenize(pieces: Sequence[Piece], at: int) -> list[Token]:
+    """The tokens from offset `at` of the first piece on; parentheses make lists. Raises MalformedError."""
+    top: list[Token] = []
+    stack: list[list[Token]] = [top]
+    for index, piece in enumerate(pieces):
+        if isinstance(piece, Body | Text):
+            stack[-1].append(piece)
+            continue
+        position = at if index == 0 else 0
+        while True:
+            match = _TOKEN.match(piece, position)
+            if match is None:
+                raise MalformedError("a string without end")
+            kind = match.lastgroup
+            position = match.end()
+            if kind == "end":
+                break
+            if kind == "open":
+                inner: list[Token] = []
+                stack[-1].append(inner)
+                stack.append(inner)
+                if len(stack) > MAX_DEPTH:
+                    raise MalformedError("nested too deeply")
+            elif kind == "close":
+                if len(stack) == 1:
+                    raise MalformedError("a parenthesis too many")
+                stack.pop()
+            elif kind == "quoted":
+                stack[-1].append(Text(unescape(match["quoted"])))
+            else:
+                stack[-1].append(match[0].lstrip(b" "))
+    if len(stack) > 1:
+        raise MalformedError("a parenthesis without end")
+    return top
+
+
+def unescape(quoted: bytes) -> bytes:
+    """The value of a quoted string (RFC 9051 §9, quoted); a needless backslash is dropped."""
+    return _ESCAPE.sub(rb"\1", quoted) if b"\\" in quoted else quoted
+
+
+def _number(token: Token, limit: int = MAX_NUMBER) -> int:
+    if not isinstance(token, bytes) or not token.isdigit() or len(token) > 20:
+        raise MalformedError("not a number")
+    value = int(token)
+    if value > limit:
+        raise MalformedError("a number out of range")
+    return value
+
+
+def is_nil(token: Token) -> bool:
+    return isinstance(token, bytes) and not isinstance(token, Text) and token.upper() == b"NIL"
+
+
+@lru_cache(maxsize=1024)
+def parse_flags(text: bytes) -> frozenset[str]:
+    """The words between the parentheses of FLAGS. System flags in their canonical spelling, keywords verbatim.
+
+    \\Recent is left out: it is a fact about a session, not about a message (RFC 9051 appendix E has removed it).
+    Remembers its answers, since few combinations occur: the caller passes short texts only.
+    """
+    return frozenset(_flag(word) for word in text.split(b" ") if word) - _NOT_FLAGS
+
+
+def _flag(word: bytes) -> str:
+    if _SYSTEM_FLAG.fullmatch(word):
+        return "\\" + word[1:].decode("ascii").capitalize()
+    try:
+        return word.decode()
+    except UnicodeDecodeError:
+        return word.decode("latin-1")
+
+
+def _flag_list(token: Token) -> frozenset[str]:
+    if not isinstance(token, list):
+        raise MalformedError("flags that are no list")
+    words = [t for t in token if isinstance(t, bytes)]
+    if len(words) != len(token):
+        raise MalformedError("a flag that is no word")
+    return frozenset(_flag(w) for w in words) - _NOT_FLAGS
+
+
+def _fetch(number: int, at: int, pieces: Sequence[Piece]) -> Fetch:
+    """FETCH: pairs of name and value (§7.5.2). A value given twice must be the same."""
+    if not 0 < number <= MAX_UID:
+        raise MalformedError("sequence number out of range")
+    tokens = tokenize(pieces, at)
+    if len(tokens) != 1 or not isinstance(tokens[0], list):
+        raise MalformedError("FETCH without one list")
+    items = tokens[0]
+    if len(items) % 2:
+        raise MalformedError("FETCH with a name without value")
+    fetch = Fetch(number)
+    seen: set[str] = set()
+    for name_token, value in zip(items[::2], items[1::2], strict=True):
+        if not isinstance(name_token, bytes) or isinstance(name_token, Text):
+            raise MalformedError("FETCH with a value without name")
+        name = name_token.decode("latin-1").upper()
+        if name in seen:
+            raise MalformedError("FETCH names the same attribute twice")
+        seen.add(name)
+        _attribute(fetch, name, value)
+    return fetch
+
+
+def _attribute(fetch: Fetch, name: str, value: Token) -> None:
+    if name == "UID":
+        fetch.uid = _number(value, MAX_UID)
+        if fetch.uid == 0:
+            raise MalformedError("UID 0")
+    elif name == "FLAGS":
+        fetch.flags = _flag_list(value)
+    elif name == "INTERNALDATE":
+        fetch.internal_date = parse_internal_date(value) if isinstance(value, bytes) else None
+    elif name == "RFC822.SIZE":
+        fetch.size = _number(value)
+    elif name == "MODSEQ":
+        if not isinstance(value, list) or len(value) != 1:
+            raise MalformedError("MODSEQ that is no list of one")
+        fetch.modseq = _number(value[0])
+    elif name == "EMAILID":
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], bytes):
+            fetch.email_id = value[0].decode("latin-1")
+    elif name == "X-GM-MSGID":
+        if isinstance(value, bytes):
+            fetch.email_id = value.decode("latin-1")
+    else:
+        section = section_of(name)
+        if section is None:
+            return
+        if isinstance(value, Body):
+            fetch.bodies[section] = value
+        elif isinstance(value, Text):
+            # nstring may be a quoted string (§9): `wire` hands it to a sink like a literal.
+            fetch.bodies[section] = Body(len(value), None, text=bytes(value))
+        elif not is_nil(value):
+            raise MalformedError("a body that is no string")
+
+
+def section_of(name: str) -> str | None:
+    """`BODY[HEADER]` → `HEADER`, `BODY[]` and `RFC822` → `` (the whole); None for what is no body (RFC 3501 §6.4.5).
+    Upper case in.
+    """
+    if name == "RFC822":
+        return ""
+    if name == "RFC822.HEADER":
+        return "HEADER"
+    if name == "RFC822.TEXT":
+        return "TEXT"
+    if name.startswith("BODY[") and "]" in name:
+        inside, _, rest = name[5:].rpartition("]")
+        return inside + rest
+    return None
+
+
+def _astrings(tokens: list[Token]) -> Iterator[bytes]:
+    for token in tokens:
+        if not isinstance(token, bytes):
+            raise MalformedError("not a string")
+        yield token
+
+
+def _words(head: bytes, at: int) -> frozenset[str]:
+    return frozenset(head[at:].decode("latin-1").upper().split())
+
+
+def _list(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
+    """LIST (§7.3.1). Some servers send the delimiter `"\\"` unescaped, or names with blanks unquoted: both are
+    understood.
+    """
+    match = _LIST_HEAD.match(head, at)
+    if match is None:
+        raise MalformedError("LIST in an unknown form")
+    rest = head[match.end() :]
+    if rest.startswith(b'"') or len(pieces) > 1:
+        tokens = tokenize([rest, *pieces[1:]], 0)
+        name = tokens[0] if tokens else None
+        if not isinstance(name, bytes):
+            raise MalformedError("LIST without a name")
+    else:
+        name = rest.partition(b" (")[0].rstrip(b" ")
+    if not name or any(b in name for b in (b"\0", b"\r", b"\n")):
+        raise MalformedError("LIST with an impossible name")
+    return ListItem(
+        attributes=frozenset(match[1].decode("latin-1").lower().split()),
+        delimiter=match[2].decode("latin-1") if match[2] is not None else None,
+        name=bytes(name),
+    )
+
+
+def _status_item(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
+    tokens = tokenize(pieces, at)
+    if len(tokens) < 2 or not isinstance(tokens[-1], list):
+        raise MalformedError("STATUS in an unknown form")
+    items = tokens[-1]
+    names = list(_astrings(tokens[:-1]))  # several only when the server forgot the quotes of a name with blanks
+    found: dict[str, int] = {}
+    for key, value in zip(items[::2], items[1::2], strict=False):
+        if isinstance(key, bytes) and isinstance(value, bytes) and value.isdigit():
+            found[key.decode("latin-1").upper()] = _number(value)
+    return StatusItem(bytes(b" ".join(names)), found)
+
+
+def _search(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
+    match = _SEARCH.fullmatch(head, at)
+    if match is None or len(pieces) > 1:
+        raise MalformedError("SEARCH in an unknown form")
+    numbers = tuple(map(int, match[1].split()))
+    if numbers and (min(numbers) < 1 or max(numbers) > MAX_UID):
+        raise MalformedError("a number out of range")
+    return Search(numbers, int(match[2]) if match[2] is not None else None)
+
+
+def _esearch(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
+    """ESEARCH: `(TAG "A1") UID COUNT 3 ALL 1:3` (RFC 4731 §3.2). Results that we never ask for are skipped."""
+    correlator = _ESEARCH_TAG.match(head, at)
+    tag = None
+    if correlator is not None:
+        tag = (correlator[1] if correlator[1] is not None else correlator[2]).decode("latin-1")
+        at = correlator.end()
+    words = head[at:].split()
+    uid = bool(words) and words[0].upper() == b"UID"
+    if uid:
+        words = words[1:]
+    if len(words) % 2 or len(pieces) > 1:
+        raise MalformedError("ESEARCH in an unknown form")
+    items = {k.upper(): v for k, v in zip(words[::2], words[1::2], strict=True)}
+    return Esearch(
+        tag=tag,
+        uid=uid,
+        found=parse_set(items[b"ALL"]) if b"ALL" in items else (),
+        count=_number(items[b"COUNT"]) if b"COUNT" in items else None,
+        modseq=_number(items[b"MODSEQ"]) if b"MODSEQ" in items else None,
+    )
+
+
+def _vanished(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
+    match = _VANISHED.fullmatch(head, at)
+    if match is None or len(pieces) > 1:
+        raise MalformedError("VANISHED in an unknown form")
+    return Vanished(parse_set(match[2]), earlier=match[1] is not None)
+
+
+def _folder_flags(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
+    tokens = tokenize(pieces, at)
+    if len(tokens) != 1:
+        raise MalformedError("FLAGS in an unknown form")
+    return FolderFlags(_flag_list(tokens[0]))
+
+
+_READERS: dict[str, Callable[[bytes, int, Sequence[Piece]], Response]] = {
+    "CAPABILITY": lambda head, at, _: Capability(_words(head, at)),
+    "ENABLED": lambda head, at, _: Enabled(_words(head, at)),
+    "LIST": _list,
+    "STATUS": _status_item,
+    "SEARCH": _search,
+    "ESEARCH": _esearch,
+    "VANISHED": _vanished,
+    "FLAGS": _folder_flags,
+}
