@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import date
 from typing import Final, TypeVar
 
-from connectors.errors import ProtocolError, Scope
+from connectors.errors import ProtocolError, Scope, ThrottledError
 from connectors.imap.bodies import fetch_messages
 from connectors.imap.collect import FetchStream, Gather, Opening
 from connectors.imap.command import Argument, Str
@@ -133,13 +133,14 @@ class ImapSource:
 
     async def _ask_status(self, found: dict[str, FolderStatus | None], names: Sequence[str]) -> None:
         """STATUS one by one, pipelined. A NO concerns its folder only."""
-        items = Gather((StatusItem, ListItem), frozenset({"STATUS"}), strict=False)
-        commands = [
-            self._session.start("STATUS", Str(encode_name(name)), self._status_items(), collector=items)
-            for name in names
-        ]
+        items: Gather[StatusItem] = Gather(StatusItem, frozenset({"STATUS"}), strict=False)
+        what = self._status_items()
+        commands = [self._session.start("STATUS", Str(encode_name(name)), what, collector=items) for name in names]
         for command in commands:
-            await self._session.wait_for(command)
+            status = await self._session.wait_for(command)
+            error = command_error(status, "STATUS") if status.condition != "OK" else None
+            if isinstance(error, ThrottledError):
+                raise error
         self._note(found, items.found)
 
     def _status_items(self) -> str:
@@ -147,9 +148,7 @@ class ImapSource:
         return f"(MESSAGES UIDNEXT UIDVALIDITY{modseq})"
 
     @staticmethod
-    def _note(
-        found: dict[str, FolderStatus | None], items: Sequence[StatusItem | ListItem] | Sequence[StatusItem]
-    ) -> None:
+    def _note(found: dict[str, FolderStatus | None], items: Iterable[StatusItem]) -> None:
         for item in items:
             if {"MESSAGES", "UIDVALIDITY"} <= item.items.keys():
                 name = folder_name(item.name)
