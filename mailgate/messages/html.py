@@ -1,0 +1,160 @@
+"""HTML of mail: made safe to show, and turned into text.
+
+`sanitize_html` keeps what mail looks like and nothing that acts: no scripts, style sheets, forms, frames or event
+handlers. Nothing is fetched when the result is shown, because fetching tells the sender who read it and when: the
+address of a remote image moves from `src` to `data-remote-src`, where a client that asked its user may put it back;
+`cid:` images (parts of the message itself) and small `data:` images stay. Links open nothing in the opener's name
+(`rel="noopener noreferrer nofollow"`).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+import nh3
+
+from mailgate.messages.charsets import clean
+
+_TAGS = frozenset(
+    """a abbr address article aside b bdi bdo big blockquote br caption center cite code col colgroup dd del details dfn
+    div dl dt em figcaption figure font footer h1 h2 h3 h4 h5 h6 header hr i img ins kbd li main mark nav ol p pre q rp
+    rt ruby s samp section small span strike strong sub summary sup table tbody td tfoot th thead time tr tt u ul var
+    wbr""".split()  # noqa: SIM905
+)
+_GENERAL = {"align", "valign", "dir", "lang", "title", "style", "width", "height", "bgcolor"}
+_ATTRIBUTES: dict[str, set[str]] = {
+    "*": _GENERAL,
+    "a": {"href", "name"},
+    "img": {"src", "alt", "border", "hspace", "vspace"},
+    "font": {"color", "face", "size"},
+    "table": {"border", "cellpadding", "cellspacing", "summary"},
+    "td": {"colspan", "rowspan", "nowrap"},
+    "th": {"colspan", "rowspan", "nowrap", "scope"},
+    "col": {"span"},
+    "colgroup": {"span"},
+    "ol": {"start", "type"},
+    "ul": {"type"},
+    "li": {"value", "type"},
+    "blockquote": {"type"},
+    "bdo": {"dir"},
+    "time": {"datetime"},
+    "del": {"datetime"},
+    "ins": {"datetime"},
+}
+# properties that can't name an address and can't cover the page that shows the mail
+_STYLES = frozenset(
+    """background-color border border-bottom border-bottom-color border-bottom-style border-bottom-width border-collapse
+    border-color border-left border-left-color border-left-style border-left-width border-radius border-right
+    border-right-color border-right-style border-right-width border-spacing border-style border-top border-top-color
+    border-top-style border-top-width border-width clear color direction display float font-family font-size font-style
+    font-variant font-weight height letter-spacing line-height margin margin-bottom margin-left margin-right margin-top
+    max-height max-width min-height min-width overflow-wrap padding padding-bottom padding-left padding-right
+    padding-top table-layout text-align text-decoration text-indent text-transform unicode-bidi vertical-align
+    white-space width word-break word-spacing word-wrap""".split()  # noqa: SIM905
+)
+_DATA_IMAGE = re.compile(r"data:image/(?:png|jpe?g|gif|webp);base64,", re.IGNORECASE)
+_REMOTE = re.compile(r"\s*(?:https?:|//|[^a-z]|$)|(?!\s*(?:cid|data):)", re.IGNORECASE)
+_STYLE_ADDRESS = re.compile(r"url\s*\(|expression\s*\(|image-set|@import|\\", re.IGNORECASE)
+# what nh3 writes: every attribute in double quotes, quotes and ampersands inside escaped
+_WRITTEN_TAG = re.compile(r"""<([a-z][a-z0-9]*)((?:\s+[^\s"=<>/]+(?:="[^"]*")?)*)\s*/?>""")
+_WRITTEN_SRC = re.compile(r"""(\s)src="(?!cid:|data:)([^"]*)\"""", re.IGNORECASE)
+_DEEPEST = 200
+_ANY_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+_VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())  # noqa: SIM905
+
+
+def sanitize_html(source: str) -> str:
+    """HTML that may be put into a page (inside an element of its own). Pure; never raises; see the module's text."""
+    source = clean(source)
+    if _nesting(source) > _DEEPEST:
+        # no person writes such mail, and trees this deep have broken every renderer once: its text is enough
+        return "<pre>" + html.escape(html_to_text(source)) + "</pre>"
+    safe = nh3.clean(
+        source,
+        tags=set(_TAGS),
+        clean_content_tags={
+            "script",
+            "style",
+            "head",
+            "title",
+            "iframe",
+            "object",
+            "noscript",
+            "template",
+            "svg",
+            "math",
+        },
+        attributes=_ATTRIBUTES,
+        attribute_filter=_filter,
+        url_schemes={"http", "https", "mailto", "tel", "cid", "data"},
+        link_rel="noopener noreferrer nofollow",
+        set_tag_attribute_values={"a": {"target": "_blank"}},
+        filter_style_properties=set(_STYLES),
+        strip_comments=True,
+    )
+    return _WRITTEN_TAG.sub(_park_remote, safe) if "<img" in safe else safe
+
+
+def _filter(tag: str, attribute: str, value: str) -> str | None:
+    if attribute in ("href", "src") and value.lstrip().lower().startswith("data:"):
+        return value if tag == "img" and _DATA_IMAGE.match(value.lstrip()) else None
+    if attribute == "style" and _STYLE_ADDRESS.search(value):
+        return None
+    return value
+
+
+def _park_remote(match: re.Match[str]) -> str:
+    if match[1] != "img":
+        return match[0]
+    return _WRITTEN_SRC.sub(r'\1data-remote-src="\2"', match[0])
+
+
+def _nesting(source: str) -> int:
+    """How deep elements may nest, at most: opened and not yet closed, counted without parsing."""
+    depth = deepest = 0
+    for closing, name in _ANY_TAG.findall(source):
+        if name.lower() in _VOID:
+            continue
+        depth = max(0, depth - 1) if closing else depth + 1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+_HIDDEN = re.compile(
+    r"<!--(?:.*?-->|.*\Z)|<(script|style|head|title|template|svg|noscript)\b(?:.*?</\1\s*>|.*\Z)|<[!?][^>]*(?:>|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+_SPACE = re.compile(r"[ \t\r\n\f]+")
+_BREAK = re.compile(
+    r"<(?:br|/?(?:p|div|tr|table|h[1-6]|ul|ol|dl|dt|dd|blockquote|pre|hr|section|article|header|footer|address|center))\b[^>]*(?:>|\Z)",
+    re.IGNORECASE,
+)
+_ITEM = re.compile(r"<li\b[^>]*(?:>|\Z)", re.IGNORECASE)
+_CELL = re.compile(r"</t[dh]\s*>", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-zA-Z][^>]*(?:>|\Z)")
+# zero-width and filler characters that newsletters put behind their preview text
+_FILLER = re.compile("[\u00ad\u034f\u061c\u115f\u17b4\u17b5\u180e\u200b-\u200f\u2060-\u2064\ufeff\u2007]+")
+_BLANKS = re.compile(r"[ \t\xa0]+")
+_LINES = re.compile(r"\n{3,}")
+
+
+def html_to_text(source: str) -> str:
+    """The words of an HTML text in reading order, blocks on lines of their own. Linear in the length; never raises."""
+    text = _HIDDEN.sub(" ", source)
+    text = _SPACE.sub(" ", text)
+    text = _ITEM.sub("\n- ", text)
+    text = _BREAK.sub("\n", text)
+    text = _CELL.sub(" ", text)
+    text = _TAG.sub("", text)
+    if "&" in text:
+        text = clean(html.unescape(text))
+    text = _FILLER.sub("", text) if not text.isascii() else text
+    text = _BLANKS.sub(" ", text)
+    text = "\n".join(line.strip() for line in text.split("\n"))
+    return _LINES.sub("\n\n", text).strip()
+
+
+def text_to_html(text: str) -> str:
+    """Plain text as HTML: escaped, its line ends kept."""
+    return '<div style="white-space: pre-wrap">' + html.escape(text) + "</div>"

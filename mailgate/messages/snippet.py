@@ -1,0 +1,60 @@
+"""The first words a person wrote: what a list shows below the subject."""
+
+from __future__ import annotations
+
+import re
+
+_STOP = re.compile(
+    r"^\s*(?:-- ?$|_{10,}\s*$|-{2,}\s*(?:original|forwarded|ursprüngliche|weitergeleitete|message d'origine"
+    r"|mensaje original|messaggio originale|oorspronkelijk)\b)",
+    re.IGNORECASE,
+)
+# `On Mon, 3 Nov 2026 at 10:00, Anna <anna@example.org> wrote:`, in any language: a short line with a digit that ends
+# with a colon
+_ATTRIBUTION = re.compile(r"^.{0,200}\d.{0,200}[:：]\s*$")
+_ADDRESS = re.compile(r"<?https?://\S+>?|\[(?:cid|image|https?):[^\]]*\]?")
+_RULE = re.compile(r"([=*_~#+.-])\1{4,}")
+_SPACE = re.compile(r"\s+")
+
+
+def snippet_of(text: str, limit: int) -> str:
+    """At most `limit` characters of `text` without quoted replies, signatures, rules and bare web addresses.
+
+    When nothing else is in it, the quoted text is better than nothing.
+    """
+    lines = text.split("\n")
+    kept: list[str] = []
+    length = 0
+    for number, line in enumerate(lines):
+        if line.startswith(">"):
+            continue
+        if _STOP.match(line):
+            break
+        if line.rstrip().endswith((":", "：")) and _ATTRIBUTION.match(line.strip()) and _quote_follows(lines, number):
+            continue
+        stripped = line.strip()
+        if stripped:
+            kept.append(stripped)
+            length += len(stripped)
+            if length > 4 * limit:
+                break
+    found = _squeeze(" ".join(kept)) or _squeeze(text[: 8 * limit].replace(">", " "))
+    if len(found) <= limit:
+        return found
+    cut = found[:limit]
+    blank = cut.rfind(" ")
+    return (cut[:blank] if blank > limit * 3 // 4 else cut[: limit - 1]).rstrip(" ,;:-") + "…"
+
+
+def _quote_follows(lines: list[str], number: int) -> bool:
+    for line in lines[number + 1 : number + 4]:
+        if line.strip():
+            return line.lstrip().startswith(">")
+    return False
+
+
+def _squeeze(text: str) -> str:
+    if "://" in text or "[" in text:
+        without = _ADDRESS.sub(" ", text)
+        text = without if without.strip() else text
+    return _SPACE.sub(" ", _RULE.sub(" ", text)).strip()

@@ -1,0 +1,324 @@
+"""The MIME tree (RFC 2045, 2046) of a message: two parsers, one shape, the leaves with their section numbers.
+
+The fast parser (fast-mail-parser, Rust) reads 99 % of real mail. What it refuses, the standard library's compat32
+reads. What neither reads is one text part. Both give nodes with the same attributes; nothing above this module knows
+which one was at work.
+"""
+
+from __future__ import annotations
+
+import email.errors
+import quopri
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from email.message import Message
+from email.parser import BytesParser
+from email.policy import compat32
+from typing import Protocol
+
+from fast_mail_parser import ParseError, parse_email_tree
+
+from mailgate.messages.charsets import decode, one_line
+from mailgate.messages.headers import header_end
+from mailgate.messages.model import Limits
+from mailgate.messages.words import base64_leniently, decode_words
+
+_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
+_BIDI = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_PARAMETER = r"""(?:^|[;\s]){name}\*?\s*=\s*(?:"([^"]*)"|([^\s;"]+))"""
+_CHARSET = re.compile(_PARAMETER.format(name="charset"), re.IGNORECASE)
+_FORMAT = re.compile(_PARAMETER.format(name="format"), re.IGNORECASE)
+_DELSP = re.compile(_PARAMETER.format(name="delsp"), re.IGNORECASE)
+
+
+class Node(Protocol):
+    """What both parsers offer of one MIME part."""
+
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def filename(self) -> str: ...
+    @property
+    def content_id(self) -> str | None: ...
+    @property
+    def disposition(self) -> str | None: ...
+    @property
+    def is_message(self) -> bool: ...
+    @property
+    def content(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Mapping[str, Sequence[str]]: ...
+    @property
+    def children(self) -> Sequence[Node]: ...
+
+
+@dataclass(slots=True)
+class PlainNode:
+    """A node made by us: by the fallback, or for a body whose structure is broken."""
+
+    content_type: str = "text/plain"
+    filename: str = ""
+    content_id: str | None = None
+    disposition: str | None = None
+    is_message: bool = False
+    content: bytes | None = b""
+    headers: dict[str, list[str]] = field(default_factory=dict)
+    children: list[Node] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Leaf:
+    """A leaf of the tree: its section number, its type in lower case, and the node itself."""
+
+    part_id: str
+    content_type: str
+    node: Node
+    related: bool
+    """Whether it lies in a multipart/related: it is shown inside a body text."""
+
+    @property
+    def content(self) -> bytes:
+        """The decoded bytes. Raises fast_mail_parser's ParseError when the transfer encoding is broken."""
+        return self.node.content or b""
+
+    @property
+    def attached(self) -> bool:
+        """Whether the sender marked it as a file."""
+        return (self.node.disposition or "").strip().lower() == "attachment"
+
+    def filename(self, limit: int) -> str | None:
+        """The file's name: no path, no control or direction characters, at most `limit` characters with its ending
+        kept.
+        """
+        name = self.node.filename
+        if not name:
+            return None
+        name = one_line(_BIDI.sub("", decode_words(name)), 4 * limit)
+        name = name.replace("\\", "/").rpartition("/")[2].strip()
+        if len(name) > limit:
+            stem, dot, ending = name.rpartition(".")
+            name = f"{stem[: limit - len(ending) - 1]}.{ending}" if dot and len(ending) < 20 else name[:limit]
+        return name or None
+
+    def content_id(self) -> str | None:
+        """Content-ID without brackets (RFC 2392 `cid:` addresses name it so)."""
+        value = self.node.content_id
+        return one_line(value, 300).strip("<> ") or None if value else None
+
+    def text(self, *, limit: int, most_bytes: int | None = None) -> tuple[str, bool]:
+        """The text of a text part and whether its charset was as labelled; `most_bytes` of it are looked at."""
+        data = self.content
+        if most_bytes is not None and len(data) > most_bytes:
+            data = data[:most_bytes]
+        declared = self.declared_type()
+        match = _CHARSET.search(declared) if declared else None
+        label = (match[1] or match[2]) if match else None
+        if label and "'" in label:
+            label = label.partition("'")[0]  # RFC 2231: charset'language'value
+        text, as_labelled = decode(data, label)
+        return text[:limit], as_labelled
+
+    def flowed(self) -> tuple[bool, bool]:
+        """format=flowed, delsp=yes (RFC 3676 §4)."""
+        declared = self.declared_type()
+        if "flowed" not in declared.lower():
+            return False, False
+        kind, delsp = _FORMAT.search(declared), _DELSP.search(declared)
+        flowed = kind is not None and (kind[1] or kind[2] or "").lower() == "flowed"
+        return flowed, delsp is not None and (delsp[1] or delsp[2] or "").lower() == "yes"
+
+    def declared_type(self) -> str:
+        """The Content-Type header as it stands, or empty."""
+        headers = self.node.headers
+        found = headers.get("Content-Type")
+        if found is None:
+            found = next((values for name, values in headers.items() if name.lower() == "content-type"), None)
+        return found[0] if found else ""
+
+
+def read_tree(raw: bytes, limits: Limits, defects: list[str]) -> Node:
+    """The root of the MIME tree of any bytes; what had to be repaired is added to `defects`. Never raises."""
+    if len(raw) > limits.parsed_bytes:
+        raw = raw[: limits.parsed_bytes]
+        defects.append("not_parsed_whole")
+    if b"\r" in raw[:10_000] and b"\n" not in raw[:10_000]:
+        raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        defects.append("bare_cr")
+    try:
+        root: Node = parse_email_tree(raw, mode="lazy")
+    except ParseError:
+        return fallback_tree(raw, limits, defects)
+    if not root.children and root.content_type[:10].lower() == "multipart/":
+        defects.append("multipart_without_parts")
+        return PlainNode(content=raw[header_end(raw) :], headers={})
+    return root
+
+
+def fallback_tree(raw: bytes, limits: Limits, defects: list[str]) -> Node:
+    """The tree as the standard library reads it, decoded as far as it can be. Never raises."""
+    defects.append("structure_repaired")
+    if len(raw) > limits.fallback_bytes:
+        raw = raw[: limits.fallback_bytes]
+        defects.append("not_parsed_whole")
+    try:
+        message = BytesParser(policy=compat32).parsebytes(raw.lstrip(b" \t\r\n") if raw[:1] in b" \t" else raw)
+        return _from_stdlib(message, limits.depth + 5)
+    except (RecursionError, email.errors.MessageError, ValueError, LookupError, TypeError, AttributeError, IndexError):
+        # what compat32 was seen to raise on hostile input; the bytes are kept whatever happens here
+        defects.append("structure_unreadable")
+        return PlainNode(content=raw[header_end(raw) :], headers={})
+
+
+def _from_stdlib(message: Message, depth: int) -> PlainNode:
+    kind = message.get_content_type()
+    node = PlainNode(
+        content_type=kind,
+        filename=_filename(message),
+        content_id=_header(message, "Content-ID"),
+        disposition=message.get_content_disposition(),
+        headers={"Content-Type": [_header(message, "Content-Type") or ""]},
+    )
+    payload = message.get_payload()
+    if isinstance(payload, list) and kind == "message/rfc822":
+        node.is_message = True
+        node.content = b"".join(_flatten(item) for item in payload if isinstance(item, Message))
+    elif isinstance(payload, list):
+        node.content = None
+        if depth > 0:
+            node.children = [_from_stdlib(item, depth - 1) for item in payload if isinstance(item, Message)]
+    else:
+        node.content = _decoded(message, str(payload))
+    return node
+
+
+def _flatten(message: Message) -> bytes:
+    try:
+        return message.as_bytes()
+    except (
+        UnicodeError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+    ):  # compat32's generator on odd headers
+        return b""
+
+
+def _decoded(message: Message, payload: str) -> bytes:
+    raw = (
+        payload.encode("ascii", "surrogateescape")
+        if payload.isascii() or _escaped(payload)
+        else payload.encode("utf-8", "replace")
+    )
+    encoding = (_header(message, "Content-Transfer-Encoding") or "").strip().lower()
+    if encoding.startswith("base64"):
+        return base64_leniently(raw)
+    if encoding.startswith("quoted-printable"):
+        return quopri.decodestring(raw)
+    return raw
+
+
+def _escaped(text: str) -> bool:
+    try:
+        text.encode("ascii", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _header(message: Message, name: str) -> str | None:
+    value = message.get(name)
+    if value is None:
+        return None
+    text = str(value)
+    if not text.isascii():
+        text = decode(text.encode("utf-8", "surrogateescape"), None)[0]
+    return text
+
+
+def _filename(message: Message) -> str:
+    try:
+        name = message.get_filename("")
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        IndexError,
+    ):  # RFC 2231 parameters that contradict themselves
+        return ""
+    return decode(str(name).encode("utf-8", "surrogateescape"), None)[0]
+
+
+def type_of(node: Node, *, in_digest: bool = False) -> str:
+    """The content type in lower case, text/plain when it says none (RFC 2045 §5.2), message/rfc822 inside a digest."""
+    kind = node.content_type.partition(";")[0].strip().lower()
+    if _TYPE.fullmatch(kind):
+        return kind
+    return "message/rfc822" if in_digest else "text/plain"
+
+
+@dataclass(slots=True)
+class Body:
+    """One piece of what a person reads: its plain and its HTML form, at least one of them."""
+
+    plain: Leaf | None
+    html: Leaf | None
+
+
+def walk(root: Node, limits: Limits, defects: list[str]) -> tuple[list[Leaf], list[Body]]:
+    """The leaves in order with IMAP's section numbers, and the body texts among them, picked as a mail program would.
+
+    multipart/alternative: the first plain and the last HTML form, one text in two forms (RFC 2046 §5.1.4).
+    multipart/related: the root part is the text. Everything else: the texts of the parts one after the other. A
+    message inside (message/rfc822) is a leaf.
+    """
+    leaves: list[Leaf] = []
+    return leaves, _walk(root, "", limits, defects, leaves, depth=0, related=False)
+
+
+def _walk(
+    node: Node, prefix: str, limits: Limits, defects: list[str], leaves: list[Leaf], *, depth: int, related: bool
+) -> list[Body]:
+    kind = type_of(node)
+    if not kind.startswith("multipart/") or node.is_message:
+        if len(leaves) >= limits.parts:
+            _note(defects, "too_many_parts")
+            return []
+        leaf = Leaf(prefix or "1", kind, node, related)
+        leaves.append(leaf)
+        return _body_of(leaf, root=not prefix)
+    if depth >= limits.depth:
+        _note(defects, "nested_too_deep")
+        return []
+    found: list[list[Body]] = []
+    inside = related or kind == "multipart/related"
+    for number, child in enumerate(node.children, 1):
+        if len(leaves) >= limits.parts:
+            _note(defects, "too_many_parts")
+            break
+        place = f"{prefix}.{number}" if prefix else str(number)
+        found.append(_walk(child, place, limits, defects, leaves, depth=depth + 1, related=inside))
+    if kind == "multipart/alternative":
+        bodies = [body for group in found for body in group]
+        plain = next((body.plain for body in bodies if body.plain is not None), None)
+        html = next((body.html for body in reversed(bodies) if body.html is not None), None)
+        return [Body(plain, html)] if plain is not None or html is not None else []
+    if kind == "multipart/related":
+        return next((group for group in found if group), [])
+    return [body for group in found for body in group]
+
+
+def _body_of(leaf: Leaf, *, root: bool) -> list[Body]:
+    if leaf.content_type not in ("text/plain", "text/html") or leaf.attached:
+        return []
+    if leaf.node.filename and not root:
+        return []
+    return [Body(leaf, None) if leaf.content_type == "text/plain" else Body(None, leaf)]
+
+
+def _note(defects: list[str], defect: str) -> None:
+    if defect not in defects:
+        defects.append(defect)
