@@ -100,14 +100,22 @@ def _is_scope(value: Any) -> bool:
     return check is not None and check(value)
 
 
-REF = matching(r"[A-Za-z0-9._:-]{1,64}")
-ULID = matching(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
-SLUG = matching(r"[a-z][a-z0-9_.+-]{0,63}")
-PLAN = matching(r"[a-z0-9_]{1,32}")
-DIGEST = matching(r"[0-9a-f]{64}")
-ORIGIN = matching(r"[!-*,-~]{1,200}/purge/[A-Za-z0-9._-]{1,64}")
+REF_PATTERN = r"[A-Za-z0-9._:-]{1,64}"
+ULID_PATTERN = r"[0-7][0-9A-HJKMNP-TV-Z]{25}"
+SLUG_PATTERN = r"[a-z][a-z0-9_.+-]{0,63}"
+PLAN_PATTERN = r"[a-z0-9_]{1,32}"
+DIGEST_PATTERN = r"[0-9a-f]{64}"
+WORD_PATTERN = r"[A-Za-z0-9._+-]{1,64}"
+TENANT_PATTERN = r"[A-Za-z0-9._-]{1,64}"
+
+REF = matching(REF_PATTERN)
+ULID = matching(ULID_PATTERN)
+SLUG = matching(SLUG_PATTERN)
+PLAN = matching(PLAN_PATTERN)
+DIGEST = matching(DIGEST_PATTERN)
+ORIGIN = matching(r"[!-*,-~]{1,200}/purge/" + TENANT_PATTERN)
 KEY_TEXT = matching(r"[!-~]{1,400}")
-WORD = matching(r"[A-Za-z0-9._+-]{1,64}")
+WORD = matching(WORD_PATTERN)
 
 _ANCHOR = exactly({"at": is_instant, "src": one_of(*ANCHOR_SOURCES)})
 _BLOBS = exactly({"refs": is_count, "freed": is_count, "bytes": is_count})
@@ -124,7 +132,7 @@ COMMON: dict[str, Check] = {
     "id": ULID,
     "at": is_instant,
     "origin": ORIGIN,
-    "tenant_ref": matching(r"[A-Za-z0-9._-]{1,64}"),
+    "tenant_ref": matching(TENANT_PATTERN),
     "actor": exactly({"kind": SLUG, "ref": REF}),
     "policy": exactly({"ver": is_count, "sha256": DIGEST}),
     "build": exactly({"version": WORD, "commit": WORD}),

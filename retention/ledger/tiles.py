@@ -220,16 +220,18 @@ class TileNodes:
 class TileBuilder:
     """Turns leaf hashes into tiles as they become full: O(log n) memory, one pass.
 
-    `emit` receives (tile, bytes) for each hash tile; full ones while `add` runs, partial ones from `finish`.
+    `emit` receives (tile, bytes) for each hash tile; full ones while `add` runs, partial ones from `finish`. With
+    `lowest` the levels below were built elsewhere, and `add` is given the roots of their full tiles.
     """
 
-    def __init__(self, emit: Callable[[Tile, bytes], None]) -> None:
+    def __init__(self, emit: Callable[[Tile, bytes], None], lowest: int = 0) -> None:
         self._emit = emit
+        self._lowest = lowest
         self._edges: list[bytearray] = [bytearray()]
         self._emitted: list[int] = [0]
 
     def add(self, hashes: bytes) -> None:
-        """Append leaf hashes, given joined (32 bytes each; fastest in blocks of 256)."""
+        """Append hashes of the lowest level, given joined (32 bytes each; fastest in blocks of 256)."""
         self._push(0, hashes)
 
     def _push(self, level: int, hashes: bytes) -> None:
@@ -242,13 +244,13 @@ class TileBuilder:
         while len(edge) >= tile_size:
             full = bytes(edge[:tile_size])
             del edge[:tile_size]
-            self._emit(Tile(level, self._emitted[level], TILE_WIDTH), full)
+            self._emit(Tile(self._lowest + level, self._emitted[level], TILE_WIDTH), full)
             self._emitted[level] += 1
             self._push(level + 1, tile_root(full))
 
-    def finish(self) -> bytes:
-        """Emit the partial tiles and return the tree's root."""
+    def finish(self, below: Sequence[bytes] = ()) -> bytes:
+        """Emit the partial tiles and return the tree's root; `below` are the edges of the levels built elsewhere."""
         for level, edge in enumerate(self._edges):
             if edge:
-                self._emit(Tile(level, self._emitted[level], len(edge) // HASH_SIZE), bytes(edge))
-        return edge_root([bytes(edge) for edge in self._edges])
+                self._emit(Tile(self._lowest + level, self._emitted[level], len(edge) // HASH_SIZE), bytes(edge))
+        return edge_root([*below, *map(bytes, self._edges)])

@@ -1,0 +1,57 @@
+"""The commands of an audit that are neither verify, consistency nor replay, for both command lines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .checkpoint import parse_checkpoint
+from .directory import CHECKPOINT, LogDirectory, NotRegularError
+from .note import NoteError, Verifier
+from .proof import check_proof, prove
+from .report import Findings, Report, Verdict
+from .schema import LeafError
+from .tiles import CutError, TileError
+from .tree import ProofError
+
+
+def load_key(text: str) -> Verifier:
+    """The verifier key that `text` is or, as `@FILE`, names. Raises NoteError, OSError, UnicodeDecodeError."""
+    if text.startswith("@"):
+        text = Path(text[1:]).read_text(encoding="utf-8")
+    return Verifier.from_vkey(text)
+
+
+def prove_leaf(path: Path, index: int) -> tuple[str | None, Report]:
+    """The proof of one leaf of an exported log, or None and why there is none. Signatures are the reader's to check."""
+    found = Findings()
+    directory = LogDirectory(path)
+    proof = None
+    try:
+        checkpoint = directory.read(CHECKPOINT)
+        size = parse_checkpoint(checkpoint).size
+        proof = prove(directory.leaf(size, index), index, checkpoint, directory.nodes(size))
+    except LookupError as error:
+        found.add(Verdict.UNREADABLE, str(error))
+    except (FileNotFoundError, CutError) as error:
+        found.add(Verdict.INCOMPLETE, f"something is missing or cut: {error}")
+    except (NoteError, TileError, NotRegularError) as error:
+        found.add(Verdict.INVALID, str(error))
+    except OSError as error:
+        found.add(Verdict.UNREADABLE, f"{error.strerror}: {error.filename}")
+    return proof, Report(f"leaf {index} is in the log", found)
+
+
+def check_proof_file(path: Path, key: Verifier) -> Report:
+    """Examine a proof text; the report's facts show the leaf."""
+    found = Findings()
+    try:
+        proven = check_proof(LogDirectory(path.parent).read(path.name).decode("utf-8"), key)
+    except OSError as error:
+        found.add(Verdict.UNREADABLE, f"{error.strerror}: {error.filename}")
+        return Report("", found)
+    except (ProofError, NoteError, LeafError, NotRegularError, UnicodeDecodeError) as error:
+        found.add(Verdict.INVALID, str(error))
+        return Report("", found)
+    facts = {"index": proven.index, "size": proven.checkpoint.size, "root": proven.checkpoint.root.hex()}
+    subject = f"leaf {proven.index} is in the log {key.name} of {proven.checkpoint.size} leaves"
+    return Report(subject, found, {**facts, "leaf": proven.leaf})

@@ -1,0 +1,163 @@
+"""Handing a log out: as a folder of C2SP tiles that anybody can verify, as NDJSON, as CSV. Memory does not grow.
+
+The folder appears whole or not at all: it is written beside its place and renamed.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TextIO
+
+from .canonical import encode_checked
+from .checkpoint import open_checkpoint
+from .directory import CHECKPOINT, SUMS, VKEY
+from .note import Verifier
+from .schema import Leaf, parse_leaf
+from .tiles import ENTRIES, TILE_WIDTH, Tile, TileBuilder, encode_bundle
+from .tree import leaf_hash
+
+
+class ExportError(Exception):
+    """The leaves are not the log that the checkpoint signs, or the target is in use."""
+
+
+class DirectoryExport:
+    """Writes an exported log to a folder that does not exist yet (or is empty).
+
+        with DirectoryExport(path, key) as export:
+            for batch in batches:
+                export.add(batch)
+            export.finish(checkpoint)
+
+    Leaving the block without `finish` leaves nothing behind. Blocking: call it from a thread.
+    """
+
+    def __init__(self, path: Path, key: Verifier) -> None:
+        self._path = path
+        self._key = key
+        self._bodies: list[bytes] = []
+        self._size = 0
+        self._folders: set[Path] = set()
+
+    def __enter__(self) -> Self:
+        if self._path.exists() and (not self._path.is_dir() or any(self._path.iterdir())):
+            raise ExportError(f"{self._path} is there already and not empty")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._folder = Path(tempfile.mkdtemp(prefix=f".{self._path.name}.", dir=self._path.parent))
+        self._sums = (self._folder / SUMS).open("w", encoding="utf-8")
+        self._tiles = TileBuilder(lambda tile, data: self._write(tile.path, data))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._sums.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def add(self, bodies: Iterable[bytes]) -> None:
+        """Append leaves, in order, from index 0 on."""
+        for body in bodies:
+            self._bodies.append(body)
+            if len(self._bodies) == TILE_WIDTH:
+                self._bundle()
+
+    def finish(self, checkpoint: bytes) -> None:
+        """Write what is left and the signed checkpoint, and put the folder in its place.
+
+        Raises ExportError when the leaves added are not what the checkpoint signs.
+        """
+        if self._bodies:
+            self._bundle()
+        root = self._tiles.finish()
+        signed = open_checkpoint(checkpoint, self._key)
+        if (signed.size, signed.root) != (self._size, root):
+            raise ExportError(f"the checkpoint signs {signed.size} leaves, these are {self._size} or others")
+        self._write(CHECKPOINT, checkpoint)
+        self._write(VKEY, self._key.vkey.encode() + b"\n")
+        self._sums.close()
+        self._folder.chmod(0o755)
+        os.replace(self._folder, self._path)  # noqa: PTH105 - an empty folder in its place is replaced
+
+    def _bundle(self) -> None:
+        tile = Tile(ENTRIES, self._size // TILE_WIDTH, len(self._bodies))
+        self._write(tile.path, encode_bundle(self._bodies))
+        self._tiles.add(b"".join(map(leaf_hash, self._bodies)))
+        self._size += len(self._bodies)
+        self._bodies.clear()
+
+    def _write(self, name: str, data: bytes) -> None:
+        path = self._folder / name
+        if path.parent not in self._folders:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._folders.add(path.parent)
+            if len(self._folders) > TILE_WIDTH:
+                self._folders.clear()
+        path.write_bytes(data)
+        self._sums.write(f"{sha256(data).hexdigest()}  {name}\n")
+
+
+def export_directory(path: Path, key: Verifier, checkpoint: bytes, bodies: Iterable[bytes]) -> None:
+    """Write a whole log to a folder. Raises ExportError, NoteError, OSError; then nothing is left behind."""
+    with DirectoryExport(path, key) as export:
+        export.add(bodies)
+        export.finish(checkpoint)
+
+
+def write_ndjson(bodies: Iterable[bytes], out: BinaryIO) -> None:
+    """Leaves as lines: each line without its newline is the leaf, byte for byte, and hashes as in the log."""
+    out.writelines(body + b"\n" for body in bodies)
+
+
+_COMMON_COLUMNS = ("type", "id", "at", "origin", "tenant_ref", "run")
+_FLATTENED = {
+    "actor": ("kind", "ref"),
+    "policy": ("ver", "sha256"),
+    "build": ("version", "commit"),
+    "anchor": ("at", "src"),
+    "checks": ("pins", "holds"),
+    "blobs": ("refs", "freed", "bytes"),
+}
+_OWN_COLUMNS = (
+    "item_ref", "mailbox_ref", "plan", "days", "due_at", "reason", "method", "original", "content_commit",
+    "msgid_commit",
+)  # fmt: skip
+CSV_COLUMNS = (
+    "index",
+    *_COMMON_COLUMNS,
+    *(f"{field}_{part}" for field, parts in _FLATTENED.items() for part in parts),
+    *_OWN_COLUMNS,
+    "more",
+)
+"""Columns of the CSV form; `more` holds what has no column of its own, as canonical JSON."""
+
+
+def write_csv(bodies: Iterable[tuple[int, bytes]], out: TextIO) -> None:
+    """Leaves with their indices as CSV (RFC 4180) with a header. Cells that a spreadsheet would run are neutralised."""
+    writer = csv.writer(out)
+    writer.writerow(CSV_COLUMNS)
+    for index, body in bodies:
+        row = {name: neutral(str(value)) for name, value in _cells(parse_leaf(body))}
+        writer.writerow([index, *(row.get(name, "") for name in CSV_COLUMNS[1:])])
+
+
+def _cells(leaf: Leaf) -> Iterator[tuple[str, Any]]:
+    more: Leaf = {}
+    for field, value in leaf.items():
+        if field in _FLATTENED:
+            yield from ((f"{field}_{part}", value[part]) for part in _FLATTENED[field])
+        elif field in _COMMON_COLUMNS or field in _OWN_COLUMNS:
+            yield field, value
+        elif field != "v":
+            more[field] = value
+    if more:
+        yield "more", encode_checked(more).decode()
+
+
+def neutral(cell: str) -> str:
+    """The cell, behind an apostrophe when a spreadsheet would take it for a formula."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell

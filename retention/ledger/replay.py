@@ -1,0 +1,315 @@
+"""The rules of retention, proven from the leaves alone: each leaf is judged by those before it, never by later ones.
+
+What is shown of every purge:
+
+1. it belongs to a run that is open, and its item was there: purged or removed once, and again only after a rehydrate;
+2. no pin and no hold stood on it, and what the run says to have counted is what the log counts (R1);
+3. it was due: `due_at` not after the run's `now`, not before anchor + days, with the days of the plan that was
+   effective then, not within the grace of a released hold or of a rehydrated copy (R2);
+4. it names a policy that was set before;
+
+of every removal that no hold stood on it, nor a pin where the server expunged it; of every run that its counts balance
+and equal its leaves (R6, R13), and that its `now` did not go back without approval; of every hold on messages that all
+its items are named.
+
+Purges for other reasons than age and plan (erasure, offboarding, a removed mailbox) are due by their reason; a removed
+mailbox spares pinned copies, the others do not; a hold stops all of them.
+
+Instants are compared as texts: of one width, they sort as they follow. Memory grows with the number of items that were
+ever pinned, held or purged (about 100 bytes each).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .canonical import CanonicalError, format_instant, parse_instant
+from .directory import LogDirectory
+from .leaves import policy_sha256
+from .note import Verifier
+from .purge_template import match_item_purge
+from .report import Findings, Report, Verdict
+from .schema import Leaf, LeafError, parse_leaf
+from .verify import verify_directory
+
+DAY = 86_400_000_000
+CLOCK_SLACK = 300_000_000
+"""Microseconds by which a run's `now` may lie before the last one's: five minutes."""
+
+_BY_AGE = frozenset({"age", "plan_end"})
+_SPARING_PINS = frozenset({"age", "plan_end", "mailbox_removed"})
+
+
+def replay_directory(path: Path, key: Verifier, jobs: int | None = None) -> Report:
+    """Verify the log in a folder, then replay it. A log that does not verify is not replayed."""
+    report = verify_directory(path, key, jobs)
+    if report.verdict is not Verdict.OK:
+        return report
+    replayed = replay_leaves(LogDirectory(path).leaves(report.facts["size"]))
+    return Report(replayed.subject, replayed.findings, {**report.facts, **replayed.facts})
+
+
+def replay_leaves(bodies: Iterable[bytes]) -> Report:
+    """Replay leaves from index 0 on."""
+    replay = Replay()
+    for body in bodies:
+        replay.feed(body)
+    return replay.finish()
+
+
+@dataclass(slots=True)
+class _Run:
+    now: str
+    purged: int = 0
+    deferred: int = 0
+
+
+@dataclass(slots=True)
+class _Hold:
+    kind: str
+    mailbox_ref: str | None
+    items: int
+    covered: set[str] = field(default_factory=set)
+
+    def covers(self, item_ref: str, mailbox_ref: str) -> bool:
+        if self.kind == "messages":
+            return item_ref in self.covered
+        return self.kind == "tenant" or self.mailbox_ref == mailbox_ref
+
+
+class Replay:
+    """The state that a log's leaves add up to, and what they should not have done."""
+
+    def __init__(self) -> None:
+        self.findings = Findings()
+        self._index = -1
+        self._policy_hashes: set[str] = set()
+        self._plans: list[tuple[str, int, str, int]] = []
+        self._pins: dict[str, set[str]] = {}
+        self._holds: dict[str, _Hold] = {}
+        self._graces: list[tuple[str, _Hold]] = []
+        self._runs: dict[str, _Run] = {}
+        self._closed: set[str] = set()
+        self._gone: set[str] = set()
+        self._until: dict[str, str] = {}
+        self._latest_now = format_instant(0)
+        self._purged: Counter[str] = Counter()
+        self._handlers: dict[str, Callable[[Leaf], None]] = {
+            "policy.set": self._policy_set,
+            "plan.effective": self._plan_effective,
+            "pin.add": self._pin_add,
+            "pin.remove": self._pin_remove,
+            "hold.place": self._hold_place,
+            "hold.cover": self._hold_cover,
+            "hold.release": self._hold_release,
+            "run.open": self._run_open,
+            "item.purge": self._item_purge,
+            "item.remove": self._item_remove,
+            "item.deferred": self._item_deferred,
+            "run.close": self._run_close,
+            "run.abort": self._run_close,
+            "rehydrate": self._rehydrate,
+        }
+
+    def feed(self, body: bytes) -> None:
+        """Take the next leaf."""
+        self._index += 1
+        match = match_item_purge(body)
+        if match is not None:
+            values = {name: value.decode() for name, value in match.groupdict().items()}
+            self._judge(values, int(values["pins"]), int(values["holds"]), int(values["days"]))
+            return
+        try:
+            leaf = parse_leaf(body)
+        except LeafError as error:
+            self.findings.add(Verdict.INVALID, f"leaf {self._index}: {error}")
+            return
+        handler = self._handlers.get(leaf["type"])
+        if handler is not None:
+            handler(leaf)
+
+    def finish(self) -> Report:
+        """The verdict over all leaves fed."""
+        self._check_covers()
+        purged = sum(self._purged.values())
+        facts: dict[str, Any] = {
+            "replayed": self._index + 1,
+            "purged": dict(sorted(self._purged.items())),
+            "runs": len(self._closed) + len(self._runs),
+            "open_runs": len(self._runs),
+            "pinned_items": len(self._pins),
+            "standing_holds": len(self._holds),
+        }
+        subject = f"{purged} purges in {facts['runs']} runs, each due, none pinned, none held"
+        return Report(subject, self.findings, facts)
+
+    def _broken(self, problem: str) -> None:
+        self.findings.add(Verdict.RULE_BROKEN, f"leaf {self._index}: {problem}")
+
+    # What sets the scene.
+
+    def _policy_set(self, leaf: Leaf) -> None:
+        if leaf["policy"]["sha256"] != policy_sha256(leaf["document"]):
+            self._broken("the hash of the policy is not its document's")
+        self._policy_hashes.add(leaf["policy"]["sha256"])
+
+    def _plan_effective(self, leaf: Leaf) -> None:
+        # By effective time; of two for one time the later leaf counts.
+        self._plans.append((leaf["effective_at"], self._index, leaf["plan"], leaf["days"]))
+        self._plans.sort()
+
+    def _plan_at(self, now: str) -> tuple[str, int] | None:
+        for effective_at, _, plan, days in reversed(self._plans):
+            if effective_at <= now:
+                return plan, days
+        return None
+
+    def _pin_add(self, leaf: Leaf) -> None:
+        item_ref, pin_ref = leaf["item_ref"], leaf["pin_ref"]
+        pins = self._pins.setdefault(item_ref, set())
+        if item_ref in self._gone:
+            self._broken(f"a pin on {item_ref}, which is gone")
+        if pin_ref in pins:
+            self._broken(f"pin {pin_ref} was added twice")
+        pins.add(pin_ref)
+
+    def _pin_remove(self, leaf: Leaf) -> None:
+        pins = self._pins.get(leaf["item_ref"], set())
+        if leaf["pin_ref"] not in pins:
+            self._broken(f"pin {leaf['pin_ref']} was removed but never added")
+        pins.discard(leaf["pin_ref"])
+        if not pins:
+            self._pins.pop(leaf["item_ref"], None)
+
+    def _hold_place(self, leaf: Leaf) -> None:
+        scope = leaf["scope"]
+        if leaf["hold_ref"] in self._holds:
+            self._broken(f"hold {leaf['hold_ref']} was placed twice")
+        self._holds[leaf["hold_ref"]] = _Hold(scope["kind"], scope.get("mailbox_ref"), scope.get("items", 0))
+
+    def _hold_cover(self, leaf: Leaf) -> None:
+        hold = self._holds.get(leaf["hold_ref"])
+        if hold is None or hold.kind != "messages":
+            self._broken(f"items for {leaf['hold_ref']}, which is no hold on messages")
+        else:
+            hold.covered.update(leaf["items"])
+
+    def _hold_release(self, leaf: Leaf) -> None:
+        hold = self._holds.pop(leaf["hold_ref"], None)
+        if hold is None:
+            self._broken(f"hold {leaf['hold_ref']} was released but never placed")
+        else:
+            self._graces.append((leaf["grace_until"], hold))
+
+    def _check_covers(self) -> None:
+        for ref, hold in self._holds.items():
+            if hold.kind == "messages" and len(hold.covered) != hold.items:
+                self._broken(f"hold {ref} names {len(hold.covered)} of its {hold.items} items")
+
+    def _rehydrate(self, leaf: Leaf) -> None:
+        if leaf["item_ref"] not in self._gone:
+            self._broken(f"{leaf['item_ref']} was brought back but was never gone")
+        self._gone.discard(leaf["item_ref"])
+        self._until[leaf["item_ref"]] = leaf["until"]
+
+    # Runs, and what they did.
+
+    def _run_open(self, leaf: Leaf) -> None:
+        run, now = leaf["run"], leaf["now"]
+        if run in self._runs or run in self._closed:
+            self._broken(f"run {run} was opened twice")
+        if "clock" not in leaf["approved"] and parse_instant(now) + CLOCK_SLACK < parse_instant(self._latest_now):
+            self._broken(f"run {run} judges by {now}, before {self._latest_now}, and nobody approved it")
+        self._latest_now = max(self._latest_now, now)
+        self._graces = [grace for grace in self._graces if grace[0] > now]
+        self._check_covers()
+        self._runs[run] = _Run(now)
+
+    def _item_purge(self, leaf: Leaf) -> None:
+        values = {
+            **{name: leaf[name] for name in ("item_ref", "mailbox_ref", "plan", "due_at", "reason", "run")},
+            "anchor_at": leaf["anchor"]["at"],
+            "anchor_src": leaf["anchor"]["src"],
+            "policy": leaf["policy"]["sha256"],
+        }
+        self._judge(values, leaf["checks"]["pins"], leaf["checks"]["holds"], leaf["days"])
+
+    def _judge(self, purge: Mapping[str, str], pins: int, holds: int, days: int) -> None:
+        item_ref, reason = purge["item_ref"], purge["reason"]
+        self._purged[reason] += 1
+        self._check_gone(item_ref, purge["mailbox_ref"], pins, holds, spare_pins=reason in _SPARING_PINS)
+        if purge["policy"] not in self._policy_hashes:
+            self._broken(f"{item_ref} was purged under a policy that was never set")
+        run = self._runs.get(purge["run"])
+        if run is None:
+            self._broken(f"{item_ref} was purged outside an open run")
+            return
+        run.purged += 1
+        if purge["due_at"] > run.now:
+            self._broken(f"{item_ref} was due at {purge['due_at']}, after the run's {run.now}")
+        for until, hold in self._graces:
+            if until > run.now and hold.covers(item_ref, purge["mailbox_ref"]):
+                self._broken(f"{item_ref} was purged before the grace of its released hold ended at {until}")
+        if reason in _BY_AGE:
+            self._judge_age(purge, days, run.now)
+
+    def _judge_age(self, purge: Mapping[str, str], days: int, now: str) -> None:
+        item_ref = purge["item_ref"]
+        plan = self._plan_at(now)
+        if plan != (purge["plan"], days):
+            shown = f"{plan[0]}, {plan[1]} days" if plan else "none"
+            self._broken(f"{item_ref} was purged by plan {purge['plan']}, {days} days; effective was {shown}")
+        until = self._until.get(item_ref)
+        if until is not None and purge["anchor_src"] == "rehydrated":
+            if until > now:
+                self._broken(f"{item_ref} was brought back to stay until {until}")
+            return
+        try:
+            earliest = format_instant(parse_instant(purge["anchor_at"]) + days * DAY)
+        except CanonicalError:
+            earliest = ""
+        if not earliest or purge["due_at"] < earliest:
+            self._broken(f"{item_ref} was not due before {earliest or 'the year 10000'}")
+
+    def _item_remove(self, leaf: Leaf) -> None:
+        checks = leaf["checks"]
+        spare_pins = leaf["reason"] == "remote_expunged"
+        self._check_gone(leaf["item_ref"], leaf["mailbox_ref"], checks["pins"], checks["holds"], spare_pins=spare_pins)
+
+    def _check_gone(self, item_ref: str, mailbox_ref: str, pins: int, holds: int, *, spare_pins: bool) -> None:
+        if item_ref in self._gone:
+            self._broken(f"{item_ref} was gone already")
+        self._gone.add(item_ref)
+        pinned = len(self._pins.pop(item_ref, ()))
+        held = sum(hold.covers(item_ref, mailbox_ref) for hold in self._holds.values()) if self._holds else 0
+        if held:
+            self._broken(f"{item_ref} was held {held} times when it went")
+        if pinned and spare_pins:
+            self._broken(f"{item_ref} was pinned {pinned} times when it went")
+        if (pins, holds) != (pinned, held):
+            self._broken(f"{item_ref}: {pins} pins and {holds} holds were counted, the log has {pinned} and {held}")
+
+    def _item_deferred(self, leaf: Leaf) -> None:
+        run = self._runs.get(leaf["run"])
+        if run is None:
+            self._broken(f"{leaf['item_ref']} was deferred outside an open run")
+        else:
+            run.deferred += 1
+
+    def _run_close(self, leaf: Leaf) -> None:
+        run = self._runs.pop(leaf["run"], None)
+        self._closed.add(leaf["run"])
+        if run is None:
+            self._broken(f"run {leaf['run']} ended but was not open")
+            return
+        kept = sum(leaf["kept"].values())
+        if leaf["candidates"] != leaf["purged"] + kept + leaf["failed"]:
+            self._broken(f"the counts of run {leaf['run']} do not balance")
+        if leaf["purged"] != run.purged:
+            self._broken(f"run {leaf['run']} counts {leaf['purged']} purges, the log has {run.purged}")
+        if run.deferred > kept + leaf["failed"]:
+            self._broken(f"run {leaf['run']} deferred {run.deferred} items but kept and failed {kept + leaf['failed']}")

@@ -1,0 +1,281 @@
+"""Everything in an exported log, hashed again: does the folder hold exactly the log that the key signed?
+
+What is examined: the checkpoint's signature and that its origin is the key's name; every entry against its leaf hash;
+every tile at every level against the hashes below it; the root against the checkpoint; every leaf strictly, its origin
+against the checkpoint's; that nothing is missing and nothing is there that the log does not have; `vkey` and
+`SHA256SUMS` where present. Only the rules of retention are left to `replay`.
+
+The entries are read once, in blocks of bundles that several processes share; memory does not grow with the log.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from .checkpoint import Checkpoint
+from .directory import CHECKPOINT, OTHER_FILES, SUMS, VKEY, LogDirectory, NotRegularError
+from .note import NoteError, Verifier
+from .purge_template import match_item_purge
+from .report import Findings, Report, Verdict
+from .schema import LeafError, parse_leaf
+from .tiles import (
+    ENTRIES,
+    TILE_WIDTH,
+    CutError,
+    Tile,
+    TileBuilder,
+    TileError,
+    decode_bundle,
+    parse_tile_path,
+    tile_at,
+    tile_root,
+)
+from .tree import HASH_SIZE
+
+_BLOCK = 64
+"""Bundles that a process takes at a time: 16 384 leaves."""
+
+
+def verify_directory(path: Path, key: Verifier, jobs: int | None = None) -> Report:
+    """Examine the log in a folder; see the module. `jobs` processes (default: one per core for large logs)."""
+    found = Findings()
+    directory = LogDirectory(path)
+    facts: dict[str, object] = {"origin": key.name, "key_id": key.id.hex()}
+    report = Report("", found, facts)
+    if not path.is_dir():
+        found.add(Verdict.UNREADABLE, f"{path} is not a folder")
+        return report
+    checkpoint = _checkpoint(directory, key, found)
+    if checkpoint is None:
+        return report
+    facts["size"] = checkpoint.size
+    facts["root"] = checkpoint.root.hex()
+    types: Counter[str] = Counter()
+    try:
+        root = _entries_and_tiles(directory, checkpoint, found, types, jobs)
+        if root is not None and root != checkpoint.root:
+            found.add(Verdict.INVALID, "the root of the entries is not the root that was signed")
+        _extra_files(directory, checkpoint.size, found)
+        _given_key(directory, key, found)
+        if found.verdict is Verdict.OK:
+            _sums(directory, found)
+    except OSError as error:
+        found.add(Verdict.UNREADABLE, f"{error.strerror}: {error.filename}")
+        return report
+    facts["leaves"] = dict(sorted(types.items()))
+    subject = f"{checkpoint.size} leaves of {checkpoint.origin}, all signed for by key {key.id.hex()}"
+    return Report(subject, found, facts)
+
+
+def _checkpoint(directory: LogDirectory, key: Verifier, found: Findings) -> Checkpoint | None:
+    try:
+        return directory.checkpoint(key)
+    except FileNotFoundError:
+        found.add(Verdict.INCOMPLETE, "there is no checkpoint")
+    except (NoteError, NotRegularError) as error:
+        found.add(Verdict.INVALID, f"checkpoint: {error}")
+    except OSError as error:
+        found.add(Verdict.UNREADABLE, f"checkpoint: {error.strerror}")
+    return None
+
+
+def _entries_and_tiles(
+    directory: LogDirectory, checkpoint: Checkpoint, found: Findings, types: Counter[str], jobs: int | None
+) -> bytes | None:
+    """Root of the entries; every tile compared on the way. The lowest level is done by blocks, the rest here.
+
+    None when so much is missing that there is no telling.
+    """
+
+    def compare(tile: Tile, hashes: bytes) -> None:
+        if not gap:
+            compare_tile(directory, tile, hashes, found)
+
+    upper = TileBuilder(compare, lowest=1)
+    edge, gap = b"", False
+    for block in _blocks(directory, checkpoint, jobs):
+        found.extend(block.findings)
+        types.update(block.types)
+        gap = gap or block.gap
+        upper.add(block.roots)
+        edge = block.edge
+    root = upper.finish([edge])
+    return None if gap else root
+
+
+@dataclass(slots=True)
+class _Block:
+    """What a process found in its bundles: the roots of full level 0 tiles, the hashes of a last partial one.
+
+    `gap`: of some tile neither the entries nor the hashes are all there, so nothing above it can be computed.
+    """
+
+    roots: bytes = b""
+    edge: bytes = b""
+    gap: bool = False
+    types: Counter[str] = field(default_factory=Counter)
+    findings: Findings = field(default_factory=Findings)
+
+
+def _blocks(directory: LogDirectory, checkpoint: Checkpoint, jobs: int | None) -> Iterator[_Block]:
+    bundles = -(-checkpoint.size // TILE_WIDTH)
+    starts = range(0, bundles, _BLOCK)
+    if jobs is None:
+        jobs = min(os.cpu_count() or 1, len(starts) // 2)
+    if jobs <= 1:
+        for start in starts:
+            yield check_block(directory, checkpoint, start)
+        return
+    with ProcessPoolExecutor(jobs) as pool:
+        # A window of blocks, so that results never pile up while the first ones are awaited.
+        waiting = [pool.submit(check_block, directory, checkpoint, start) for start in starts[: 2 * jobs]]
+        for start in starts[2 * jobs :]:
+            yield waiting.pop(0).result()
+            waiting.append(pool.submit(check_block, directory, checkpoint, start))
+        for future in waiting:
+            yield future.result()
+
+
+def check_block(directory: LogDirectory, checkpoint: Checkpoint, start: int) -> _Block:
+    """Examine up to 64 bundles from number `start` on, with their level 0 tiles."""
+    block = _Block()
+    size = checkpoint.size
+    roots = []
+    for number in range(start, min(start + _BLOCK, -(-size // TILE_WIDTH))):
+        width = min(TILE_WIDTH, size - number * TILE_WIDTH)
+        entries = _bundle(directory, Tile(ENTRIES, number, width), block.findings)
+        hashes = b"".join([sha256(b"\x00" + entry).digest() for entry in entries])
+        there = compare_tile(directory, Tile(0, number, width), hashes, block.findings)
+        if len(entries) < width:
+            hashes = there
+        _leaves(entries, number * TILE_WIDTH, checkpoint.origin, block)
+        if len(hashes) != width * HASH_SIZE:
+            block.gap = True
+        elif width < TILE_WIDTH:
+            block.edge = hashes
+        else:
+            roots.append(tile_root(hashes))
+    block.roots = b"".join(roots)
+    return block
+
+
+def _bundle(directory: LogDirectory, tile: Tile, found: Findings) -> list[bytes]:
+    try:
+        return decode_bundle(directory.read_tile(tile), tile.width)
+    except FileNotFoundError:
+        found.add(Verdict.INCOMPLETE, f"{tile.path} is missing")
+    except CutError as cut:
+        found.add(Verdict.INCOMPLETE, f"{tile.path}: {cut}")
+        return list(cut.entries)
+    except (TileError, NotRegularError) as error:
+        found.add(Verdict.INVALID, f"{tile.path}: {error}")
+    return []
+
+
+def compare_tile(directory: LogDirectory, tile: Tile, hashes: bytes, found: Findings) -> bytes:
+    """Compare the tile in the folder with the hashes computed from below; `hashes` may be cut where those were.
+
+    Returns what is in the folder.
+    """
+    try:
+        there = directory.read_tile(tile)
+    except FileNotFoundError:
+        found.add(Verdict.INCOMPLETE, f"{tile.path} is missing")
+        return b""
+    except NotRegularError as error:
+        found.add(Verdict.INVALID, str(error))
+        return b""
+    if there == hashes:
+        return there
+    common = min(len(there), len(hashes))
+    if there[:common] != hashes[:common]:
+        at = next(at for at in range(0, common, HASH_SIZE) if there[at : at + HASH_SIZE] != hashes[at : at + HASH_SIZE])
+        number = tile.number * TILE_WIDTH + at // HASH_SIZE
+        what = f"leaf {number}" if tile.level == 0 else f"tile {number} of level {tile.level - 1}"
+        found.add(Verdict.INVALID, f"{tile.path}: the hash of {what} does not fit what is there")
+    elif len(there) < tile.width * HASH_SIZE:
+        found.add(Verdict.INCOMPLETE, f"{tile.path} ends early")
+    return there
+
+
+def _leaves(entries: list[bytes], first: int, origin: str, block: _Block) -> None:
+    """Every leaf strictly. `match_item_purge` knows nearly all of a large log; what it does not know is parsed."""
+    purges = 0
+    expected = origin.encode()
+    for at, body in enumerate(entries):
+        match = match_item_purge(body)
+        if match is not None and match["origin"] == expected:
+            purges += 1
+            continue
+        try:
+            leaf = parse_leaf(body)
+        except LeafError as error:
+            block.findings.add(Verdict.INVALID, f"leaf {first + at}: {error}")
+            continue
+        block.types[leaf["type"]] += 1
+        if leaf["origin"] != origin:
+            block.findings.add(Verdict.INVALID, f"leaf {first + at} belongs to another log, {leaf['origin']}")
+    if purges:
+        block.types["item.purge"] += purges
+
+
+def _extra_files(directory: LogDirectory, size: int, found: Findings) -> None:
+    for name in directory.names():
+        if name in OTHER_FILES:
+            continue
+        try:
+            tile = parse_tile_path(name)
+        except TileError:
+            found.add(Verdict.INVALID, f"{name} does not belong to the log")
+            continue
+        if tile_at(size, tile.level, tile.number) != tile:
+            found.add(Verdict.INVALID, f"{name} is no tile of a log of {size} leaves")
+
+
+def _given_key(directory: LogDirectory, key: Verifier, found: Findings) -> None:
+    try:
+        text = directory.read(VKEY)
+    except FileNotFoundError:
+        return
+    except NotRegularError as error:
+        found.add(Verdict.INVALID, str(error))
+        return
+    if text.strip() != key.vkey.encode():
+        found.add(Verdict.INVALID, "vkey in the folder is not the key that was given")
+
+
+def _sums(directory: LogDirectory, found: Findings) -> None:
+    """`SHA256SUMS`, as `sha256sum -c` would: every listed file, and every file listed."""
+    try:
+        file = directory.open(SUMS, 2**40)
+    except FileNotFoundError:
+        return
+    except NotRegularError as error:
+        found.add(Verdict.INVALID, str(error))
+        return
+    listed = 0
+    with file:
+        while line := file.readline(300):
+            digest, _, name = line.rstrip(b"\n").decode("utf-8", "replace").partition("  ")
+            try:
+                if name not in (CHECKPOINT, VKEY):
+                    parse_tile_path(name)
+                data = directory.read(name, TILE_WIDTH * 0x10001)
+            except (TileError, NotRegularError):
+                found.add(Verdict.INVALID, f"{SUMS} names {name[:80]!r}")
+                continue
+            except FileNotFoundError:
+                found.add(Verdict.INCOMPLETE, f"{SUMS} names {name}, which is missing")
+                continue
+            listed += 1
+            if sha256(data).hexdigest() != digest:
+                found.add(Verdict.INVALID, f"{name} does not have the sum in {SUMS}")
+    there = sum(1 for name in directory.names() if name != SUMS)
+    if listed < there and found.verdict is Verdict.OK:
+        found.add(Verdict.INCOMPLETE, f"{SUMS} names {listed} of {there} files")

@@ -1,0 +1,266 @@
+"""The rules from the log alone: a log that keeps them is ok, and each single breach is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from retention.ledger import leaves as make
+from retention.ledger.leaves import Anchor, Blobs, Common, Policy
+from retention.ledger.replay import replay_directory, replay_leaves
+from retention.ledger.report import Verdict
+from tests.ledger_samples import COMMITTER, DAY, DOCUMENT, NOW, common, every_type, purge_fields, purge_run, ulid
+from tests.unit.ledger.conftest import SIGNER, Exporter
+
+RUN = ulid(7_000)
+COMMIT = COMMITTER.commit("x", "reason", b"y")
+
+
+class Log:
+    """A log under construction: policy and plan are set, nothing else."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.add(make.policy_set, document=DOCUMENT, effective_at=NOW - 90 * DAY)
+        self.plan("standard", 60, NOW - 90 * DAY)
+
+    def common(self, run: str | None = None) -> Common:
+        return common(len(self.bodies), run=run)
+
+    def add(self, kind: Callable[..., bytes], run: str | None = None, **fields: Any) -> Log:
+        self.bodies.append(kind(self.common(run), **fields))
+        return self
+
+    def plan(self, plan: str, days: int, at: int) -> Log:
+        return self.add(make.plan_effective, plan=plan, days=days, effective_at=at, cause="set", event_ref="e1")
+
+    def open(self, now: int = NOW, run: str = RUN, approved: tuple[str, ...] = ()) -> Log:
+        return self.add(make.run_open, run, now=now, trigger="schedule", approved=approved)
+
+    def purge(self, number: int = 1, run: str = RUN, **changes: Any) -> Log:
+        return self.add(make.item_purge, run, **{**purge_fields(number), **changes})
+
+    def close(self, purged: int, run: str = RUN, **kept: int) -> Log:
+        candidates = purged + sum(kept.values())
+        return self.add(make.run_close, run, candidates=candidates, purged=purged, kept=kept, failed=0, bytes_=0)
+
+    def pin(self, number: int = 1, pin: str = "p1") -> Log:
+        item = purge_fields(number)["item_ref"]
+        return self.add(make.pin_add, item_ref=item, pin_ref=pin, entity_type="deal", entity_commit=COMMIT)
+
+    def unpin(self, number: int = 1, pin: str = "p1") -> Log:
+        return self.add(make.pin_remove, item_ref=purge_fields(number)["item_ref"], pin_ref=pin, reason="unpinned")
+
+    def hold(self, ref: str = "h1", **scope: Any) -> Log:
+        return self.add(make.hold_place, hold_ref=ref, matter="M", reason_commit=COMMIT, **scope)
+
+    def cover(self, *numbers: int, ref: str = "h1") -> Log:
+        return self.add(make.hold_cover, hold_ref=ref, items=[purge_fields(n)["item_ref"] for n in numbers])
+
+    def release(self, ref: str = "h1", until: int = NOW) -> Log:
+        return self.add(make.hold_release, hold_ref=ref, matter="M", reason_commit=COMMIT, grace_until=until)
+
+    def remove(self, number: int, reason: str, **checks: int) -> Log:
+        own = {k: v for k, v in purge_fields(number).items() if k in IDENTITY}
+        counts = {"pins": 0, "holds": 0, **checks}
+        return self.add(make.item_remove, **own, **counts, reason=reason, blobs=Blobs(1, 1, 1), method="key_destroyed")
+
+    def rehydrate(self, number: int = 1, until: int = NOW + 7 * DAY, pins: int = 0) -> Log:
+        own = {k: v for k, v in purge_fields(number).items() if k in IDENTITY}
+        return self.add(make.rehydrate, **own, anchor=Anchor(NOW, "rehydrated"), until=until, pins=pins)
+
+    def check(self, problem: str | None = None) -> None:
+        report = replay_leaves(self.bodies)
+        if problem is None:
+            assert report.verdict is Verdict.OK, report.lines()
+        else:
+            assert report.verdict is Verdict.RULE_BROKEN
+            assert any(problem in text for _, text in report.findings.problems), report.lines()
+
+
+IDENTITY = ("item_ref", "mailbox_ref", "content_commit", "msgid_commit")
+ITEM = "item00000001"
+
+
+def test_logs_that_keep_the_rules() -> None:
+    report = replay_leaves(purge_run(1_000))
+    assert report.verdict is Verdict.OK
+    assert report.headline == "ok: 1000 purges in 1 runs, each due, none pinned, none held"
+    assert replay_leaves(every_type()).verdict is Verdict.OK
+    Log().open().purge(1).purge(2).close(2).check()
+
+
+def test_a_run_that_is_still_open_or_was_cut() -> None:
+    Log().open().purge().check()
+    log = Log().open().purge()
+    log.add(make.run_abort, RUN, candidates=1, purged=1, kept={}, failed=0, reason="cut")
+    log.open(run=ulid(8)).purge(2, run=ulid(8)).close(1, run=ulid(8)).check()
+
+
+def test_pins() -> None:
+    Log().pin().unpin().open().purge().close(1).check()
+    Log().pin(2).open().purge().close(1, pinned=1).check()
+    Log().pin().open().purge().check("was pinned 1 times")
+    Log().pin().open().purge(pins=1).check("was pinned 1 times")
+    Log().pin().pin(pin="p2").unpin().open().purge().check("was pinned 1 times")
+    Log().open().pin().purge().check("was pinned")
+    Log().open().purge(pins=1).check("1 pins and 0 holds were counted, the log has 0 and 0")
+    Log().open().purge().pin().check("which is gone")
+    Log().unpin().check("never added")
+    Log().pin().pin().check("added twice")
+
+
+def test_a_pin_between_two_batches_of_one_run() -> None:
+    Log().open().purge(2).pin(1).purge(1).check("was pinned")
+
+
+@pytest.mark.parametrize("reason", ["erasure_request", "offboarding"])
+def test_erasure_does_not_spare_pins(reason: str) -> None:
+    Log().pin().open().purge(reason=reason, pins=1).close(1).check()
+    Log().pin().open().purge(reason=reason, pins=0).check("0 pins and 0 holds were counted")
+
+
+def test_a_removed_mailbox_spares_pins() -> None:
+    early = {"anchor": Anchor(NOW - DAY, "stored"), "due_at": NOW}
+    Log().open().purge(reason="mailbox_removed", **early).close(1).check()
+    Log().pin().open().purge(reason="mailbox_removed", pins=1, **early).check("was pinned")
+
+
+@pytest.mark.parametrize("reason", ["age", "plan_end", "erasure_request", "offboarding", "mailbox_removed"])
+def test_a_hold_beats_everything(reason: str) -> None:
+    Log().hold().open().purge(reason=reason, holds=1).check("was held 1 times")
+    Log().hold(mailbox_ref="box1").open().purge(reason=reason, holds=1).check("was held 1 times")
+    Log().hold(items=1).cover(1).open().purge(reason=reason, holds=1).check("was held 1 times")
+
+
+def test_holds_cover_their_scope_only() -> None:
+    Log().hold(mailbox_ref="box2").open().purge().close(1).check()
+    Log().hold(items=2).cover(2, 3).open().purge().close(1).check()
+    Log().hold().release().open().purge().close(1).check()
+    Log().hold().hold("h2").release().open().purge(holds=1).check("was held 1 times")
+    Log().hold().hold("h2").open().purge(holds=1).check("was held 2 times")
+    Log().open().hold().purge().check("was held")
+
+
+def test_holds_whose_items_are_not_all_named() -> None:
+    Log().hold(items=3).cover(1, 2).cover(3).check()
+    Log().hold(items=3).cover(1, 2).check("names 2 of its 3")
+    Log().hold(items=3).cover(1, 2).cover(2).check("names 2 of its 3")
+    Log().hold().cover(1).check("no hold on messages")
+    Log().cover(1).check("no hold on messages")
+    Log().hold().hold().check("placed twice")
+    Log().release().check("never placed")
+
+
+def test_the_grace_after_a_release() -> None:
+    Log().hold().release(until=NOW + 1).open().purge().check("grace of its released hold")
+    Log().hold(mailbox_ref="box2").release(until=NOW + 1).open().purge().close(1).check()
+    Log().hold().release(until=NOW).open().purge().close(1).check()
+
+
+def test_due_to_the_microsecond() -> None:
+    anchor = Anchor(NOW - 60 * DAY, "internaldate")
+    Log().open().purge(anchor=anchor, due_at=NOW).close(1).check()
+    Log().open(now=NOW - 1).purge(anchor=anchor, due_at=NOW).check("after the run's")
+    later = Anchor(anchor.at + 1, "internaldate")
+    Log().open().purge(anchor=later, due_at=NOW).check("was not due before")
+    Log().open().purge(anchor=anchor, due_at=NOW - 1).check("was not due before")
+    Log().open().purge(anchor=Anchor(anchor.at - DAY, "stored"), due_at=NOW).close(1).check()
+    Log().open().purge(anchor=Anchor(253_402_300_799_999_999, "stored"), due_at=NOW).check("the year 10000")
+
+
+def test_plans_count_from_when_they_are_effective() -> None:
+    free = {"plan": "free", "days": 0, "anchor": Anchor(NOW - DAY, "stored"), "due_at": NOW - DAY}
+    Log().plan("free", 0, NOW).open().purge(**free, reason="plan_end").close(1).check()
+    Log().plan("free", 0, NOW + 1).open().purge(**free, reason="plan_end").check("effective was standard, 60 days")
+    Log().open().purge(**free).check("effective was standard")
+    Log().open().plan("free", 0, NOW).purge().check("effective was free")
+    Log().open().purge(days=30).check("effective was standard, 60 days")
+
+
+def test_late_and_repeated_plan_events() -> None:
+    """R9: a change that took effect earlier but was told later does not undo a newer one."""
+    Log().plan("free", 0, NOW - 70 * DAY).plan("standard", 60, NOW - 80 * DAY).open().purge().check(
+        "effective was free"
+    )
+    Log().plan("free", 0, NOW - 95 * DAY).plan("free", 0, NOW - 95 * DAY).open().purge().close(1).check()
+    Log().plan("professional", 90, NOW - 90 * DAY).open().purge().check("effective was professional")
+
+
+def test_without_any_plan() -> None:
+    log = Log()
+    del log.bodies[1]
+    log.open().purge().check("effective was none")
+
+
+def test_only_policies_that_were_set() -> None:
+    log = Log().open()
+    base = common(9, run=RUN)
+    other = Policy(2, make.policy_sha256({"anchor": "stored"}))
+    changed = Common(base.id, base.at, base.origin, base.tenant_ref, base.actor, other, base.build, base.run)
+    log.bodies.append(make.item_purge(changed, **purge_fields(1)))
+    log.check("a policy that was never set")
+    fields = Common(base.id, base.at, base.origin, base.tenant_ref, base.actor, other, base.build)
+    log.bodies.insert(2, make.policy_set(fields, document={"anchor": "stored"}, effective_at=NOW))
+    log.check()
+
+
+def test_one_leaf_per_purge() -> None:
+    Log().open().purge().purge().check("was gone already")
+    Log().remove(1, "user_deleted").open().purge().check("was gone already")
+    Log().open().purge().remove(1, "remote_expunged").check("was gone already")
+
+
+def test_rehydrated_copies() -> None:
+    again = {"anchor": Anchor(NOW, "rehydrated"), "due_at": NOW + 7 * DAY}
+    first = Log().open().purge().close(1).rehydrate
+    second = ulid(8)
+    first().open(NOW + 7 * DAY, second).purge(run=second, **again).close(1, run=second).check()
+    later = Log().open().purge().close(1).rehydrate().open(NOW + 7 * DAY - 1, second)
+    later.purge(run=second, anchor=Anchor(NOW, "rehydrated"), due_at=NOW).check("was brought back to stay until")
+    Log().open().purge().close(1).rehydrate(pins=1).pin().open(NOW + DAY, second).purge(run=second).check("was pinned")
+    Log().rehydrate().check("never gone")
+
+
+def test_removals() -> None:
+    Log().remove(1, "remote_expunged").check()
+    Log().pin().remove(1, "remote_expunged", pins=1).check("was pinned")
+    Log().pin().remove(1, "user_deleted", pins=1).check()
+    Log().hold().remove(1, "user_deleted", holds=1).check("was held")
+
+
+def test_runs() -> None:
+    Log().purge().check("outside an open run")
+    Log().open().close(0).purge().check("outside an open run")
+    Log().open().purge().close(2).check("counts 2 purges, the log has 1")
+    Log().open().purge().close(0).check("counts 0 purges, the log has 1")
+    Log().open().open().check("opened twice")
+    Log().open().close(0).open().check("opened twice")
+    Log().close(0).check("was not open")
+    deferred = {"item_ref": "i", "mailbox_ref": "m", "reason": "pinned"}
+    Log().open().add(make.item_deferred, RUN, **deferred).close(0, pinned=1).check()
+    Log().open().add(make.item_deferred, RUN, **deferred).close(0).check("deferred 1 items")
+    Log().add(make.item_deferred, RUN, **deferred).check("deferred outside")
+
+
+def test_the_clock() -> None:
+    second = ulid(8)
+    back = 300_000_000
+    Log().open().close(0).open(NOW - back, second).check()
+    Log().open().close(0).open(NOW - back - 1, second).check("nobody approved it")
+    Log().open().close(0).open(NOW - back - 1, second, approved=("clock",)).check()
+
+
+def test_a_folder_is_verified_first(exported: Exporter, leaves: list[bytes]) -> None:
+    path = exported(leaves)
+    report = replay_directory(path, SIGNER.verifier)
+    assert report.verdict is Verdict.OK
+    assert (report.facts["size"], report.facts["replayed"], report.facts["purged"]) == (600, 600, {"age": 572})
+    (path / "tile/0/000").unlink()
+    assert replay_directory(path, SIGNER.verifier).verdict is Verdict.INCOMPLETE
+    broken = exported(Log().pin().open().purge().bodies, "broken")
+    report = replay_directory(broken, SIGNER.verifier)
+    assert (report.verdict, report.verdict.value) == (Verdict.RULE_BROKEN, 5)
+    assert report.headline == f"rule broken: leaf 4: {ITEM} was pinned 1 times when it went"
