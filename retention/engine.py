@@ -9,7 +9,7 @@
 
 Invariants:
 
-1. Every copy of age of a tenant has exactly one fate in a run, decided in the transaction that moves the position past it.
+1. Every copy of age has one fate in a run of its tenant, decided in the transaction that moves the position past it.
 2. A copy is purged only by a verdict over what was read after its lock was taken, under rules read after the tenant's.
 3. Cut anywhere, `resume` goes on from the last commit and ends as an uncut run would have.
 4. What the store refuses shrinks the batch down to one copy; that copy is deferred, logged and counted as failed, and

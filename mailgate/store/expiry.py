@@ -1,0 +1,175 @@
+"""What is expired at an instant, in SQL: one place for the purge, for reading and for counting, so that they agree.
+
+*Expired* means unpinned, unheld and due. An expired copy is left out of lists, search, threads, parts and usage from
+that instant on, even if the purge has not run yet. A `Horizon` holds all that decides it for one tenant: the rules,
+the holds, the removed mailboxes; its expressions are over the table `messages`.
+
+The scalar form is `retention.policy.judge`; `Horizon.copy` makes what it judges from a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, exists, false, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mailgate.clock import Instant
+from mailgate.store.holds import ActiveHolds, active
+from mailgate.store.schema import mailboxes, messages
+from mailgate.store.subscriptions import Subscriptions, timeline
+from mailgate.tenants.subscription import Entitlements, SubscriptionRules, next_change
+from retention.model import Copy, Cutoffs, Graces, Rules
+from retention.policy import cutoffs, due_at
+
+COPY_COLUMNS = (
+    messages.c.id,
+    messages.c.mailbox_id,
+    messages.c.anchor_at,
+    messages.c.stored_at,
+    messages.c.pins,
+    messages.c.unpinned_at,
+)
+"""What a row must have for `Horizon.copy` and `Horizon.expires_at`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Horizon:
+    """What decides about one tenant's copies at `now`. `removed`: its removed mailboxes with copies, and since when."""
+
+    tenant_id: str
+    now: Instant
+    rules: Rules
+    holds: ActiveHolds
+    removed: Mapping[str, Instant]
+
+    @property
+    def bounds(self) -> Cutoffs | None:
+        """The set form of the rules; None: nothing is of age."""
+        return cutoffs(self.rules, self.now)
+
+    def of_age(self) -> ColumnElement[bool]:
+        """Whether a copy is due if nothing keeps it."""
+        bounds = self.bounds
+        return false() if bounds is None else of_age(bounds, self.removed)
+
+    def expired(self) -> ColumnElement[bool]:
+        """Whether a copy is no longer served. Nothing expires by a clock that is not sane."""
+        if self.rules.clock_fault is not None or self.bounds is None or self.holds.tenant:
+            return false()
+        free = [messages.c.pins == 0, self.of_age()]
+        if not self.holds.none:
+            free.append(~self.holds.held())
+        return and_(*free)
+
+    def visible(self) -> ColumnElement[bool]:
+        """Whether a copy is served: the opposite of `expired`, written so that the index on (tenant, anchor) helps."""
+        bounds = self.bounds
+        if self.rules.clock_fault is not None or bounds is None or self.holds.tenant:
+            return ~false()
+        parts = [messages.c.pins > 0, young(bounds, self.removed)]
+        if not self.holds.none:
+            parts.append(self.holds.held())
+        return or_(*parts)
+
+    def copy(self, row: Any, holds: int = 0) -> Copy:
+        """The copy that a row with COPY_COLUMNS is, protected by so many holds."""
+        return Copy(
+            id=row.id,
+            anchor_at=row.anchor_at,
+            stored_at=row.stored_at,
+            pins=row.pins,
+            holds=holds,
+            unpinned_at=row.unpinned_at,
+            removed_at=self.removed.get(row.mailbox_id),
+        )
+
+    def expires_at(self, row: Any, holds: int = 0) -> Instant | None:
+        """When the copy expires; None while it is pinned or held, or when the plan is not known."""
+        return None if row.pins or holds else due_at(self.copy(row), self.rules)
+
+
+def of_age(bounds: Cutoffs, removed: Mapping[str, Instant]) -> ColumnElement[bool]:
+    """The set form's statement over `messages`: `retention.policy.of_age` in SQL."""
+    gone = [mailbox_id for mailbox_id, at in sorted(removed.items()) if at <= bounds.removed_at]
+    by_age: ColumnElement[bool] = false()
+    if bounds.anchor_at is not None:
+        parts = [messages.c.anchor_at <= bounds.anchor_at]
+        if bounds.stored_at is not None:
+            parts.append(messages.c.stored_at <= bounds.stored_at)
+        if bounds.unpinned_at is not None:
+            parts.append(or_(messages.c.unpinned_at.is_(None), messages.c.unpinned_at <= bounds.unpinned_at))
+        by_age = and_(*parts)
+    return or_(by_age, messages.c.mailbox_id.in_(gone)) if gone else by_age
+
+
+def young(bounds: Cutoffs, removed: Mapping[str, Instant]) -> ColumnElement[bool]:
+    """The opposite of `of_age`, without NOT, which an index can't use."""
+    gone = [mailbox_id for mailbox_id, at in sorted(removed.items()) if at <= bounds.removed_at]
+    parts: list[ColumnElement[bool]] = []
+    if bounds.anchor_at is None:
+        parts.append(~false())
+    else:
+        parts.append(messages.c.anchor_at > bounds.anchor_at)
+        if bounds.stored_at is not None:
+            parts.append(messages.c.stored_at > bounds.stored_at)
+        if bounds.unpinned_at is not None:
+            parts.append(messages.c.unpinned_at > bounds.unpinned_at)
+    late = or_(*parts)
+    return and_(late, messages.c.mailbox_id.not_in(gone)) if gone else late
+
+
+class Expiry:
+    """Makes horizons, with the rules that one process works by."""
+
+    def __init__(self, subscriptions: Subscriptions, graces: Graces) -> None:
+        self._subscriptions = subscriptions
+        self._graces = graces
+
+    async def horizon(
+        self, conn: AsyncConnection, tenant_id: str, now: Instant, *, plans_at: Instant | None = None
+    ) -> Horizon:
+        """What decides about the tenant's copies at `now`. `plans_at`: when the plan is looked up, if not at `now`."""
+        at = now if plans_at is None else plans_at
+        rules = await self.rules(conn, tenant_id, at)
+        return Horizon(
+            tenant_id, now, rules, await active(conn, tenant_id, now), await removed_mailboxes(conn, tenant_id)
+        )
+
+    async def rules(self, conn: AsyncConnection, tenant_id: str, at: Instant) -> Rules:
+        """The tenant's rules at `at`."""
+        holds = await self._subscriptions.entitlements_in(conn, tenant_id, at)
+        return await self.rules_of(conn, tenant_id, holds, at)
+
+    async def rules_of(self, conn: AsyncConnection, tenant_id: str, holds: Entitlements, at: Instant) -> Rules:
+        """The rules under these entitlements."""
+        shrunk_at = await self._last_shrink(conn, tenant_id, at) if self._graces.after_shrink else None
+        days = holds.retention_days if holds.known else None
+        return Rules(holds.plan, days, self._graces, shrunk_at)
+
+    async def _last_shrink(self, conn: AsyncConnection, tenant_id: str, at: Instant) -> Instant | None:
+        """When the days last became fewer, up to `at`; a plan that is not known counts as keeping everything."""
+        line = await timeline(conn, tenant_id)
+        days: float | None = None
+        shrunk_at: Instant | None = None
+        moment: Instant | None = min((period.effective_at for period in line), default=None)
+        while moment is not None and moment <= at:
+            holds = self._subscriptions.judge(line, moment)
+            now_days = float("inf") if holds.retention_days is None else holds.retention_days
+            if days is not None and now_days < days:
+                shrunk_at = moment
+            days = now_days
+            moment = next_change(line, moment, SubscriptionRules(self._graces.past_due))
+        return shrunk_at
+
+
+async def removed_mailboxes(conn: AsyncConnection, tenant_id: str) -> Mapping[str, Instant]:
+    """The tenant's removed mailboxes that still have copies, and when they were removed."""
+    query = select(mailboxes.c.id, mailboxes.c.removed_at).where(
+        mailboxes.c.tenant_id == tenant_id,
+        mailboxes.c.removed_at.is_not(None),
+        exists().where(messages.c.mailbox_id == mailboxes.c.id),
+    )
+    return {row[0]: row[1] for row in (await conn.execute(query)).all()}

@@ -1,0 +1,79 @@
+"""Which holds protect a tenant's copies at an instant. A hold beats everything: purge, removal, erasure.
+
+A hold covers the tenant, one mailbox (also what arrives in it later) or named messages; a released one goes on
+protecting until `protects_until_at`. Who places or releases a hold takes the tenant's lock alone, so under the shared
+lock what `active` read stays true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from sqlalchemy import ColumnElement, exists, false, func, or_, select, true
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mailgate.clock import Instant
+from mailgate.store.schema import hold_messages, holds, messages
+from mailgate.store.sets import among
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveHolds:
+    """The holds of one tenant that protect at an instant: how many on the tenant and by mailbox, ids of the others."""
+
+    tenant: int = 0
+    mailboxes: Mapping[str, int] = field(default_factory=dict)
+    on_messages: tuple[str, ...] = ()
+
+    @property
+    def none(self) -> bool:
+        """Whether nothing is held at all."""
+        return not (self.tenant or self.mailboxes or self.on_messages)
+
+    def held(self) -> ColumnElement[bool]:
+        """Whether a row of `messages` is held."""
+        if self.tenant:
+            return true()
+        parts: list[ColumnElement[bool]] = []
+        if self.mailboxes:
+            parts.append(messages.c.mailbox_id.in_(sorted(self.mailboxes)))
+        if self.on_messages:
+            parts.append(
+                exists().where(
+                    hold_messages.c.message_id == messages.c.id, hold_messages.c.hold_id.in_(self.on_messages)
+                )
+            )
+        return or_(*parts) if parts else false()
+
+    async def count(self, conn: AsyncConnection, copies: Mapping[str, str], *, sqlite: bool) -> Mapping[str, int]:
+        """How many holds protect each of these copies (id → mailbox id)."""
+        found = {id_: self.tenant + self.mailboxes.get(mailbox_id, 0) for id_, mailbox_id in copies.items()}
+        if self.on_messages and copies:
+            for id_, count in await self._named(conn, copies.keys(), sqlite=sqlite):
+                found[id_] += count
+        return found
+
+    async def _named(self, conn: AsyncConnection, ids: Collection[str], *, sqlite: bool) -> list[tuple[str, int]]:
+        query = (
+            select(hold_messages.c.message_id, func.count())
+            .where(among(hold_messages.c.message_id, ids, sqlite=sqlite), hold_messages.c.hold_id.in_(self.on_messages))
+            .group_by(hold_messages.c.message_id)
+        )
+        return [(id_, count) for id_, count in (await conn.execute(query)).all()]
+
+
+async def active(conn: AsyncConnection, tenant_id: str, at: Instant) -> ActiveHolds:
+    """The tenant's holds that protect at `at`: not released, or released and still protecting."""
+    query = select(holds.c.id, holds.c.scope, holds.c.mailbox_id).where(
+        holds.c.tenant_id == tenant_id, or_(holds.c.released_at.is_(None), holds.c.protects_until_at > at)
+    )
+    tenant, mailboxes, named = 0, dict[str, int](), list[str]()
+    for id_, scope, mailbox_id in (await conn.execute(query)).all():
+        if scope == "tenant":
+            tenant += 1
+        elif scope == "mailbox":
+            mailboxes[mailbox_id] = mailboxes.get(mailbox_id, 0) + 1
+        else:
+            named.append(id_)
+    return ActiveHolds(tenant, mailboxes, tuple(sorted(named)))

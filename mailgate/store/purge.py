@@ -1,0 +1,445 @@
+"""The purge's port (`retention.port`) on SQLite and PostgreSQL: by sets, one transaction per batch.
+
+A batch locks in the order that everything does: the run's lease, the tenant (shared), the copies (skipping what is
+locked), blobs by content token, the tenant's head last. Log entries, events and usage go through the transaction's
+flush, so they commit with the rows they tell of or not at all.
+
+On PostgreSQL judging again after the locks means a new statement (READ COMMITTED); on SQLite the whole batch is the one
+writer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import Row, Select, case, exists, func, insert, literal, select, tuple_
+from sqlalchemy.exc import DataError, IntegrityError
+
+from mailgate.actors import Actor
+from mailgate.clock import Clock, Instant
+from mailgate.errors import NotFoundError
+from mailgate.ids import new_id
+from mailgate.store import runs, tenants
+from mailgate.store.database import Database
+from mailgate.store.discard import Freed, end_copies
+from mailgate.store.expiry import Expiry, Horizon, of_age, removed_mailboxes
+from mailgate.store.holds import active
+from mailgate.store.log import PurgeLog
+from mailgate.store.purge_lease import PurgeLease
+from mailgate.store.schema import folders, mailboxes, messages, origins, tombstones
+from mailgate.store.schema import runs as runs_table
+from mailgate.store.schema import tenants as tenants_table
+from mailgate.store.sets import among
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.tenants import Tenant
+from mailgate.store.transaction import Leaf, Transaction
+from retention.ledger import leaves
+from retention.ledger.purge_template import ItemPurgeTemplate
+from retention.model import Actor as RetentionActor
+from retention.model import Copy, Counts, Cutoffs, Rules, Verdict
+from retention.policy import cutoffs
+from retention.port import BatchFailedError, Position, Progress, PurgeUnit, Run, Survey
+
+T = TypeVar("T")
+
+METHOD = "data_key_destroyed"
+
+_M = messages.c
+_PURGED_COLUMNS = (
+    _M.id,
+    _M.mailbox_id,
+    _M.item_ref,
+    _M.anchor_at,
+    _M.anchor_source,
+    _M.stored_at,
+    _M.size,
+    _M.header_token,
+    _M.content_commit,
+    _M.msgid_commit,
+    _M.blob_id,
+    _M.pins,
+    _M.unpinned_at,
+    _M.indexed,
+)
+
+
+class SqlPurgeStore:
+    """One process's purge store. `lease` proves in every transaction that no other process purges."""
+
+    def __init__(
+        self,
+        db: Database,
+        log: PurgeLog,
+        subscriptions: Subscriptions,
+        expiry: Expiry,
+        clock: Clock,
+        lease: PurgeLease,
+        *,
+        on_purged: Callable[[], None] | None = None,
+    ) -> None:
+        """`on_purged` is called after each commit that queued blobs to be erased."""
+        self._db = db
+        self._log = log
+        self._subscriptions = subscriptions
+        self._expiry = expiry
+        self._clock = clock
+        self._lease = lease
+        self._on_purged = on_purged
+
+    async def begin(self, run: Run) -> None:
+        """Record the run as running; one that was queued before is taken up."""
+        values = {
+            "state": runs.RUNNING,
+            "now_at": run.now_at,
+            "policy": {"version": run.policy_version, "sha256": run.policy_sha256},
+            "counts": runs.progress_to_json(Progress()),
+        }
+
+        async def work(tx: Transaction) -> None:
+            await self._lease.keep(tx, self._clock())
+            fresh = tx.insert(runs_table).values(
+                id=run.id,
+                kind=runs.PURGE,
+                tenant_id=run.tenant_id,
+                trigger=run.trigger,
+                actor=str(run.actor),
+                dry_run=False,
+                started_at=run.started_at,
+                **values,
+            )
+            await tx.conn.execute(fresh.on_conflict_do_update(index_elements=[runs_table.c.id], set_=values))
+
+        await self._db.transact(work)
+
+    async def unfinished(self) -> tuple[Run, Progress] | None:
+        """The oldest purge that is recorded as running."""
+        async with self._db.read() as conn:
+            row = await runs.oldest(conn, runs.PURGE, runs.RUNNING)
+        return None if row is None else (_run(row), runs.progress_from_json(row.counts))
+
+    async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
+        """Record how the run ended, and tell the feed of each tenant's run; all tenants' runs are told to nobody."""
+        now = self._clock()
+        counts = progress.totals.to_json() | {"tenants": progress.tenants}
+
+        async def work(tx: Transaction) -> None:
+            await self._lease.keep(tx, now)
+            await runs.change(tx, run.id, state=state, finished_at=now, counts=counts, detail=detail)
+
+        await self._db.transact(work)
+
+    async def tenants_due(self, now: Instant) -> Sequence[str]:
+        """Tenants whose oldest unpinned copy is of age, and those with copies of removed mailboxes."""
+        oldest = (
+            select(func.min(_M.anchor_at)).where(_M.tenant_id == tenants_table.c.id, _M.pins == 0).scalar_subquery()
+        )
+        left = exists().where(
+            mailboxes.c.tenant_id == tenants_table.c.id,
+            mailboxes.c.removed_at <= now,
+            _M.mailbox_id == mailboxes.c.id,
+            _M.pins == 0,
+        )
+        entitled = await self._subscriptions.all_entitlements(self._clock())
+        due = []
+        async with self._db.read() as conn:
+            rows = (await conn.execute(select(tenants_table.c.id, oldest, left).order_by(tenants_table.c.id))).all()
+            for tenant_id, anchor_at, has_left in rows:
+                if anchor_at is None or tenant_id not in entitled:
+                    continue
+                bounds = cutoffs(await self._expiry.rules_of(conn, tenant_id, entitled[tenant_id], self._clock()), now)
+                of_plan = bounds is not None and bounds.anchor_at is not None and anchor_at <= bounds.anchor_at
+                if bounds is not None and (of_plan or has_left) and not (await active(conn, tenant_id, now)).tenant:
+                    due.append(tenant_id)
+        return due
+
+    async def transact(self, run: Run, tenant_id: str, work: Callable[[PurgeUnit], Awaitable[T]]) -> T:
+        """Do the work in one transaction under the run's lease; it is repeated when PostgreSQL resolved a deadlock."""
+
+        async def attempt(tx: Transaction) -> T:
+            await self._lease.keep(tx, self._clock())
+            return await work(_Unit(tx, self._log, self._subscriptions, self._expiry, run, tenant_id, self._on_purged))
+
+        try:
+            return await self._db.transact(attempt)
+        except (IntegrityError, DataError) as error:
+            raise BatchFailedError(str(error.orig)) from error
+
+    async def rules(self, tenant_id: str, at: Instant) -> Rules | None:
+        """The tenant's rules; None when there is no such tenant."""
+        async with self._db.read() as conn:
+            known = select(tenants_table.c.id).where(tenants_table.c.id == tenant_id)
+            if (await conn.execute(known)).one_or_none() is None:
+                return None
+            return await self._expiry.rules(conn, tenant_id, at)
+
+    async def survey(self, tenant_id: str, bounds: Cutoffs, now: Instant) -> Survey:
+        """Count what is of age, by what keeps it."""
+        async with self._db.read() as conn:
+            holds = await active(conn, tenant_id, now)
+            kept_by = case((holds.held(), "held"), (_M.pins > 0, "pinned"), else_="")
+            query = (
+                select(kept_by, func.count(), func.coalesce(func.sum(_M.size), 0))
+                .where(_M.tenant_id == tenant_id, of_age(bounds, await removed_mailboxes(conn, tenant_id)))
+                .group_by(kept_by)
+            )
+            found = {kind: (count, int(size)) for kind, count, size in (await conn.execute(query)).all()}
+        due, size = found.pop("", (0, 0))
+        return Survey(due, size, {kind: count for kind, (count, _) in found.items()})
+
+
+class _Unit:
+    """The port's unit of work over one open transaction."""
+
+    def __init__(
+        self,
+        tx: Transaction,
+        log: PurgeLog,
+        subscriptions: Subscriptions,
+        expiry: Expiry,
+        run: Run,
+        tenant_id: str,
+        on_purged: Callable[[], None] | None,
+    ) -> None:
+        self._tx = tx
+        self._log = log
+        self._subscriptions = subscriptions
+        self._expiry = expiry
+        self._run = run
+        self._tenant_id = tenant_id
+        self._on_purged = on_purged
+        self._actor = Actor(run.actor.kind, run.actor.ref)
+        self._rows: dict[str, Any] = {}
+        self._horizon: Horizon | None = None
+        self._tenant: Tenant | None = None
+        self._at: Instant = run.started_at
+
+    async def lock_tenant(self, at: Instant) -> Rules | None:
+        """Lock the tenant shared; tell the log of a plan that came into force before judging by it."""
+        try:
+            self._tenant = await tenants.lock(self._tx, self._tenant_id, shared=True)
+        except NotFoundError:
+            return None
+        self._at = at
+        entitled = await self._subscriptions.announce(self._tx, self._tenant, at)
+        conn, now = self._tx.conn, self._run.now_at
+        rules = await self._expiry.rules_of(conn, self._tenant_id, entitled, at)
+        self._horizon = Horizon(
+            self._tenant_id,
+            now,
+            rules,
+            await active(conn, self._tenant_id, now),
+            await removed_mailboxes(conn, self._tenant_id),
+        )
+        return rules
+
+    async def lock_candidates(self, bounds: Cutoffs, after: Position | None, limit: int) -> Sequence[Position]:
+        """Lock copies of age that nothing keeps, the oldest first."""
+        horizon = self._known_horizon()
+        if horizon.holds.tenant:
+            return []
+        query = self._of_age(select(_M.anchor_at, _M.id), bounds, after).where(_M.pins == 0)
+        if not horizon.holds.none:
+            query = query.where(~horizon.holds.held())
+        query = query.order_by(_M.anchor_at, _M.id).limit(limit).with_for_update(skip_locked=True, of=messages)
+        return [(anchor_at, id_) for anchor_at, id_ in (await self._tx.conn.execute(query)).all()]
+
+    async def read(self, candidates: Sequence[Position]) -> Sequence[Copy]:
+        """What the locked copies are now: a statement of its own, begun after the locks."""
+        horizon = self._known_horizon()
+        ids = [id_ for _, id_ in candidates]
+        query = select(*_PURGED_COLUMNS).where(among(_M.id, ids, sqlite=self._tx.sqlite))
+        self._rows = {row.id: row for row in (await self._tx.conn.execute(query)).all()}
+        holds = await horizon.holds.count(
+            self._tx.conn, {row.id: row.mailbox_id for row in self._rows.values()}, sqlite=self._tx.sqlite
+        )
+        return [horizon.copy(self._rows[id_], holds[id_]) for id_ in ids if id_ in self._rows]
+
+    async def kept_between(
+        self, bounds: Cutoffs, after: Position | None, through: Position | None, taken: Sequence[Position]
+    ) -> Mapping[str, int]:
+        """Count the other copies of age in this stretch of the walk."""
+        kept_by = case((self._known_horizon().holds.held(), "held"), (_M.pins > 0, "pinned"), else_="locked")
+        query = self._of_age(select(kept_by, func.count()), bounds, after).group_by(kept_by)
+        if through is not None:
+            query = query.where(tuple_(_M.anchor_at, _M.id) <= _position(through))
+        if taken:
+            query = query.where(~among(_M.id, [id_ for _, id_ in taken], sqlite=self._tx.sqlite))
+        return {row[0]: row[1] for row in (await self._tx.conn.execute(query)).all()}
+
+    async def copies(self, after: Position | None) -> int:
+        """All copies of the tenant after this position."""
+        query = select(func.count()).select_from(messages).where(_M.tenant_id == self._tenant_id)
+        if after is not None:
+            query = query.where(tuple_(_M.anchor_at, _M.id) > _position(after))
+        count: int = (await self._tx.conn.execute(query)).scalar_one()
+        return count
+
+    async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
+        """Tombstones, rows, blob references, log entries, events, usage."""
+        rows = [self._rows[copy.id] for copy, _ in due]
+        await self._bury(rows, [verdict for _, verdict in due])
+        freed = await end_copies(self._tx, self._tenant_id, rows, now=self._at, run_id=self._run.id)
+        templates: dict[str, ItemPurgeTemplate] = {}
+        for row, (_, verdict) in zip(rows, due, strict=True):
+            reason = str(verdict.reason)
+            if reason not in templates:
+                templates[reason] = self._template(rules, reason)
+            self._tell(templates[reason], row, verdict, freed[row.id])
+        size: int = sum(row.size for row in rows)
+        self._tx.count(self._tenant_id, copies=-len(rows), storage_bytes=-size)
+        if self._on_purged is not None:
+            self._tx.after_commit(self._on_purged)
+        return size
+
+    async def defer(self, copy: Copy, reason: str) -> None:
+        """Log that a copy stayed though it should have gone."""
+        row = self._rows[copy.id]
+        self._write(leaves.item_deferred, item_ref=row.item_ref, mailbox_ref=row.mailbox_id, reason=reason)
+
+    async def open(self) -> None:
+        """Log the run's opening."""
+        self._write(leaves.run_open, now=self._run.now_at, trigger=self._run.trigger)
+
+    async def close(self, counts: Counts) -> None:
+        """Log the run's closing, and tell the feed."""
+        self._write(
+            leaves.run_close,
+            candidates=counts.candidates,
+            purged=counts.purged,
+            kept=counts.kept,
+            failed=counts.failed,
+            bytes_=counts.bytes,
+        )
+        payload = {"run_id": self._run.id, "purged": counts.purged, "failed": counts.failed}
+        self._tx.emit(self._tenant_id, "retention.run_completed", at=self._at, payload=payload)
+
+    async def abort(self, counts: Counts, reason: str) -> None:
+        """Log that the run stopped."""
+        self._write(
+            leaves.run_abort,
+            candidates=counts.candidates,
+            purged=counts.purged,
+            kept=counts.kept,
+            failed=counts.failed,
+            reason=reason,
+        )
+        payload = {"run_id": self._run.id, "reason": reason}
+        self._tx.emit(self._tenant_id, "retention.run_halted", at=self._at, payload=payload)
+
+    async def record(self, progress: Progress) -> None:
+        """Move the run's row on."""
+        await runs.change(self._tx, self._run.id, counts=runs.progress_to_json(progress))
+
+    def _known_horizon(self) -> Horizon:
+        if self._horizon is None:
+            raise RuntimeError("lock_tenant comes first")
+        return self._horizon
+
+    def _of_age(self, query: Select[Any], bounds: Cutoffs, after: Position | None) -> Select[Any]:
+        query = query.where(_M.tenant_id == self._tenant_id, of_age(bounds, self._known_horizon().removed))
+        return query if after is None else query.where(tuple_(_M.anchor_at, _M.id) > _position(after))
+
+    async def _bury(self, rows: Sequence[Row[Any]], verdicts: Sequence[Verdict]) -> None:
+        """One tombstone per original, or one without an address for a copy that had none."""
+        tx = self._tx
+        ids = [row.id for row in rows]
+        found = (
+            select(origins.c.message_id, folders.c.name, origins.c.uidvalidity, origins.c.uid)
+            .join(folders, folders.c.id == origins.c.folder_id)
+            .where(among(origins.c.message_id, ids, sqlite=tx.sqlite))
+        )
+        addresses: dict[str, list[tuple[str | None, int | None, int | None]]] = {}
+        for message_id, folder, uidvalidity, uid in (await tx.conn.execute(found)).all():
+            addresses.setdefault(message_id, []).append((folder, uidvalidity, uid))
+        accounts = select(mailboxes.c.id, mailboxes.c.account_ref).where(
+            among(mailboxes.c.id, {row.mailbox_id for row in rows}, sqlite=tx.sqlite)
+        )
+        account_refs = {row[0]: row[1] for row in (await tx.conn.execute(accounts)).all()}
+        await tx.conn.execute(
+            insert(tombstones),
+            [
+                {
+                    "id": new_id(self._at),
+                    "tenant_id": self._tenant_id,
+                    "account_ref": account_refs[row.mailbox_id],
+                    "mailbox_id": row.mailbox_id,
+                    "message_id": row.id,
+                    "item_ref": row.item_ref,
+                    "folder": folder,
+                    "uidvalidity": uidvalidity,
+                    "uid": uid,
+                    "header_token": row.header_token,
+                    "anchor_at": row.anchor_at,
+                    "reason": str(verdict.reason),
+                    "run_id": self._run.id,
+                    "created_at": self._at,
+                }
+                for row, verdict in zip(rows, verdicts, strict=True)
+                for folder, uidvalidity, uid in addresses.get(row.id, _NO_ORIGINAL)
+            ],
+        )
+
+    def _template(self, rules: Rules, reason: str) -> ItemPurgeTemplate:
+        return ItemPurgeTemplate(self._common(), plan=rules.plan, days=rules.days or 0, reason=reason, method=METHOD)
+
+    def _tell(self, template: ItemPurgeTemplate, row: Row[Any], verdict: Verdict, freed: Freed) -> None:
+        body = template.leaf(
+            new_id(self._at),
+            item_ref=row.item_ref,
+            mailbox_ref=row.mailbox_id,
+            content_commit=row.content_commit.hex(),
+            msgid_commit=row.msgid_commit.hex(),
+            anchor=leaves.Anchor(row.anchor_at, row.anchor_source),
+            due_at=verdict.due_at or 0,
+            blobs=leaves.Blobs(1, freed.freed, freed.bytes),
+        )
+        self._tx.log(self._tenant_id, Leaf(body, "item.purge", self._at, self._run.id, row.item_ref))
+        self._tx.emit(
+            self._tenant_id,
+            "message.purged",
+            at=self._at,
+            mailbox_id=row.mailbox_id,
+            message_id=row.id,
+            payload={"anchor_at": row.anchor_at, "reason": str(verdict.reason), "run_id": self._run.id},
+        )
+
+    def _common(self) -> leaves.Common:
+        if self._tenant is None:
+            raise RuntimeError("lock_tenant comes first")
+        return self._log.common(self._tenant.ref, self._at, self._actor, self._run.id)
+
+    def _write(self, make: Callable[..., bytes], **fields: Any) -> None:
+        if self._tenant is None:
+            raise RuntimeError("lock_tenant comes first")
+        self._log.write(
+            self._tx,
+            self._tenant_id,
+            self._tenant.ref,
+            make,
+            at=self._at,
+            actor=self._actor,
+            run=self._run.id,
+            **fields,
+        )
+
+
+_NO_ORIGINAL: tuple[tuple[str | None, int | None, int | None], ...] = ((None, None, None),)
+
+
+def _position(position: Position) -> Any:
+    return tuple_(literal(position[0]), literal(position[1]))
+
+
+def _run(row: Row[Any]) -> Run:
+    actor = runs.actor_from_text(row.actor)
+    return Run(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        now_at=row.now_at,
+        started_at=row.started_at,
+        trigger=row.trigger,
+        actor=RetentionActor(actor.kind, actor.ref),
+        policy_version=row.policy["version"],
+        policy_sha256=row.policy["sha256"],
+    )

@@ -1,0 +1,229 @@
+"""Consistent rows without an import: tenants with plans, mailboxes, folders, and copies of any age with real blobs.
+
+The rows are those that sync writes, in the same shapes; the store's doctor finds nothing to complain about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import insert, update
+
+from mailgate.actors import SYSTEM
+from mailgate.blobs import BlobStore
+from mailgate.clock import DAY, Instant
+from mailgate.ids import new_id, new_ref
+from mailgate.keys import KeyRing
+from mailgate.store import tenants
+from mailgate.store.database import Database
+from mailgate.store.log import PurgeLog
+from mailgate.store.schema import blobs as blob_table
+from mailgate.store.schema import folders, mailboxes, messages, origins, search_docs
+from mailgate.store.subscriptions import SubscriptionChange, Subscriptions
+from mailgate.store.tenants import Tenant
+from mailgate.store.transaction import Transaction
+from retention.ledger.commitment import Committer
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where copies are put: a tenant's mailbox and its INBOX."""
+
+    tenant: Tenant
+    mailbox_id: str
+    folder_id: str
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One copy to make. `content` equal to another's shares its blob; None: bytes of its own."""
+
+    anchor_at: Instant
+    content: bytes | None = None
+    originals: int = 1
+    indexed: bool = False
+    stored_at: Instant | None = None
+
+
+@dataclass
+class Builder:
+    """Makes rows at `now`; `blobs` None writes no objects (for tests that read none)."""
+
+    db: Database
+    ring: KeyRing
+    log: PurgeLog
+    subscriptions: Subscriptions
+    blobs: BlobStore | None
+    now: Instant
+    _uid: int = 0
+    _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
+
+    async def home(self, tenant_id: str = "acme", plan: str | None = "crm_plus") -> Home:
+        """A tenant on this plan (None: no subscription, that is free) with one mailbox."""
+        await tenants.put(self.db, self.ring, self.log, tenant_id, tenant_id, self.now, SYSTEM)
+        tenant = await tenants.get(self.db, tenant_id)
+        if plan is not None:
+            await self.plan(tenant_id, plan)
+        return await self.mailbox(tenant)
+
+    async def plan(self, tenant_id: str, plan: str, at: Instant | None = None) -> None:
+        """Set the tenant's plan outright, as the billing system does."""
+        await self.subscriptions.set_outright(tenant_id, SubscriptionChange(plan), at or self.now, SYSTEM)
+
+    async def mailbox(self, tenant: Tenant) -> Home:
+        """One more mailbox, connected to an account of its own."""
+        mailbox_id, folder_id = new_id(self.now), new_id(self.now)
+        address = f"{mailbox_id.lower()}@{tenant.id}.example"
+        account = self.ring.tenant(tenant.ref).mac("account", address.encode())
+
+        async def work(tx: Transaction) -> None:
+            await tx.conn.execute(
+                insert(mailboxes).values(
+                    id=mailbox_id,
+                    tenant_id=tenant.id,
+                    address=address,
+                    imap={"host": "127.0.0.1", "port": 143, "security": "none", "username": address},
+                    folder_rules={},
+                    account_ref=account,
+                    state="live",
+                    state_changed_at=self.now,
+                    created_at=self.now,
+                )
+            )
+            await tx.conn.execute(
+                insert(folders).values(
+                    id=folder_id,
+                    tenant_id=tenant.id,
+                    mailbox_id=mailbox_id,
+                    name="INBOX",
+                    selectable=True,
+                    followed=True,
+                    uidvalidity=7,
+                )
+            )
+
+        await self.db.transact(work)
+        return Home(tenant, mailbox_id, folder_id)
+
+    async def copy(self, home: Home, *, age_days: float = 0, **more: object) -> str:
+        """One copy, received so many days ago; its id."""
+        anchor_at = self.now - int(age_days * DAY)
+        return (await self.copies(home, [Seed(anchor_at, **more)]))[0]  # type: ignore[arg-type]
+
+    async def copies(self, home: Home, seeds: Sequence[Seed]) -> list[str]:
+        """Copies, written in one transaction; their ids in order."""
+        keys = self.ring.tenant(home.tenant.ref)
+        committer = Committer(keys.ledger_key)
+        message_rows, origin_rows, blob_rows, docs = [], [], dict[str, dict[str, object]](), []
+        shared = dict[str, int]()
+        for seed in seeds:
+            self._uid += 1
+            content = (
+                seed.content
+                if seed.content is not None
+                else b"Subject: %d\r\n\r\n%s\r\n"
+                % (
+                    self._uid,
+                    new_ref().encode(),
+                )
+            )
+            digest = hashlib.sha256(content).digest()
+            token = keys.mac("content", digest)
+            blob_id = self._known.get((home.tenant.id, token))
+            if blob_id is None:
+                blob_id = self._known[home.tenant.id, token] = new_id(self.now)
+                key = keys.new_data_key(self.now)
+                stored = len(content) + 64
+                if self.blobs is not None:
+                    stored = self.blobs.put(home.tenant.id, blob_id, content, key.key)
+                blob_rows[blob_id] = {
+                    "id": blob_id,
+                    "tenant_id": home.tenant.id,
+                    "content_token": token,
+                    "size": len(content),
+                    "stored_size": stored,
+                    "data_key": key.wrapped,
+                    "key_epoch": key.epoch,
+                    "refs": 1,
+                    "created_at": self.now,
+                }
+            elif blob_id in blob_rows:
+                blob_rows[blob_id]["refs"] = int(str(blob_rows[blob_id]["refs"])) + 1
+            else:
+                shared[blob_id] = shared.get(blob_id, 0) + 1
+            stored_at = max(seed.anchor_at, self.now if seed.stored_at is None else seed.stored_at)
+            id_, item_ref, key = new_id(self.now), new_ref(), keys.new_data_key(self.now)
+            message_rows.append(
+                {
+                    "id": id_,
+                    "tenant_id": home.tenant.id,
+                    "mailbox_id": home.mailbox_id,
+                    "item_ref": item_ref,
+                    "anchor_at": seed.anchor_at,
+                    "anchor_source": "internaldate",
+                    "internal_date_at": seed.anchor_at,
+                    "stored_at": stored_at,
+                    "size": len(content),
+                    "flags": [],
+                    "seen": False,
+                    "flagged": False,
+                    "has_files": False,
+                    "thread_id": id_,
+                    "header_token": keys.mac("header", content),
+                    "msgid_token": None,
+                    "content_commit": bytes.fromhex(committer.commit(item_ref, "content", digest)),
+                    "msgid_commit": bytes.fromhex(committer.commit(item_ref, "msgid", b"")),
+                    "summary": b"sealed",
+                    "data_key": key.wrapped,
+                    "key_epoch": key.epoch,
+                    "blob_id": blob_id,
+                    "indexed": seed.indexed,
+                }
+            )
+            origin_rows += [
+                {
+                    "folder_id": home.folder_id,
+                    "uid": self._uid * 10 + number,
+                    "uidvalidity": 7,
+                    "tenant_id": home.tenant.id,
+                    "mailbox_id": home.mailbox_id,
+                    "message_id": id_,
+                    "flags": [],
+                }
+                for number in range(seed.originals)
+            ]
+            if seed.indexed:
+                docs.append({"tenant_id": home.tenant.id, "message_id": id_})
+        if self.blobs is not None:
+            self.blobs.settle()
+
+        async def work(tx: Transaction) -> None:
+            if blob_rows:
+                await tx.conn.execute(insert(blob_table), list(blob_rows.values()))
+            for blob_id, count in shared.items():
+                more = update(blob_table).where(blob_table.c.id == blob_id)
+                await tx.conn.execute(more.values(refs=blob_table.c.refs + count))
+            await tx.conn.execute(insert(messages), message_rows)
+            if origin_rows:
+                await tx.conn.execute(insert(origins), origin_rows)
+            if docs:
+                await self._index(tx, docs)
+            size = sum(int(str(row["size"])) for row in message_rows)
+            tx.count(home.tenant.id, copies=len(message_rows), storage_bytes=size)
+
+        await self.db.transact(work)
+        return [str(row["id"]) for row in message_rows]
+
+    async def _index(self, tx: Transaction, docs: list[dict[str, str]]) -> None:
+        for row in docs:
+            made = insert(search_docs).values(row).returning(search_docs.c.doc)
+            doc = (await tx.conn.execute(made)).scalar_one()
+            if tx.sqlite:
+                await tx.conn.exec_driver_sql("INSERT INTO search_index(rowid, terms) VALUES (?, 'abc def')", (doc,))
+            else:
+                await tx.conn.exec_driver_sql(
+                    "INSERT INTO search_index(doc, tenant_id, terms) VALUES ($1, $2, 'abc def'::tsvector)",
+                    (doc, row["tenant_id"]),
+                )

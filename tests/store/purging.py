@@ -1,0 +1,73 @@
+"""A store with everything that a purge needs, wired as the gateway wires it, and a clock that stands still."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from sqlalchemy import select
+
+from mailgate.clock import Instant
+from mailgate.store.expiry import Expiry
+from mailgate.store.pins import Pins
+from mailgate.store.purge import SqlPurgeStore
+from mailgate.store.purge_lease import PurgeLease
+from mailgate.store.schema import log_leaves, messages
+from retention.engine import Engine
+from retention.ledger.schema import parse_leaf
+from retention.model import SCHEDULER, Counts, Graces
+from retention.port import Run
+from tests.store.builder import Builder
+from tests.store.conftest import NOW, Store
+
+_OWNERS = count(1)
+
+
+@dataclass
+class Purging:
+    """What tests of the purge work with. `now` is the clock; move it."""
+
+    store: Store
+    builder: Builder
+    purges: SqlPurgeStore
+    pins: Pins
+    expiry: Expiry
+    lease: PurgeLease
+    now: Instant = NOW
+
+    def clock(self) -> Instant:
+        return self.now
+
+    def engine(self, **more: Any) -> Engine:
+        return Engine(self.purges, self.clock, **more)
+
+    def run(self, number: int = 1, tenant_id: str | None = None, policy: str = "ab" * 32) -> Run:
+        run_id = f"{number:026d}"
+        return Run(run_id, tenant_id, self.now, self.now, "request", SCHEDULER, 1, policy)
+
+    async def purge(self, number: int = 1, tenant_id: str | None = None, **more: Any) -> Counts:
+        return await self.engine(**more).run(self.run(number, tenant_id))
+
+    async def ids(self, tenant_id: str = "acme") -> set[str]:
+        async with self.store.db.read() as conn:
+            query = select(messages.c.id).where(messages.c.tenant_id == tenant_id)
+            return set((await conn.execute(query)).scalars())
+
+    async def leaves(self, tenant_id: str = "acme") -> list[dict[str, Any]]:
+        """The tenant's purge log, parsed strictly."""
+        query = select(log_leaves.c.body).where(log_leaves.c.tenant_id == tenant_id).order_by(log_leaves.c.idx)
+        async with self.store.db.read() as conn:
+            return [parse_leaf(body) for body in (await conn.execute(query)).scalars()]
+
+
+async def make_purging(store: Store, graces: Graces | None = None, *, blobs: bool = True) -> Purging:
+    """A process that has the purge's lease."""
+    expiry = Expiry(store.subscriptions, graces or Graces())
+    lease = PurgeLease(f"test-{next(_OWNERS)}")
+    builder = Builder(store.db, store.ring, store.log, store.subscriptions, store.blobs if blobs else None, NOW)
+    made: Purging
+    purges = SqlPurgeStore(store.db, store.log, store.subscriptions, expiry, lambda: made.now, lease)
+    made = Purging(store, builder, purges, Pins(store.db, store.ring, store.log, expiry), expiry, lease)
+    assert await lease.acquire(store.db, NOW)
+    return made
