@@ -315,6 +315,10 @@ class Dovecot:
         """A client's context that trusts this server."""
         return ssl.create_default_context(cafile=str(self.certificates.ca))
 
+    @property
+    def _is_24(self) -> bool:
+        return (self.version.major, self.version.minor) >= (2, 4)
+
     def _configuration(self) -> str:
         user, group = pwd.getpwuid(self._uid).pw_name, grp.getgrgid(self._gid).gr_name
         common = f"""
@@ -326,7 +330,7 @@ log_path = {self.folder}/dovecot.log
 default_internal_user = {user}
 default_internal_group = {group}
 default_login_user = {user}
-default_vsz_limit = 0
+default_vsz_limit = {"unlimited" if self._is_24 else "0"}
 first_valid_uid = 1
 first_valid_gid = 1
 ssl = yes
@@ -340,7 +344,7 @@ service anvil {{
 }}
 service imap-login {{
   chroot =
-  service_count = 0
+  {"restart_request_count = unlimited" if self._is_24 else "service_count = 0"}
   process_min_avail = 1
   client_limit = 6000
   inet_listener imap {{
@@ -360,7 +364,7 @@ namespace inbox {{
 {"".join(self._special_use(name, use) for name, use in SPECIAL_USE.items())}
 }}
 """
-        specific = self._for_24() if (self.version.major, self.version.minor) >= (2, 4) else self._for_23()
+        specific = self._for_24() if self._is_24 else self._for_23()
         return specific + common + self._settings + "\n"
 
     @staticmethod

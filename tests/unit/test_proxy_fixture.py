@@ -100,7 +100,7 @@ async def test_delay_holds_back_each_direction(echo: int) -> None:
         begun = time.monotonic()
         reader, writer = await ask(proxy.port)
         assert await reader.readexactly(len(TEXT)) == TEXT
-        assert time.monotonic() - begun >= 0.1
+        assert time.monotonic() - begun >= 0.098  # uvloop's timers count in milliseconds
         writer.close()
 
 
