@@ -120,6 +120,7 @@ async def _release(
                         "tenant_id": tenant_id,
                         "item_ref": copy.item_ref,
                         "run_id": run_id,
+                        "stored_size": stored_size,
                         "queued_at": now,
                         "next_at": now,
                     }

@@ -371,6 +371,7 @@ blob_erasures = Table(
     Column("tenant_id", Name, nullable=False),
     Column("item_ref", Ref),
     Column("run_id", Id),
+    Column("stored_size", BigInteger, nullable=False, server_default="0"),
     Column("queued_at", BigInteger, nullable=False),
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_at", BigInteger, nullable=False),

@@ -28,6 +28,7 @@ def upgrade() -> None:
         sa.Column("tenant_id", sa.String(length=64), nullable=False),
         sa.Column("item_ref", sa.String(length=32), nullable=True),
         sa.Column("run_id", sa.String(length=26), nullable=True),
+        sa.Column("stored_size", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("queued_at", sa.BigInteger(), nullable=False),
         sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
         sa.Column("next_at", sa.BigInteger(), nullable=False),
