@@ -5,7 +5,7 @@ What is shown of every purge:
 1. it belongs to a run that is open, and its item was there: purged or removed once, and again only after a rehydrate;
 2. no pin and no hold stood on it, and what the run says to have counted is what the log counts (R1);
 3. it was due: `due_at` not after the run's `now`, not before anchor + days, with the days of the plan that was
-   effective then, not within the grace of a released hold or of a rehydrated copy (R2);
+   effective then, not before the time for which a rehydrated copy was promised (R2);
 4. it names a policy that was set before;
 
 of every removal that no hold stood on it, nor a pin where the server expunged it; of every run that its counts balance
@@ -13,7 +13,7 @@ and equal its leaves (R6, R13), and that its `now` did not go back without appro
 its items are named.
 
 Purges for other reasons than age and plan (erasure, offboarding, a removed mailbox) are due by their reason; a removed
-mailbox spares pinned copies, the others do not; a hold stops all of them.
+mailbox spares pinned copies, the others do not; a hold stops all of them, and after its release until its grace ends.
 
 Instants are compared as texts: of one width, they sort as they follow. Memory grows with the number of items that were
 ever pinned, held or purged (about 100 bytes each).
@@ -241,19 +241,17 @@ class Replay:
     def _judge(self, purge: Mapping[str, str], pins: int, holds: int, days: int) -> None:
         item_ref, reason = purge["item_ref"], purge["reason"]
         self._purged[reason] += 1
-        self._check_gone(item_ref, purge["mailbox_ref"], pins, holds, spare_pins=reason in _SPARING_PINS)
         if purge["policy"] not in self._policy_hashes:
             self._broken(f"{item_ref} was purged under a policy that was never set")
         run = self._runs.get(purge["run"])
+        now = run.now if run is not None else self._latest_now
+        self._check_gone(item_ref, purge["mailbox_ref"], now, pins, holds, spare_pins=reason in _SPARING_PINS)
         if run is None:
             self._broken(f"{item_ref} was purged outside an open run")
             return
         run.purged += 1
         if purge["due_at"] > run.now:
             self._broken(f"{item_ref} was due at {purge['due_at']}, after the run's {run.now}")
-        for until, hold in self._graces:
-            if until > run.now and hold.covers(item_ref, purge["mailbox_ref"]):
-                self._broken(f"{item_ref} was purged before the grace of its released hold ended at {until}")
         if reason in _BY_AGE:
             self._judge_age(purge, days, run.now)
 
@@ -278,14 +276,21 @@ class Replay:
     def _item_remove(self, leaf: Leaf) -> None:
         checks = leaf["checks"]
         spare_pins = leaf["reason"] == "remote_expunged"
-        self._check_gone(leaf["item_ref"], leaf["mailbox_ref"], checks["pins"], checks["holds"], spare_pins=spare_pins)
+        item = (leaf["item_ref"], leaf["mailbox_ref"])
+        self._check_gone(*item, leaf["at"], checks["pins"], checks["holds"], spare_pins=spare_pins)
 
-    def _check_gone(self, item_ref: str, mailbox_ref: str, pins: int, holds: int, *, spare_pins: bool) -> None:
+    def _held(self, item_ref: str, mailbox_ref: str, now: str) -> int:
+        standing = sum(hold.covers(item_ref, mailbox_ref) for hold in self._holds.values())
+        return standing + sum(until > now and hold.covers(item_ref, mailbox_ref) for until, hold in self._graces)
+
+    def _check_gone(
+        self, item_ref: str, mailbox_ref: str, now: str, pins: int, holds: int, *, spare_pins: bool
+    ) -> None:
         if item_ref in self._gone:
             self._broken(f"{item_ref} was gone already")
         self._gone.add(item_ref)
         pinned = len(self._pins.pop(item_ref, ()))
-        held = sum(hold.covers(item_ref, mailbox_ref) for hold in self._holds.values()) if self._holds else 0
+        held = self._held(item_ref, mailbox_ref, now) if self._holds or self._graces else 0
         if held:
             self._broken(f"{item_ref} was held {held} times when it went")
         if pinned and spare_pins:

@@ -155,7 +155,9 @@ def test_holds_whose_items_are_not_all_named() -> None:
 
 
 def test_the_grace_after_a_release() -> None:
-    Log().hold().release(until=NOW + 1).open().purge().check("grace of its released hold")
+    Log().hold().release(until=NOW + 1).open().purge(holds=1).check("was held 1 times")
+    Log().hold().release(until=NOW + 1).open().purge().check("0 holds were counted, the log has 0 and 1")
+    Log().hold().release(until=NOW + 1).remove(1, "user_deleted", holds=1).check("was held 1 times")
     Log().hold(mailbox_ref="box2").release(until=NOW + 1).open().purge().close(1).check()
     Log().hold().release(until=NOW).open().purge().close(1).check()
 
