@@ -62,12 +62,13 @@ def configure(settings: LogSettings, stream: TextIO | None = None) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    rendering: list[Processor] = (
-        [redact, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    renderer: Processor = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if console
-        # A traceback is rendered to text before it is cleaned: it may quote an argument.
-        else [structlog.processors.format_exc_info, redact, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
     )
+    # A traceback becomes text before it is cleaned, and without local variables: those would hold passwords.
+    rendering: list[Processor] = [structlog.processors.format_exc_info, redact, renderer]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -75,10 +75,6 @@ class Metrics:
         gauge = self._gauges[name]
         (gauge.labels(**labels) if labels else gauge).set(value)
 
-    def clear(self, name: str) -> None:
-        """Forget every label of a gauge, before it is set anew."""
-        self._gauges[name].clear()
-
     def observe(self, name: str, value: float, **labels: str) -> None:
         """Add a value to a histogram of the table."""
         histogram = self._histograms[name]

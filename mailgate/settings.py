@@ -258,10 +258,6 @@ class LimitsSettings(Section):
     """What one client may ask of the gateway."""
 
     request_bytes: int = setting(1 * MIB, "Largest body of a request.", unit="bytes", ge=16 * KIB, le=64 * MIB)
-    page_size: int = setting(50, "Entries on a page when a client does not say.", unit="entries", ge=1, le=200)
-    page_size_max: int = setting(
-        200, "Most entries that a client can ask for on a page.", unit="entries", ge=1, le=1_000
-    )
     parse_bytes: int = setting(
         32 * MIB,
         "Larger messages are served raw only; their text and parts are not taken apart.",
@@ -297,8 +293,6 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.limits.page_size > self.limits.page_size_max:
-            raise ValueError("limits.page_size is larger than limits.page_size_max")
         if self.sync.backoff_min_s > self.sync.backoff_max_s:
             raise ValueError("sync.backoff_min_s is larger than sync.backoff_max_s")
         return self

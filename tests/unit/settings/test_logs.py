@@ -83,6 +83,24 @@ def test_a_traceback_is_cleaned_too(stream: io.StringIO) -> None:
     assert "ValueError" in entries(stream)[0]["exception"]
 
 
+def test_no_local_variable_of_a_traceback_is_written() -> None:
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level, structlog.get_config())
+    for form in ("console", "json"):
+        stream = io.StringIO()
+        configure(LogSettings(format=form), stream)
+        password = "hunter2"
+        try:
+            int(f"{len(password)} is no number")
+        except ValueError:
+            structlog.get_logger().exception("start failed")
+        assert "ValueError" in stream.getvalue()
+        assert "hunter2" not in stream.getvalue().replace('password = "hunter2"', "")
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    structlog.configure(**before[2])
+
+
 def test_what_names_no_secret_is_kept(stream: io.StringIO) -> None:
     structlog.get_logger().info("x", token_id="01ABC", has_password=True, header_tokens=3)
     entry = entries(stream)[0]

@@ -1,0 +1,116 @@
+"""The HTTP application: routes, problem documents, the gate in front, the reference at /docs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.middleware import Middleware
+
+from mailgate import __version__
+from mailgate.api import problems, reference
+from mailgate.api.gate import Gate, Observed
+from mailgate.api.problems import Problem
+from mailgate.api.repeats import Repeats
+from mailgate.api.routes import health, mailboxes, subscriptions, tenants, tokens
+from mailgate.api.security import Authenticator
+from mailgate.api.services import Services
+
+ROUTERS = (
+    tenants.router,
+    subscriptions.router,
+    mailboxes.router,
+    tokens.router,
+    health.router,
+)
+
+_DESCRIPTION = """\
+A mail synchronization gateway with plan-based retention.
+
+* `Authorization: Bearer <token>` on all of `/v1`; scopes `admin`, `crm`, `compliance`; perhaps bound to one tenant.
+* Times are RFC 3339 in UTC. Errors are RFC 9457 problem documents whose `type` is a stable slug.
+* Listings answer `items` and `next_cursor`; ask again with `cursor`.
+* A POST that makes something may carry an `Idempotency-Key`: repeated, it answers what it answered before.
+"""
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application over these parts. `app.state.authenticator` must be flushed before the database is closed."""
+    authenticator = Authenticator(services.db, services.clock, services.admin_token)
+    app = FastAPI(
+        title="mailgate",
+        version=__version__,
+        description=_DESCRIPTION,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
+        middleware=[
+            Middleware(Observed, metrics=services.metrics, clock=services.clock),
+            Middleware(Gate, authenticator=authenticator, request_bytes=services.settings.limits.request_bytes),
+            Middleware(Repeats, services=services),
+        ],
+    )
+    app.state.services = services
+    app.state.authenticator = authenticator
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    document = _document(app, services)
+    app.include_router(reference.router(document, pages=services.settings.http.docs))
+    return app
+
+
+def _document(app: FastAPI, services: Services) -> dict[str, Any]:
+    """The OpenAPI document, with what FastAPI does not know: problems of the gate, plans, the repeatable POSTs."""
+    document = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=_TAGS
+    )
+    schemas = document["components"]["schemas"]
+    schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= schemas["Problem"].pop("$defs", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas["SubscriptionBody"]["properties"]["plan"]["enum"] = sorted(services.catalogue.plans)
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            _complete(path, method, operation)
+    return document
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    responses.pop("422", None)
+    if not path.startswith("/v1/"):
+        return
+    statuses = [400, 401, 403, 422]
+    if "requestBody" in operation:
+        statuses += [413, 415]
+    for status, response in problems.problems(*statuses).items():
+        responses.setdefault(str(status), response)
+    if method == "post":
+        operation.setdefault("parameters", []).append(
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "required": False,
+                "description": "repeated with the same key, the request answers what it answered before",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 200, "pattern": "^[!-~]+$"},
+            }
+        )
+        responses.setdefault("409", problems.problems(409)[409])
+
+
+_TAGS = [
+    {"name": "tenants", "description": "Customers of the CRM, and the plans they may be on"},
+    {"name": "subscriptions", "description": "The plan that holds, and what it entitles to"},
+    {"name": "mailboxes", "description": "Connected accounts"},
+    {"name": "messages", "description": "Copies of mail"},
+    {"name": "pins", "description": "What ties a message to records and tasks of the CRM, and keeps it"},
+    {"name": "retention", "description": "What is due, and the runs that purge it"},
+    {"name": "purge log", "description": "The proof of what was purged and what was kept"},
+    {"name": "tokens", "description": "Who may do what"},
+    {"name": "health", "description": "For operators"},
+]

@@ -1,0 +1,184 @@
+"""What every request passes before a route sees it: ASGI middleware, outermost first.
+
+1. `Observed`: a request id, the metrics, one line in the log, and 500 without internals for what nobody foresaw.
+2. `Gate`: paths and queries that are no text, NUL, bodies that are too large or no JSON, and authentication of all
+   of /v1, so that without a token nothing is parsed, looked up or told. Bodies are read here, up to their limit.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from urllib.parse import unquote_to_bytes
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mailgate.api.problems import ProblemResponse, from_error
+from mailgate.api.security import Authenticator
+from mailgate.clock import Clock
+from mailgate.errors import MailgateError
+from mailgate.ids import new_id
+from mailgate.metrics import Metrics
+
+_log = structlog.get_logger("mailgate.api")
+
+_LONGEST_PATH = 4_096
+_LONGEST_QUERY = 8_192
+_JSON = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
+
+
+class Observed:
+    """Counts, logs and answers for what went wrong unforeseen."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, clock: Clock) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = new_id(self._clock())
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        began = time.perf_counter()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        try:
+            await self._app(scope, receive, sending)
+        except Exception:  # the boundary: whatever a route raises, the client gets a problem document
+            _log.exception("request failed", method=scope["method"], route=_route(scope))
+            if status:
+                raise  # the answer had begun: the server must cut it, or the client would take it for complete
+            detail = f"an error inside mailgate; its log has the rest under request {request_id}"
+            await ProblemResponse(500, "internal", detail, request_id=request_id)(scope, receive, sending)
+        finally:
+            took = time.perf_counter() - began
+            route = _route(scope)
+            self._metrics.count("http_requests_total", route=route, method=_method(scope), status=str(status))
+            self._metrics.observe("http_request_seconds", took, route=route)
+            _log.debug("request", method=scope["method"], route=route, status=status, ms=round(took * 1000, 1))
+
+
+class Gate:
+    """Refuses what no route should see, and tells who asks."""
+
+    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, request_bytes: int) -> None:
+        self._app = app
+        self._authenticator = authenticator
+        self._request_bytes = request_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = _bad_address(scope)
+        if refusal is None and _is_protected(scope["path"]):
+            try:
+                scope["principal"] = await self._authenticator.authenticate(headers.get("authorization"))
+            except MailgateError as error:
+                refusal = from_error(error)
+        refusal = refusal or self._bad_body(headers)
+        if refusal is None and ("content-length" in headers or "transfer-encoding" in headers):
+            body = await _read(receive, self._request_bytes)
+            if body is None:
+                refusal = self._too_large()
+            else:
+                scope["body"] = body
+                receive = _replay(body, receive)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _bad_body(self, headers: Mapping[str, str]) -> ProblemResponse | None:
+        length = headers.get("content-length")
+        if length is not None and (not length.isascii() or not length.isdigit()):
+            return ProblemResponse(400, "bad_request", "Content-Length must be a number")
+        if length is not None and (len(length) > 18 or int(length) > self._request_bytes):
+            return self._too_large()
+        if (length not in (None, "0") or "transfer-encoding" in headers) and not _JSON.fullmatch(
+            headers.get("content-type", "")
+        ):
+            return ProblemResponse(
+                415, "unsupported_media_type", "the body must be JSON: Content-Type: application/json"
+            )
+        return None
+
+    def _too_large(self) -> ProblemResponse:
+        detail = f"the body is larger than {self._request_bytes} bytes (limits.request_bytes)"
+        return ProblemResponse(413, "too_large", detail, headers={"connection": "close"})
+
+
+async def _read(receive: Receive, most: int) -> bytes | None:
+    """The whole body, counted as it comes, since it may not be as small as announced; None when it is too large."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return bytes(body)  # the client went away: nobody reads the answer
+        body += message.get("body", b"")
+        if len(body) > most:
+            return None
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Gives the body to the application as one message."""
+    waiting = True
+
+    async def replaying() -> Message:
+        nonlocal waiting
+        if waiting:
+            waiting = False
+            return {"type": "http.request", "body": body, "more_body": False}
+        return await receive()
+
+    return replaying
+
+
+def _bad_address(scope: Scope) -> ProblemResponse | None:
+    """Paths and queries must be UTF-8 text without NUL: servers replace what is not, and two ids would become one."""
+    raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+    query: bytes = scope.get("query_string", b"")
+    if len(raw_path) > _LONGEST_PATH or len(query) > _LONGEST_QUERY:
+        return ProblemResponse(414, "address_too_long", "the address is too long")
+    for part, plain in (("path", unquote_to_bytes(raw_path)), ("query", unquote_to_bytes(query.replace(b"+", b" ")))):
+        if b"\0" in plain:
+            return ProblemResponse(422, "invalid", f"the {part} contains a NUL character")
+        try:
+            plain.decode("utf-8")
+        except UnicodeDecodeError:
+            return ProblemResponse(400, "bad_request", f"the {part} is not UTF-8 text, percent-encoded")
+    return None
+
+
+def _is_protected(path: str) -> bool:
+    return path == "/v1" or path.startswith("/v1/")
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _method(scope: Scope) -> str:
+    """The method as a label: a client's own invention must not become a new time series."""
+    return scope["method"] if scope["method"] in _METHODS else "other"
+
+
+def _route(scope: Scope) -> str:
+    """The route's template, so that no id becomes a label or stands in the log."""
+    route = scope.get("route")
+    return str(getattr(route, "path", "none"))

@@ -1,0 +1,84 @@
+"""Is it alive, is it ready, and what is measured. Open without a token: they tell nothing about anybody's mail."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import APIRouter
+from starlette.responses import JSONResponse, Response
+
+from mailgate import __version__
+from mailgate.api.security import Parts
+from mailgate.api.types import Answer
+from mailgate.clock import SECOND
+from mailgate.store import overview
+from mailgate.sync.port import MailboxState
+
+router = APIRouter(tags=["health"])
+
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Alive(Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
+    version: str
+
+
+class Part(Answer):
+    """One part that the gateway needs; `detail` says what is wrong, or what an operator should know."""
+
+    name: str
+    ok: bool
+    detail: str | None
+
+
+class Ready(Answer):
+    """Whether the gateway can do its work."""
+
+    status: Literal["ready", "not_ready"]
+    parts: list[Part]
+
+
+@router.get("/healthz")
+async def healthz() -> Alive:
+    """Alive: the process answers. Nothing else is looked at."""
+    return Alive(status="ok", version=__version__)
+
+
+@router.get("/readyz", responses={503: {"model": Ready, "description": "A part that is needed does not work"}})
+async def readyz(parts: Parts) -> Response:
+    """Ready: database, blobs, scheduler and purge log work. 503 otherwise, with what is wrong."""
+    found = []
+    for name, check in parts.health.items():
+        health = await check()
+        found.append(Part(name=name, ok=health.ok, detail=health.detail))
+    ready = all(part.ok for part in found)
+    answer = Ready(status="ready" if ready else "not_ready", parts=found)
+    return JSONResponse(answer.model_dump(), 200 if ready else 503)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={
+        200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text form"}
+    },
+)
+async def metrics(parts: Parts) -> Response:
+    """What is measured, for Prometheus."""
+    found = await overview.gauges(parts.db)
+    sink = parts.metrics
+    for state in MailboxState:
+        sink.set("mailboxes", found.mailboxes.get(state.value, 0), state=state.value)
+    sink.set("messages", found.messages)
+    sink.set("storage_bytes", found.storage_bytes)
+    sink.set("messages_unindexed", found.messages_unindexed)
+    sink.set("blob_erasures_queued", found.erasures_queued)
+    sink.set("blob_erasures_failing", found.erasures_failing)
+    sink.set("purge_last_completed_timestamp_seconds", (found.last_purge_at or 0) / SECOND)
+    sink.set("purge_runs_halted", found.halted)
+    sink.set("log_entries", found.log_entries)
+    sink.set("quarantined_messages", found.quarantined)
+    return Response(sink.exposition(), headers={"content-type": _EXPOSITION})

@@ -1,0 +1,77 @@
+"""What the routes work with, made by the composition root; every part can be replaced in a test."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from connectors.model import Endpoint, PasswordAuth
+from mailgate.blobs.store import BlobStore
+from mailgate.clock import Clock, Instant
+from mailgate.keys import KeyRing
+from mailgate.metrics import Metrics
+from mailgate.settings import Settings
+from mailgate.store.database import Database
+from mailgate.store.expiry import Expiry
+from mailgate.store.log import PurgeLog
+from mailgate.store.log_reading import LogReader
+from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.tenants.catalogue import Catalogue
+
+
+class SyncControl(Protocol):
+    """What the interface asks of the running synchronization. None of it waits for a mail server."""
+
+    def changed(self, mailbox_id: str | None = None) -> None:
+        """A mailbox, or a tenant's plan, was changed: look at it now."""
+        ...
+
+    async def request_run(self, mailbox_id: str, tenant_id: str, actor: str, now: Instant) -> str:
+        """Queue one pass over the mailbox; the id of the run."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What trying an account's settings came to: each step that was taken; the last one failed unless `ok`."""
+
+    ok: bool
+    steps: tuple[tuple[str, bool, str], ...]
+
+
+Verify = Callable[[Endpoint, PasswordAuth], Awaitable[Verification]]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """Whether a part works; `detail` is for an operator: what is wrong, or what is worth knowing."""
+
+    ok: bool
+    detail: str | None = None
+
+
+HealthCheck = Callable[[], Awaitable[Health]]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of a running gateway as the routes see them."""
+
+    settings: Settings
+    clock: Clock
+    db: Database
+    ring: KeyRing
+    blobs: BlobStore
+    catalogue: Catalogue
+    log: PurgeLog
+    log_reader: LogReader
+    subscriptions: Subscriptions
+    expiry: Expiry
+    mailboxes: Mailboxes
+    sync: SyncControl
+    verify: Verify
+    metrics: Metrics
+    health: dict[str, HealthCheck] = field(default_factory=dict)
+    admin_token: str | None = field(default=None, repr=False)

@@ -1,0 +1,67 @@
+"""Types of values in requests and answers. The store knows integers for time and text without NUL; the edge is here."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints, WithJsonSchema
+
+from mailgate.clock import Instant, from_rfc3339, to_rfc3339
+from mailgate.ids import ID_PATTERN
+
+TENANT_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
+# PostgreSQL has no NUL in text, and no person types one.
+_NO_NUL = r"^[^\x00]*$"
+# RFC 3339 needs a year of four digits; the first and last days are left out, so that no zone leads beyond.
+_FIRST = from_rfc3339("0001-01-02T00:00:00Z")
+_LAST = from_rfc3339("9999-12-30T00:00:00Z")
+
+
+def _instant(value: object) -> Instant:
+    if not isinstance(value, str):
+        raise ValueError("a time is text as RFC 3339 has it, e.g. 2026-01-31T00:00:00Z")  # noqa: TRY004 - becomes a 422
+    try:
+        at = from_rfc3339(value.upper())
+    except ValueError:
+        raise ValueError("this is no time; write it as RFC 3339 has it, e.g. 2026-01-31T00:00:00Z") from None
+    return min(max(at, _FIRST), _LAST)
+
+
+_TIME_SCHEMA = WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2026-01-31T09:30:00Z"]})
+
+Time: TypeAlias = Annotated[Instant, PlainSerializer(to_rfc3339, return_type=str), _TIME_SCHEMA]
+"""An instant in an answer: RFC 3339 in UTC."""
+TimeIn: TypeAlias = Annotated[Instant, BeforeValidator(_instant), _TIME_SCHEMA]
+"""An instant in a request: RFC 3339 with any offset."""
+
+ObjectId: TypeAlias = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
+TenantId: TypeAlias = Annotated[
+    str, StringConstraints(pattern=TENANT_PATTERN), Field(description="the CRM's own name for it", examples=["acme"])
+]
+EntityType: TypeAlias = Annotated[
+    str,
+    StringConstraints(pattern=TENANT_PATTERN),
+    Field(description="lead, contact, company, deal, quote, invoice, task, …", examples=["deal"]),
+]
+EntityId: TypeAlias = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL),
+    Field(description="the CRM's id of the record; any text, percent-encoded", examples=["D-1042"]),
+]
+
+
+def text(most: int, least: int = 1) -> StringConstraints:
+    """For `Annotated[str, …]`: text without NUL of `least` to `most` characters."""
+    return StringConstraints(min_length=least, max_length=most, pattern=_NO_NUL)
+
+
+class Body(BaseModel):
+    """Base of what clients send: a field that is not known is an error, since a typo must not pass silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Answer(BaseModel):
+    """Base of what clients get."""
+
+    model_config = ConfigDict(frozen=True)

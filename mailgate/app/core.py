@@ -1,0 +1,190 @@
+"""What every command needs: settings turned into a database, keys, blobs and the store's use cases. It runs nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailgate import __version__
+from mailgate.blobs import BlobStore
+from mailgate.clock import Clock, system_clock
+from mailgate.errors import ConfigurationError
+from mailgate.ids import new_ref
+from mailgate.keys import KeyRing, master_from_text
+from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Settings
+from mailgate.store import installation, migrate
+from mailgate.store.database import Database
+from mailgate.store.expiry import Expiry
+from mailgate.store.log import LogPolicy, PurgeLog
+from mailgate.store.log_reading import LogReader, Witness
+from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.tenants.catalogue import Catalogue, parse_catalogue
+from mailgate.tenants.subscription import SubscriptionRules
+from retention.model import AnchorFrom, Graces
+from retention.policy import Policy
+
+_SHORTEST_ADMIN_TOKEN = 16
+_PACKAGE = Path(__file__).parents[1]
+# Installed, the plans lie inside the package; in a checkout, beside it.
+_PLANS = (_PACKAGE / "defaults" / "plans.toml", _PACKAGE.parent / "config" / "plans.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """What has no place in a file: given by the environment."""
+
+    admin_token: str | None = None
+    master_key: bytes | None = None
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Secrets:
+        """Read them. Raises ConfigurationError for a token that could be guessed, or a key that is none."""
+        environ = os.environ if environ is None else environ
+        token = environ.get(ADMIN_TOKEN_VARIABLE) or None
+        if token is not None and len(token) < _SHORTEST_ADMIN_TOKEN:
+            raise ConfigurationError(
+                f"{ADMIN_TOKEN_VARIABLE} must have at least {_SHORTEST_ADMIN_TOKEN} characters; "
+                "make one with `openssl rand -hex 32`"
+            )
+        master = environ.get(MASTER_KEY_VARIABLE) or None
+        return cls(token, None if master is None else master_from_text(master))
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The store and its use cases as one process has them. `owner` names the process in leases."""
+
+    settings: Settings
+    clock: Clock
+    owner: str
+    db: Database
+    ring: KeyRing
+    blobs: BlobStore
+    catalogue: Catalogue
+    policy: Policy
+    log: PurgeLog
+    log_reader: LogReader
+    subscriptions: Subscriptions
+    mailboxes: Mailboxes
+    expiry: Expiry
+
+    @classmethod
+    async def open(
+        cls, settings: Settings, *, clock: Clock = system_clock, secrets: Secrets | None = None, create: bool = True
+    ) -> Core:
+        """Open everything, the database migrated to the newest schema. `create`: make what a new installation lacks.
+
+        Raises ConfigurationError with what is wrong and what to do.
+        """
+        secrets = Secrets() if secrets is None else secrets
+        catalogue = read_plans(settings)
+        policy = policy_of(settings, catalogue)
+        if create:
+            _make_private(settings.data_dir.absolute())
+        ring = await asyncio.to_thread(KeyRing.open, settings.keys_url, master=secrets.master_key, create=create)
+        blobs = await asyncio.to_thread(BlobStore.open, settings.blobs_url)
+        if create:
+            await asyncio.to_thread(migrate.upgrade, settings.database_url)
+        else:
+            await asyncio.to_thread(_require_schema, settings.database_url)
+        db = Database(
+            settings.database_url,
+            pool_size=settings.database.pool_size,
+            busy_timeout_s=settings.database.busy_timeout_s,
+        )
+        try:
+            origin = await _origin(db, settings)
+        except BaseException:
+            await db.close()
+            blobs.close()
+            raise
+        owner = f"{socket.gethostname()}:{os.getpid()}:{new_ref()[:8]}"
+        log = PurgeLog(
+            origin=origin,
+            policy=LogPolicy(policy.version, policy.document),
+            version=__version__,
+            commit=os.environ.get("SOURCE_COMMIT", "unknown"),
+        )
+        rules = SubscriptionRules(grace_days=settings.retention.past_due_grace_days)
+        subscriptions = Subscriptions(db, log, catalogue, rules)
+        return cls(
+            settings=settings,
+            clock=clock,
+            owner=owner,
+            db=db,
+            ring=ring,
+            blobs=blobs,
+            catalogue=catalogue,
+            policy=policy,
+            log=log,
+            log_reader=LogReader(
+                db, origin=origin, seed=ring.ledger_seed, witness=Witness(settings.witness_dir), owner=owner
+            ),
+            subscriptions=subscriptions,
+            mailboxes=Mailboxes(db, ring, subscriptions),
+            expiry=Expiry(subscriptions, policy.graces),
+        )
+
+    async def close(self) -> None:
+        """Give everything back."""
+        await self.db.close()
+        self.blobs.close()
+
+
+def read_plans(settings: Settings) -> Catalogue:
+    """The catalogue of plans that the settings name. Raises ConfigurationError."""
+    candidates = (Path(settings.plans.file),) if settings.plans.file else _PLANS
+    for path in candidates:
+        try:
+            return parse_catalogue(path.read_bytes())
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise ConfigurationError(f"{path} can't be read: {error.strerror}") from error
+    raise ConfigurationError(f"the plans {candidates[0]} do not exist (plans.file)")
+
+
+def policy_of(settings: Settings, catalogue: Catalogue) -> Policy:
+    """The retention policy that settings and plans make together."""
+    retention = settings.retention
+    return Policy(
+        version=catalogue.version,
+        catalogue_sha256=catalogue.sha256,
+        anchor=AnchorFrom(retention.anchor),
+        graces=Graces(
+            after_storing=retention.min_residence_days,
+            after_shrink=retention.plan_shrink_grace_days,
+            after_unpin=retention.unpin_grace_days,
+            after_release=retention.hold_release_days,
+            past_due=retention.past_due_grace_days,
+        ),
+    )
+
+
+def _make_private(folder: Path) -> None:
+    """A directory that only its owner reads: keys and mail lie in it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _require_schema(url: str) -> None:
+    found, needed = migrate.current(url), migrate.newest()
+    if found != needed:
+        raise ConfigurationError(
+            f"the database has schema {found}, this program needs {needed}; run `mailgate migrate`"
+        )
+
+
+async def _origin(db: Database, settings: Settings) -> str:
+    """The purge log's name of this installation: what stands in every signed checkpoint can't change afterwards."""
+    wanted = settings.ledger.origin
+    fixed = await installation.fix(db, installation.LEDGER_ORIGIN, wanted or socket.gethostname())
+    if wanted and wanted != fixed:
+        raise ConfigurationError(
+            f"ledger.origin is {wanted!r}, but this installation's purge log was begun as {fixed!r}; set it back"
+        )
+    return fixed

@@ -1,0 +1,154 @@
+"""How things stand: a tenant's usage, a mailbox's folders and passes, the gauges of /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, case, desc, func, select
+
+from mailgate.clock import Instant
+from mailgate.store.database import Database
+from mailgate.store.expiry import Expiry
+from mailgate.store.runs import COMPLETED, HALTED, PURGE
+from mailgate.store.schema import blob_erasures, folders, mailboxes, messages, quarantine, runs, tenant_heads
+
+_RUNS_LOOKED_AT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tenant uses: bytes of the copies that are served, connected mailboxes, and how many owners they have."""
+
+    storage_bytes: int
+    mailboxes: int
+    owners: int
+
+
+@dataclass(frozen=True, slots=True)
+class FolderRow:
+    """A folder as last seen; `exists` is the server's count."""
+
+    id: str
+    name: str
+    special_use: str | None
+    followed: bool
+    exists: int
+    progress_done: int
+    progress_total: int
+    imported_at: Instant | None
+    last_pass_at: Instant | None
+    last_error: str | None
+
+
+async def usage(db: Database, expiry: Expiry, tenant_id: str, now: Instant) -> Usage:
+    """Counted exactly: what is expired but not purged yet no longer counts."""
+    connected = (mailboxes.c.tenant_id == tenant_id) & mailboxes.c.removed_at.is_(None)
+    async with db.read() as conn:
+        kept = (
+            await conn.execute(select(tenant_heads.c.storage_bytes).where(tenant_heads.c.tenant_id == tenant_id))
+        ).scalar_one()
+        horizon = await expiry.horizon(conn, tenant_id, now)
+        gone = (
+            await conn.execute(
+                select(func.coalesce(func.sum(messages.c.size), 0)).where(
+                    messages.c.tenant_id == tenant_id, horizon.expired()
+                )
+            )
+        ).scalar_one()
+        count, owners = (
+            await conn.execute(select(func.count(), func.count(mailboxes.c.owner.distinct())).where(connected))
+        ).one()
+    return Usage(int(kept) - int(gone), int(count), int(owners))
+
+
+async def folders_of(db: Database, mailbox_ids: Sequence[str]) -> Mapping[str, list[FolderRow]]:
+    """The folders that the server lists, by mailbox; INBOX first, then by name."""
+    inbox_first = case((folders.c.special_use == "inbox", 0), else_=1)
+    query = (
+        select(folders)
+        .where(folders.c.mailbox_id.in_(mailbox_ids), folders.c.gone_at.is_(None), folders.c.selectable)
+        .order_by(folders.c.mailbox_id, inbox_first, folders.c.name)
+    )
+    found: dict[str, list[FolderRow]] = {}
+    async with db.read() as conn:
+        for row in await conn.execute(query):
+            found.setdefault(row.mailbox_id, []).append(_folder(row))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What the database knows for /metrics."""
+
+    mailboxes: Mapping[str, int]
+    messages: int
+    storage_bytes: int
+    messages_unindexed: int
+    erasures_queued: int
+    erasures_failing: int
+    log_entries: int
+    quarantined: int
+    last_purge_at: Instant | None
+    halted: int
+
+
+async def gauges(db: Database) -> Gauges:
+    """A few counts over indexes and the small tables; nothing that walks over the copies."""
+    async with db.read() as conn:
+        states = select(mailboxes.c.state, func.count()).where(mailboxes.c.removed_at.is_(None))
+        counted = (await conn.execute(states.group_by(mailboxes.c.state))).all()
+        by_state = {row[0]: row[1] for row in counted}
+        heads = (
+            await conn.execute(
+                select(
+                    func.coalesce(func.sum(tenant_heads.c.copies), 0),
+                    func.coalesce(func.sum(tenant_heads.c.storage_bytes), 0),
+                    func.coalesce(func.sum(tenant_heads.c.log_size), 0),
+                )
+            )
+        ).one()
+        unindexed = (await conn.execute(select(func.count()).where(~messages.c.indexed))).scalar_one()
+        queued, failing = (
+            await conn.execute(
+                select(func.count(), func.count(case((blob_erasures.c.attempts > 0, 1)))).select_from(blob_erasures)
+            )
+        ).one()
+        aside = (await conn.execute(select(func.count()).select_from(quarantine))).scalar_one()
+        last = (
+            await conn.execute(
+                select(func.max(runs.c.finished_at)).where(
+                    runs.c.kind == PURGE, runs.c.state == COMPLETED, ~runs.c.dry_run
+                )
+            )
+        ).scalar_one()
+        recent = select(runs.c.state).where(runs.c.kind == PURGE).order_by(desc(runs.c.id)).limit(_RUNS_LOOKED_AT)
+        halted = sum(state == HALTED for state in (await conn.execute(recent)).scalars())
+    return Gauges(
+        mailboxes=by_state,
+        messages=int(heads[0]),
+        storage_bytes=int(heads[1]),
+        log_entries=int(heads[2]),
+        messages_unindexed=unindexed,
+        erasures_queued=queued,
+        erasures_failing=failing,
+        quarantined=aside,
+        last_purge_at=last,
+        halted=halted,
+    )
+
+
+def _folder(row: Row[Any]) -> FolderRow:
+    return FolderRow(
+        id=row.id,
+        name=row.name,
+        special_use=row.special_use,
+        followed=row.followed,
+        exists=row.exists_count,
+        progress_done=row.progress_done,
+        progress_total=row.progress_total,
+        imported_at=row.imported_at,
+        last_pass_at=row.last_pass_at,
+        last_error=row.last_error,
+    )

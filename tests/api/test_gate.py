@@ -1,0 +1,330 @@
+"""What stands before every route: tokens and scopes, sizes, texts, repeated requests, and errors nobody foresaw."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from mailgate.clock import DAY, HOUR, MINUTE, to_rfc3339
+from tests.api.conftest import ADMIN, START, Gateway, mailbox_body
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", "Bearer ", "Basic YTpi", f"bearer{ADMIN}", "Bearer mg_unknown", "Bearer " + "x" * 5_000],
+)
+async def test_without_a_valid_token_nothing_of_v1_is_told(gateway: Gateway, header: str | None) -> None:
+    async with gateway.with_token(None) as client:
+        headers = {} if header is None else {"authorization": header}
+        for path in ("/v1/tenants", "/v1/plans", "/v1/nothing", "/v1"):
+            refused = await client.get(path, headers=headers)
+            assert refused.status_code == 401
+            assert refused.headers["www-authenticate"] == "Bearer"
+            assert refused.json()["type"] == "unauthorized"
+
+
+async def test_a_token_is_needed_before_the_body_is_looked_at(gateway: Gateway) -> None:
+    async with gateway.with_token(None) as client:
+        refused = await client.put("/v1/tenants/acme", content=b"{not json")
+        assert refused.status_code == 401
+
+
+async def test_the_scheme_is_not_case_sensitive(gateway: Gateway) -> None:
+    async with gateway.with_token(None) as client:
+        assert (await client.get("/v1/plans", headers={"authorization": f"bEARER {ADMIN}"})).status_code == 200
+
+
+async def test_a_token_lives_until_it_expires_or_is_revoked(gateway: Gateway) -> None:
+    body = {"name": "short", "scopes": ["crm"], "expires_at": to_rfc3339(START + HOUR)}
+    made = (await gateway.client.post("/v1/tokens", json=body)).json()
+    async with gateway.with_token(made["token"]) as client:
+        assert (await client.get("/v1/plans")).status_code == 200
+        gateway.clock.forward(HOUR)
+        assert (await client.get("/v1/plans")).status_code == 401
+    async with await gateway.token("crm") as client:
+        assert (await client.get("/v1/plans")).status_code == 200
+        newest = (await gateway.client.get("/v1/tokens")).json()["items"][0]
+        assert (await gateway.client.delete(f"/v1/tokens/{newest['id']}")).status_code == 204
+        assert (await client.get("/v1/plans")).status_code == 401
+        assert (await gateway.client.delete(f"/v1/tokens/{newest['id']}")).status_code == 204
+
+
+async def test_a_secret_is_shown_once_and_never_listed(gateway: Gateway) -> None:
+    made = await gateway.client.post("/v1/tokens", json={"name": "crm", "scopes": ["crm"]})
+    secret = made.json()["token"]
+    assert len(secret) == 46
+    listed = await gateway.client.get("/v1/tokens")
+    assert secret not in listed.text
+    assert [item["name"] for item in listed.json()["items"]] == ["crm"]
+
+
+async def test_the_last_use_is_noted_to_the_minute(gateway: Gateway) -> None:
+    async with await gateway.token("crm") as client:
+        for _ in range(3):
+            await client.get("/v1/plans")
+        await gateway.app.state.authenticator.flush()
+        (item,) = (await gateway.client.get("/v1/tokens")).json()["items"]
+        assert item["last_used_at"] == to_rfc3339(START)
+        gateway.clock.forward(MINUTE)
+        await client.get("/v1/plans")
+        await gateway.app.state.authenticator.flush()
+        (item,) = (await gateway.client.get("/v1/tokens")).json()["items"]
+        assert item["last_used_at"] == to_rfc3339(START + MINUTE)
+
+
+async def test_a_bound_token_sees_its_tenant_only(gateway: Gateway) -> None:
+    await gateway.tenant("acme")
+    await gateway.tenant("other")
+    async with await gateway.token("crm", tenant_id="acme") as client:
+        assert [item["id"] for item in (await client.get("/v1/tenants")).json()["items"]] == ["acme"]
+        assert (await client.get("/v1/tenants/acme")).status_code == 200
+        for tenant_id in ("other", "nobody"):
+            refused = await client.get(f"/v1/tenants/{tenant_id}")
+            assert (refused.status_code, refused.json()["type"]) == (404, "tenant_not_found")
+        assert (await client.put("/v1/tenants/new", json={"name": "x"})).status_code == 404
+    assert (await gateway.client.get("/v1/tenants/new")).status_code == 404
+
+
+async def test_a_bound_admin_makes_only_tokens_of_its_tenant(gateway: Gateway) -> None:
+    await gateway.tenant("acme")
+    await gateway.tenant("other")
+    async with await gateway.token("admin", tenant_id="acme") as client:
+        for tenant_id in (None, "other"):
+            refused = await client.post("/v1/tokens", json={"name": "x", "scopes": ["crm"], "tenant_id": tenant_id})
+            assert refused.status_code == 403
+        made = await client.post("/v1/tokens", json={"name": "mine", "scopes": ["crm"], "tenant_id": "acme"})
+        assert made.status_code == 201
+        assert {item["tenant_id"] for item in (await client.get("/v1/tokens")).json()["items"]} == {"acme"}
+    unbound = (await gateway.client.post("/v1/tokens", json={"name": "theirs", "scopes": ["crm"]})).json()
+    async with await gateway.token("admin", tenant_id="acme") as client:
+        assert (await client.delete(f"/v1/tokens/{unbound['id']}")).status_code == 404
+
+
+async def test_a_token_for_an_unknown_tenant_is_not_made(gateway: Gateway) -> None:
+    refused = await gateway.client.post("/v1/tokens", json={"name": "x", "scopes": ["crm"], "tenant_id": "nobody"})
+    assert (refused.status_code, refused.json()["type"]) == (404, "tenant_not_found")
+
+
+async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
+    refused = await gateway.client.get("/v1/nothing")
+    assert (refused.status_code, refused.json()["type"]) == (404, "route_not_found")
+    refused = await gateway.client.post("/v1/plans")
+    assert (refused.status_code, refused.json()["type"]) == (405, "method_not_allowed")
+    assert refused.headers["allow"] == "GET"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"name":"\\ud800"}', b"null"])
+async def test_a_body_that_is_no_json_object_is_refused(gateway: Gateway, content: bytes) -> None:
+    refused = await gateway.client.put(
+        "/v1/tenants/acme", content=content, headers={"content-type": "application/json"}
+    )
+    assert refused.status_code in (400, 422)
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
+async def test_another_media_type_is_refused(gateway: Gateway) -> None:
+    for headers in ({}, {"content-type": "text/plain"}):
+        refused = await gateway.client.put("/v1/tenants/acme", content=b'{"name":"x"}', headers=headers)
+        assert (refused.status_code, refused.json()["type"]) == (415, "unsupported_media_type")
+
+
+async def test_a_body_over_the_limit_is_refused(gateway: Gateway) -> None:
+    most = gateway.core.settings.limits.request_bytes
+    headers = {"content-type": "application/json"}
+    announced = await gateway.client.put("/v1/tenants/acme", content=b" " * (most + 1), headers=headers)
+    assert (announced.status_code, announced.json()["type"]) == (413, "too_large")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(most // 65_536 + 1):
+            yield b" " * 65_536
+
+    streamed = await gateway.client.put("/v1/tenants/acme", content=chunks(), headers=headers)
+    assert (streamed.status_code, streamed.json()["type"]) == (413, "too_large")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v1/tenants/a%00b", 422),
+        ("/v1/tenants?cursor=%00", 422),
+        ("/v1/tenants/%ff", 400),
+        ("/v1/tenants?cursor=%ff", 400),
+        ("/v1/" + "x" * 5_000, 414),
+        ("/v1/tenants?cursor=" + "x" * 9_000, 414),
+    ],
+)
+async def test_addresses_that_are_no_text_are_refused(gateway: Gateway, path: str, status: int) -> None:
+    refused = await gateway.client.get(path)
+    assert refused.status_code == status
+    assert refused.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_repeated_post_answers_the_same_and_makes_one_thing(gateway: Gateway) -> None:
+    await gateway.tenant()
+    headers = {"idempotency-key": "k-1"}
+    first = await gateway.client.post("/v1/tenants/acme/mailboxes", json=mailbox_body(), headers=headers)
+    second = await gateway.client.post("/v1/tenants/acme/mailboxes", json=mailbox_body(), headers=headers)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert second.json() == first.json()
+    assert second.headers["location"] == first.headers["location"]
+    assert second.headers["idempotent-replayed"] == "true"
+    assert len((await gateway.client.get("/v1/tenants/acme/mailboxes")).json()["items"]) == 1
+
+
+async def test_repeated_posts_at_the_same_time_make_one_thing(gateway: Gateway) -> None:
+    headers = {"idempotency-key": "k-2"}
+    body = {"name": "one", "scopes": ["crm"]}
+    answers = await asyncio.gather(*(gateway.client.post("/v1/tokens", json=body, headers=headers) for _ in range(5)))
+    assert {answer.status_code for answer in answers} <= {201, 409}
+    assert 201 in {answer.status_code for answer in answers}
+    assert len((await gateway.client.get("/v1/tokens")).json()["items"]) == 1
+
+
+async def test_a_key_belongs_to_one_request_and_one_token(gateway: Gateway) -> None:
+    headers = {"idempotency-key": "k-3"}
+    await gateway.client.post("/v1/tokens", json={"name": "one", "scopes": ["crm"]}, headers=headers)
+    refused = await gateway.client.post("/v1/tokens", json={"name": "two", "scopes": ["crm"]}, headers=headers)
+    assert (refused.status_code, refused.json()["type"]) == (422, "idempotency_key_reused")
+    async with await gateway.token("admin") as other:
+        made = await other.post("/v1/tokens", json={"name": "one", "scopes": ["crm"]}, headers=headers)
+        assert made.status_code == 201
+        assert "idempotent-replayed" not in made.headers
+
+
+async def test_a_refused_post_may_be_tried_again_with_its_key(gateway: Gateway) -> None:
+    await gateway.tenant("acme", "free")
+    headers = {"idempotency-key": "k-4"}
+    refused = await gateway.client.post("/v1/tenants/acme/mailboxes", json=mailbox_body(), headers=headers)
+    assert refused.status_code == 409
+    await gateway.tenant("acme", "standard")
+    made = await gateway.client.post("/v1/tenants/acme/mailboxes", json=mailbox_body(), headers=headers)
+    assert made.status_code == 201
+
+
+async def test_a_key_is_forgotten_after_its_time(gateway: Gateway) -> None:
+    headers = {"idempotency-key": "k-5"}
+    body = {"name": "one", "scopes": ["crm"]}
+    await gateway.client.post("/v1/tokens", json=body, headers=headers)
+    gateway.clock.forward(2 * DAY)
+    again = await gateway.client.post("/v1/tokens", json=body, headers=headers)
+    assert "idempotent-replayed" not in again.headers
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201])
+async def test_a_key_of_the_wrong_size_is_refused(gateway: Gateway, key: str) -> None:
+    refused = await gateway.client.post(
+        "/v1/tokens", json={"name": "one", "scopes": ["crm"]}, headers={"idempotency-key": key}
+    )
+    assert refused.status_code == 400
+
+
+async def test_the_kept_secret_of_a_new_token_is_sealed(gateway: Gateway) -> None:
+    from sqlalchemy import select
+
+    from mailgate.store.schema import idempotency_keys
+
+    made = await gateway.client.post(
+        "/v1/tokens", json={"name": "one", "scopes": ["crm"]}, headers={"idempotency-key": "k-6"}
+    )
+    async with gateway.core.db.read() as conn:
+        kept = (await conn.execute(select(idempotency_keys.c.body))).scalar_one()
+    assert made.json()["token"].encode() not in kept
+
+
+async def test_what_nobody_foresaw_answers_without_internals(
+    gateway: Gateway, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_args: object, **_more: object) -> None:
+        raise RuntimeError("the password is hunter2")
+
+    monkeypatch.setattr("mailgate.api.routes.tenants.tenants.list_page", broken)
+    refused = await gateway.client.get("/v1/tenants")
+    assert refused.status_code == 500
+    problem = refused.json()
+    assert problem["type"] == "internal"
+    assert problem["request_id"] == refused.headers["x-request-id"]
+    assert "hunter2" not in refused.text
+    assert "Traceback" not in refused.text
+    assert problem["request_id"] in log.getvalue()
+    assert "RuntimeError" in log.getvalue()
+
+
+async def test_health_is_open_and_says_what_is_wrong(gateway: Gateway) -> None:
+    from mailgate.api.services import Health
+
+    async with gateway.with_token(None) as client:
+        assert (await client.get("/healthz")).json()["status"] == "ok"
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()["status"]) == (200, "ready")
+
+        async def ill() -> Health:
+            return Health(False, "the disk is full")
+
+        gateway.health["blobs"] = ill
+        ready = await client.get("/readyz")
+        assert ready.status_code == 503
+        assert {"name": "blobs", "ok": False, "detail": "the disk is full"} in ready.json()["parts"]
+
+
+async def test_metrics_count_requests_by_route(gateway: Gateway) -> None:
+    await gateway.tenant()
+    await gateway.mailbox("acme")
+    async with gateway.with_token(None) as client:
+        answer = await client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'mailgate_http_requests_total{method="PUT",route="/v1/tenants/{tenant_id}",status="201"} 1.0' in answer.text
+    assert 'mailgate_mailboxes{state="connecting"} 1.0' in answer.text
+    assert "acme" not in answer.text
+
+
+async def test_the_reference_needs_nothing_from_outside(gateway: Gateway) -> None:
+    async with gateway.with_token(None) as client:
+        page = await client.get("/docs")
+        document = (await client.get("/openapi.json")).json()
+    assert page.status_code == 200
+    for wanted in ("<script", "https://", "http://", "src="):
+        assert wanted not in page.text
+    for path in document["paths"]:
+        assert path in page.text
+
+
+async def test_every_operation_is_described(gateway: Gateway) -> None:
+    async with gateway.with_token(None) as client:
+        document = (await client.get("/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert operation.get("description"), (method, path)
+            if path.startswith("/v1/"):
+                assert operation["security"] == [{"token": []}], (method, path)
+                assert {"400", "401", "403", "422"} <= set(operation["responses"]), (method, path)
+
+
+async def test_a_client_that_goes_away_harms_nobody(gateway: Gateway) -> None:
+    assert isinstance(gateway.client, httpx.AsyncClient)
+    sent: list[object] = []
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "method": "PUT",
+        "path": "/v1/tenants/acme",
+        "raw_path": b"/v1/tenants/acme",
+        "query_string": b"",
+        "headers": [
+            (b"authorization", f"Bearer {ADMIN}".encode()),
+            (b"content-type", b"application/json"),
+            (b"content-length", b"100"),
+        ],
+    }
+    await gateway.app(scope, receive, send)
+    assert (await gateway.client.get("/v1/tenants/acme")).status_code == 404
