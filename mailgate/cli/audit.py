@@ -1,0 +1,134 @@
+"""`mailgate audit`: what an auditor asks of an exported purge log. The same as `python -m ledger`, nicer to read.
+
+Nothing here opens the gateway's database or settings: the log in the folder and the key are all that is believed.
+Exit codes: 0 ok, 1 unreadable, 2 wrong usage, 3 invalid, 4 diverged, 5 rule broken, 6 incomplete.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from retention.ledger.audit import check_proof_file, load_key, prove_leaf
+from retention.ledger.consistency import check_consistency
+from retention.ledger.note import NoteError, Verifier
+from retention.ledger.replay import replay_directory
+from retention.ledger.report import Report, Verdict
+from retention.ledger.verify import verify_directory
+
+audit_app = typer.Typer(
+    help="Check an exported purge log, offline. Exit codes: 0 ok, 1 unreadable, 2 wrong usage, 3 invalid, "
+    "4 diverged, 5 rule broken, 6 incomplete.",
+    no_args_is_help=True,
+)
+
+
+def _key(text: str) -> Verifier:
+    try:
+        return load_key(text)
+    except (NoteError, OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an exported log.")]
+Key = Annotated[
+    Verifier,
+    typer.Option("--vkey", metavar="K", parser=_key, help="The log's verifier key, or @FILE. Get it another way too."),
+]
+OldKey = Annotated[
+    Verifier | None,
+    typer.Option("--old-vkey", metavar="K", parser=_key, help="Key of the old state, when it was rotated since."),
+]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; by default one per core for large logs.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")]
+
+
+@audit_app.command()
+def verify(folder: Folder, vkey: Key, jobs: Jobs = None, *, json: Json = False) -> None:
+    """Hash everything again: is this exactly the log that the key signed?"""
+    _end(verify_directory(folder, vkey, jobs), json=json)
+
+
+@audit_app.command()
+def replay(folder: Folder, vkey: Key, jobs: Jobs = None, *, json: Json = False) -> None:
+    """Verify, then prove from the log alone that nothing pinned or held was purged, and nothing early."""
+    _end(replay_directory(folder, vkey, jobs), json=json)
+
+
+@audit_app.command()
+def consistency(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="An older export, or a checkpoint file kept since.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Folder of the newer export.")],
+    vkey: Key,
+    old_vkey: OldKey = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Does the newer log begin with the older one, or was history rewritten?"""
+    _end(check_consistency(old, new, vkey, old_vkey), json=json)
+
+
+@audit_app.command()
+def prove(
+    folder: Folder,
+    index: Annotated[int, typer.Argument(min=0, metavar="INDEX", help="The leaf's index, from 0.")],
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write to a file.", dir_okay=False)] = None,
+) -> None:
+    """Cut one leaf out with its proof: a small text that stands alone (c2sp.org/tlog-proof)."""
+    proof, report = prove_leaf(folder, index)
+    if proof is None:
+        _end(report, json=False)
+    elif out is None:
+        typer.echo(proof, nl=False)
+    else:
+        out.write_text(proof, encoding="utf-8")
+
+
+@audit_app.command("check-proof")
+def check_proof(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A text that `prove` wrote.")],
+    vkey: Key,
+    *,
+    json: Json = False,
+) -> None:
+    """What does a proof prove?"""
+    _end(check_proof_file(file, vkey), json=json)
+
+
+def _end(report: Report, *, json: bool) -> None:
+    """Show a report and leave with its exit code."""
+    if json:
+        typer.echo(report.to_json())
+    else:
+        console = Console(highlight=False)
+        if console.is_terminal:
+            _show(console, report)
+        else:
+            typer.echo("\n".join(report.lines()))
+    raise typer.Exit(int(report.verdict))
+
+
+def _show(console: Console, report: Report) -> None:
+    lines = report.lines()
+    good = report.verdict is Verdict.OK
+    console.print(Text(("✔ " if good else "✘ ") + lines[0], style="bold green" if good else "bold red"))
+    table = Table.grid(padding=(0, 2))
+    for name, value in report.facts.items():
+        table.add_row(Text(name.replace("_", " "), style="dim"), Text(_value(value)))
+    console.print(table)
+    for line in lines[1 + len(report.facts) :]:
+        console.print(Text(line, style="yellow"))
+
+
+def _value(value: Any) -> str:
+    text = (
+        "\n".join(f"{part:,}  {name}" if isinstance(part, int) else f"{name}  {part}" for name, part in value.items())
+        if isinstance(value, dict)
+        else str(value)
+    )
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,67 @@
+"""`mailgate audit` on folders: the same verdicts and exit codes as the stand-alone command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from mailgate.cli import audit
+from retention.ledger.verify import verify_directory
+from tests.unit.ledger.conftest import SIGNER, Exporter, sign
+
+VKEY = SIGNER.verifier.vkey
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(audit.audit_app, list(map(str, arguments)))
+    return result.exit_code, result.output
+
+
+def test_verdicts_and_exit_codes(exported: Exporter, leaves: list[bytes], tmp_path: Path) -> None:
+    path = exported(leaves)
+    code, said = run("verify", path, "--vkey", VKEY)
+    assert (code, said.split("\n")[0][:14]) == (0, "ok: 600 leaves")
+    assert run("replay", path, "--vkey", VKEY)[0] == 0
+    code, said = run("verify", path, "--vkey", VKEY, "--json", "--jobs", 1)
+    assert (code, json.loads(said)["leaves"]["item.purge"]) == (0, 572)
+    (tmp_path / "old").write_bytes(sign(leaves[1:300]))
+    assert run("consistency", tmp_path / "old", path, "--vkey", VKEY)[0] == 4
+    (tmp_path / "old").write_bytes(sign(leaves[:300]))
+    assert run("consistency", tmp_path / "old", path, "--vkey", VKEY)[0] == 0
+    assert run("verify", tmp_path / "nothing", "--vkey", VKEY)[0] == 1
+    (path / "tile/0/000").unlink()
+    assert run("verify", path, "--vkey", VKEY)[0] == 6
+
+
+def test_a_proof_there_and_back(exported: Exporter, leaves: list[bytes], tmp_path: Path) -> None:
+    path = exported(leaves)
+    file = tmp_path / "leaf.tlog-proof"
+    assert run("prove", path, 40, "--out", file) == (0, "")
+    assert run("prove", path, 40) == (0, file.read_text())
+    code, said = run("check-proof", file, "--vkey", VKEY)
+    assert code == 0
+    assert "leaf 40 is in the log" in said
+    file.write_text(file.read_text().replace("index 40", "index 41"))
+    assert run("check-proof", file, "--vkey", VKEY)[0] == 3
+    assert run("prove", path, 600)[0] == 1
+
+
+@pytest.mark.parametrize("arguments", [["verify"], ["verify", "x"], ["verify", "x", "--vkey", "y"], ["nothing"]])
+def test_wrong_usage_is_exit_code_2(arguments: list[str]) -> None:
+    assert run(*arguments)[0] == 2
+
+
+def test_on_a_terminal(exported: Exporter, leaves: list[bytes]) -> None:
+    path = exported(leaves)
+    (path / "odd\x1b[2J").write_bytes(b"")
+    console = Console(force_terminal=True, width=200, record=True, color_system=None)
+    with console.capture() as captured:
+        audit._show(console, verify_directory(path, SIGNER.verifier))
+    said = captured.get()
+    assert said.startswith("✘ invalid: odd")
+    assert "572  item.purge" in said
+    assert "\x1b[2J" not in said
