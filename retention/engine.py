@@ -45,7 +45,7 @@ class Preview:
     counts: Counts
 
 
-def _no_step(_name: str) -> None:
+def no_step(_name: str) -> None:
     """The step of a run that nobody watches."""
 
 
@@ -57,7 +57,7 @@ class Engine:
     """
 
     def __init__(
-        self, store: PurgeStore, clock: Callable[[], Instant], *, batch: int = BATCH, step: Step = _no_step
+        self, store: PurgeStore, clock: Callable[[], Instant], *, batch: int = BATCH, step: Step = no_step
     ) -> None:
         if batch < 1:
             raise ValueError("a batch has at least one copy")
@@ -86,6 +86,13 @@ class Engine:
             return run, await self._abort(run, progress, "policy_changed")
         return run, await self._walk(run, progress)
 
+    async def preview_all(self, now: Instant, clock_fault: str | None = None) -> Counts:
+        """What a run over all tenants at `now` would do, by the plans at `now`. Changes nothing."""
+        total = Counts()
+        for tenant_id in await self._store.tenants_due(now, now):
+            total.add((await self.preview(tenant_id, now, clock_fault)).counts)
+        return total
+
     async def preview(self, tenant_id: str, now: Instant, clock_fault: str | None = None) -> Preview:
         """What a run at `now` would do to this tenant's copies, as they are. Changes nothing."""
         rules = await self._store.rules(tenant_id, now)
@@ -111,7 +118,11 @@ class Engine:
 
     async def _tenants(self, run: Run, progress: Progress) -> Sequence[str]:
         """The tenants still to do, in order; the one that was in work when the run was cut is among them."""
-        found = {run.tenant_id} if run.tenant_id is not None else set(await self._store.tenants_due(run.now_at))
+        found = (
+            {run.tenant_id}
+            if run.tenant_id is not None
+            else set(await self._store.tenants_due(run.now_at, self._clock()))
+        )
         if progress.tenant_id is not None:
             found.add(progress.tenant_id)
         return sorted(one for one in found if progress.done_through is None or one > progress.done_through)

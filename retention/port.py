@@ -36,7 +36,10 @@ class BatchFailedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run as it was opened. `tenant_id` None: all tenants. `now_at` was read once and judges every copy's age."""
+    """One run as it was opened. `tenant_id` None: all tenants. `now_at` was read once and judges every copy's age.
+
+    `approved` names what a person allowed it to pass: `clock`, `brake`.
+    """
 
     id: str
     tenant_id: str | None
@@ -46,6 +49,7 @@ class Run:
     actor: Actor
     policy_version: int
     policy_sha256: str
+    approved: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -133,8 +137,8 @@ class PurgeStore(Protocol):
     async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
         """Write down how the run ended: `completed`, `halted` or `failed`."""
 
-    async def tenants_due(self, now: Instant) -> Sequence[str]:
-        """The ids, in order, of the tenants that may have something to purge at `now`."""
+    async def tenants_due(self, now: Instant, plans_at: Instant) -> Sequence[str]:
+        """The ids, in order, of the tenants that may have something to purge at `now` by their plans at `plans_at`."""
 
     async def transact(self, run: Run, tenant_id: str, work: Callable[[PurgeUnit], Awaitable[T]]) -> T:
         """Do `work` in one transaction; it may be called again when the store undid it to resolve a conflict.

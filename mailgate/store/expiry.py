@@ -10,7 +10,7 @@ The scalar form is `retention.policy.judge`; `Horizon.copy` makes what it judges
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, false, or_, select
@@ -129,11 +129,10 @@ class Expiry:
         self._graces = graces
 
     async def horizon(
-        self, conn: AsyncConnection, tenant_id: str, now: Instant, *, plans_at: Instant | None = None
+        self, conn: AsyncConnection, tenant_id: str, now: Instant, *, clock_fault: str | None = None
     ) -> Horizon:
-        """What decides about the tenant's copies at `now`. `plans_at`: when the plan is looked up, if not at `now`."""
-        at = now if plans_at is None else plans_at
-        rules = await self.rules(conn, tenant_id, at)
+        """What decides about the tenant's copies at `now`. With a `clock_fault` nothing is expired."""
+        rules = replace(await self.rules(conn, tenant_id, now), clock_fault=clock_fault)
         return Horizon(
             tenant_id, now, rules, await active(conn, tenant_id, now), await removed_mailboxes(conn, tenant_id)
         )

@@ -92,7 +92,11 @@ class SqlPurgeStore:
         values = {
             "state": runs.RUNNING,
             "now_at": run.now_at,
-            "policy": {"version": run.policy_version, "sha256": run.policy_sha256},
+            "policy": {
+                "version": run.policy_version,
+                "sha256": run.policy_sha256,
+                "approved": list(run.approved),
+            },
             "counts": runs.progress_to_json(Progress()),
         }
 
@@ -129,7 +133,7 @@ class SqlPurgeStore:
 
         await self._db.transact(work)
 
-    async def tenants_due(self, now: Instant) -> Sequence[str]:
+    async def tenants_due(self, now: Instant, plans_at: Instant) -> Sequence[str]:
         """Tenants whose oldest unpinned copy is of age, and those with copies of removed mailboxes."""
         oldest = (
             select(func.min(_M.anchor_at)).where(_M.tenant_id == tenants_table.c.id, _M.pins == 0).scalar_subquery()
@@ -140,14 +144,14 @@ class SqlPurgeStore:
             _M.mailbox_id == mailboxes.c.id,
             _M.pins == 0,
         )
-        entitled = await self._subscriptions.all_entitlements(self._clock())
+        entitled = await self._subscriptions.all_entitlements(plans_at)
         due = []
         async with self._db.read() as conn:
             rows = (await conn.execute(select(tenants_table.c.id, oldest, left).order_by(tenants_table.c.id))).all()
             for tenant_id, anchor_at, has_left in rows:
                 if anchor_at is None or tenant_id not in entitled:
                     continue
-                bounds = cutoffs(await self._expiry.rules_of(conn, tenant_id, entitled[tenant_id], self._clock()), now)
+                bounds = cutoffs(await self._expiry.rules_of(conn, tenant_id, entitled[tenant_id], plans_at), now)
                 of_plan = bounds is not None and bounds.anchor_at is not None and anchor_at <= bounds.anchor_at
                 if bounds is not None and (of_plan or has_left) and not (await active(conn, tenant_id, now)).tenant:
                     due.append(tenant_id)
@@ -299,7 +303,7 @@ class _Unit:
 
     async def open(self) -> None:
         """Log the run's opening."""
-        self._write(leaves.run_open, now=self._run.now_at, trigger=self._run.trigger)
+        self._write(leaves.run_open, now=self._run.now_at, trigger=self._run.trigger, approved=self._run.approved)
 
     async def close(self, counts: Counts) -> None:
         """Log the run's closing, and tell the feed."""
@@ -442,4 +446,5 @@ def _run(row: Row[Any]) -> Run:
         actor=RetentionActor(actor.kind, actor.ref),
         policy_version=row.policy["version"],
         policy_sha256=row.policy["sha256"],
+        approved=tuple(row.policy["approved"]),
     )

@@ -51,7 +51,7 @@ class MemoryStore:
     async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
         self.state.runs[run.id] = (run, progress, state)
 
-    async def tenants_due(self, now: Instant) -> Sequence[str]:
+    async def tenants_due(self, now: Instant, plans_at: Instant) -> Sequence[str]:
         return sorted(
             tenant
             for tenant, copies in self.state.copies.items()

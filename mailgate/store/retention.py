@@ -1,0 +1,387 @@
+"""The use cases around retention, for the interface, the commands and the scheduler: run now, queue a run, work off the
+queue, preview, and how a tenant stands.
+
+A run is asked for by a row (`queued`); whichever process has the purge's lease does it (`work`). A run that was cut off
+stays `running` and is finished first by whoever has the lease next. Before anything is purged the clock is compared
+with the latest time on record: when it jumped, the run only counts what it would have done and is `halted`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, func, literal, select
+
+from mailgate.actors import Actor
+from mailgate.clock import DAY, Clock, Instant, to_rfc3339
+from mailgate.errors import ConflictError, PreconditionError
+from mailgate.ids import new_id
+from mailgate.store import runs, tenants
+from mailgate.store.database import Database
+from mailgate.store.expiry import Expiry, Horizon
+from mailgate.store.log import PurgeLog
+from mailgate.store.paging import Page
+from mailgate.store.purge import SqlPurgeStore
+from mailgate.store.purge_lease import PurgeLease
+from mailgate.store.runs import RunRecord
+from mailgate.store.schema import installation, messages
+from mailgate.store.schema import runs as runs_table
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.transaction import Transaction
+from retention.engine import BATCH, Engine, Preview, Step, no_step
+from retention.model import Actor as RetentionActor
+from retention.model import Counts
+from retention.policy import ClockLimits, Policy, clock_fault
+from retention.port import Run
+
+CLOCK_MARK = "clock.last_seen_at"
+CLOCK_APPROVED = "clock"
+
+_M = messages.c
+
+
+class PurgeBusyError(ConflictError):
+    """Another process purges at this moment; ask for a run instead, or try again."""
+
+    default_slug = "purge_running"
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionStatus:
+    """How a tenant stands: what is served, what of it is pinned or held, what is due and when the next copy will be.
+
+    `days` None: the plan is not known and everything is kept.
+    """
+
+    plan: str
+    days: int | None
+    copies: int
+    bytes: int
+    pinned: int
+    held: int
+    due_now: int
+    next_due_at: Instant | None
+
+
+class RetentionService:
+    """One process's retention. Its methods may be called concurrently; purges run one at a time."""
+
+    def __init__(
+        self,
+        db: Database,
+        log: PurgeLog,
+        subscriptions: Subscriptions,
+        expiry: Expiry,
+        policy: Policy,
+        clock: Clock,
+        owner: str,
+        *,
+        batch: int = BATCH,
+        limits: ClockLimits | None = None,
+        on_purged: Callable[[], None] | None = None,
+        step: Step = no_step,
+    ) -> None:
+        """`owner` names the process in leases; `on_purged` is called after commits that queued blobs to be erased;
+        `step` is told of every step boundary (tests cut runs there).
+        """
+        self._db = db
+        self._expiry = expiry
+        self._policy = policy
+        self._clock = clock
+        self._limits = limits or ClockLimits()
+        self._lease = PurgeLease(owner)
+        self._store = SqlPurgeStore(db, log, subscriptions, expiry, clock, self._lease, on_purged=on_purged)
+        self._engine = Engine(self._store, clock, batch=batch, step=step)
+        self._turn = asyncio.Lock()
+        self.wanted = asyncio.Event()
+        """Set when a run was queued by this process."""
+
+    async def run(
+        self,
+        *,
+        actor: Actor,
+        tenant_id: str | None = None,
+        dry_run: bool = False,
+        at: Instant | None = None,
+        trigger: str = "request",
+        approve_clock: bool = False,
+    ) -> RunRecord:
+        """Purge now and come back with the finished run. A dry run only counts, writes nothing, and may look at a later
+        time `at`. Raises PurgeBusyError, PreconditionError, NotFoundError.
+        """
+        record = await self._new(actor, tenant_id, dry_run, at, trigger, approve_clock)
+        if dry_run:
+            return await self._counted(record)
+        async with self._turn, self._leased() as mine:
+            if not mine:
+                raise PurgeBusyError("another process is purging; try again in a moment")
+            await self._finish_cut_runs()
+            return await self._purge(record)
+
+    async def request_run(
+        self,
+        *,
+        actor: Actor,
+        tenant_id: str | None = None,
+        dry_run: bool = False,
+        at: Instant | None = None,
+        trigger: str = "request",
+        approve_clock: bool = False,
+    ) -> RunRecord:
+        """Queue a run; one that waits already for the same is returned instead. Raises as `run` does."""
+        record = await self._new(actor, tenant_id, dry_run, at, trigger, approve_clock)
+
+        async def work(tx: Transaction) -> RunRecord:
+            columns = runs_table.c
+            same = select(runs_table).where(
+                columns.kind == runs.PURGE,
+                columns.state == runs.QUEUED,
+                columns.dry_run == dry_run,
+                columns.tenant_id.is_not_distinct_from(tenant_id),
+            )
+            for row in (await tx.conn.execute(same)).all():
+                known = runs.record(row)
+                if not dry_run and known.policy == record.policy:
+                    return known
+            await runs.create(tx, record)
+            return record
+
+        queued = await self._db.transact(work)
+        self.wanted.set()
+        return queued
+
+    async def work(self) -> int:
+        """Finish what was cut off, then do what is queued; how many runs came to an end. 0 also while another process
+        has the lease.
+        """
+        if not await self._has_work():
+            return 0
+        async with self._turn, self._leased() as mine:
+            if not mine:
+                return 0
+            done = await self._finish_cut_runs()
+            while (record := await self._next_queued()) is not None:
+                await (self._count_queued(record) if record.dry_run else self._purge(record))
+                done += 1
+            return done
+
+    async def preview(self, tenant_id: str, at: Instant | None = None) -> Preview:
+        """What a run over this tenant would do, now or at a later time. Raises NotFoundError."""
+        await tenants.get(self._db, tenant_id)
+        now = self._clock()
+        return await self._engine.preview(tenant_id, now if at is None else at, await self._clock_fault(now))
+
+    async def get(self, run_id: str, *, tenant_id: str | None = None) -> RunRecord:
+        """A purge run. Raises NotFoundError."""
+        return await runs.get(self._db, run_id, tenant_id=tenant_id)
+
+    async def list_page(
+        self, *, tenant_id: str | None = None, after: str | None = None, limit: int = 50
+    ) -> Page[RunRecord]:
+        """Purge runs, newest first; the page's key is (id,)."""
+        return await runs.list_page(self._db, kind=runs.PURGE, tenant_id=tenant_id, after=after, limit=limit)
+
+    async def status(self, tenant_id: str) -> RetentionStatus:
+        """How the tenant stands now. Raises NotFoundError."""
+        await tenants.get(self._db, tenant_id)
+        now = self._clock()
+        async with self._db.read() as conn:
+            horizon = await self._expiry.horizon(conn, tenant_id, now, clock_fault=await self._clock_fault(now))
+            held = horizon.holds.held()
+            served, free = horizon.visible(), and_(_M.pins == 0, ~held)
+            due_at = _due_at(horizon, sqlite=self._db.sqlite)
+            query = select(
+                func.count(case((served, 1))),
+                func.coalesce(func.sum(case((served, _M.size), else_=0)), 0),
+                func.count(case((_M.pins > 0, 1))),
+                func.count(case((held, 1))),
+                func.count(case((horizon.expired(), 1))),
+                func.min(case((and_(served, free), due_at))),
+            ).where(_M.tenant_id == tenant_id)
+            copies, size, pinned, held_count, due, next_due_at = (await conn.execute(query)).one()
+        rules = horizon.rules
+        return RetentionStatus(rules.plan, rules.days, copies, int(size), pinned, held_count, due, next_due_at)
+
+    async def note_time(self, now: Instant) -> str | None:
+        """Record that it is `now`, unless the clock jumped; what is wrong with it then."""
+        fault = await self._clock_fault(now)
+        if fault is None:
+            await self._mark_time(now, force=False)
+        return fault
+
+    async def _new(
+        self,
+        actor: Actor,
+        tenant_id: str | None,
+        dry_run: bool,
+        at: Instant | None,
+        trigger: str,
+        approve_clock: bool,
+    ) -> RunRecord:
+        if at is not None and not dry_run:
+            raise PreconditionError(
+                "`at` is for dry runs only: a purge judges by the time it runs", slug="at_needs_dry_run"
+            )
+        if tenant_id is not None:
+            await tenants.get(self._db, tenant_id)
+        now = self._clock()
+        if at is not None and at < now:
+            raise PreconditionError("`at` lies in the past", slug="at_in_the_past")
+        return RunRecord(
+            id=new_id(now),
+            kind=runs.PURGE,
+            tenant_id=tenant_id,
+            mailbox_id=None,
+            state=runs.QUEUED,
+            trigger=trigger,
+            actor=actor,
+            dry_run=dry_run,
+            now_at=now if at is None else at,
+            started_at=now,
+            counts=Counts().to_json(),
+            policy={
+                "version": self._policy.version,
+                "sha256": self._policy.sha256,
+                "approved": [CLOCK_APPROVED] if approve_clock else [],
+            },
+        )
+
+    async def _purge(self, record: RunRecord) -> RunRecord:
+        now = self._clock()
+        approved = tuple((record.policy or {}).get("approved", ()))
+        fault = await self._clock_fault(now)
+        if fault is not None and CLOCK_APPROVED not in approved:
+            return await self._halt(replace(record, now_at=now, started_at=now), fault)
+        await self._mark_time(now, force=fault is not None)
+        await self._engine.run(
+            Run(
+                id=record.id,
+                tenant_id=record.tenant_id,
+                now_at=now,
+                started_at=now,
+                trigger=record.trigger,
+                actor=RetentionActor(record.actor.kind, record.actor.ref),
+                policy_version=self._policy.version,
+                policy_sha256=self._policy.sha256,
+                approved=approved,
+            )
+        )
+        await self._db.truncate_wal()
+        return await runs.get(self._db, record.id)
+
+    async def _finish_cut_runs(self) -> int:
+        done = 0
+        while await self._engine.resume(self._policy.sha256) is not None:
+            await self._db.truncate_wal()
+            done += 1
+        return done
+
+    async def _counted(self, record: RunRecord) -> RunRecord:
+        """What a dry run finds."""
+        fault = await self._clock_fault(self._clock())
+        if record.tenant_id is None:
+            counts = await self._engine.preview_all(record.now_at, fault)
+        else:
+            counts = (await self._engine.preview(record.tenant_id, record.now_at, fault)).counts
+        return replace(record, state=runs.COMPLETED, finished_at=self._clock(), counts=counts.to_json())
+
+    async def _count_queued(self, record: RunRecord) -> RunRecord:
+        counted = await self._counted(record)
+
+        async def work(tx: Transaction) -> None:
+            await runs.change(
+                tx, record.id, state=counted.state, finished_at=counted.finished_at, counts=dict(counted.counts)
+            )
+
+        await self._db.transact(work)
+        return counted
+
+    async def _halt(self, record: RunRecord, fault: str) -> RunRecord:
+        counted = await self._counted(record)
+        last = await self._last_seen()
+        detail = (
+            f"the clock went {fault}: it is {to_rfc3339(record.now_at)}, the latest time on record is "
+            f"{to_rfc3339(last or 0)}. Set the clock right, or approve it (approve_clock)."
+        )
+        halted = replace(counted, state=runs.HALTED, detail=detail)
+
+        async def work(tx: Transaction) -> None:
+            await self._lease.keep(tx, self._clock())
+            await tx.conn.execute(runs_table.delete().where(runs_table.c.id == record.id))
+            await runs.create(tx, halted)
+
+        await self._db.transact(work)
+        return halted
+
+    async def _has_work(self) -> bool:
+        columns = runs_table.c
+        query = select(columns.id).where(columns.kind == runs.PURGE, columns.state.in_((runs.QUEUED, runs.RUNNING)))
+        async with self._db.read() as conn:
+            return (await conn.execute(query.limit(1))).one_or_none() is not None
+
+    async def _next_queued(self) -> RunRecord | None:
+        async with self._db.read() as conn:
+            row = await runs.oldest(conn, runs.PURGE, runs.QUEUED)
+        return None if row is None else runs.record(row)
+
+    async def _clock_fault(self, now: Instant) -> str | None:
+        return clock_fault(now, await self._last_seen(), self._limits)
+
+    async def _last_seen(self) -> Instant | None:
+        async with self._db.read() as conn:
+            mark = select(installation.c.value).where(installation.c.key == CLOCK_MARK)
+            value = (await conn.execute(mark)).scalar_one_or_none()
+        return None if value is None else int(value)
+
+    async def _mark_time(self, now: Instant, *, force: bool) -> None:
+        """Move the latest time on record to `now`; back only when a person approved the clock."""
+        last = await self._last_seen()
+        if last is not None and last >= now and not force:
+            return
+
+        async def work(tx: Transaction) -> None:
+            mark = tx.insert(installation).values(key=CLOCK_MARK, value=str(now))
+            await tx.conn.execute(
+                mark.on_conflict_do_update(index_elements=[installation.c.key], set_={"value": str(now)})
+            )
+
+        await self._db.transact(work)
+
+    def _leased(self) -> _Leased:
+        return _Leased(self._lease, self._db, self._clock)
+
+
+class _Leased:
+    """Holds the purge's lease for a while, if nobody else has it."""
+
+    def __init__(self, lease: PurgeLease, db: Database, clock: Clock) -> None:
+        self._lease = lease
+        self._db = db
+        self._clock = clock
+
+    async def __aenter__(self) -> bool:
+        return await self._lease.acquire(self._db, self._clock())
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._lease.release(self._db)
+
+
+def _due_at(horizon: Horizon, *, sqlite: bool) -> ColumnElement[Any]:
+    """`retention.policy.due_by_age_at` in SQL."""
+    rules = horizon.rules
+    if rules.days is None:
+        return literal(None)
+    graces = rules.graces
+    parts: list[ColumnElement[Any]] = [_M.anchor_at + rules.days * DAY]
+    if graces.after_storing:
+        parts.append(_M.stored_at + graces.after_storing * DAY)
+    if graces.after_shrink and rules.shrunk_at is not None:
+        parts.append(literal(rules.shrunk_at + graces.after_shrink * DAY))
+    if graces.after_unpin:
+        parts.append(func.coalesce(_M.unpinned_at, 0) + graces.after_unpin * DAY)
+    if len(parts) == 1:
+        return parts[0]
+    return func.max(*parts) if sqlite else func.greatest(*parts)
