@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retention.ledger import canonical, leaves
 from retention.ledger.leaves import ANCHOR_SOURCES, PURGE_REASONS, Anchor, Blobs, LeafError, parse_leaf
-from retention.ledger.purge_template import ItemPurgeTemplate
+from retention.ledger.purge_template import ItemPurgeTemplate, match_item_purge
 from retention.ledger.schema import TYPES
-from tests.ledger_samples import common, every_type, ulid
+from tests.ledger_samples import common, every_type, purge_fields, ulid
 
 KEYS = st.text(st.characters(max_codepoint=127), max_size=8)
 STRINGS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -185,3 +185,59 @@ def test_template_and_constructor_refuse_the_same(field: str, value: Any) -> Non
         leaves.item_purge(base, **fixed, **own)
     with pytest.raises(LeafError):
         template.leaf(base.id, **own)
+
+
+@given(st.integers(0, 2**60), INSTANTS, FIXED, PURGES)
+def test_what_is_recognised_reads_the_same(number: int, at: int, fixed: dict[str, Any], own: dict[str, Any]) -> None:
+    """The shortcut of the verifier: whatever it recognises is a leaf, and says what parsing says."""
+    body = leaves.item_purge(common(number, run=ulid(9), at=at), **fixed, **own)
+    match = match_item_purge(body)
+    leaf = parse_leaf(body)
+    counts = [own["pins"], own["holds"], own["blobs"].refs, own["blobs"].freed, own["blobs"].bytes]
+    if match is None:
+        # Only what it leaves to the calendar or to big numbers on purpose.
+        assert max(counts) >= 10**15 or b"-02-29T" in body
+        return
+    said = {name: value.decode() for name, value in match.groupdict().items()}
+    assert said == {
+        **{name: leaf[name] for name in ("item_ref", "mailbox_ref", "origin", "tenant_ref", "plan", "reason", "run")},
+        "due_at": leaf["due_at"],
+        "days": str(leaf["days"]),
+        "anchor_at": leaf["anchor"]["at"],
+        "anchor_src": leaf["anchor"]["src"],
+        "pins": str(leaf["checks"]["pins"]),
+        "holds": str(leaf["checks"]["holds"]),
+        "policy": leaf["policy"]["sha256"],
+    }
+
+
+PURGE = leaves.item_purge(common(1, run=ulid(9)), **purge_fields(1))
+
+
+@settings(max_examples=1_000)
+@given(st.data())
+def test_nothing_is_recognised_that_is_no_leaf(draw: st.DataObject) -> None:
+    """Mutations of a purge: bytes replaced, cut out, put in, digits and fields exchanged."""
+    body = bytearray(PURGE)
+    for _ in range(draw.draw(st.integers(1, 3))):
+        at = draw.draw(st.integers(0, len(body) - 1))
+        span = draw.draw(st.integers(0, 3))
+        new = draw.draw(
+            st.one_of(
+                st.sampled_from([b"0", b"9", b'"', b"\\", b"}", b",", b" ", b"-", b"\xc3\xa9"]), st.binary(max_size=3)
+            )
+        )
+        body[at : at + span] = new
+    if match_item_purge(bytes(body)) is not None:
+        parse_leaf(bytes(body))
+
+
+@pytest.mark.parametrize(
+    "day", ["02-30", "02-29", "04-31", "06-31", "09-31", "11-31", "13-01", "00-10", "01-00", "01-32"]
+)
+def test_no_day_is_recognised_that_the_calendar_lacks(day: str) -> None:
+    body = PURGE.replace(b'"at":"2026-01-02T', f'"at":"2026-{day}T'.encode())
+    assert body != PURGE
+    assert match_item_purge(body) is None
+    with pytest.raises(LeafError):
+        parse_leaf(body)
