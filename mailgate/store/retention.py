@@ -81,23 +81,24 @@ class RetentionService:
         *,
         batch: int = BATCH,
         limits: ClockLimits | None = None,
-        on_purged: Callable[[], None] | None = None,
         step: Step = no_step,
     ) -> None:
-        """`owner` names the process in leases; `on_purged` is called after commits that queued blobs to be erased;
-        `step` is told of every step boundary (tests cut runs there).
-        """
+        """`owner` names the process in leases; `step` is told of every step boundary (tests cut runs there)."""
         self._db = db
         self._expiry = expiry
         self._policy = policy
         self._clock = clock
         self._limits = limits or ClockLimits()
         self._lease = PurgeLease(owner)
-        self._store = SqlPurgeStore(db, log, subscriptions, expiry, clock, self._lease, on_purged=on_purged)
+        self.on_purged: Callable[[], None] = _nothing
+        """Called after each commit that queued blobs to be erased."""
+        self.on_requested: Callable[[], None] = _nothing
+        """Called when this process queued a run."""
+        self._store = SqlPurgeStore(
+            db, log, subscriptions, expiry, clock, self._lease, on_purged=lambda: self.on_purged()
+        )
         self._engine = Engine(self._store, clock, batch=batch, step=step)
         self._turn = asyncio.Lock()
-        self.wanted = asyncio.Event()
-        """Set when a run was queued by this process."""
 
     async def run(
         self,
@@ -150,7 +151,7 @@ class RetentionService:
             return record
 
         queued = await self._db.transact(work)
-        self.wanted.set()
+        self.on_requested()
         return queued
 
     async def work(self) -> int:
@@ -352,6 +353,10 @@ class RetentionService:
 
     def _leased(self) -> _Leased:
         return _Leased(self._lease, self._db, self._clock)
+
+
+def _nothing() -> None:
+    """Nobody listens."""
 
 
 class _Leased:

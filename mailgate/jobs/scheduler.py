@@ -1,0 +1,123 @@
+"""Ticks. The scheduler decides nothing and remembers nothing: it wakes workers, and what is due stands in the database.
+
+A tick that was missed (the machine slept, the loop was busy) happens once, late, instead of never: misfires coalesce
+and have no time limit. Two processes may tick at the same time; leases and claims in the database decide who works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.interval import IntervalTrigger
+
+from mailgate.actors import SCHEDULE
+from mailgate.clock import Clock
+from mailgate.jobs.erase import EraseWorker
+from mailgate.jobs.worker import Worker
+from mailgate.store.plan_watch import PlanWatch
+from mailgate.store.retention import RetentionService
+
+_log = structlog.get_logger("mailgate.jobs")
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Seconds between ticks."""
+
+    purge: int = 3_600
+    runs: int = 5
+    erase: int = 60
+    sign: int = 3_600
+    prune: int = 86_400
+    plans: int = 10
+    clock: int = 60
+
+
+class Jobs:
+    """The background work of one process: make it, `start` it, `stop` it.
+
+    `sign` makes log checkpoints where a log grew, `prune` forgets what is no longer needed. `wake_erase` is what a
+    commit that queued blobs calls.
+    """
+
+    def __init__(
+        self,
+        *,
+        retention: RetentionService,
+        plans: PlanWatch,
+        erase: EraseWorker,
+        sign: Callable[[], Awaitable[object]],
+        prune: Callable[[], Awaitable[object]],
+        clock: Clock,
+        intervals: Intervals | None = None,
+    ) -> None:
+        self._retention = retention
+        self._plans = plans
+        self._clock = clock
+        self._intervals = intervals or Intervals()
+        self._workers = {
+            worker.name: worker
+            for worker in (
+                Worker("purge", self._queue_purge),
+                Worker("runs", self._work_runs),
+                Worker("erase", erase.work),
+                Worker("sign", sign),
+                Worker("prune", prune),
+                Worker("plans", self._look_at_plans),
+                Worker("clock", self._note_time),
+            )
+        }
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
+        retention.on_requested = self._workers["runs"].wake
+        retention.on_purged = self._workers["erase"].wake
+
+    @property
+    def health(self) -> Mapping[str, bool]:
+        """Whether each worker's last piece of work succeeded; all False while the scheduler does not run."""
+        return {name: worker.healthy and self._scheduler.running for name, worker in self._workers.items()}
+
+    def start(self) -> None:
+        """Begin ticking. What a killed process left is looked at at once: cut runs, queued runs, queued erasures."""
+        for name, worker in self._workers.items():
+            worker.start()
+            self._scheduler.add_job(
+                worker.wake, IntervalTrigger(seconds=getattr(self._intervals, name), timezone=UTC), id=name, name=name
+            )
+        self._scheduler.start()
+        for name in ("clock", "runs", "erase", "plans"):
+            self._workers[name].wake()
+
+    async def stop(self) -> None:
+        """End. A purge is cut between two batches or inside one, which is rolled back; the next start finishes it."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        for worker in self._workers.values():
+            await worker.stop()
+
+    def wake(self, name: str) -> None:
+        """Do this worker's work now; its name is an attribute of Intervals."""
+        self._workers[name].wake()
+
+    async def _queue_purge(self) -> None:
+        await self._retention.request_run(actor=SCHEDULE, trigger="schedule")
+
+    async def _work_runs(self) -> None:
+        done = await self._retention.work()
+        if done:
+            self._workers["sign"].wake()
+
+    async def _look_at_plans(self) -> None:
+        for tenant_id in await self._plans.shrunk(self._clock()):
+            _log.info("plan_shrunk", tenant=tenant_id)
+            await self._retention.request_run(actor=SCHEDULE, tenant_id=tenant_id, trigger="plan_change")
+
+    async def _note_time(self) -> None:
+        fault = await self._retention.note_time(self._clock())
+        if fault is not None:
+            _log.error("clock_jumped", direction=fault, remedy="set the clock right, or approve it with a purge")

@@ -1,0 +1,68 @@
+"""Housekeeping: forget what no rule needs any more, in small transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from sqlalchemy import delete, select, tuple_
+
+from mailgate.clock import DAY, HOUR, Instant
+from mailgate.store import runs
+from mailgate.store.database import Database
+from mailgate.store.schema import idempotency_keys, tombstones
+from mailgate.store.transaction import Transaction
+
+BATCH = 1_000
+TOMBSTONE_MARGIN: Instant = 30 * DAY
+SYNC_RUNS_KEPT: Instant = 30 * DAY
+PURGE_RUNS_KEPT: Instant = 400 * DAY
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many rows of each kind went."""
+
+    tombstones: int
+    idempotency_keys: int
+    runs: int
+
+
+async def prune(db: Database, now: Instant, *, longest_days: int, idempotency_hours: int) -> Pruned:
+    """Forget tombstones that no plan's window reaches any more, answers kept for repeats, and old runs.
+
+    A tombstone blocks a second download of mail that was purged: once anchor + the longest retention of any plan + 30
+    days has passed, nothing would import that mail again. Runs are pruned, their entries in the purge log never.
+    """
+
+    async def old_tombstones(tx: Transaction) -> int:
+        before = now - longest_days * DAY - TOMBSTONE_MARGIN
+        old = select(tombstones.c.id).where(tombstones.c.anchor_at < before).limit(BATCH)
+        return (await tx.conn.execute(delete(tombstones).where(tombstones.c.id.in_(old)))).rowcount
+
+    async def old_keys(tx: Transaction) -> int:
+        key = tuple_(idempotency_keys.c.token_id, idempotency_keys.c.key)
+        before = now - idempotency_hours * HOUR
+        old = select(idempotency_keys.c.token_id, idempotency_keys.c.key).where(idempotency_keys.c.created_at < before)
+        return (await tx.conn.execute(delete(idempotency_keys).where(key.in_(old.limit(BATCH))))).rowcount
+
+    async def old_sync_runs(tx: Transaction) -> int:
+        return await runs.prune(tx, runs.SYNC, now - SYNC_RUNS_KEPT, BATCH)
+
+    async def old_purge_runs(tx: Transaction) -> int:
+        return await runs.prune(tx, runs.PURGE, now - PURGE_RUNS_KEPT, BATCH)
+
+    return Pruned(
+        tombstones=await _until_none(db, old_tombstones),
+        idempotency_keys=await _until_none(db, old_keys),
+        runs=await _until_none(db, old_sync_runs) + await _until_none(db, old_purge_runs),
+    )
+
+
+async def _until_none(db: Database, step: Callable[[Transaction], Awaitable[int]]) -> int:
+    total = 0
+    while count := await db.transact(step):
+        total += count
+        if count < BATCH:
+            break
+    return total
