@@ -19,14 +19,15 @@ _TOKEN = re.compile(
     | "(?P<quoted>[^"\\]*(?:\\.[^"\\]*)*)(?:"|\\?\Z)
     | <(?P<angle>[^<>]*)(?:>|\Z)
     | (?P<mark>[,;:()\\])
-    | (?P<text>(?:(?!=\?)[^",;:<>()\\])+)
+    | (?P<text>(?:(?!=\?)(?:\[[^\[\]\s,]{0,255}\]|[^",;:<>()\\]))+)
     | (?P<other>.)
     """,
     re.VERBOSE | re.DOTALL,
 )
-_SIMPLE = re.compile(r"""\s*(?:"([^"\\=]*)"|([^",;:<>()\\@=]*))\s*<([^\s<>@",:;()]+@[^\s<>@",:;()]+)>\s*""")
-_BARE = re.compile(r"\s*([^\s<>@\",:;()]+@[^\s<>@\",:;()\[\]]+)\s*")
-_ADDRESS = re.compile(r"""[^\s"]+@[^\s"]+|"[^"]*"@\S+""")
+_SIMPLE = re.compile(r"""\s*+(?:"([^"\\=]*+)"\s*+|([^",;:<>()\\@=]*+))<([^\s<>@",:;()]++@[^\s<>@",:;()]++)>\s*+""")
+_BARE = re.compile(r"""\s*+([^\s<>@",:;()]++@[^\s<>@",:;()\[\]]++)\s*+""")
+_ADDRESS = re.compile(r"""[^\s"<>]+@[^\s"<>]+|"[^"]*"@[^\s<>]+""")
+_AT = re.compile(r"\s*@\s*")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _SPACE = re.compile(r"\s+")
 
@@ -83,9 +84,7 @@ class _Reader:
             elif kind == "mark" and text in ",;":
                 self._end(text)
             elif kind == "mark" and text == ":":
-                if any("[" in word for word in self._words):  # user@[IPv6:…]
-                    self._words.append(text)
-                elif self._angle is None:
+                if self._angle is None:
                     self._words.clear()  # it was the name of a group
                     self._carried.clear()
             elif text.strip() and not (kind == "mark" and text == ")"):
@@ -106,11 +105,13 @@ class _Reader:
             self._add([*self._carried, *words], angle, comments)
             self._carried = []
             return
-        text = "".join(words).strip() if words and "@" in words[-1] else " ".join(words).strip()
-        match = _ADDRESS.search(text)
+        # an address that is longer than this is none; and what follows looks at every character several times
+        text = " ".join(words)[: 2 * self._limits.name + self._limits.address].strip()
+        match = _ADDRESS.search(text) or ("@" in text and _ADDRESS.search(text := _AT.sub("@", text))) or None
         if match is not None:
             self._flush_carried()
-            self._add([text[: match.start()], text[match.end() :]], match[0], comments)
+            rest = f"{text[: match.start()]} {text[match.end() :]}"
+            self._add([rest.replace("<", " ").replace(">", " ")], match[0], comments)
         elif text and mark == ",":
             self._carried += [*words, ","]  # perhaps `Doe, John <j@x>` without quotes
         elif text:
@@ -128,7 +129,9 @@ class _Reader:
                 self._found.append(Address(name, ""))
 
     def _add(self, words: list[str], address: str, comments: list[str]) -> None:
-        address = _SPACE.sub("", one_line(address, 2 * self._limits.address)).strip("'")
+        address = one_line(address, 2 * self._limits.address).strip("'")
+        if '"' not in address:
+            address = _SPACE.sub("", address)
         if address.lower().startswith("mailto:"):
             address = address[7:]
         name = self._name(words) or self._name(comments)

@@ -109,7 +109,7 @@ def decode(data: bytes, label: str | None, guess: str | None = None) -> tuple[st
     if data.isascii() and (label is None or not _SEVEN_BIT.match(label)):
         return _clean(data.decode("ascii")), True
     codec = codec_for(label) if label else None
-    if codec is not None:
+    if codec is not None and not _ASCII.match(label or ""):
         try:
             return _clean(data.decode(codec)), True
         except (UnicodeError, ValueError):
@@ -127,6 +127,8 @@ def decode(data: bytes, label: str | None, guess: str | None = None) -> tuple[st
     return _clean(_western(data)), False
 
 
+# who says ASCII and sends more means it no more than who says nothing
+_ASCII = re.compile(r"\W*(?:us-?)?ascii|\W*ansi_x3\.4", re.IGNORECASE)
 # encodings whose bytes are all ASCII (or may be): the shortcut for ASCII would show their escapes
 _SEVEN_BIT = re.compile(
     r"\W*(?:x-)?(?:unicode|utf-?7|utf-?16|utf-?32|iso-?2022|hz|cp037|ibm|ucs|iso-10646|cp\d)", re.IGNORECASE

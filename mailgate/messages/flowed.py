@@ -8,20 +8,25 @@ def unflow(text: str, *, delsp: bool = False) -> str:
     (§4.4).
     """
     out: list[str] = []
+    paragraph: list[str] = []
     open_depth = -1
     for line in text.replace("\r\n", "\n").split("\n"):
         depth = len(line) - len(line.lstrip(">"))
-        body = line[depth:]
-        body = body.removeprefix(" ")
+        body = line[depth:].removeprefix(" ")
         signature = body == "-- "
-        if open_depth == depth and not signature:
-            out[-1] += body
-        else:
-            out.append((">" * depth + " " if depth else "") + body)
-        if body.endswith(" ") and not signature:
+        if paragraph and (open_depth != depth or signature):
+            out.append("".join(paragraph))
+            paragraph = []
+        if not paragraph and depth:
+            paragraph.append(">" * depth + " ")
+        flows = body.endswith(" ") and not signature
+        paragraph.append(body[:-1] if flows and delsp else body)
+        if flows:
             open_depth = depth
-            if delsp:
-                out[-1] = out[-1][:-1]
         else:
+            out.append("".join(paragraph))
+            paragraph = []
             open_depth = -1
+    if paragraph:
+        out.append("".join(paragraph))
     return "\n".join(out)

@@ -65,9 +65,10 @@ class Fields:
         """`header`: the header part, any line ends."""
         if len(header) > limits.header_bytes:
             header = header[: limits.header_bytes]
-        header = header.replace(b"\r\n", b"\n")
         if b"\r" in header:
-            header = header.replace(b"\r", b"\n")
+            header = header.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if b"\0" in header:
+            header = header.replace(b"\0", b"")
         self.defects: list[str] = []
         self._limits = limits
         values: dict[bytes, list[bytes]] = {}
@@ -87,7 +88,9 @@ class Fields:
 
     def subject(self) -> str:
         """The decoded subject, one line."""
-        return one_line(decode_words(self._first(b"subject"), self._charset), self._limits.subject)
+        # twelve: what a character may take in an encoded word
+        text = self._first(b"subject")[: 12 * self._limits.subject]
+        return one_line(decode_words(text, self._charset), self._limits.subject)
 
     def addresses(self, name: bytes) -> tuple[Address, ...]:
         """The mailboxes of a header. Of To, Cc and Bcc all occurrences count, of the others the first."""
@@ -117,7 +120,7 @@ class Fields:
             return ()
         found = list(dict.fromkeys(self._id(item) for item in _ID.findall(text)))
         if not found and name != b"in-reply-to":
-            words = text.split()
+            words = text.strip("<> ").split()
             found = [self._id(f"<{words[0]}>")] if len(words) == 1 else []
         if len(found) > self._limits.references:
             found = [found[0], *found[len(found) - self._limits.references + 1 :]]

@@ -54,12 +54,13 @@ _STYLES = frozenset(
     white-space width word-break word-spacing word-wrap""".split()  # noqa: SIM905
 )
 _DATA_IMAGE = re.compile(r"data:image/(?:png|jpe?g|gif|webp);base64,", re.IGNORECASE)
-_REMOTE = re.compile(r"\s*(?:https?:|//|[^a-z]|$)|(?!\s*(?:cid|data):)", re.IGNORECASE)
 _STYLE_ADDRESS = re.compile(r"url\s*\(|expression\s*\(|image-set|@import|\\", re.IGNORECASE)
 # what nh3 writes: every attribute in double quotes, quotes and ampersands inside escaped
-_WRITTEN_TAG = re.compile(r"""<([a-z][a-z0-9]*)((?:\s+[^\s"=<>/]+(?:="[^"]*")?)*)\s*/?>""")
+_WRITTEN_TAG = re.compile(r"""<([a-z][a-z0-9]*)((?:\s++[^\s"=<>/]++(?:="[^"]*+")?)*+)\s*+/?>""")
 _WRITTEN_SRC = re.compile(r"""(\s)src="(?!cid:|data:)([^"]*)\"""", re.IGNORECASE)
 _DEEPEST = 200
+_REPEATED = 500_000
+_FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())  # noqa: SIM905
 _ANY_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 _VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())  # noqa: SIM905
 
@@ -67,8 +68,7 @@ _VOID = frozenset("area base br col embed hr img input link meta param source tr
 def sanitize_html(source: str) -> str:
     """HTML that may be put into a page (inside an element of its own). Pure; never raises; see the module's text."""
     source = clean(source)
-    if _nesting(source) > _DEEPEST:
-        # no person writes such mail, and trees this deep have broken every renderer once: its text is enough
+    if _unreasonable(source):
         return "<pre>" + html.escape(html_to_text(source)) + "</pre>"
     safe = nh3.clean(
         source,
@@ -110,15 +110,25 @@ def _park_remote(match: re.Match[str]) -> str:
     return _WRITTEN_SRC.sub(r'\1data-remote-src="\2"', match[0])
 
 
-def _nesting(source: str) -> int:
-    """How deep elements may nest, at most: opened and not yet closed, counted without parsing."""
-    depth = deepest = 0
+def _unreasonable(source: str) -> bool:
+    """Whether the tree would be far larger or deeper than the text: its words are enough then. Counted without parsing.
+
+    Elements nested by the thousand have broken many a renderer; formatting elements that are never closed are repeated
+    by HTML's rules in every block that follows, so that a small text becomes a huge one.
+    """
+    depth = deepest = tags = 0
+    unclosed: dict[str, int] = {}
     for closing, name in _ANY_TAG.findall(source):
-        if name.lower() in _VOID:
+        tags += 1
+        name = name.lower()
+        if name in _VOID:
             continue
+        if name in _FORMATTING:
+            unclosed[name] = unclosed.get(name, 0) + (-1 if closing else 1)
         depth = max(0, depth - 1) if closing else depth + 1
         deepest = max(deepest, depth)
-    return deepest
+    repeated = sum(max(0, count) for count in unclosed.values())
+    return deepest > _DEEPEST or repeated * tags > _REPEATED
 
 
 _HIDDEN = re.compile(

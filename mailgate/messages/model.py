@@ -17,7 +17,7 @@ class Limits:
 
     parsed_bytes: int = 96 * 1024 * 1024
     """Bytes of the raw message that are looked at; what lies behind is not parsed (and kept all the same)."""
-    header_bytes: int = 256 * 1024
+    header_bytes: int = 1024 * 1024
     fallback_bytes: int = 16 * 1024 * 1024
     """Bytes of the raw message that the slow parser looks at, when the fast one refuses."""
     subject: int = 1_000

@@ -17,21 +17,20 @@ from fast_mail_parser import ParseError
 
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
+from mailgate.messages.fallback import Node, fallback_tree
 from mailgate.messages.flowed import unflow
 from mailgate.messages.headers import Fields, header_end
 from mailgate.messages.html import html_to_text, text_to_html
 from mailgate.messages.model import DEFAULT_LIMITS, Address, Limits, ParsedMessage, Part, Summary
 from mailgate.messages.snippet import snippet_of
-from mailgate.messages.structure import Body, Leaf, Node, fallback_tree, read_tree, walk
+from mailgate.messages.structure import Body, Leaf, read_tree, walk
 
-_SIGNATURES = frozenset(
-    [
-        "application/pgp-signature",
-        "application/pkcs7-signature",
-        "application/x-pkcs7-signature",
-        "application/pgp-encrypted",
-    ]
+_NO_FILES = frozenset(
+    {"application/pgp-signature", "application/pkcs7-signature", "application/x-pkcs7-signature"}
+    | {"application/pgp-encrypted", "message/delivery-status", "message/disposition-notification"}
+    | {"message/feedback-report", "text/rfc822-headers"}
 )
+"""Types that serve programs: no person looks for them as files."""
 _SNIPPET_BYTES = 8 * 1024
 _SNIPPET_HTML_BYTES = 96 * 1024
 
@@ -186,7 +185,7 @@ class _Reading:
 
     def _decoded(self, leaf: Leaf, limit: int, most_bytes: int | None = None) -> str:
         text, as_labelled = leaf.text(limit=limit, most_bytes=most_bytes)
-        if not as_labelled and "charset" not in self.defects and most_bytes is None:
+        if not as_labelled and "charset" not in self.defects:
             self.defects.append("charset")
         return text
 
@@ -206,7 +205,7 @@ def _shown_inside(leaf: Leaf) -> bool:
 
 
 def _is_file(part: Part, bodies: set[str]) -> bool:
-    """Whether a person would look for it as a file: not a body, not a signature, not a picture inside the text."""
-    if part.part_id in bodies or part.content_type in _SIGNATURES:
+    """Whether a person would look for it as a file: no body, signature or report, no picture inside the text."""
+    if part.part_id in bodies or part.content_type in _NO_FILES:
         return False
     return not (part.inline and part.content_id and part.content_type.startswith("image/"))

@@ -11,7 +11,7 @@ _STOP = re.compile(
 )
 # `On Mon, 3 Nov 2026 at 10:00, Anna <anna@example.org> wrote:`, in any language: a short line with a digit that ends
 # with a colon
-_ATTRIBUTION = re.compile(r"^.{0,200}\d.{0,200}[:：]\s*$")
+_DIGIT = re.compile(r"\d")
 _ADDRESS = re.compile(r"<?https?://\S+>?|\[(?:cid|image|https?):[^\]]*\]?")
 _RULE = re.compile(r"([=*_~#+.-])\1{4,}")
 _SPACE = re.compile(r"\s+")
@@ -30,7 +30,7 @@ def snippet_of(text: str, limit: int) -> str:
             continue
         if _STOP.match(line):
             break
-        if line.rstrip().endswith((":", "：")) and _ATTRIBUTION.match(line.strip()) and _quote_follows(lines, number):
+        if _attribution(line) and _quote_follows(lines, number):
             continue
         stripped = line.strip()
         if stripped:
@@ -44,6 +44,11 @@ def snippet_of(text: str, limit: int) -> str:
     cut = found[:limit]
     blank = cut.rfind(" ")
     return (cut[:blank] if blank > limit * 3 // 4 else cut[: limit - 1]).rstrip(" ,;:-") + "…"
+
+
+def _attribution(line: str) -> bool:
+    line = line.strip()
+    return len(line) <= 400 and line.endswith((":", "：")) and _DIGIT.search(line) is not None
 
 
 def _quote_follows(lines: list[str], number: int) -> bool:

@@ -7,64 +7,29 @@ which one was at work.
 
 from __future__ import annotations
 
-import email.errors
-import quopri
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from email.message import Message
-from email.parser import BytesParser
-from email.policy import compat32
-from typing import Protocol
+from dataclasses import dataclass
 
 from fast_mail_parser import ParseError, parse_email_tree
 
 from mailgate.messages.charsets import decode, one_line
+from mailgate.messages.fallback import Node, PlainNode, fallback_tree
 from mailgate.messages.headers import header_end
 from mailgate.messages.model import Limits
-from mailgate.messages.words import base64_leniently, decode_words
+from mailgate.messages.words import decode_words
 
 _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
+_UNGUARDED = 64 * 1024
+_DELIMITERS = 20_000
+_ENCODED_WORDS = 1_000
+_COPIED_BYTES = 64 * 1024 * 1024
+_HIDDEN_TYPE = re.compile(rb"content-type[ \t]*:[^\n]*=\?")
 _BIDI = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _PARAMETER = r"""(?:^|[;\s]){name}\*?\s*=\s*(?:"([^"]*)"|([^\s;"]+))"""
 _CHARSET = re.compile(_PARAMETER.format(name="charset"), re.IGNORECASE)
+_EXTENDED = re.compile(r"[\w-]*'[\w-]*'(.+)")  # RFC 2231 §4: charset'language'value
 _FORMAT = re.compile(_PARAMETER.format(name="format"), re.IGNORECASE)
 _DELSP = re.compile(_PARAMETER.format(name="delsp"), re.IGNORECASE)
-
-
-class Node(Protocol):
-    """What both parsers offer of one MIME part."""
-
-    @property
-    def content_type(self) -> str: ...
-    @property
-    def filename(self) -> str: ...
-    @property
-    def content_id(self) -> str | None: ...
-    @property
-    def disposition(self) -> str | None: ...
-    @property
-    def is_message(self) -> bool: ...
-    @property
-    def content(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Mapping[str, Sequence[str]]: ...
-    @property
-    def children(self) -> Sequence[Node]: ...
-
-
-@dataclass(slots=True)
-class PlainNode:
-    """A node made by us: by the fallback, or for a body whose structure is broken."""
-
-    content_type: str = "text/plain"
-    filename: str = ""
-    content_id: str | None = None
-    disposition: str | None = None
-    is_message: bool = False
-    content: bytes | None = b""
-    headers: dict[str, list[str]] = field(default_factory=dict)
-    children: list[Node] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -94,7 +59,7 @@ class Leaf:
         name = self.node.filename
         if not name:
             return None
-        name = one_line(_BIDI.sub("", decode_words(name)), 4 * limit)
+        name = one_line(_BIDI.sub("", decode_words(name[: 12 * limit])), 4 * limit)
         name = name.replace("\\", "/").rpartition("/")[2].strip()
         if len(name) > limit:
             stem, dot, ending = name.rpartition(".")
@@ -109,15 +74,18 @@ class Leaf:
     def text(self, *, limit: int, most_bytes: int | None = None) -> tuple[str, bool]:
         """The text of a text part and whether its charset was as labelled; `most_bytes` of it are looked at."""
         data = self.content
-        if most_bytes is not None and len(data) > most_bytes:
+        cut = most_bytes is not None and len(data) > most_bytes
+        if most_bytes is not None and cut:
+            while most_bytes and data[most_bytes] & 0xC0 == 0x80:  # not inside a character of UTF-8
+                most_bytes -= 1
             data = data[:most_bytes]
         declared = self.declared_type()
         match = _CHARSET.search(declared) if declared else None
         label = (match[1] or match[2]) if match else None
-        if label and "'" in label:
-            label = label.partition("'")[0]  # RFC 2231: charset'language'value
+        if label and (extended := _EXTENDED.fullmatch(label)):
+            label = extended[1]
         text, as_labelled = decode(data, label)
-        return text[:limit], as_labelled
+        return text[:limit], as_labelled or cut
 
     def flowed(self) -> tuple[bool, bool]:
         """format=flowed, delsp=yes (RFC 3676 §4)."""
@@ -142,114 +110,51 @@ def read_tree(raw: bytes, limits: Limits, defects: list[str]) -> Node:
     if len(raw) > limits.parsed_bytes:
         raw = raw[: limits.parsed_bytes]
         defects.append("not_parsed_whole")
-    if b"\r" in raw[:10_000] and b"\n" not in raw[:10_000]:
+    if b"\r\r\n" in raw[:10_000]:
+        raw = raw.replace(b"\r\r\n", b"\r\n")
+        defects.append("doubled_cr")
+    elif b"\n" not in raw[:10_000] and b"\r" in raw[:10_000]:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         defects.append("bare_cr")
+    if len(raw) > _UNGUARDED:
+        raw, fast = _guarded(raw, defects)
+        if not fast:
+            return fallback_tree(raw, limits, defects)
     try:
         root: Node = parse_email_tree(raw, mode="lazy")
     except ParseError:
         return fallback_tree(raw, limits, defects)
     if not root.children and root.content_type[:10].lower() == "multipart/":
         defects.append("multipart_without_parts")
-        return PlainNode(content=raw[header_end(raw) :], headers={})
+        return PlainNode(content=raw[header_end(raw) :])
+    if any(_hollow(child) for child in root.children):
+        # an inner boundary that begins like the outer one: by RFC 2046 §5.1.1 the outer one wins, senders mean
+        # otherwise
+        return fallback_tree(raw, limits, defects)
     return root
 
 
-def fallback_tree(raw: bytes, limits: Limits, defects: list[str]) -> Node:
-    """The tree as the standard library reads it, decoded as far as it can be. Never raises."""
-    defects.append("structure_repaired")
-    if len(raw) > limits.fallback_bytes:
-        raw = raw[: limits.fallback_bytes]
+def _guarded(raw: bytes, defects: list[str]) -> tuple[bytes, bool]:
+    """Keep what costs the fast parser more than its length suggests from it: the bytes to parse, and whether it may.
+
+    Measured: its time grows with the square of the encoded words in one header; each level of message/rfc822 holds a
+    copy of all below it; each part costs half a kilobyte of memory, and a part may be five bytes long.
+    """
+    if raw.count(b"\n--") > _DELIMITERS:
+        at = -1
+        for _ in range(_DELIMITERS):
+            at = raw.find(b"\n--", at + 1)
+        raw = raw[:at]
         defects.append("not_parsed_whole")
-    try:
-        message = BytesParser(policy=compat32).parsebytes(raw.lstrip(b" \t\r\n") if raw[:1] in b" \t" else raw)
-        return _from_stdlib(message, limits.depth + 5)
-    except (RecursionError, email.errors.MessageError, ValueError, LookupError, TypeError, AttributeError, IndexError):
-        # what compat32 was seen to raise on hostile input; the bytes are kept whatever happens here
-        defects.append("structure_unreadable")
-        return PlainNode(content=raw[header_end(raw) :], headers={})
+    if raw.count(b"=?") > _ENCODED_WORDS:
+        return raw, False
+    lowered = raw.lower()
+    levels = lowered.count(b"message/rfc822") + lowered.count(b"multipart/digest") + len(_HIDDEN_TYPE.findall(lowered))
+    return raw, levels * len(raw) <= _COPIED_BYTES
 
 
-def _from_stdlib(message: Message, depth: int) -> PlainNode:
-    kind = message.get_content_type()
-    node = PlainNode(
-        content_type=kind,
-        filename=_filename(message),
-        content_id=_header(message, "Content-ID"),
-        disposition=message.get_content_disposition(),
-        headers={"Content-Type": [_header(message, "Content-Type") or ""]},
-    )
-    payload = message.get_payload()
-    if isinstance(payload, list) and kind == "message/rfc822":
-        node.is_message = True
-        node.content = b"".join(_flatten(item) for item in payload if isinstance(item, Message))
-    elif isinstance(payload, list):
-        node.content = None
-        if depth > 0:
-            node.children = [_from_stdlib(item, depth - 1) for item in payload if isinstance(item, Message)]
-    else:
-        node.content = _decoded(message, str(payload))
-    return node
-
-
-def _flatten(message: Message) -> bytes:
-    try:
-        return message.as_bytes()
-    except (
-        UnicodeError,
-        LookupError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-    ):  # compat32's generator on odd headers
-        return b""
-
-
-def _decoded(message: Message, payload: str) -> bytes:
-    raw = (
-        payload.encode("ascii", "surrogateescape")
-        if payload.isascii() or _escaped(payload)
-        else payload.encode("utf-8", "replace")
-    )
-    encoding = (_header(message, "Content-Transfer-Encoding") or "").strip().lower()
-    if encoding.startswith("base64"):
-        return base64_leniently(raw)
-    if encoding.startswith("quoted-printable"):
-        return quopri.decodestring(raw)
-    return raw
-
-
-def _escaped(text: str) -> bool:
-    try:
-        text.encode("ascii", "surrogateescape")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _header(message: Message, name: str) -> str | None:
-    value = message.get(name)
-    if value is None:
-        return None
-    text = str(value)
-    if not text.isascii():
-        text = decode(text.encode("utf-8", "surrogateescape"), None)[0]
-    return text
-
-
-def _filename(message: Message) -> str:
-    try:
-        name = message.get_filename("")
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        IndexError,
-    ):  # RFC 2231 parameters that contradict themselves
-        return ""
-    return decode(str(name).encode("utf-8", "surrogateescape"), None)[0]
+def _hollow(node: Node) -> bool:
+    return node.content is None and not node.children
 
 
 def type_of(node: Node, *, in_digest: bool = False) -> str:

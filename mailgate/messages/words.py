@@ -15,6 +15,10 @@ from mailgate.messages.charsets import decode
 _WORD = re.compile(r"=\?([^?\s]{1,80})\?([bBqQ])\?([^?]*)\?=")
 _BETWEEN = re.compile(r"\s*")
 _Q = re.compile(rb"=([0-9A-Fa-f]{2})")
+_BLANK_LINE = re.compile(rb"\S[ \t]*\r?\n[ \t]*\r?\n")
+_FOREIGN = re.compile(rb"[^A-Za-z0-9+/=\s]")
+_PADDING = re.compile(rb"=[=\s]*")
+_SEGMENTS = 1_000
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 
 
@@ -64,10 +68,24 @@ def unhex(raw: bytes) -> bytes:
 
 
 def base64_leniently(raw: bytes) -> bytes:
-    """Base64 with anything wrong about it: foreign characters are skipped, missing padding is added, a lone character
+    """Base64 with anything wrong about it. Foreign characters are skipped, missing padding is added, a lone character
     dropped.
+
+    Where the text plainly ends (padding, or a blank line before what is no base64: footers that lists and scanners
+    append), it ends.
     """
-    kept = _NOT_BASE64.sub(b"", raw)
+    if (blank := _BLANK_LINE.search(raw)) and _FOREIGN.search(raw, blank.end()):
+        raw = raw[: blank.end()]
+    first, *others = [_NOT_BASE64.sub(b"", piece) for piece in _PADDING.split(raw, maxsplit=_SEGMENTS)]
+    out = _unpadded(first)
+    for piece in others:  # base64 texts one after the other, each with its padding
+        if len(piece) < 4:
+            break
+        out += _unpadded(piece)
+    return out
+
+
+def _unpadded(kept: bytes) -> bytes:
     if len(kept) % 4 == 1:
         kept = kept[:-1]
     return binascii.a2b_base64(kept + b"=" * (-len(kept) % 4))
