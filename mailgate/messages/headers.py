@@ -25,6 +25,7 @@ _FIELD = re.compile(
 _SINGLE = frozenset(
     [b"subject", b"from", b"sender", b"reply-to", b"date", b"message-id", b"in-reply-to", b"references"]
 )
+_CRLF = re.compile(rb"\r++\n")
 _FOLD = re.compile(r"\n[ \t]*")
 _ID = re.compile(r"<[^<>\n]{1,998}>")
 _CHARSET = re.compile(rb"charset\*?\s*=\s*[\"']?([A-Za-z0-9_.:-]{2,40})", re.IGNORECASE)
@@ -53,7 +54,8 @@ def header_block(raw: bytes | bytearray | memoryview) -> bytes:
 
 def header_digest_input(raw_or_header: bytes | bytearray | memoryview) -> bytes:
     """The header with line ends as LF and none at the end: equal for a whole message and for its BODY[HEADER]."""
-    return header_block(raw_or_header).replace(b"\r\n", b"\n").rstrip(b"\r\n")
+    header = header_block(raw_or_header).replace(b"\r\n", b"\n")
+    return (_CRLF.sub(b"\n", header) if b"\r\n" in header else header).rstrip(b"\r\n")
 
 
 class Fields:

@@ -57,7 +57,8 @@ _DATA_IMAGE = re.compile(r"data:image/(?:png|jpe?g|gif|webp);base64,", re.IGNORE
 _STYLE_ADDRESS = re.compile(r"url\s*\(|expression\s*\(|image-set|@import|\\", re.IGNORECASE)
 # what nh3 writes: every attribute in double quotes, quotes and ampersands inside escaped
 _WRITTEN_TAG = re.compile(r"""<([a-z][a-z0-9]*)((?:\s++[^\s"=<>/]++(?:="[^"]*+")?)*+)\s*+/?>""")
-_WRITTEN_SRC = re.compile(r"""(\s)src="(?!cid:|data:)([^"]*)\"""", re.IGNORECASE)
+_WRITTEN_ATTRIBUTE = re.compile(r'(\s++)([^\s"=<>/]++)="([^"]*+)"')
+_OWN_IMAGE = re.compile(r"\s*(?:cid|data):", re.IGNORECASE)
 _DEEPEST = 200
 _REPEATED = 500_000
 _FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())  # noqa: SIM905
@@ -104,10 +105,15 @@ def _filter(tag: str, attribute: str, value: str) -> str | None:
     return value
 
 
-def _park_remote(match: re.Match[str]) -> str:
-    if match[1] != "img":
-        return match[0]
-    return _WRITTEN_SRC.sub(r'\1data-remote-src="\2"', match[0])
+def _park_remote(tag: re.Match[str]) -> str:
+    return _WRITTEN_ATTRIBUTE.sub(_park_attribute, tag[0]) if tag[1] == "img" else tag[0]
+
+
+def _park_attribute(attribute: re.Match[str]) -> str:
+    blank, name, value = attribute.groups()
+    if name != "src" or _OWN_IMAGE.match(value):
+        return attribute[0]
+    return f'{blank}data-remote-src="{value}"'
 
 
 def _unreasonable(source: str) -> bool:

@@ -59,7 +59,9 @@ class Leaf:
         name = self.node.filename
         if not name:
             return None
-        name = one_line(_BIDI.sub("", decode_words(name[: 12 * limit])), 4 * limit)
+        if len(name) > 12 * limit:
+            name = name[: 11 * limit] + name[-limit:]
+        name = one_line(_BIDI.sub("", decode_words(name)), 12 * limit)
         name = name.replace("\\", "/").rpartition("/")[2].strip()
         if len(name) > limit:
             stem, dot, ending = name.rpartition(".")
