@@ -15,31 +15,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, func, insert, or_, select, text, update
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import delete, insert, or_, select
 
 from mailgate.actors import Actor
 from mailgate.clock import Instant
+from mailgate.store.discard import end_copies
+from mailgate.store.expiry import Horizon
+from mailgate.store.holds import active
 from mailgate.store.log import PurgeLog
-from mailgate.store.schema import (
-    blob_erasures,
-    blobs,
-    hold_messages,
-    holds,
-    messages,
-    origins,
-    search_docs,
-)
+from mailgate.store.purge import METHOD
+from mailgate.store.schema import blob_erasures, blobs, messages, origins
+from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.sync.port import PreparedBlob, PreparedMessage
 from retention.ledger import leaves
-from retention.model import Copy, Rules
+from retention.model import Copy
 from retention.policy import due_at
 
 CHUNK = 500
 """How many values one IN list holds at most."""
-
-METHOD = "data_key_destroyed"
 
 SERVER = Actor("system", "mail_server")
 
@@ -61,11 +55,13 @@ def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 async def add(
-    tx: Transaction, place: Place, prepared: Sequence[PreparedMessage], *, now: Instant, rules: Rules, initial: bool
+    tx: Transaction, place: Place, prepared: Sequence[PreparedMessage], *, horizon: Horizon, initial: bool
 ) -> None:
     """Write the rows of new copies, their events and usage. The caller made sure that their UIDs are not known yet."""
     if not prepared:
         return
+    now = horizon.now
+    held = horizon.holds.tenant + horizon.holds.mailboxes.get(place.mailbox_id, 0)
     blob_ids = await _refer(tx, place.tenant_id, [message.blob for message in prepared], now)
     await tx.conn.execute(
         insert(messages),
@@ -90,7 +86,7 @@ async def add(
     for message in prepared:
         payload: dict[str, Any] = {
             "anchor_at": message.anchor_at,
-            "expires_at": due_at(Copy(message.id, message.anchor_at, now), rules),
+            "expires_at": None if held else due_at(Copy(message.id, message.anchor_at, now), horizon.rules),
             "folder_id": place.folder_id,
         }
         if initial:
@@ -108,14 +104,15 @@ async def add(
 
 async def discard(tx: Transaction, tenant_id: str, unused: Iterable[PreparedBlob], now: Instant) -> None:
     """Queue objects that no row will ever refer to."""
-    rows = [{"blob_id": blob.id, "tenant_id": tenant_id, "queued_at": now, "next_at": now} for blob in unused]
+    rows = [
+        {"blob_id": blob.id, "tenant_id": tenant_id, "stored_size": blob.stored_size, "queued_at": now, "next_at": now}
+        for blob in unused
+    ]
     if rows:
         await tx.conn.execute(insert(blob_erasures), rows)
 
 
-async def _refer(
-    tx: Transaction, tenant_id: str, prepared: Sequence[PreparedBlob], now: Instant
-) -> dict[bytes, str]:
+async def _refer(tx: Transaction, tenant_id: str, prepared: Sequence[PreparedBlob], now: Instant) -> dict[bytes, str]:
     """Add references to blobs by content; the id of the blob that stands for each content token."""
     first: dict[bytes, PreparedBlob] = {}
     for blob in prepared:
@@ -172,28 +169,6 @@ def _message_row(place: Place, message: PreparedMessage, blob_id: str, now: Inst
     }
 
 
-async def held(
-    conn: AsyncConnection, tenant_id: str, mailbox_id: str, ids: Sequence[str], now: Instant
-) -> dict[str, int]:
-    """How many holds protect each of these messages of one mailbox at `now`; those without are missing."""
-    stands = or_(holds.c.released_at.is_(None), holds.c.protects_until_at > now)
-    scoped = or_(holds.c.scope == "tenant", (holds.c.scope == "mailbox") & (holds.c.mailbox_id == mailbox_id))
-    general = (
-        await conn.execute(select(func.count()).where(holds.c.tenant_id == tenant_id, stands, scoped))
-    ).scalar_one()
-    counts = dict.fromkeys(ids, general) if general else {}
-    for chunk in chunks(ids):
-        query = (
-            select(hold_messages.c.message_id, func.count().label("n"))
-            .join(holds, holds.c.id == hold_messages.c.hold_id)
-            .where(hold_messages.c.message_id.in_(chunk), holds.c.tenant_id == tenant_id, stands)
-            .group_by(hold_messages.c.message_id)
-        )
-        for row in await conn.execute(query):
-            counts[row.message_id] = counts.get(row.message_id, 0) + row.n
-    return counts
-
-
 async def remove(
     tx: Transaction,
     log: PurgeLog,
@@ -208,36 +183,27 @@ async def remove(
     """End the copies whose originals were deleted; (removed, kept). Kept: pinned or held by now; they lose their
     originals and stay. Ids that are gone by now are in neither.
     """
-    # Lock first, then judge in a new statement: what committed while this waited for the locks is seen.
-    await tx.conn.execute(
-        select(messages.c.id).where(messages.c.id.in_(ids)).order_by(messages.c.id).with_for_update()
-    )
     columns = messages.c
-    rows = (
-        await tx.conn.execute(
-            select(
-                columns.id,
-                columns.item_ref,
-                columns.pins,
-                columns.size,
-                columns.blob_id,
-                columns.content_commit,
-                columns.msgid_commit,
-                columns.anchor_at,
-            )
-            .where(columns.id.in_(ids))
-            .order_by(columns.id)
-        )
-    ).all()
-    protected = await held(tx.conn, tenant_id, mailbox_id, [row.id for row in rows], now)
-    kept = [row.id for row in rows if row.pins or protected.get(row.id)]
-    keeping = set(kept)
-    going = [row for row in rows if row.id not in keeping]
-    gone_ids = [row.id for row in going]
-    await tx.conn.execute(delete(origins).where(origins.c.message_id.in_([row.id for row in rows])))
-    await forget_derived(tx, gone_ids)
-    await tx.conn.execute(delete(messages).where(messages.c.id.in_(gone_ids)))
-    freed = await release_blobs(tx, tenant_id, Counter(row.blob_id for row in going), now)
+    wanted = among(columns.id, ids, sqlite=tx.sqlite)
+    # Lock first, then judge in a new statement: what committed while this waited for the locks is seen.
+    await tx.conn.execute(select(columns.id).where(wanted).order_by(columns.id).with_for_update())
+    protecting = await active(tx.conn, tenant_id, now)
+    query = select(
+        columns.id,
+        columns.item_ref,
+        columns.blob_id,
+        columns.indexed,
+        columns.size,
+        columns.content_commit,
+        columns.msgid_commit,
+        or_(columns.pins > 0, protecting.held()).label("kept"),
+    )
+    rows = (await tx.conn.execute(query.where(wanted).order_by(columns.id))).all()
+    kept = [row.id for row in rows if row.kept]
+    going = [row for row in rows if not row.kept]
+    freed = await end_copies(tx, tenant_id, going, now=now) if going else {}
+    if kept:
+        await tx.conn.execute(delete(origins).where(among(origins.c.message_id, kept, sqlite=tx.sqlite)))
     for row in going:
         log.write(
             tx,
@@ -253,53 +219,12 @@ async def remove(
             reason=reason,
             pins=0,
             holds=0,
-            blobs=leaves.Blobs(1, 1 if row.blob_id in freed else 0, freed.pop(row.blob_id, 0)),
+            blobs=leaves.Blobs(1, freed[row.id].freed, freed[row.id].bytes),
             method=METHOD,
         )
         tx.emit(tenant_id, "message.deleted", at=now, mailbox_id=mailbox_id, message_id=row.id)
     for message_id in kept:
-        payload = {"origin_present": False}
-        tx.emit(
-            tenant_id, "message.updated", at=now, mailbox_id=mailbox_id, message_id=message_id, payload=payload
-        )
+        payload = {"origin_present": False, "expires_at": None}
+        tx.emit(tenant_id, "message.updated", at=now, mailbox_id=mailbox_id, message_id=message_id, payload=payload)
     tx.count(tenant_id, copies=-len(going), storage_bytes=-sum(row.size for row in going))
-    return gone_ids, kept
-
-
-async def forget_derived(tx: Transaction, ids: Sequence[str]) -> None:
-    """Delete what was made from these messages: their words in the text index."""
-    for chunk in chunks(ids):
-        docs = select(search_docs.c.doc).where(search_docs.c.message_id.in_(chunk))
-        found = list((await tx.conn.execute(docs)).scalars())
-        if found:
-            key = "rowid" if tx.sqlite else "doc"
-            await tx.conn.execute(
-                text(f"DELETE FROM search_index WHERE {key} = :doc"),  # noqa: S608 - one of two constants
-                [{"doc": doc} for doc in found],
-            )
-            await tx.conn.execute(delete(search_docs).where(search_docs.c.doc.in_(found)))
-
-
-async def release_blobs(
-    tx: Transaction, tenant_id: str, references: Counter[str], now: Instant
-) -> dict[str, int]:
-    """Drop references. Blobs that lost their last one lose row and key, and are queued to be erased; id → stored size."""
-    freed: dict[str, int] = {}
-    for blob_id in sorted(references):
-        row = (
-            await tx.conn.execute(
-                update(blobs)
-                .where(blobs.c.id == blob_id)
-                .values(refs=blobs.c.refs - references[blob_id])
-                .returning(blobs.c.refs, blobs.c.stored_size)
-            )
-        ).one()
-        if row.refs == 0:
-            freed[blob_id] = row.stored_size
-    if freed:
-        await tx.conn.execute(delete(blobs).where(blobs.c.id.in_(list(freed))))
-        await tx.conn.execute(
-            insert(blob_erasures),
-            [{"blob_id": blob_id, "tenant_id": tenant_id, "queued_at": now, "next_at": now} for blob_id in freed],
-        )
-    return freed
+    return [row.id for row in going], kept

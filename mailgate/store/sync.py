@@ -1,0 +1,553 @@
+"""The sync engine's port (`mailgate.sync.port`) on the database: each method one transaction, each write fenced.
+
+Lock order of every write here: the lease (shared) → the mailbox → messages by id → heads. Settings and
+entitlements are read; the CRM's side of a mailbox (switch, credentials) is written by `mailgate.store.mailboxes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
+
+from connectors.model import Endpoint, PasswordAuth, Security, SpecialUse
+from mailgate.clock import SECOND, Instant
+from mailgate.errors import ConflictError
+from mailgate.ids import new_id
+from mailgate.store import folders as folder_rows
+from mailgate.store import leases, messages
+from mailgate.store.database import Database
+from mailgate.store.expiry import Expiry
+from mailgate.store.holds import active
+from mailgate.store.log import PurgeLog
+from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.schema import folders, mailboxes, origins, runs, subscription_periods, tenants
+from mailgate.store.schema import leases as leases_table
+from mailgate.store.schema import messages as messages_table
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.transaction import Transaction
+from mailgate.sync.port import (
+    Applied,
+    Batch,
+    BatchRefusedError,
+    Entitled,
+    FolderState,
+    Known,
+    ListingChanges,
+    MailboxConfig,
+    MailboxHead,
+    MailboxState,
+    Owner,
+    PendingCount,
+    View,
+)
+from mailgate.sync.reconcile import Detach, Drop, Pending, Remove, Settlement
+from mailgate.tenants.subscription import Entitlements
+
+T = TypeVar("T")
+
+_RECHECK = 10 * SECOND
+"""How long entitlements are trusted while no period was recorded: they also change by mere passing of time."""
+
+
+def lease_name(mailbox_id: str) -> str:
+    """The lease of a mailbox's sync."""
+    return f"mailbox:{mailbox_id}"
+
+
+class MailboxOffError(ConflictError):
+    """The mailbox was switched off or removed meanwhile; nothing more is written for its sync."""
+
+    default_slug = "mailbox_disabled"
+
+
+class SqlSyncStore:
+    """Implements `mailgate.sync.port.SyncStore`."""
+
+    def __init__(
+        self, db: Database, mailbox_settings: Mailboxes, subscriptions: Subscriptions, log: PurgeLog, expiry: Expiry
+    ) -> None:
+        self._db = db
+        self._settings = mailbox_settings
+        self._subscriptions = subscriptions
+        self._log = log
+        self._expiry = expiry
+        self._accounts: dict[str, tuple[str, bytes]] = {}
+        self._entitled: tuple[object, Instant, Mapping[str, Entitlements]] = (None, 0, {})
+
+    # Which mailboxes, whose, and may they run.
+
+    async def heads(self, now: Instant) -> list[MailboxHead]:
+        """Every mailbox that was not removed."""
+        query = select(
+            mailboxes.c.id,
+            mailboxes.c.tenant_id,
+            mailboxes.c.enabled,
+            mailboxes.c.config_version,
+            mailboxes.c.state,
+            mailboxes.c.state_reason,
+        ).where(mailboxes.c.removed_at.is_(None))
+        mark = select(func.count(), func.max(subscription_periods.c.id))
+        async with self._db.read() as conn:
+            rows = (await conn.execute(query)).all()
+            recorded = tuple((await conn.execute(mark)).one())
+        if self._entitled[0] != recorded or not 0 <= now - self._entitled[1] < _RECHECK:
+            self._entitled = (recorded, now, await self._subscriptions.all_entitlements(now))
+        holds = self._entitled[2]
+        return [self._head(row, holds.get(row.tenant_id)) for row in rows]
+
+    @staticmethod
+    def _head(row: Any, holds: Entitlements | None) -> MailboxHead:
+        return MailboxHead(
+            id=row.id,
+            tenant_id=row.tenant_id,
+            enabled=row.enabled,
+            config_version=row.config_version,
+            state=row.state,
+            state_reason=row.state_reason,
+            plan=holds.plan if holds else "free",
+            entitled=holds is not None and holds.known and holds.sync,
+        )
+
+    async def load(self, mailbox_id: str) -> MailboxConfig | None:
+        """The mailbox with its secrets; None when it was removed."""
+        query = (
+            select(mailboxes, tenants.c.ref)
+            .join(tenants, tenants.c.id == mailboxes.c.tenant_id)
+            .where(mailboxes.c.id == mailbox_id, mailboxes.c.removed_at.is_(None))
+        )
+        async with self._db.read() as conn:
+            row = (await conn.execute(query)).one_or_none()
+        if row is None:
+            return None
+        secrets = await self._settings.secrets(mailbox_id)
+        imap, rules = row.imap, row.folder_rules or {}
+        self._accounts[mailbox_id] = (row.ref, row.account_ref)
+        return MailboxConfig(
+            id=row.id,
+            tenant_id=row.tenant_id,
+            tenant_ref=row.ref,
+            account_ref=row.account_ref,
+            config_version=row.config_version,
+            endpoint=Endpoint(imap["host"], imap["port"], Security(imap["security"])),
+            auth=PasswordAuth(imap["username"], secrets["imap"]["password"]),
+            include=tuple(rules.get("include") or ()),
+            exclude=tuple(rules.get("exclude") or ()),
+            import_floor_at=row.import_floor_at,
+            imported_at=row.imported_at,
+        )
+
+    async def entitled(self, tenant_id: str, now: Instant) -> Entitled:
+        """What the tenant may do at `now`."""
+        holds = await self._subscriptions.entitlements(tenant_id, now)
+        return Entitled(holds.known and holds.sync, holds.retention_days)
+
+    # Ownership.
+
+    async def acquire(self, mailbox_id: str, tenant_id: str, process: str, ttl: Instant, now: Instant) -> Owner | None:
+        """Take the mailbox's lease; None while another process has it."""
+        fence = await leases.acquire(self._db, lease_name(mailbox_id), process, ttl, now)
+        return None if fence is None else Owner(mailbox_id, tenant_id, process, fence)
+
+    async def renew(self, owners: Sequence[Owner], ttl: Instant, now: Instant) -> list[Owner]:
+        """Extend these leases, in one transaction; returns those that were lost."""
+        table = leases_table
+
+        async def work(tx: Transaction) -> list[Owner]:
+            lost = []
+            for owner in sorted(owners, key=lambda owner: owner.mailbox_id):
+                mine = (
+                    (table.c.name == lease_name(owner.mailbox_id))
+                    & (table.c.owner == owner.process)
+                    & (table.c.fence == owner.fence)
+                )
+                if (await tx.conn.execute(update(table).where(mine).values(expires_at=now + ttl))).rowcount != 1:
+                    lost.append(owner)
+            return lost
+
+        return await self._db.transact(work)
+
+    async def release(self, owner: Owner) -> None:
+        """Give the lease back."""
+        await leases.release(self._db, lease_name(owner.mailbox_id), owner.process, owner.fence)
+
+    async def _owned(self, owner: Owner, now: Instant, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """One fenced transaction: the lease is ours until the commit, and the mailbox is still switched on."""
+
+        async def guarded(tx: Transaction) -> T:
+            await leases.require(tx, lease_name(owner.mailbox_id), owner.process, owner.fence, now)
+            query = select(mailboxes.c.enabled, mailboxes.c.removed_at).where(mailboxes.c.id == owner.mailbox_id)
+            row = (await tx.conn.execute(query.with_for_update(key_share=True))).one_or_none()
+            if row is None or row.removed_at is not None or not row.enabled:
+                raise MailboxOffError(f"mailbox {owner.mailbox_id} was switched off")
+            return await work(tx)
+
+        return await self._db.transact(guarded)
+
+    # What the mailbox says of itself.
+
+    async def set_state(
+        self, mailbox_id: str, state: MailboxState, reason: str | None, now: Instant, owner: Owner | None = None
+    ) -> None:
+        """Write the state when it differs, with its event."""
+        columns = mailboxes.c
+        text = None if reason is None else reason[:500]
+
+        async def work(tx: Transaction) -> None:
+            query = (
+                select(columns.tenant_id, columns.state, columns.state_reason)
+                .where(columns.id == mailbox_id, columns.removed_at.is_(None))
+                .where(columns.enabled == (state is not MailboxState.DISABLED))
+                .with_for_update(key_share=True)
+            )
+            if owner is not None:
+                await leases.require(tx, lease_name(mailbox_id), owner.process, owner.fence, now)
+            row = (await tx.conn.execute(query)).one_or_none()
+            if row is None or (row.state, row.state_reason) == (state.value, text):
+                return
+            values: dict[str, Any] = {"state": state.value, "state_reason": text}
+            if row.state != state.value:
+                values["state_changed_at"] = now
+            await tx.conn.execute(update(mailboxes).where(columns.id == mailbox_id).values(values))
+            if row.state != state.value:
+                payload = {"state": state.value}
+                tx.emit(row.tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload=payload)
+
+        await self._db.transact(work)
+
+    async def set_floor(self, owner: Owner, floor_at: Instant, now: Instant) -> Instant:
+        """Fix the import floor at the first entitled connect; returns the one that stands."""
+
+        async def work(tx: Transaction) -> Instant:
+            mine = mailboxes.c.id == owner.mailbox_id
+            fix = update(mailboxes).where(mine, mailboxes.c.import_floor_at.is_(None)).values(import_floor_at=floor_at)
+            await tx.conn.execute(fix)
+            standing: Instant = (await tx.conn.execute(select(mailboxes.c.import_floor_at).where(mine))).scalar_one()
+            return standing
+
+        return await self._owned(owner, now, work)
+
+    async def checked(self, owner: Owner, now: Instant, *, imported: bool) -> None:
+        """All folders agreed with the server at `now`; `imported`: the first import is complete (told once)."""
+        columns = mailboxes.c
+
+        async def work(tx: Transaction) -> None:
+            mine = columns.id == owner.mailbox_id
+            await tx.conn.execute(update(mailboxes).where(mine).values(last_checked_at=now))
+            if not imported:
+                return
+            first = update(mailboxes).where(mine, columns.imported_at.is_(None)).values(imported_at=now)
+            if (await tx.conn.execute(first)).rowcount == 1:
+                tx.emit(owner.tenant_id, "mailbox.import_finished", at=now, mailbox_id=owner.mailbox_id)
+
+        await self._owned(owner, now, work)
+
+    # Folders.
+
+    async def folders(self, mailbox_id: str) -> list[FolderState]:
+        """The folders that the server lists, as last seen."""
+        async with self._db.read() as conn:
+            return await folder_rows.listed(conn, mailbox_id)
+
+    async def save_listing(self, owner: Owner, changes: ListingChanges, now: Instant) -> list[FolderState]:
+        """Write what changed in the list of folders, with events; originals in gone folders have vanished."""
+        _, account_ref = await self._account(owner.mailbox_id)
+
+        async def work(tx: Transaction) -> list[FolderState]:
+            await folder_rows.save_listing(tx, owner, account_ref, changes, now)
+            return await folder_rows.listed(tx.conn, owner.mailbox_id)
+
+        return await self._owned(owner, now, work)
+
+    async def folder_error(self, owner: Owner, folder_id: str, error: str | None, now: Instant) -> None:
+        """Why the folder can't be read, or None when it can again."""
+
+        async def work(tx: Transaction) -> None:
+            text = None if error is None else error[:500]
+            await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(last_error=text))
+
+        await self._owned(owner, now, work)
+
+    async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
+        """Header tokens of a few copies that stand in the folder, newest first."""
+        async with self._db.read() as conn:
+            return await folder_rows.sample(conn, folder_id, uidvalidity, limit)
+
+    async def views(self, owner: Owner, folder: FolderState, uidvalidity: int, uids: Sequence[int]) -> dict[int, View]:
+        """The views of these UIDs; UIDs of which nothing is known are missing."""
+        _, account_ref = await self._account(owner.mailbox_id)
+        async with self._db.read() as conn:
+            return await folder_rows.views(conn, account_ref, owner.tenant_id, folder, uidvalidity, uids)
+
+    async def standing(self, owner: Owner, folder: FolderState, uidvalidity: int) -> list[int]:
+        """UIDs of copies that are believed to stand in the folder, ascending."""
+        async with self._db.read() as conn:
+            return await folder_rows.standing(conn, folder.id, uidvalidity)
+
+    async def marked(self, owner: Owner, folder: FolderState, uidvalidity: int) -> list[int]:
+        """UIDs of tombstones whose original may stand, and of messages set aside, ascending."""
+        _, account_ref = await self._account(owner.mailbox_id)
+        async with self._db.read() as conn:
+            return await folder_rows.marked(conn, account_ref, owner.tenant_id, folder, uidvalidity)
+
+    async def has_free(self, owner: Owner, folder: FolderState, uidvalidity: int) -> bool:
+        """Whether anything waits to be recognised in this folder."""
+        _, account_ref = await self._account(owner.mailbox_id)
+        async with self._db.read() as conn:
+            return await folder_rows.has_free(conn, account_ref, owner.tenant_id, owner.mailbox_id, folder, uidvalidity)
+
+    async def recognisable(
+        self, owner: Owner, folder: FolderState, uidvalidity: int, tokens: Iterable[bytes]
+    ) -> list[Known]:
+        """Copies of the mailbox and tombstones of its account that have one of these header tokens."""
+        _, account_ref = await self._account(owner.mailbox_id)
+        async with self._db.read() as conn:
+            return await folder_rows.recognisable(
+                conn, account_ref, owner.tenant_id, owner.mailbox_id, folder, uidvalidity, tokens
+            )
+
+    async def commit(self, owner: Owner, batch: Batch) -> Applied:
+        """Write a batch about one folder."""
+        _, account_ref = await self._account(owner.mailbox_id)
+
+        async def work(tx: Transaction) -> Applied:
+            horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, batch.now)
+            applied = await folder_rows.apply_actions(tx, owner, batch, horizon)
+            uids = [message.uid for message in batch.messages]
+            known = await folder_rows.known_among(tx, account_ref, owner, batch.folder, batch.uidvalidity, uids)
+            new = [message for message in batch.messages if message.uid not in known]
+            place = messages.Place(owner.tenant_id, owner.mailbox_id, batch.folder.id, batch.uidvalidity)
+            await messages.add(tx, place, new, horizon=horizon, initial=batch.initial)
+            unused = [*batch.discarded, *(message.blob for message in batch.messages if message.uid in known)]
+            await messages.discard(tx, owner.tenant_id, unused, batch.now)
+            await folder_rows.set_aside(tx, owner, batch, batch.aside)
+            await self._move_folder_on(tx, owner, batch)
+            return Applied(created=len(new)) + applied
+
+        try:
+            return await self._owned(owner, batch.now, work)
+        except (DataError, IntegrityError, StatementError) as error:
+            if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
+                raise  # the database failed, not the values
+            raise BatchRefusedError(type(error).__name__) from error
+
+    async def _move_folder_on(self, tx: Transaction, owner: Owner, batch: Batch) -> None:
+        """Checkpoint and progress: in the transaction of the last effect that they cover (S3)."""
+        values: dict[str, Any] = {}
+        checkpoint = batch.checkpoint
+        if checkpoint is not None:
+            renumbered = batch.folder.uidvalidity not in (None, checkpoint.uidvalidity)
+            if renumbered:
+                await folder_rows.vanish_renumbered(tx, batch.folder.id, checkpoint.uidvalidity, batch.now)
+                payload = {"folder_id": batch.folder.id}
+                tx.emit(owner.tenant_id, "folder.reset", at=batch.now, mailbox_id=owner.mailbox_id, payload=payload)
+            values |= {
+                "uidvalidity": checkpoint.uidvalidity,
+                "uidnext": checkpoint.uidnext,
+                "highestmodseq": checkpoint.highestmodseq,
+                "exists_count": checkpoint.exists,
+                "last_pass_at": checkpoint.looked_at,
+                "last_error": None,
+                "imported_at": func.coalesce(folders.c.imported_at, batch.now),
+            }
+        elif batch.folder.uidvalidity is None:
+            values["uidvalidity"] = func.coalesce(folders.c.uidvalidity, batch.uidvalidity)
+        progress = batch.progress
+        if progress is not None:
+            values |= {"progress_done": progress.folder_done, "progress_total": progress.folder_total}
+            whole = {
+                "progress_done": progress.done,
+                "progress_total": progress.total,
+                "progress_started_at": progress.started_at,
+            }
+            await tx.conn.execute(update(mailboxes).where(mailboxes.c.id == owner.mailbox_id).values(whole))
+        if values:
+            await tx.conn.execute(update(folders).where(folders.c.id == batch.folder.id).values(values))
+
+    # Disappearances.
+
+    async def pending_counts(self, mailbox_id: str) -> list[PendingCount]:
+        """Folders with disappearances that wait; gone folders too."""
+        waiting = (
+            select(origins.c.folder_id)
+            .where(origins.c.mailbox_id == mailbox_id, origins.c.vanished_at.is_not(None))
+            .distinct()
+        )
+        query = (
+            select(
+                folders.c.id,
+                folders.c.name,
+                folders.c.special_use,
+                func.count().label("known"),
+                func.count(origins.c.vanished_at).label("gone"),
+                func.max(origins.c.vanished_at).label("latest"),
+            )
+            .join(folders, folders.c.id == origins.c.folder_id)
+            .where(origins.c.folder_id.in_(waiting))
+            .group_by(folders.c.id, folders.c.name, folders.c.special_use)
+            .order_by(folders.c.name)
+        )
+        async with self._db.read() as conn:
+            if (await conn.execute(waiting.limit(1))).first() is None:
+                return []
+            return [
+                PendingCount(
+                    folder_id=row.id,
+                    folder=row.name,
+                    special_use=None if row.special_use is None else SpecialUse(row.special_use),
+                    known=row.known,
+                    gone=row.gone,
+                    latest_at=row.latest,
+                )
+                for row in await conn.execute(query)
+            ]
+
+    async def pending(self, folder_id: str, before: Instant, now: Instant, limit: int) -> list[Pending]:
+        """Disappearances of a folder, seen before that instant, oldest first."""
+        other = origins.alias("other")
+        standing = (
+            select(other.c.uid)
+            .where(other.c.message_id == origins.c.message_id, other.c.vanished_at.is_(None))
+            .correlate(origins)
+            .exists()
+        )
+        query = (
+            select(origins, messages_table.c.pins, standing.label("elsewhere"))
+            .join(messages_table, messages_table.c.id == origins.c.message_id)
+            .where(origins.c.folder_id == folder_id, origins.c.vanished_at < before)
+            .order_by(origins.c.vanished_at, origins.c.uid)
+            .limit(limit)
+        )
+        async with self._db.read() as conn:
+            rows = (await conn.execute(query)).all()
+            if not rows:
+                return []
+            holding = await active(conn, rows[0].tenant_id, now)
+            mailbox_of = {row.message_id: row.mailbox_id for row in rows}
+            held = await holding.count(conn, mailbox_of, sqlite=self._db.sqlite)
+        return [
+            Pending(
+                folder_id=row.folder_id,
+                uid=row.uid,
+                uidvalidity=row.uidvalidity,
+                message_id=row.message_id,
+                vanished_at=row.vanished_at,
+                kept=row.pins > 0 or held[row.message_id] > 0,
+                other_origin=row.elsewhere,
+            )
+            for row in rows
+        ]
+
+    async def settle(self, owner: Owner, settlements: Sequence[Settlement], now: Instant) -> Applied:
+        """Believe disappearances. Pins and holds are judged again under the messages' locks."""
+        tenant_ref, _ = await self._account(owner.mailbox_id)
+
+        async def work(tx: Transaction) -> Applied:
+            for item in settlements:
+                if isinstance(item, Drop):
+                    await tx.conn.execute(
+                        origins.delete().where(
+                            origins.c.folder_id == item.folder_id,
+                            origins.c.uid == item.uid,
+                            origins.c.uidvalidity == item.uidvalidity,
+                            origins.c.vanished_at.is_not(None),
+                        )
+                    )
+            ids = sorted({item.message_id for item in settlements if isinstance(item, Remove | Detach)})
+            if not ids:
+                return Applied()
+            gone, _kept = await messages.remove(
+                tx,
+                self._log,
+                tenant_id=owner.tenant_id,
+                tenant_ref=tenant_ref,
+                mailbox_id=owner.mailbox_id,
+                ids=ids,
+                reason="remote_expunged",
+                now=now,
+            )
+            return Applied(removed=len(gone))
+
+        return await self._owned(owner, now, work)
+
+    # Passes that somebody asked for.
+
+    async def request_run(self, mailbox_id: str, tenant_id: str, actor: str, now: Instant) -> str:
+        """Queue one pass over the mailbox; the id of the run. One that is queued already is returned again."""
+
+        async def work(tx: Transaction) -> str:
+            queued = select(runs.c.id).where(runs.c.mailbox_id == mailbox_id, runs.c.state == "queued")
+            found: str | None = (await tx.conn.execute(queued.limit(1))).scalar_one_or_none()
+            if found is not None:
+                return found
+            run_id = new_id(now)
+            await tx.conn.execute(
+                insert(runs).values(
+                    id=run_id,
+                    kind="sync",
+                    tenant_id=tenant_id,
+                    mailbox_id=mailbox_id,
+                    state="queued",
+                    trigger="request",
+                    actor=actor,
+                    now_at=now,
+                    started_at=now,
+                    counts=Applied().to_json(),
+                )
+            )
+            return run_id
+
+        return await self._db.transact(work)
+
+    async def queued_runs(self) -> dict[str, list[str]]:
+        """Runs that wait, by mailbox."""
+        query = select(runs.c.id, runs.c.mailbox_id).where(runs.c.kind == "sync", runs.c.state == "queued")
+        found: dict[str, list[str]] = {}
+        async with self._db.read() as conn:
+            for row in await conn.execute(query):
+                found.setdefault(row.mailbox_id, []).append(row.id)
+        return found
+
+    async def begin_runs(self, owner: Owner, run_ids: Sequence[str], now: Instant) -> None:
+        """The runs begin."""
+
+        async def work(tx: Transaction) -> None:
+            mine = runs.c.id.in_(run_ids) & (runs.c.mailbox_id == owner.mailbox_id)
+            await tx.conn.execute(update(runs).where(mine).values(state="running", started_at=now))
+
+        await self._owned(owner, now, work)
+
+    async def finish_runs(
+        self, run_ids: Sequence[str], now: Instant, counts: Mapping[str, Any], failure: str | None
+    ) -> None:
+        """The runs ended; `failure` says why they failed."""
+
+        async def work(tx: Transaction) -> None:
+            values = {
+                "state": "completed" if failure is None else "failed",
+                "finished_at": now,
+                "counts": dict(counts),
+                "detail": None if failure is None else failure[:1000],
+            }
+            open_ones = runs.c.id.in_(run_ids) & runs.c.state.in_(["queued", "running"])
+            await tx.conn.execute(update(runs).where(open_ones).values(values))
+
+        await self._db.transact(work)
+
+    # Whose account.
+
+    async def _account(self, mailbox_id: str) -> tuple[str, bytes]:
+        """Tenant reference and account reference of a mailbox; read once, and again by each `load`."""
+        known = self._accounts.get(mailbox_id)
+        if known is None:
+            query = (
+                select(tenants.c.ref, mailboxes.c.account_ref)
+                .join(tenants, tenants.c.id == mailboxes.c.tenant_id)
+                .where(mailboxes.c.id == mailbox_id)
+            )
+            async with self._db.read() as conn:
+                row = (await conn.execute(query)).one()
+            known = self._accounts[mailbox_id] = (row.ref, row.account_ref)
+        return known

@@ -1,0 +1,105 @@
+"""What everything that works on one connected mailbox shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from connectors.port import Source
+from mailgate.blobs.store import BlobStore
+from mailgate.clock import DAY, SECOND, Clock, Instant
+from mailgate.settings import SyncSettings
+from mailgate.sync.port import Applied, Checkpoint, Entitled, FolderState, MailboxConfig, Owner, Progress, SyncStore
+from mailgate.sync.prepare import Preparer, Workers
+from mailgate.sync.reconcile import Window
+from retention.model import AnchorFrom
+
+PROGRESS_EVERY: Instant = SECOND // 2
+
+
+@dataclass(slots=True)
+class Meter:
+    """Progress of an import, in messages; written at most twice a second, with a batch that is written anyway."""
+
+    started_at: Instant
+    done: int = 0
+    total: int = 0
+    folder_done: int = 0
+    folder_total: int = 0
+    written_at: Instant = 0
+
+    def begin_folder(self, done: int, total: int) -> None:
+        """A folder begins with so many messages done already."""
+        self.folder_done, self.folder_total = done, total
+        self.done += done
+
+    def add(self, count: int) -> None:
+        """So many messages more are done."""
+        self.done += count
+        self.folder_done += count
+        self.folder_total = max(self.folder_total, self.folder_done)
+        self.total = max(self.total, self.done)
+
+    def due(self, now: Instant, *, last: bool) -> Progress | None:
+        """What to write now, if it is time."""
+        if not last and now - self.written_at < PROGRESS_EVERY:
+            return None
+        self.written_at = now
+        return Progress(self.folder_done, self.folder_total, self.done, max(self.total, self.done), self.started_at)
+
+
+@dataclass(slots=True)
+class Context:
+    """One connected mailbox. `looked_at`: when the last complete look at each followed folder
+    began, in this session.
+    """
+
+    config: MailboxConfig
+    owner: Owner
+    source: Source
+    store: SyncStore
+    blobs: BlobStore
+    preparer: Preparer
+    workers: Workers
+    settings: SyncSettings
+    clock: Clock
+    anchor_from: AnchorFrom
+    floor_at: Instant
+    entitled: Entitled
+    folders: dict[str, FolderState] = field(default_factory=dict)
+    looked_at: dict[str, Instant] = field(default_factory=dict)
+    flags_at: dict[str, Instant] = field(default_factory=dict)
+    applied: Applied = field(default_factory=Applied)
+    meter: Meter | None = None
+
+    def window(self) -> Window:
+        """Which messages are fetched, now."""
+        return Window(
+            now=self.clock(),
+            floor_at=self.floor_at,
+            days=self.entitled.days,
+            entitled=self.entitled.sync,
+            anchor_from=self.anchor_from,
+        )
+
+    def followed(self) -> list[FolderState]:
+        """The folders that are kept in step, INBOX first."""
+        return [folder for folder in self.folders.values() if folder.followed and folder.selectable]
+
+    def reached(self, folder: FolderState, checkpoint: Checkpoint) -> FolderState:
+        """The folder is known up to here now."""
+        state = replace(
+            folder,
+            uidvalidity=checkpoint.uidvalidity,
+            uidnext=checkpoint.uidnext,
+            highestmodseq=checkpoint.highestmodseq,
+            exists=checkpoint.exists,
+            last_error=None,
+        )
+        self.folders[folder.id] = state
+        self.looked_at[folder.id] = checkpoint.looked_at
+        return state
+
+
+def import_floor(now: Instant, days: int) -> Instant:
+    """Nothing received before is fetched: the plan's days, counted from the first entitled connect."""
+    return now - days * DAY

@@ -1,0 +1,94 @@
+"""Which folders appeared, changed, were renamed or went, from two lists. Pure.
+
+A renamed folder keeps its UIDVALIDITY and its UIDs. Since UIDVALIDITY alone may be equal by chance (servers take it
+from the clock), a candidate is only a candidate: the caller compares a few messages before it believes it. Otherwise
+a rename is a folder gone and a folder new, and its messages are recognised by content.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from connectors.model import Folder, FolderStatus, SpecialUse
+from mailgate.sync.port import FolderState
+
+VIEWS = frozenset({SpecialUse.ALL, SpecialUse.FLAGGED})
+"""Folders that show messages of other folders once more: followed only when a rule names them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Which folders are followed: patterns with `*` and `?`, matched without regard to case. No include: all."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def follows(self, folder: Folder) -> bool:
+        """Whether the folder's messages are kept in step."""
+        if not folder.selectable or _matches(folder.name, self.exclude):
+            return False
+        if _matches(folder.name, self.include):
+            return True
+        return not self.include and folder.special_use not in VIEWS
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`appeared` and `gone` may hold renames; `changed` by folder id."""
+
+    appeared: Sequence[Folder]
+    changed: Mapping[str, Folder]
+    gone: Sequence[FolderState]
+
+
+def compare(known: Sequence[FolderState], listed: Sequence[Folder], rules: Rules) -> Difference:
+    """What differs. A server that lists a folder twice is believed once."""
+    by_name = {folder.name: folder for folder in reversed(listed)}
+    states = {state.name: state for state in known}
+    changed = {
+        state.id: by_name[state.name]
+        for state in known
+        if state.name in by_name and _differs(state, by_name[state.name], rules)
+    }
+    appeared = [folder for name, folder in by_name.items() if name not in states]
+    return Difference(
+        sorted(appeared, key=lambda folder: folder.name),
+        changed,
+        [state for state in known if state.name not in by_name],
+    )
+
+
+def renames(
+    gone: Sequence[FolderState], appeared: Sequence[Folder], statuses: Mapping[str, FolderStatus | None]
+) -> dict[str, Folder]:
+    """Candidates: folder id → what it may be called now. Only where UIDVALIDITY leaves no choice."""
+    old = Counter(state.uidvalidity for state in gone)
+    new = Counter(status.uidvalidity for status in statuses.values() if status is not None)
+    found: dict[str, Folder] = {}
+    for state in gone:
+        if state.uidvalidity is None or state.uidnext is None or old[state.uidvalidity] != 1:
+            continue
+        for folder in appeared:
+            status = statuses.get(folder.name)
+            if status is None or status.uidvalidity != state.uidvalidity or new[state.uidvalidity] != 1:
+                continue
+            if status.uidnext is None or status.uidnext >= state.uidnext:
+                found[state.id] = folder
+    return found
+
+
+def _differs(state: FolderState, folder: Folder, rules: Rules) -> bool:
+    return (state.special_use, state.selectable, state.delimiter, state.followed) != (
+        folder.special_use,
+        folder.selectable,
+        folder.delimiter,
+        rules.follows(folder),
+    )
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    folded = name.casefold()
+    return any(fnmatchcase(folded, pattern.casefold()) for pattern in patterns)

@@ -1,0 +1,381 @@
+"""What the sync engine needs of the database, and the frozen values that pass between them.
+
+Implemented by `mailgate.store.sync`. Each method is one transaction (or one read); none waits for the network (S7).
+Every write names its owner: the lease with its fencing number is checked inside the transaction, and a process that
+lost it gets LeaseLostError and must stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+from connectors.model import Endpoint, Folder, PasswordAuth, SpecialUse
+from mailgate.clock import Instant
+from mailgate.sync.identity import Likeness
+from mailgate.sync.reconcile import Action, Base, Near, Pending, Settlement
+
+
+class MailboxState(StrEnum):
+    """What a mailbox says of itself; the words of the API."""
+
+    DISABLED = "disabled"
+    NOT_ENTITLED = "not_entitled"
+    CONNECTING = "connecting"
+    IMPORTING = "importing"
+    LIVE = "live"
+    POLLING = "polling"
+    BACKOFF = "backoff"
+    AUTH_FAILED = "auth_failed"
+    NEEDS_APPROVAL = "needs_approval"
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The proof of ownership that goes with every write of a mailbox's sync: lease owner and fencing number."""
+
+    mailbox_id: str
+    tenant_id: str
+    process: str
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxHead:
+    """As much of a mailbox as the supervisor looks at every second."""
+
+    id: str
+    tenant_id: str
+    enabled: bool
+    config_version: int
+    state: str
+    state_reason: str | None
+    plan: str
+    entitled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxConfig:
+    """One mailbox with its decrypted settings; `account_ref` is what tombstones belong to. `repr` shows no secret."""
+
+    id: str
+    tenant_id: str
+    tenant_ref: str
+    account_ref: bytes
+    config_version: int
+    endpoint: Endpoint
+    auth: PasswordAuth
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    import_floor_at: Instant | None
+    imported_at: Instant | None
+
+
+@dataclass(frozen=True, slots=True)
+class Entitled:
+    """What the tenant may do now: `days` None when the plan is not known."""
+
+    sync: bool
+    days: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Up to where a folder is known: UIDs below `uidnext`, changes up to `highestmodseq`; `exists` at that moment."""
+
+    uidvalidity: int
+    uidnext: int
+    highestmodseq: int | None
+    exists: int
+    looked_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class FolderState:
+    """A folder as the store knows it. `uidnext` None: its first import is not complete."""
+
+    id: str
+    name: str
+    special_use: SpecialUse | None
+    selectable: bool
+    followed: bool
+    uidvalidity: int | None = None
+    uidnext: int | None = None
+    highestmodseq: int | None = None
+    exists: int = 0
+    delimiter: str | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListingChanges:
+    """How the server's folders differ from the store's. `renamed`: folder id → what it is called now."""
+
+    created: Sequence[tuple[Folder, bool]] = ()
+    updated: Mapping[str, tuple[Folder, bool]] = field(default_factory=dict)
+    renamed: Mapping[str, Folder] = field(default_factory=dict)
+    gone: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The two known views of one UID."""
+
+    base: Base | None
+    near: Near
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A copy or tombstone whose header token was met at the server.
+
+    `near` is Present, Detached or Tombstoned. `free`: its own address is void, so it may be what was met. Otherwise
+    `folder_ids` are the folders where it was last seen to stand.
+    """
+
+    near: Near
+    key: str
+    likeness: Likeness
+    free: bool
+    folder_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBlob:
+    """Raw bytes that lie in the blob store already, durably, and are not referred to yet."""
+
+    id: str
+    content_token: bytes
+    size: int
+    stored_size: int
+    data_key: bytes
+    key_epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedMessage:
+    """Everything that a new copy's rows say. `flags` sorted; `size` of the bytes that came, not of RFC822.SIZE."""
+
+    uid: int
+    id: str
+    item_ref: str
+    anchor_at: Instant
+    anchor_source: str
+    internal_date_at: Instant | None
+    size: int
+    flags: tuple[str, ...]
+    has_files: bool
+    thread_id: str
+    header_token: bytes
+    msgid_token: bytes | None
+    content_commit: bytes
+    msgid_commit: bytes
+    summary: bytes
+    data_key: bytes
+    key_epoch: int
+    blob: PreparedBlob
+
+
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """A message that can't be fetched or stored, and why."""
+
+    uid: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Of the folder and of the whole mailbox; counted in messages."""
+
+    folder_done: int
+    folder_total: int
+    done: int
+    total: int
+    started_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What one transaction writes about one folder, in this order; the checkpoint goes with the last effect it covers.
+
+    `initial`: the messages belong to a first import.
+    `discarded`: blobs that were prepared but are not needed, to be erased.
+    """
+
+    folder: FolderState
+    uidvalidity: int
+    now: Instant
+    actions: Sequence[Action] = ()
+    messages: Sequence[PreparedMessage] = ()
+    aside: Sequence[Aside] = ()
+    discarded: Sequence[PreparedBlob] = ()
+    checkpoint: Checkpoint | None = None
+    progress: Progress | None = None
+    initial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a transaction did, in messages."""
+
+    created: int = 0
+    changed: int = 0
+    vanished: int = 0
+    removed: int = 0
+
+    def __add__(self, other: Applied) -> Applied:
+        return Applied(
+            self.created + other.created,
+            self.changed + other.changed,
+            self.vanished + other.vanished,
+            self.removed + other.removed,
+        )
+
+    def __sub__(self, other: Applied) -> Applied:
+        return Applied(
+            self.created - other.created,
+            self.changed - other.changed,
+            self.vanished - other.vanished,
+            self.removed - other.removed,
+        )
+
+    def to_json(self) -> dict[str, int]:
+        """For a run's row."""
+        return {"new": self.created, "changed": self.changed, "gone": self.vanished, "removed": self.removed}
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCount:
+    """How many of a folder's `known` copies wait as disappeared, and when the latest was seen gone."""
+
+    folder_id: str
+    folder: str
+    special_use: SpecialUse | None
+    known: int
+    gone: int
+    latest_at: Instant
+
+
+class FolderReader(Protocol):
+    """What is known of a folder's messages."""
+
+    async def views(self, owner: Owner, folder: FolderState, uidvalidity: int, uids: Sequence[int]) -> dict[int, View]:
+        """The views of these UIDs; UIDs of which nothing is known are missing. Vanished ones included."""
+        ...
+
+    async def standing(self, owner: Owner, folder: FolderState, uidvalidity: int) -> list[int]:
+        """UIDs of copies that are believed to stand in the folder (not vanished), ascending."""
+        ...
+
+    async def marked(self, owner: Owner, folder: FolderState, uidvalidity: int) -> list[int]:
+        """UIDs of tombstones whose original is not known to be gone, and of messages set aside, ascending."""
+        ...
+
+    async def has_free(self, owner: Owner, folder: FolderState, uidvalidity: int) -> bool:
+        """Whether anything waits to be recognised: vanished or detached copies, tombstones without a valid address."""
+        ...
+
+    async def recognisable(
+        self, owner: Owner, folder: FolderState, uidvalidity: int, tokens: Iterable[bytes]
+    ) -> list[Known]:
+        """Copies of the mailbox and tombstones of its account that have one of these header tokens."""
+        ...
+
+
+class SyncStore(FolderReader, Protocol):
+    """The whole port."""
+
+    async def heads(self, now: Instant) -> list[MailboxHead]:
+        """Every mailbox that was not removed."""
+        ...
+
+    async def load(self, mailbox_id: str) -> MailboxConfig | None:
+        """The mailbox with its secrets; None when it was removed."""
+        ...
+
+    async def entitled(self, tenant_id: str, now: Instant) -> Entitled:
+        """What the tenant may do at `now`."""
+        ...
+
+    async def acquire(self, mailbox_id: str, tenant_id: str, process: str, ttl: Instant, now: Instant) -> Owner | None:
+        """Take the mailbox's lease; None while another process has it."""
+        ...
+
+    async def renew(self, owners: Sequence[Owner], ttl: Instant, now: Instant) -> list[Owner]:
+        """Extend these leases, in one transaction; returns those that were lost."""
+        ...
+
+    async def release(self, owner: Owner) -> None:
+        """Give the lease back."""
+        ...
+
+    async def set_state(
+        self, mailbox_id: str, state: MailboxState, reason: str | None, now: Instant, owner: Owner | None = None
+    ) -> None:
+        """Write the state when it differs, with its event. Without an owner: only while nobody owns the mailbox."""
+        ...
+
+    async def set_floor(self, owner: Owner, floor_at: Instant, now: Instant) -> Instant:
+        """Fix the import floor at the first entitled connect; returns the one that stands."""
+        ...
+
+    async def checked(self, owner: Owner, now: Instant, *, imported: bool) -> None:
+        """All folders agreed with the server at `now`; `imported`: the first import is complete (told once)."""
+        ...
+
+    async def folders(self, mailbox_id: str) -> list[FolderState]:
+        """The folders that the server lists, as last seen."""
+        ...
+
+    async def save_listing(self, owner: Owner, changes: ListingChanges, now: Instant) -> list[FolderState]:
+        """Write what changed in the list of folders, with events; originals in gone folders have vanished."""
+        ...
+
+    async def folder_error(self, owner: Owner, folder_id: str, error: str | None, now: Instant) -> None:
+        """Why the folder can't be read, or None when it can again."""
+        ...
+
+    async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
+        """Header tokens of a few copies that stand in the folder, newest first: to tell a renamed folder."""
+        ...
+
+    async def commit(self, owner: Owner, batch: Batch) -> Applied:
+        """Write a batch about one folder."""
+        ...
+
+    async def pending_counts(self, mailbox_id: str) -> list[PendingCount]:
+        """Folders with disappearances that wait."""
+        ...
+
+    async def pending(self, folder_id: str, before: Instant, now: Instant, limit: int) -> list[Pending]:
+        """Disappearances of a folder, seen before that instant, oldest first; also those with another origin."""
+        ...
+
+    async def settle(self, owner: Owner, settlements: Sequence[Settlement], now: Instant) -> Applied:
+        """Believe disappearances: judged again under the messages' locks, so a pin that was accepted is never lost."""
+        ...
+
+    async def request_run(self, mailbox_id: str, tenant_id: str, actor: str, now: Instant) -> str:
+        """Queue one pass over the mailbox; the id of the run. One that is queued already is returned again."""
+        ...
+
+    async def queued_runs(self) -> dict[str, list[str]]:
+        """Runs that wait, by mailbox."""
+        ...
+
+    async def begin_runs(self, owner: Owner, run_ids: Sequence[str], now: Instant) -> None:
+        """The runs begin."""
+        ...
+
+    async def finish_runs(
+        self, run_ids: Sequence[str], now: Instant, counts: Mapping[str, Any], failure: str | None
+    ) -> None:
+        """The runs ended; `failure` says why they failed."""
+        ...
+
+
+class BatchRefusedError(Exception):
+    """The database refused the values of a batch: a smaller one may pass. Nothing of it was written."""

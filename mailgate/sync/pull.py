@@ -1,0 +1,283 @@
+"""Fetching messages and keeping copies: network → prepare → one transaction a batch, the three side by side.
+
+    fetch (event loop)       bytes into sinks, cut into batches by bytes and by number
+    prepare (worker thread)  tokens, summary, compress, encrypt, put; one settle a batch
+    commit                   rows, events, usage, progress; the checkpoint with the last batch (S3)
+
+Memory: at most one batch arriving, one waiting, one in preparation and one in commit, each bounded by bytes; huge
+messages are streamed. The first batch is small, so that the first message is visible at once.
+
+Before a batch is kept, its header tokens are looked up: what is a copy that waits to be recognised is linked instead;
+what was purged is left alone (S2). If an equal message is believed to stand in another folder, it may have been moved
+here since that folder was looked at: the pull stops, the caller looks there again and goes on (one message stays one
+message).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from connectors.errors import ConnectorError
+from mailgate.errors import MailgateError
+from mailgate.sync.context import Context
+from mailgate.sync.identity import Candidate, Likeness, pair
+from mailgate.sync.port import (
+    Aside,
+    Batch,
+    BatchRefusedError,
+    Checkpoint,
+    FolderState,
+    Known,
+    PreparedMessage,
+)
+from mailgate.sync.prepare import HUGE, Arrived, MessageSink
+from mailgate.sync.reconcile import Action, Entry, FarPresent, Near, Pull, Tombstoned, decide
+from mailgate.sync.snapshot import closing
+
+FIRST_BATCH: Final = 8
+"""Messages in the first batch of a pull."""
+
+_PATIENCE_S: Final = 0.2
+"""How long a prepared batch waits for the next one, so that the checkpoint can go with the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to fetch into which folder. `uids` in the order wanted.
+
+    `looked_again`: folders that were looked at after this folder was listed: what stands there was not moved here.
+    `checkpoint` is written with the last batch, if every message was answered.
+    """
+
+    folder: FolderState
+    uidvalidity: int
+    uids: Sequence[int]
+    checkpoint: Checkpoint | None = None
+    initial: bool = False
+    looked_again: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Outcome:
+    """`unanswered`: UIDs that the server did not send. `look_again`: folders to look at before going on with `left`."""
+
+    unanswered: list[int] = field(default_factory=list)
+    look_again: set[str] = field(default_factory=set)
+    left: list[int] = field(default_factory=list)
+    checkpointed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What messages at the server turned out to be; `suspects`: UIDs that may have been moved here, and from where."""
+
+    near: dict[int, Near]
+    suspects: dict[int, frozenset[str]]
+
+
+def recognise(
+    far: Sequence[tuple[int, Likeness]], known: Sequence[Known], here: str, looked_again: frozenset[str]
+) -> Recognised:
+    """Pair messages with what waits to be recognised; pure. `here`: the folder in which they were met."""
+    by_key = {item.key: item for item in known if item.free}
+    candidates = [Candidate(item.key, item.likeness, isinstance(item.near, Tombstoned)) for item in known if item.free]
+    pairs = pair(far, candidates)
+    elsewhere: dict[bytes, set[str]] = {}
+    for item in known:
+        if not item.free:
+            elsewhere.setdefault(item.likeness.token, set()).update(item.folder_ids)
+    suspects: dict[int, frozenset[str]] = {}
+    for uid, likeness in far:
+        places = elsewhere.get(likeness.token, set()) - looked_again - {here}
+        if uid not in pairs and places:
+            suspects[uid] = frozenset(places)
+    return Recognised({uid: by_key[key].near for uid, key in pairs.items()}, suspects)
+
+
+class _End:
+    """The fetching is over; `error` when it failed."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """A batch as it will be written."""
+
+    messages: Sequence[PreparedMessage] = ()
+    aside: Sequence[Aside] = ()
+    actions: Sequence[Action] = ()
+    done: int = 0
+
+
+class Puller:
+    """Runs one job."""
+
+    def __init__(self, context: Context, job: Job) -> None:
+        self._context = context
+        self._job = job
+        self._queue: asyncio.Queue[list[Arrived] | _End] = asyncio.Queue(1)
+        self._waiting = dict.fromkeys(job.uids)  # not decided yet, in order
+        self._open: set[MessageSink] = set()  # sinks of messages that are arriving or wait
+        self._committing: asyncio.Task[None] | None = None
+
+    async def run(self) -> Outcome:
+        """Fetch and keep. Raises the connector's error after everything that arrived before it was kept."""
+        outcome = Outcome()
+        fetching = asyncio.create_task(self._fetch())
+        try:
+            await self._keep(outcome)
+        finally:
+            tasks = [task for task in (fetching, self._committing) if task is not None]
+            fetching.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for sink in self._open:
+                sink.abandon()
+        return outcome
+
+    # Fetching.
+
+    async def _fetch(self) -> None:
+        batch: list[Arrived] = []
+        size = 0
+        error: Exception | None = None
+        context = self._context
+        settings = context.settings
+        most = min(FIRST_BATCH, settings.batch_messages)
+        try:
+            async with closing(context.source.fetch_bodies(self._job.uids, self._sink)) as messages:
+                async for fetched in messages:
+                    batch.append(Arrived(fetched.meta, fetched.sink, fetched.octets))
+                    size += min(fetched.octets, HUGE)
+                    if len(batch) >= most or size >= settings.batch_bytes:
+                        await self._queue.put(batch)
+                        batch, size, most = [], 0, settings.batch_messages
+        except (ConnectorError, MailgateError) as failure:
+            error = failure
+        if batch:
+            await self._queue.put(batch)
+        await self._queue.put(_End(error))
+
+    def _sink(self, octets: int) -> MessageSink:
+        sink = self._context.preparer.open_sink(octets, self._context.clock())
+        self._open.add(sink)
+        return sink
+
+    # Keeping.
+
+    async def _keep(self, outcome: Outcome) -> None:
+        held: _Decided | None = None
+        error: Exception | None = None
+        while not outcome.look_again:
+            item = await self._next(_PATIENCE_S if held is not None else None)
+            if isinstance(item, _End):
+                error = item.error
+                break
+            decided = None if item is None else await self._prepare(item, outcome)
+            if held is not None:
+                await self._start_commit(held)
+            held = decided
+        if self._committing is not None:
+            await self._committing
+        if outcome.look_again:
+            outcome.left = list(self._waiting)
+        elif error is None:
+            outcome.unanswered = list(self._waiting)
+        complete = error is None and not self._waiting
+        if held is not None:
+            checkpoint = self._job.checkpoint if complete else None
+            await self._commit(held, checkpoint)
+            outcome.checkpointed = checkpoint is not None
+        if error is not None:
+            raise error
+
+    async def _next(self, patience_s: float | None) -> list[Arrived] | _End | None:
+        """The next batch or the end; None when a batch is ready and the next is slow to come."""
+        try:
+            return await asyncio.wait_for(self._queue.get(), patience_s)
+        except TimeoutError:
+            return None
+
+    async def _prepare(self, batch: list[Arrived], outcome: Outcome) -> _Decided:
+        """Decide what each message is, with all that is known now that it is here, and prepare those to be kept."""
+        context, job = self._context, self._job
+        preparer, bulk = context.preparer, job.initial
+        readable = [arrived for arrived in batch if arrived.refusal is None]
+        await context.workers.run(lambda: preparer.add_tokens(readable), bulk=bulk)
+        tokens = {arrived.header_token for arrived in readable}
+        known = await context.store.recognisable(context.owner, job.folder, job.uidvalidity, tokens)
+        far = [(arrived.meta.uid, arrived.likeness) for arrived in readable]
+        recognised = recognise(far, known, job.folder.id, job.looked_again)
+        window = context.window()
+        keep: list[Arrived] = []
+        actions: list[Action] = []
+        decided = 0
+        for arrived in batch:
+            uid, meta = arrived.meta.uid, arrived.meta
+            if uid in recognised.suspects:
+                outcome.look_again |= recognised.suspects[uid]
+                continue
+            self._waiting.pop(uid, None)
+            decided += 1
+            entry = Entry(uid, None, recognised.near.get(uid), FarPresent(meta.flags, meta.internal_date))
+            action = decide(entry, window)
+            if isinstance(action, Pull):
+                keep.append(arrived)
+                self._open.discard(arrived.sink)
+            elif action is not None:
+                actions.append(action)
+        now = context.clock()
+        prepared = await context.workers.run(lambda: preparer.prepare(keep, now), bulk=bulk)
+        for arrived in batch:
+            if arrived.sink in self._open:
+                self._open.discard(arrived.sink)
+                arrived.sink.abandon()
+        return _Decided(prepared.messages, prepared.aside, actions, decided)
+
+    async def _start_commit(self, decided: _Decided) -> None:
+        """Commit beside the next batch's preparation, one at a time and in order."""
+        if self._committing is not None:
+            await self._committing
+        self._committing = asyncio.create_task(self._commit(decided, None))
+
+    async def _commit(self, decided: _Decided, checkpoint: Checkpoint | None) -> None:
+        context, job = self._context, self._job
+        now = context.clock()
+        meter = context.meter
+        progress = None
+        if meter is not None:
+            meter.add(decided.done)
+            progress = meter.due(now, last=checkpoint is not None)
+        batch = Batch(
+            folder=job.folder,
+            uidvalidity=job.uidvalidity,
+            now=now,
+            actions=decided.actions,
+            messages=decided.messages,
+            aside=decided.aside,
+            checkpoint=checkpoint,
+            progress=progress,
+            initial=job.initial,
+        )
+        try:
+            context.applied += await context.store.commit(context.owner, batch)
+        except BatchRefusedError:
+            await self._commit_singly(batch)
+
+    async def _commit_singly(self, batch: Batch) -> None:
+        """The database refused something in the batch: find the message, set it aside, keep the others."""
+        context = self._context
+        refused: list[PreparedMessage] = []
+        for message in batch.messages:
+            try:
+                one = replace(batch, messages=[message], actions=(), aside=(), checkpoint=None, progress=None)
+                context.applied += await context.store.commit(context.owner, one)
+            except BatchRefusedError:
+                refused.append(message)
+        aside = [*batch.aside, *(Aside(message.uid, "the database refused it") for message in refused)]
+        rest = replace(batch, messages=(), aside=aside, discarded=[message.blob for message in refused])
+        context.applied += await context.store.commit(context.owner, rest)

@@ -1,0 +1,332 @@
+"""One connected mailbox from the list of folders to IDLE: what a session does while its line holds.
+
+    list → import what is not read to its end, INBOX first → poll → live: IDLE on INBOX, poll at an interval
+
+One connection does everything in turn, so no two passes of a mailbox ever meet. While IDLE waits, a change ends it and
+INBOX is passed over at once; a disappearance is followed by a poll at once, so that deletions and moves settle in
+seconds.
+
+A fault that concerns one folder is written to that folder and the others go on; any other ends the session, and the
+supervisor decides when to try again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from connectors.errors import ConnectorError, FolderGoneError, NetworkError, Scope
+from connectors.model import Folder, FolderStatus, SpecialUse
+from connectors.port import FolderChange
+from mailgate.clock import SECOND, Instant
+from mailgate.sync import guards, listing
+from mailgate.sync.context import Context, Meter
+from mailgate.sync.execute import FolderPass
+from mailgate.sync.port import FolderState, ListingChanges, MailboxState, PendingCount
+from mailgate.sync.reconcile import settle
+
+log = structlog.get_logger()
+
+_ORDER: Final[Mapping[SpecialUse | None, int]] = {
+    SpecialUse.INBOX: 0,
+    SpecialUse.SENT: 1,
+    SpecialUse.ARCHIVE: 2,
+    None: 3,
+    SpecialUse.DRAFTS: 4,
+    SpecialUse.ALL: 5,
+    SpecialUse.FLAGGED: 5,
+    SpecialUse.TRASH: 6,
+    SpecialUse.JUNK: 7,
+}
+"""In which order folders are imported."""
+
+SAMPLE: Final = 3
+"""So many messages must agree before a folder counts as renamed."""
+
+SETTLE: Final = 500
+"""Disappearances that one transaction settles."""
+
+_MARGIN_S: Final = 10.0
+
+Report = Callable[[MailboxState, str | None], Awaitable[None]]
+
+
+class Session:
+    """Runs one `Context`. `report` tells the mailbox's state; `slot` is waited for before a first import."""
+
+    def __init__(
+        self, context: Context, report: Report, slot: contextlib.AbstractAsyncContextManager[object], *, imported: bool
+    ) -> None:
+        self._context = context
+        self._report = report
+        self._slot = slot
+        self._imported = imported
+        self._wanted = asyncio.Event()
+        self._runs: list[str] = []
+        self._refusal: str | None = None
+
+    @property
+    def waiting_runs(self) -> list[str]:
+        """Runs that were asked for and have not begun."""
+        return list(self._runs)
+
+    def request(self, run_ids: Sequence[str]) -> None:
+        """One pass over everything, now; these runs are finished with it."""
+        if not run_ids:
+            return
+        self._runs.extend(run_id for run_id in run_ids if run_id not in self._runs)
+        self._wanted.set()
+
+    async def run(self, *, once: bool = False) -> None:
+        """Import, then stay live until the line drops or the task is cancelled; with `once`, one complete pass."""
+        await self.list_folders()
+        if not self._imported:
+            await self._import()
+        await self._report_standing()
+        await self.poll()
+        while not once:
+            await self._live_until_poll()
+            await self.poll()
+
+    # Folders.
+
+    async def list_folders(self) -> None:
+        """Bring the list of folders up to date."""
+        context = self._context
+        rules = listing.Rules(context.config.include, context.config.exclude)
+        known = await context.store.folders(context.config.id)
+        listed = await context.source.list_folders()
+        difference = listing.compare(known, listed, rules)
+        gone = await self._really_gone(difference.gone)
+        renamed = await self._renames(gone, difference.appeared)
+        if difference.appeared or difference.changed or gone:
+            names = {folder.name for folder in renamed.values()}
+            changes = ListingChanges(
+                created=[(f, rules.follows(f)) for f in difference.appeared if f.name not in names],
+                updated={folder_id: (f, rules.follows(f)) for folder_id, f in difference.changed.items()},
+                renamed=renamed,
+                gone=[folder.id for folder in gone if folder.id not in renamed],
+            )
+            known = await context.store.save_listing(context.owner, changes, context.clock())
+        context.folders = {folder.id: folder for folder in known}
+        context.looked_at = {
+            folder.id: context.looked_at.get(folder.id, 0) for folder in context.followed() if not _unreadable(folder)
+        }
+
+    async def _really_gone(self, missing: Sequence[FolderState]) -> list[FolderState]:
+        """A folder that a list leaves out is gone only if the server also says so when asked for it (S8)."""
+        if not missing:
+            return []
+        asked = [folder for folder in missing if folder.selectable]
+        statuses = await self._context.source.status([folder.name for folder in asked]) if asked else {}
+        return [folder for folder in missing if statuses.get(folder.name) is None]
+
+    async def _renames(self, gone: Sequence[FolderState], appeared: Sequence[Folder]) -> dict[str, Folder]:
+        """Folders that are called otherwise now: same UIDVALIDITY, and the newest messages are the same ones."""
+        if not gone or not appeared:
+            return {}
+        context = self._context
+        selectable = [folder.name for folder in appeared if folder.selectable]
+        statuses: Mapping[str, FolderStatus | None] = await context.source.status(selectable) if selectable else {}
+        confirmed: dict[str, Folder] = {}
+        for folder_id, folder in listing.renames(gone, appeared, statuses).items():
+            state = next(state for state in gone if state.id == folder_id)
+            sample = await context.store.sample(folder_id, state.uidvalidity or 0, SAMPLE)
+            if not sample or await self._holds(folder.name, sample):
+                confirmed[folder_id] = folder
+        return confirmed
+
+    async def _holds(self, name: str, sample: Mapping[int, bytes]) -> bool:
+        """Whether these messages stand in the folder: UID → header token."""
+        context = self._context
+        try:
+            await context.source.open(name)
+            found = [(meta.uid, header) async for meta, header in context.source.fetch_headers(sorted(sample))]
+        except FolderGoneError:
+            return False
+        tokens = context.preparer.header_tokens([header for _, header in found])
+        return dict(zip((uid for uid, _ in found), tokens, strict=True)) == dict(sample)
+
+    # Import.
+
+    async def _import(self) -> None:
+        """Read every followed folder to its end for the first time, or go on where the last attempt was cut."""
+        context = self._context
+        await self._report(MailboxState.IMPORTING, "waiting in line")
+        async with self._slot:
+            await self._report(MailboxState.IMPORTING, None)
+            context.meter = Meter(context.clock())
+            for folder in sorted(context.followed(), key=_import_order):
+                if folder.uidnext is None:
+                    await self._pass(folder)
+            context.meter = None
+        self._imported = all(folder.uidnext is not None or folder.last_error for folder in context.followed())
+
+    # Polling.
+
+    async def poll(self) -> None:
+        """Make every followed folder agree with the server, then settle what disappeared."""
+        context = self._context
+        self._wanted.clear()
+        runs, self._runs = self._runs, []
+        before = context.applied
+        if runs:
+            await context.store.begin_runs(context.owner, runs, context.clock())
+        try:
+            for _ in range(2):  # what vanishes during the first round is settled by the second
+                complete = await self._poll_once()
+                if not await self._settle():
+                    break
+            if complete:
+                await context.store.checked(context.owner, context.clock(), imported=self._imported)
+            await self._report_standing()
+        except BaseException as error:
+            if runs:
+                done = (context.applied - before).to_json()
+                failure = str(error) or type(error).__name__
+                await asyncio.shield(context.store.finish_runs(runs, context.clock(), done, failure))
+            raise
+        if runs:
+            done = (context.applied - before).to_json()
+            await context.store.finish_runs(runs, context.clock(), done, None if complete else "a folder can't be read")
+
+    async def _poll_once(self) -> bool:
+        """One round; whether every folder could be read."""
+        context = self._context
+        await self.list_folders()
+        now = context.clock()
+        context.entitled = await context.store.entitled(context.config.tenant_id, now)
+        idle_on = self._inbox()
+        others = [folder for folder in context.followed() if folder.id != (idle_on.id if idle_on else None)]
+        statuses = await context.source.status([folder.name for folder in others]) if others else {}
+        complete = True
+        for folder in others:
+            if self._unchanged(folder, statuses.get(folder.name), now):
+                context.looked_at[folder.id] = now
+            else:
+                complete &= await self._pass(folder)
+        if idle_on is not None:
+            complete &= await self._pass(idle_on)  # last: it stays open for IDLE
+        return complete
+
+    def _unchanged(self, folder: FolderState, status: FolderStatus | None, now: Instant) -> bool:
+        """Whether STATUS proves that nothing changed; without CONDSTORE it says nothing about flags."""
+        if status is None or folder.uidnext is None or folder.last_error:
+            return False
+        seen = (status.uidvalidity, status.uidnext, status.exists, status.highestmodseq)
+        if seen != (folder.uidvalidity, folder.uidnext, folder.exists, folder.highestmodseq):
+            return False
+        return status.highestmodseq is not None or not FolderPass.flags_due(self._context, folder, now)
+
+    async def _pass(self, folder: FolderState) -> bool:
+        """One pass; False when the folder can't be read now, which is written to it."""
+        context = self._context
+        try:
+            await FolderPass(context, folder).run()
+        except ConnectorError as error:
+            if error.scope is not Scope.FOLDER:
+                raise
+            log.warning("folder_unreadable", mailbox_id=context.config.id, folder_id=folder.id, error=str(error))
+            context.folders[folder.id] = replace(folder, last_error=str(error))
+            await context.store.folder_error(context.owner, folder.id, str(error), context.clock())
+            return False
+        return True
+
+    # Disappearances.
+
+    async def _settle(self) -> bool:
+        """Believe what may be believed; whether something still waits for a look at other folders."""
+        context = self._context
+        counts = await context.store.pending_counts(context.config.id)
+        waits = False
+        refusals: list[guards.Refusal] = []
+        for count in counts:
+            bound = min((at for folder, at in context.looked_at.items() if folder != count.folder_id), default=None)
+            if bound is None:
+                bound = context.clock() + 1  # the mailbox has no other folder
+            if count.latest_at >= bound:
+                waits = True
+                continue
+            refusal = guards.judge(guards.Disappearance(count.folder, count.special_use, count.known, count.gone))
+            if refusal is not None:
+                refusals.append(refusal)
+                continue
+            await self._settle_folder(count, bound)
+        self._refusal = refusals[0].reason if refusals else None
+        return waits
+
+    async def _settle_folder(self, count: PendingCount, bound: Instant) -> None:
+        context = self._context
+        while True:
+            now = context.clock()
+            pending = await context.store.pending(count.folder_id, bound, now, SETTLE)
+            settlements = settle(pending, context.looked_at)
+            if not settlements:
+                return
+            context.applied += await context.store.settle(context.owner, settlements, now)
+
+    # Live.
+
+    async def _live_until_poll(self) -> None:
+        """Wait in IDLE until the next poll is due or asked for; new mail in the open folder is taken at once."""
+        context = self._context
+        due_at = context.clock() + context.settings.poll_interval_s * SECOND
+        while not self._wanted.is_set() and (left := due_at - context.clock()) > 0:
+            change = await self._idle(min(left / SECOND, float(context.settings.idle_reissue_s)))
+            if change is None:
+                continue
+            inbox = self._inbox()
+            vanished = context.applied.vanished
+            if inbox is None or not await self._pass(inbox) or context.applied.vanished != vanished:
+                return
+
+    async def _idle(self, timeout_s: float) -> FolderChange | None:
+        """IDLE, ended by a change, the time, or a request. A server that does not answer in time is a dead line."""
+        context = self._context
+        wanted = asyncio.ensure_future(self._wanted.wait())
+        idle = asyncio.ensure_future(self._wait_for_change(timeout_s))
+        try:
+            patience_s = timeout_s + context.settings.command_timeout_s + _MARGIN_S
+            done, _ = await asyncio.wait({wanted, idle}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                raise NetworkError("the server does not answer in IDLE")
+            return idle.result() if idle in done else None
+        finally:
+            for task in (wanted, idle):
+                task.cancel()
+            await asyncio.gather(wanted, idle, return_exceptions=True)
+
+    async def _wait_for_change(self, timeout_s: float) -> FolderChange | None:
+        inbox = self._inbox()
+        if inbox is not None and not inbox.last_error:
+            return await self._context.source.idle(timeout_s)
+        await asyncio.sleep(timeout_s)  # nothing is open to wait on; the next poll tells
+        return None
+
+    def _inbox(self) -> FolderState | None:
+        followed = self._context.followed()
+        return next((folder for folder in followed if folder.special_use is SpecialUse.INBOX), None) or (
+            followed[0] if followed else None
+        )
+
+    async def _report_standing(self) -> None:
+        if self._refusal is not None:
+            await self._report(MailboxState.NEEDS_APPROVAL, self._refusal)
+        elif "IDLE" in self._context.source.capabilities:
+            await self._report(MailboxState.LIVE, None)
+        else:
+            await self._report(MailboxState.POLLING, "the server has no IDLE: it is asked at an interval")
+
+
+def _import_order(folder: FolderState) -> tuple[int, str]:
+    return _ORDER.get(folder.special_use, 3), folder.name
+
+
+def _unreadable(folder: FolderState) -> bool:
+    """A folder that never could be read holds nothing back."""
+    return folder.uidvalidity is None and folder.last_error is not None

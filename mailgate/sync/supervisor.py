@@ -1,0 +1,377 @@
+"""All mailboxes of a process as one tree of tasks, kept in step with the table of mailboxes.
+
+At least every second, and whenever `wake` is called, the table is read: who may run (switched on, entitled now,
+settings changed) runs, who may not is stopped and has no connection from that moment on. Each running mailbox is
+owned by a lease with a fencing number, renewed together; whoever loses its lease stops at once, and its writes are
+refused anyway.
+
+    disabled, not_entitled           not running; no connection, not one command
+    connecting → importing → live    or polling, where the server has no IDLE
+    backoff                          a fault: tried again after a pause that grows, with jitter
+    auth_failed                      refused login: not tried again before settings or credentials change
+    needs_approval                   running; a guard refused to believe deletions
+
+A transient fault never switches a mailbox off. What goes wrong in one mailbox, a defect of ours included, ends that
+mailbox's session only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import structlog
+
+from connectors.errors import AuthError, ConnectorError, Retry
+from connectors.port import Connect, Source
+from mailgate.blobs.store import BlobStore
+from mailgate.clock import SECOND, Clock
+from mailgate.errors import MailgateError, NotFoundError
+from mailgate.keys import KeyRing
+from mailgate.settings import SyncSettings
+from mailgate.sync.context import Context, import_floor
+from mailgate.sync.port import MailboxConfig, MailboxHead, MailboxState, Owner, SyncStore
+from mailgate.sync.prepare import Preparer, Workers
+from mailgate.sync.run import Session
+from retention.model import AnchorFrom
+
+log = structlog.get_logger()
+
+Connector: TypeAlias = Callable[[MailboxConfig], Connect]
+
+TICK_S: Final = 1.0
+STEADY_S: Final = 60.0
+"""A session that lasted so long starts the pauses anew."""
+STOP_S: Final = 5.0
+"""How long a stopped session may take to finish what it is writing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the supervisor is composed of. `process` names this process in leases, unlike any other."""
+
+    store: SyncStore
+    connector: Connector
+    ring: KeyRing
+    blobs: BlobStore
+    settings: SyncSettings
+    clock: Clock
+    process: str
+    anchor_from: AnchorFrom = AnchorFrom.RECEIVED
+
+
+class Supervisor:
+    """Runs until cancelled; `sync_once` runs one mailbox by itself, for the command line."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._running: dict[str, _Mailbox] = {}
+        self._refused: dict[str, int] = {}  # mailbox id → config version with which the login was refused
+        self._wake = asyncio.Event()
+        self._workers = Workers()
+        self._slots = asyncio.Semaphore(parts.settings.imports_at_once)
+        self._renewed_s = 0.0
+
+    def wake(self) -> None:
+        """Something changed in the table: look now. Call it in the event loop."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Keep all mailboxes running that may, until cancelled; then close every connection and give leases back."""
+        try:
+            while True:
+                try:
+                    await self._look()
+                except Exception:  # a database that fails for a while must not end all sync
+                    log.exception("supervisor_failed")
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), TICK_S)
+                self._wake.clear()
+        finally:
+            await self._stop(list(self._running.values()))
+            self._workers.close()
+
+    async def sync_now(self, mailbox_id: str, tenant_id: str, actor: str) -> str:
+        """Ask for one pass over a mailbox, by whichever process owns it; the run's id."""
+        parts = self._parts
+        run_id = await parts.store.request_run(mailbox_id, tenant_id, actor, parts.clock())
+        self.wake()
+        return run_id
+
+    async def sync_once(self, mailbox_id: str, run_ids: Sequence[str] = ()) -> None:
+        """One complete pass in this process, without `run`. Raises ConnectorError and MailgateError; `lease_busy` when
+        another process has the mailbox (which then does the queued run).
+        """
+        head = next((h for h in await self._parts.store.heads(self._parts.clock()) if h.id == mailbox_id), None)
+        if head is None:
+            raise NotFoundError(f"there is no mailbox {mailbox_id}", slug="mailbox_not_found")
+        mailbox = _Mailbox(self._parts, self._workers, self._slots, head)
+        mailbox.request(run_ids)
+        try:
+            await mailbox.once()
+        finally:
+            self._workers.close()
+
+    async def _look(self) -> None:
+        parts = self._parts
+        now = parts.clock()
+        heads = {head.id: head for head in await parts.store.heads(now)}
+        stop = [m for m in self._running.values() if not _may_run(heads.get(m.id)) or _changed(heads.get(m.id), m)]
+        await self._stop(stop)
+        await self._renew()
+        queued = await parts.store.queued_runs()
+        for head in heads.values():
+            if not head.enabled:
+                await self._rest(head, MailboxState.DISABLED, "switched off")
+            elif not head.entitled:
+                reason = f"plan {head.plan} has no synchronization"
+                await self._rest(head, MailboxState.NOT_ENTITLED, reason)
+            elif head.id in self._running:
+                self._running[head.id].request(queued.get(head.id, ()))
+            elif self._refused.get(head.id) != head.config_version:
+                self._start(head, queued.get(head.id, ()))
+
+    async def _rest(self, head: MailboxHead, state: MailboxState, reason: str) -> None:
+        if head.state != state.value:
+            await self._parts.store.set_state(head.id, state, reason, self._parts.clock())
+
+    def _start(self, head: MailboxHead, run_ids: Sequence[str]) -> None:
+        mailbox = _Mailbox(self._parts, self._workers, self._slots, head)
+        mailbox.request(run_ids)
+        self._running[head.id] = mailbox
+        mailbox.task = asyncio.create_task(mailbox.run(), name=f"mailbox {head.id}")
+        mailbox.task.add_done_callback(lambda _: self._ended(mailbox))
+
+    def _ended(self, mailbox: _Mailbox) -> None:
+        if self._running.get(mailbox.id) is mailbox:
+            del self._running[mailbox.id]
+        if mailbox.login_refused:
+            self._refused[mailbox.id] = mailbox.config_version
+
+    async def _stop(self, mailboxes: Sequence[_Mailbox]) -> None:
+        for mailbox in mailboxes:
+            self._running.pop(mailbox.id, None)
+        await asyncio.gather(*(mailbox.stop() for mailbox in mailboxes))
+
+    async def _renew(self) -> None:
+        """Extend all leases together, at a third of their time."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._renewed_s < self._parts.settings.lease_s / 3:
+            return
+        owners = {m.owner: m for m in self._running.values() if m.owner is not None}
+        if owners:
+            ttl = self._parts.settings.lease_s * SECOND
+            lost = await self._parts.store.renew(list(owners), ttl, self._parts.clock())
+            for owner in lost:
+                log.warning("lease_lost", mailbox_id=owner.mailbox_id)
+            await self._stop([owners[owner] for owner in lost])
+        self._renewed_s = now_s
+
+
+class _Mailbox:
+    """One mailbox that may run: connects, runs sessions, pauses after faults."""
+
+    def __init__(self, parts: Parts, workers: Workers, slots: asyncio.Semaphore, head: MailboxHead) -> None:
+        self._parts = parts
+        self._workers = workers
+        self._slots = slots
+        self._session: Session | None = None
+        self._source: Source | None = None
+        self._wanted = asyncio.Event()
+        self._run_ids: list[str] = []
+        self._stopping = False
+        self.id = head.id
+        self.tenant_id = head.tenant_id
+        self.config_version = head.config_version
+        self.owner: Owner | None = None
+        self.login_refused = False
+        self.task: asyncio.Task[None] | None = None
+
+    def request(self, run_ids: Sequence[str]) -> None:
+        """These runs are wanted now; a pause after a fault ends."""
+        if not run_ids:
+            return
+        if self._session is not None:
+            self._session.request(run_ids)
+        else:
+            self._run_ids.extend(run_id for run_id in run_ids if run_id not in self._run_ids)
+        self._wanted.set()
+
+    async def stop(self) -> None:
+        """Drop the connection at once, let what is being written end, give the lease back."""
+        self._stopping = True
+        if self._source is not None:
+            await self._source.close()
+        if self.task is not None and not self.task.done():
+            if self._source is None:
+                self.task.cancel()
+            await asyncio.wait({self.task}, timeout=STOP_S)
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    async def run(self) -> None:
+        """Sessions and pauses, until stopped, or until the login is refused."""
+        attempt = 0
+        while not self._over():
+            started_s = asyncio.get_running_loop().time()
+            pause_s = await self._attempt(attempt)
+            if asyncio.get_running_loop().time() - started_s >= STEADY_S:
+                attempt = 0
+            attempt += 1
+            if self._over():
+                return
+            self._wanted.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wanted.wait(), pause_s)
+
+    def _over(self) -> bool:
+        return self._stopping or self.login_refused
+
+    async def once(self) -> None:
+        """One complete pass; faults are the caller's."""
+        owner = await self._acquire()
+        if owner is None:
+            raise MailgateError("another process has this mailbox and does what was asked for", slug="lease_busy")
+        self.owner = owner
+        renewing = asyncio.create_task(self._keep_lease(owner))
+        try:
+            await self._session_of(owner, once=True)
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+            await self._parts.store.release(owner)
+
+    async def _keep_lease(self, owner: Owner) -> None:
+        lease_s = self._parts.settings.lease_s
+        while True:
+            await asyncio.sleep(lease_s / 3)
+            if await self._parts.store.renew([owner], lease_s * SECOND, self._parts.clock()) and self._source:
+                await self._source.close()
+
+    async def _attempt(self, attempt: int) -> float:
+        """One session, from lease to fault; how long to pause, in seconds."""
+        settings = self._parts.settings
+        try:
+            self.owner = await self._acquire()
+            if self.owner is None:
+                return settings.lease_s / 3  # another process has it: see later whether it still does
+            await self._report(MailboxState.CONNECTING, None)
+            await self._session_of(self.owner, once=False)
+        except ConnectorError as error:
+            if not self._stopping:
+                return await self._fault(error, error.retry_after_s, attempt)
+        except MailgateError as error:
+            if error.slug in ("lease_lost", "mailbox_disabled") or self._stopping:
+                return settings.lease_s / 3
+            return await self._fault(error, None, attempt)
+        except Exception as error:
+            log.exception("session_failed", mailbox_id=self.id)
+            return await self._fault(error, None, attempt)
+        finally:
+            await self._give_back()
+        return 0.0
+
+    async def _acquire(self) -> Owner | None:
+        parts = self._parts
+        ttl = parts.settings.lease_s * SECOND
+        return await parts.store.acquire(self.id, self.tenant_id, parts.process, ttl, parts.clock())
+
+    async def _give_back(self) -> None:
+        owner, self.owner = self.owner, None
+        if owner is not None:
+            try:
+                await asyncio.shield(self._parts.store.release(owner))
+            except Exception as error:  # noqa: BLE001 - a lease that can't be given back runs out by itself
+                log.warning("lease_not_released", mailbox_id=self.id, error=str(error))
+
+    async def _session_of(self, owner: Owner, *, once: bool) -> None:
+        """Connect and run. The connection is closed whatever happens."""
+        parts = self._parts
+        config = await parts.store.load(self.id)
+        if config is None:
+            return
+        self.config_version = config.config_version
+        now = parts.clock()
+        entitled = await parts.store.entitled(config.tenant_id, now)
+        if not entitled.sync or entitled.days is None:
+            return  # not one command to the server
+        floor_at = config.import_floor_at
+        source = self._source = await parts.connector(config)()
+        try:
+            if self._over():
+                return
+            if floor_at is None:
+                floor_at = await parts.store.set_floor(owner, import_floor(now, entitled.days), now)
+            context = Context(
+                config=config,
+                owner=owner,
+                source=source,
+                store=parts.store,
+                blobs=parts.blobs,
+                preparer=Preparer(
+                    config.tenant_id,
+                    parts.ring.tenant(config.tenant_ref),
+                    parts.blobs,
+                    max_bytes=parts.settings.max_message_bytes,
+                    anchor_from=parts.anchor_from,
+                ),
+                workers=self._workers,
+                settings=parts.settings,
+                clock=parts.clock,
+                anchor_from=parts.anchor_from,
+                floor_at=floor_at,
+                entitled=entitled,
+            )
+            imported = config.imported_at is not None
+            session = self._session = Session(context, self._report, self._slots, imported=imported)
+            session.request(self._run_ids)
+            self._run_ids = []
+            await session.run(once=once)
+        finally:
+            if self._session is not None:
+                self._run_ids = self._session.waiting_runs
+            self._session = self._source = None
+            await source.close()
+
+    async def _report(self, state: MailboxState, reason: str | None) -> None:
+        if not self._stopping:
+            await self._parts.store.set_state(self.id, state, reason, self._parts.clock(), self.owner)
+
+    async def _fault(self, error: Exception, retry_after_s: float | None, attempt: int) -> float:
+        """Say what is wrong and how long to pause; a refused login is not tried again with the same credentials."""
+        if isinstance(error, AuthError):
+            self.login_refused = True
+            state, reason = MailboxState.AUTH_FAILED, f"{error}; enter the credentials again"
+            pause_s = 0.0
+        else:
+            settings = self._parts.settings
+            never = isinstance(error, ConnectorError) and error.retry is Retry.NEVER
+            grown = (
+                settings.backoff_max_s
+                if never
+                else min(settings.backoff_max_s, settings.backoff_min_s * 2 ** min(attempt, 30))
+            )
+            pause_s = max(grown * random.uniform(0.5, 1.0), retry_after_s or 0.0)  # noqa: S311 - jitter
+            what = str(error) if isinstance(error, ConnectorError | MailgateError) else type(error).__name__
+            state, reason = MailboxState.BACKOFF, f"{what}; tried again in {max(1, round(pause_s))} s"
+        log.warning("mailbox_fault", mailbox_id=self.id, state=str(state), reason=reason)
+        run_ids, self._run_ids = self._run_ids, []
+        try:
+            if run_ids:
+                await self._parts.store.finish_runs(run_ids, self._parts.clock(), {}, str(error))
+            await self._report(state, reason)
+        except Exception as failure:  # noqa: BLE001 - without a database nothing can be told; the next attempt will
+            log.warning("state_not_written", mailbox_id=self.id, error=str(failure))
+        return pause_s
+
+
+def _may_run(head: MailboxHead | None) -> bool:
+    return head is not None and head.enabled and head.entitled
+
+
+def _changed(head: MailboxHead | None, mailbox: _Mailbox) -> bool:
+    return head is not None and head.config_version != mailbox.config_version
