@@ -21,7 +21,7 @@ FIRST_BATCH: Final = 8
 """Few, so that the first message is there at once and the mean size gets known."""
 
 LARGEST_BATCH: Final = 500
-BATCH_BYTES: Final = 2 << 20
+BATCH_BYTES: Final = 4 << 20
 """What one FETCH should bring, by the mean size so far."""
 
 MAX_REFUSED: Final = 20

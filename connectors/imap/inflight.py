@@ -124,7 +124,10 @@ class Inflight:
         if isinstance(response, Continuation):
             self._continue(response.text)
             return True
-        return any(command.collector.claim(response) for command in self._sent.values())
+        for command in self._sent.values():  # noqa: SIM110 - asked for every message, where a generator costs
+            if command.collector.claim(response):
+                return True
+        return False
 
     def literal(self, uid: int | None, section: str, octets: int) -> Sink | None:
         """The sink of who wants the body that begins; None when nobody does."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from functools import lru_cache
 
 from connectors.model import MICROSECONDS, Instant
 
@@ -28,19 +29,27 @@ def parse_internal_date(text: bytes) -> Instant | None:
     if match is None:
         return None
     day, name, year, hour, minute, second, sign, zone_hours, zone_minutes = match.groups()
-    month = _MONTHS.get(name.lower())
-    if month is None:
+    days = _days(day, name, year)
+    if days is None:
         return None
     h, m, s, zh, zm = int(hour), int(minute), int(second), int(zone_hours), int(zone_minutes)
     if h > 23 or m > 59 or s > 60 or zh > 23 or zm > 59:
         return None
-    try:
-        days = date(int(year), month, int(day)).toordinal() - _EPOCH
-    except ValueError:
-        return None
     zone = zh * 3600 + zm * 60
     seconds = days * 86_400 + h * 3600 + m * 60 + s - (zone if sign == b"+" else -zone)
     return seconds * MICROSECONDS
+
+
+@lru_cache(maxsize=1024)
+def _days(day: bytes, month: bytes, year: bytes) -> int | None:
+    """Days since the epoch; remembered, since a folder's messages share few days."""
+    number = _MONTHS.get(month.lower())
+    if number is None:
+        return None
+    try:
+        return date(int(year), number, int(day)).toordinal() - _EPOCH
+    except ValueError:
+        return None
 
 
 def format_search_date(day: date) -> str:

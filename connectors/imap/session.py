@@ -34,11 +34,13 @@ from connectors.imap.command import Argument, encode, literal_plus
 from connectors.imap.inflight import Collector, Command, Inflight
 from connectors.imap.login import login
 from connectors.imap.refusal import bye_error, command_error
-from connectors.imap.responses import Capability, Enabled, Response, Status
+from connectors.imap.responses import Capability, Enabled, Fetch, Response, Status
 from connectors.imap.wire import LINE_LIMIT, LIST_LIMIT, Parser
 from connectors.port import Sink
 
-READ_BUFFER: Final = 256 * 1024
+READ_BUFFER: Final = 64 * 1024
+"""Small enough to stay in the processor's cache between the socket and the sink; larger ones measured no faster."""
+
 _buffers = threading.local()
 
 
@@ -312,7 +314,9 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         """From the parser, for each complete response."""
         if self._plaintext_over:
             raise ProtocolError("the server sent data in clear behind its OK to STARTTLS")
-        if isinstance(response, Status):
+        if isinstance(response, Fetch):
+            pass  # first, since it is by far the most frequent
+        elif isinstance(response, Status):
             if not self.greeting.done():
                 self.greeting.set_result(response)
             if response.code == "CAPABILITY":

@@ -123,8 +123,9 @@ class Parser:
     def _literal(self, data: bytes | bytearray, at: int, end: int) -> int:
         n = min(self._left, end - at)
         if self._sink is not None:
-            with memoryview(data) as view, view[at : at + n] as chunk:
-                self._sink.write(chunk)
+            chunk = memoryview(data)[at : at + n]
+            self._sink.write(chunk)
+            chunk.release()  # a sink that kept it learns that at once, instead of reading other bytes later
         elif self._text is not None:
             self._text += data[at : at + n]
         self._left -= n
@@ -167,10 +168,12 @@ class Parser:
             self._receiver.response(fetch)
             return True
         self._uid = u
-        self._pieces.append(match[0][: match[0].rindex(b"{")])
-        self._kept = len(match[0])
+        line = match[0]
+        self._pieces.append(line[: line.rindex(b"{")])
+        self._kept = len(line)
         self._fast = fetch
-        self._begin(self._receiver.literal(u, WHOLE, int(octets)), int(octets), keep=False)
+        size_now = int(octets)
+        self._begin(self._receiver.literal(u, WHOLE, size_now), size_now, keep=False)
         return True
 
     def _emit_fast(self, fetch: Fetch) -> None:
