@@ -18,7 +18,7 @@ from retention.ledger.audit import check_proof_file, load_key, prove_leaf
 from retention.ledger.consistency import check_consistency
 from retention.ledger.note import NoteError, Verifier
 from retention.ledger.replay import replay_directory
-from retention.ledger.report import Report, Verdict
+from retention.ledger.report import Report, Verdict, shown
 from retention.ledger.verify import verify_directory
 
 audit_app = typer.Typer(
@@ -91,7 +91,7 @@ def prove(
 
 @audit_app.command("check-proof")
 def check_proof(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A text that `prove` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A text that `prove` or `disclose` wrote.")],
     vkey: Key,
     *,
     json: Json = False,
@@ -125,10 +125,7 @@ def _show(console: Console, report: Report) -> None:
         console.print(Text(line, style="yellow"))
 
 
-def _value(value: Any) -> str:
-    text = (
-        "\n".join(f"{part:,}  {name}" if isinstance(part, int) else f"{name}  {part}" for name, part in value.items())
-        if isinstance(value, dict)
-        else str(value)
-    )
+def _value(fact: Any) -> str:
+    counts = isinstance(fact, dict) and all(isinstance(part, int) for part in fact.values())
+    text = "\n".join(f"{part:>12,}  {name}" for name, part in fact.items()) if counts else shown(fact)
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

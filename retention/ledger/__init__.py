@@ -13,4 +13,5 @@ configuration, so an auditor copies it anywhere and runs `python -m ledger verif
     verify       everything in a directory, hashed again
     consistency  two states of one log
     replay       the rules, proven from the leaves alone
+    proof        one leaf's proof as a text of its own; disclosure: what its commitments commit to
 """

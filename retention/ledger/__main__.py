@@ -4,7 +4,7 @@
     python -m ledger replay DIR --vkey K             that, and the rules of retention proven from the leaves alone
     python -m ledger consistency OLD NEW --vkey K    whether NEW continues OLD (a folder, or a checkpoint kept since)
     python -m ledger prove DIR INDEX                 one leaf's proof as a text of its own
-    python -m ledger check-proof FILE --vkey K       what such a text proves
+    python -m ledger check-proof FILE --vkey K       what such a text, or a disclosure, proves
 
 K is the verifier key, `<name>+<id>+<base64>`, or `@FILE` that holds it. Get it another way than with the log.
 Exit codes: 0 ok, 1 unreadable or wrong usage, 3 invalid, 4 diverged, 5 rule broken, 6 incomplete.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .checkpoint import parse_checkpoint
 from .directory import CHECKPOINT, LogDirectory, NotRegularError
+from .disclosure import check_disclosure
 from .note import NoteError, Verifier
 from .proof import check_proof, prove
 from .report import Findings, Report, Verdict
@@ -42,10 +43,17 @@ def prove_leaf(path: Path, index: int) -> tuple[str | None, Report]:
 
 
 def check_proof_file(path: Path, key: Verifier) -> Report:
-    """Examine a proof text; the report's facts show the leaf."""
+    """Examine a proof or a disclosure; the report's facts show the leaf, and what was opened of it."""
     found = Findings()
+    opened: dict[str, str] = {}
     try:
-        proven = check_proof(LogDirectory(path.parent).read(path.name).decode("utf-8"), key)
+        text = LogDirectory(path.parent).read(path.name).decode("utf-8")
+        if text.startswith("{"):
+            disclosed = check_disclosure(text, key)
+            proven = disclosed.proven
+            opened = {field: _readable(value) for field, value in disclosed.values.items()}
+        else:
+            proven = check_proof(text, key)
     except OSError as error:
         found.add(Verdict.UNREADABLE, f"{error.strerror}: {error.filename}")
         return Report("", found)
@@ -54,4 +62,12 @@ def check_proof_file(path: Path, key: Verifier) -> Report:
         return Report("", found)
     facts = {"index": proven.index, "size": proven.checkpoint.size, "root": proven.checkpoint.root.hex()}
     subject = f"leaf {proven.index} is in the log {key.name} of {proven.checkpoint.size} leaves"
-    return Report(subject, found, {**facts, "leaf": proven.leaf})
+    return Report(subject, found, {**facts, "leaf": proven.leaf, **({"opened": opened} if opened else {})})
+
+
+def _readable(value: bytes) -> str:
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.hex()
+    return text if text.isprintable() else value.hex()

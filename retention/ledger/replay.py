@@ -44,7 +44,7 @@ _BY_AGE = frozenset({"age", "plan_end"})
 _SPARING_PINS = frozenset({"age", "plan_end", "mailbox_removed"})
 
 
-def replay_directory(path: Path, key: Verifier, jobs: int | None = None) -> Report:
+def replay_directory(path: Path, key: Verifier, jobs: int | None = 1) -> Report:
     """Verify the log in a folder, then replay it. A log that does not verify is not replayed."""
     report = verify_directory(path, key, jobs)
     if report.verdict is not Verdict.OK:

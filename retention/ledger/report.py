@@ -63,6 +63,15 @@ class Findings:
         return min(self.counts, default=Verdict.OK)
 
 
+def shown(fact: Any) -> str:
+    """A fact for people: `a 1, b 2` for counts by name, JSON for what is deeper."""
+    if isinstance(fact, dict):
+        if all(isinstance(value, int | str) for value in fact.values()):
+            return ", ".join(f"{name} {value}" for name, value in fact.items())
+        return json.dumps(fact, ensure_ascii=False, sort_keys=True)
+    return str(fact)
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """The outcome of an examination. `facts` are JSON values by name."""
@@ -88,8 +97,7 @@ class Report:
         """The whole report for a terminal: the verdict, the facts, the problems. Nothing in it can steer a terminal."""
         lines = [self.headline]
         for name, value in self.facts.items():
-            shown = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-            lines.append(f"  {name.replace('_', ' ')}: {shown}")
+            lines.append(f"  {name.replace('_', ' ')}: {shown(value)}")
         if self.findings.problems and len(self.findings.problems) + len(self.findings.counts) > 2:
             lines += [f"  - {verdict.word}: {text}" for verdict, text in self.findings.problems]
         hidden = sum(self.findings.counts.values()) - len(self.findings.problems)

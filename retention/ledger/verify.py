@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
+from multiprocessing import get_context
 from pathlib import Path
 
 from .checkpoint import Checkpoint
@@ -42,8 +43,11 @@ _BLOCK = 64
 """Bundles that a process takes at a time: 16 384 leaves."""
 
 
-def verify_directory(path: Path, key: Verifier, jobs: int | None = None) -> Report:
-    """Examine the log in a folder; see the module. `jobs` processes (default: one per core for large logs)."""
+def verify_directory(path: Path, key: Verifier, jobs: int | None = 1) -> Report:
+    """Examine the log in a folder; see the module. `jobs` processes; None: one per core, when the log is large.
+
+    More than one need a program that can be imported again without effect (`if __name__ == "__main__"`).
+    """
     found = Findings()
     directory = LogDirectory(path)
     facts: dict[str, object] = {"origin": key.name, "key_id": key.id.hex()}
@@ -132,7 +136,8 @@ def _blocks(directory: LogDirectory, checkpoint: Checkpoint, jobs: int | None) -
         for start in starts:
             yield check_block(directory, checkpoint, start)
         return
-    with ProcessPoolExecutor(jobs) as pool:
+    # Not by fork: the caller may have threads.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         # A window of blocks, so that results never pile up while the first ones are awaited.
         waiting = [pool.submit(check_block, directory, checkpoint, start) for start in starts[: 2 * jobs]]
         for start in starts[2 * jobs :]:

@@ -47,6 +47,7 @@ def test_verify_and_its_exit_codes(auditor: Auditor, exported: Exporter, leaves:
     assert done.stdout.startswith("ok: 600 leaves of mail.example.com/purge/t-7f3a")
     key_file = tmp_path / "key"
     key_file.write_text(VKEY + "\n")
+    assert auditor.run("verify", path, "--vkey", VKEY, "--jobs", 2).stdout == done.stdout
     told: dict[str, Any] = json.loads(auditor.run("verify", path, "--vkey", f"@{key_file}", "--json").stdout)
     assert (told["verdict"], told["exit_code"], told["size"]) == ("ok", 0, 600)
     (path / "tile/entries/001").unlink()
