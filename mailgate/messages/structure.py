@@ -126,7 +126,7 @@ def read_tree(raw: bytes, limits: Limits, defects: list[str]) -> Node:
         root: Node = parse_email_tree(raw, mode="lazy")
     except ParseError:
         return fallback_tree(raw, limits, defects)
-    if not root.children and root.content_type[:10].lower() == "multipart/":
+    if _hollow(root):
         defects.append("multipart_without_parts")
         return PlainNode(content=raw[header_end(raw) :])
     if any(_hollow(child) for child in root.children):
@@ -156,7 +156,7 @@ def _guarded(raw: bytes, defects: list[str]) -> tuple[bytes, bool]:
 
 
 def _hollow(node: Node) -> bool:
-    return node.content is None and not node.children
+    return not node.children and node.content_type[:10].lower() == "multipart/"
 
 
 def type_of(node: Node, *, in_digest: bool = False) -> str:

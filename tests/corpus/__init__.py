@@ -293,6 +293,15 @@ NASTY: dict[str, bytes] = {
     + b"Content-Type: multipart/mixed; boundary=other\r\n\r\n--edge\r\n\r\nhello\r\n--edge--\r\n",
     "multipart never closed": _multi(b"mixed", _PLAIN, _PDF, close=False),
     "multipart cut in base64": _multi(b"mixed", _PLAIN, _PDF)[:-60],
+    "broken base64 in a part": _multi(
+        b"mixed",
+        _PLAIN,
+        _part(b"application/pdf; name=a.pdf", b"JVBERi0xLjQ!\r\nx", b"Content-Transfer-Encoding: base64"),
+        _part(b"application/zip", b"UEsDB", b"Content-Transfer-Encoding: base64"),
+    ),
+    "broken base64 in a nested message": _multi(
+        b"mixed", _PLAIN, _part(b"message/rfc822", b"QUJDR!", b"Content-Transfer-Encoding: base64")
+    ),
     "multipart empty": _multi(b"mixed"),
     "boundary with blanks": _multi(b"mixed", _PLAIN, boundary=b"a b c"),
     "boundary reused inside": _multi(b"mixed", _multi(b"alternative", _PLAIN, _HTML, head=b""), _PDF),

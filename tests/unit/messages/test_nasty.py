@@ -152,6 +152,11 @@ SNIPPETS = {
 
 # part_id, file name, content type, size, inline
 PARTS: dict[str, list[tuple[Any, ...]]] = {
+    "broken base64 in a part": [
+        ("1", None, "text/plain", 9, True),
+        ("2", "a.pdf", "application/pdf", 9, False),
+        ("3", None, "application/zip", 3, False),
+    ],
     "empty": [("1", None, "text/plain", 0, True)],
     "mixed with file": [("1", None, "text/plain", 9, True), ("2", "offer.pdf", "application/pdf", 19, False)],
     "related with inline image": [("1", None, "text/html", 32, True), ("2", None, "image/png", 70, True)],
