@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from mailgate.blobs.errors import BlobStoreError
 from mailgate.blobs.store import Erased
 from mailgate.clock import Clock
-from mailgate.store.erasures import BATCH, Erasures
+from mailgate.store.erasures import BATCH, Erasures, Queued
 
 
 class Objects(Protocol):
@@ -22,26 +23,35 @@ class Objects(Protocol):
 
 
 class EraseWorker:
-    """Works the queue off, batch by batch."""
+    """Works the queue off, batch by batch; one process at a time."""
 
-    def __init__(self, erasures: Erasures, objects: Objects, clock: Clock, *, batch: int = BATCH) -> None:
+    def __init__(self, erasures: Erasures, objects: Objects, clock: Clock, owner: str, *, batch: int = BATCH) -> None:
         self._erasures = erasures
         self._objects = objects
         self._clock = clock
+        self._owner = owner
         self._batch = batch
 
     async def work(self) -> tuple[int, int]:
         """Erase everything that is due; (erased or missing already, failed and put off)."""
         erased = failed = 0
-        while claimed := await self._erasures.claim(self._clock(), self._batch):
-            outcomes = await self._objects.erase_many([item.blob_id for item in claimed])
-            try:
-                await asyncio.to_thread(self._objects.settle)
-            except BlobStoreError as error:
-                outcomes = [error] * len(claimed)  # not known to be durable: the next attempt finds them missing
-            put_off = await self._erasures.settle(claimed, outcomes, self._clock())
-            erased += len(claimed) - put_off
-            failed += put_off
-            if len(claimed) < self._batch:
-                break
+        try:
+            while await self._erasures.acquire(self._owner, self._clock()):
+                queued = await self._erasures.due(self._clock(), self._batch)
+                if queued:
+                    put_off = await self._erase(queued)
+                    erased += len(queued) - put_off
+                    failed += put_off
+                if len(queued) < self._batch:
+                    break
+        finally:
+            await self._erasures.release(self._owner)
         return erased, failed
+
+    async def _erase(self, queued: Sequence[Queued]) -> int:
+        outcomes = await self._objects.erase_many([item.blob_id for item in queued])
+        try:
+            await asyncio.to_thread(self._objects.settle)
+        except BlobStoreError as error:
+            outcomes = [error] * len(queued)  # not known to be durable: the next attempt finds them missing
+        return await self._erasures.settle(queued, outcomes, self._clock())

@@ -12,9 +12,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import BigInteger, Row, bindparam, column, delete, insert, select, table, update
+from sqlalchemy import BigInteger, Row, bindparam, column, delete, select, table, update
 
 from mailgate.clock import Instant
+from mailgate.store.bulk import insert_many
 from mailgate.store.schema import blob_erasures, blobs, messages, origins, search_docs
 from mailgate.store.sets import among, among_numbers
 from mailgate.store.transaction import Transaction
@@ -23,6 +24,8 @@ _SEARCH_INDEX = {
     True: table("search_index", column("rowid", BigInteger)),
     False: table("search_index", column("doc", BigInteger)),
 }
+
+_QUEUE_COLUMNS = ("blob_id", "tenant_id", "item_ref", "run_id", "stored_size", "queued_at", "next_at")
 
 
 class Ending(Protocol):
@@ -114,16 +117,6 @@ async def _release(
             stored_size = last.pop(copy.blob_id, -1)
             if stored_size >= 0:
                 freed[copy.id] = Freed(1, stored_size)
-                queue.append(
-                    {
-                        "blob_id": copy.blob_id,
-                        "tenant_id": tenant_id,
-                        "item_ref": copy.item_ref,
-                        "run_id": run_id,
-                        "stored_size": stored_size,
-                        "queued_at": now,
-                        "next_at": now,
-                    }
-                )
-        await tx.conn.execute(insert(blob_erasures), queue)
+                queue.append((copy.blob_id, tenant_id, copy.item_ref, run_id, stored_size, now, now))
+        await insert_many(tx.conn, blob_erasures, _QUEUE_COLUMNS, queue, sqlite=tx.sqlite)
     return freed

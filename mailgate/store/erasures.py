@@ -3,18 +3,20 @@
 A transaction that drops a blob's last reference deletes its row and its data key and queues the object here. Erasing it
 talks to the blob store, so it happens outside of any transaction:
 
-    claim     take due entries, make sure that nothing refers to them, push their next attempt back    (transaction)
-    erase     remove the objects, make that durable                                                  (no transaction)
-    settle    log `blob.erase` with its outcome and forget the entry; or log `erase.failed` and wait   (transaction)
+    due       read what is to be erased and has no row in `blobs`, under the worker's lease            (a read)
+    erase     remove the objects, make that durable                                            (no transaction)
+    settle    log `blob.erase` with its outcome and forget the entry; or log `erase.failed` and wait (transaction)
 
 Cut between the last two, the next attempt finds the object missing and records that. An object's name is never used
-again, so nothing can come to refer to it in between.
+again, so nothing can come to refer to it in between. One worker at a time erases (a lease); a worker that lost it finds
+in `settle` that the entry is gone, and records nothing twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sqlalchemy import delete, exists, func, select, update
 
@@ -22,16 +24,22 @@ from mailgate.actors import SYSTEM
 from mailgate.blobs.errors import BlobStoreError
 from mailgate.blobs.store import Erased
 from mailgate.clock import HOUR, MINUTE, SECOND, Instant
+from mailgate.store import leases
 from mailgate.store.database import Database
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import blob_erasures, blobs, tenants
 from mailgate.store.sets import among
 from mailgate.store.transaction import Leaf, Transaction
-from retention.ledger import leaves
+from retention.ledger import leaves as ledger
 
-BATCH = 500
-CLAIM: Instant = 5 * MINUTE
-"""How long an entry belongs to the worker that claimed it; a killed worker's entries are due again after it."""
+BATCH = 5_000
+"""Objects between two calls that make removals durable: those wait for the whole disk."""
+
+SETTLED_TOGETHER = 500
+"""Outcomes recorded in one transaction."""
+
+LEASE = "erase"
+LEASE_TTL: Instant = 2 * MINUTE
 
 _FIRST_PAUSE: Instant = 10 * SECOND
 _LONGEST_PAUSE: Instant = 6 * HOUR
@@ -39,7 +47,7 @@ _Q = blob_erasures.c
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
+class Queued:
     """One blob to erase. `tenant_ref` None: the tenant is gone, and its log with it."""
 
     blob_id: str
@@ -57,71 +65,58 @@ def pause(attempts: int) -> Instant:
 
 
 class Erasures:
-    """The queue's three transactions."""
+    """The queue, as one process works it off."""
 
     def __init__(self, db: Database, log: PurgeLog) -> None:
         self._db = db
         self._log = log
+        self._fence: int | None = None
 
-    async def claim(self, now: Instant, limit: int = BATCH) -> list[Claimed]:
-        """Due entries, the longest waiting first; until `now` + CLAIM nobody else gets them."""
+    async def acquire(self, owner: str, now: Instant) -> bool:
+        """Become the one worker that erases, or stay it; False while another process is."""
+        self._fence = await leases.acquire(self._db, LEASE, owner, LEASE_TTL, now)
+        return self._fence is not None
 
-        async def work(tx: Transaction) -> list[Claimed]:
-            due = (
-                select(_Q.blob_id)
-                .where(_Q.next_at <= now)
-                .order_by(_Q.next_at, _Q.blob_id)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
-            )
-            ids = list((await tx.conn.execute(due)).scalars())
-            if not ids:
-                return []
-            mine = among(_Q.blob_id, ids, sqlite=tx.sqlite)
-            # Never true unless something is broken; then the copy counts for more than the queue (invariant R4).
-            await tx.conn.execute(delete(blob_erasures).where(mine, exists().where(blobs.c.id == _Q.blob_id)))
-            await tx.conn.execute(update(blob_erasures).where(mine).values(next_at=now + CLAIM))
-            query = (
-                select(
-                    _Q.blob_id,
-                    _Q.tenant_id,
-                    tenants.c.ref,
-                    _Q.item_ref,
-                    _Q.run_id,
-                    _Q.stored_size,
-                    _Q.attempts,
-                )
-                .outerjoin(tenants, tenants.c.id == _Q.tenant_id)
-                .where(mine)
-                .order_by(_Q.blob_id)
-            )
-            return [Claimed(*row) for row in (await tx.conn.execute(query)).all()]
+    async def release(self, owner: str) -> None:
+        """Let another process erase."""
+        if self._fence is not None:
+            await leases.release(self._db, LEASE, owner, self._fence)
+            self._fence = None
 
-        return await self._db.transact(work)
+    async def due(self, now: Instant, limit: int = BATCH) -> list[Queued]:
+        """Entries whose time has come, the longest waiting first."""
+        query = (
+            select(_Q.blob_id, _Q.tenant_id, tenants.c.ref, _Q.item_ref, _Q.run_id, _Q.stored_size, _Q.attempts)
+            .outerjoin(tenants, tenants.c.id == _Q.tenant_id)
+            # Never false unless something is broken; then the copy counts for more than the queue (invariant R4).
+            .where(_Q.next_at <= now, ~exists().where(blobs.c.id == _Q.blob_id))
+            .order_by(_Q.next_at)
+            .limit(limit)
+        )
+        async with self._db.read() as conn:
+            return [Queued(*row) for row in (await conn.execute(query)).all()]
 
-    async def settle(
-        self, claimed: Sequence[Claimed], outcomes: Sequence[Erased | BlobStoreError], now: Instant
-    ) -> int:
+    async def settle(self, queued: Sequence[Queued], outcomes: Sequence[Erased | BlobStoreError], now: Instant) -> int:
         """Record what became of them, in the same order; returns how many failed and will be tried again.
 
         What another worker settled meanwhile is left out: one `blob.erase` leaf per blob.
         """
-        pairs = list(zip(claimed, outcomes, strict=True))
+        pairs = list(zip(queued, outcomes, strict=True))
+        for start in range(0, len(pairs), SETTLED_TOGETHER):
+            await self._db.transact(partial(self._settle, pairs[start : start + SETTLED_TOGETHER], now))
+        return sum(not isinstance(outcome, Erased) for outcome in outcomes)
+
+    async def _settle(
+        self, pairs: Sequence[tuple[Queued, Erased | BlobStoreError]], now: Instant, tx: Transaction
+    ) -> None:
         done = [item.blob_id for item, outcome in pairs if isinstance(outcome, Erased)]
-        failed = {item.blob_id: outcome for item, outcome in pairs if isinstance(outcome, BlobStoreError)}
-
-        async def work(tx: Transaction) -> None:
-            gone = delete(blob_erasures).where(among(_Q.blob_id, done, sqlite=tx.sqlite)).returning(_Q.blob_id)
-            settled = set((await tx.conn.execute(gone)).scalars()) if done else set()
-            for item, outcome in pairs:
-                if isinstance(outcome, Erased):
-                    if item.blob_id in settled:
-                        self._tell_erased(tx, item, outcome, now)
-                else:
-                    await self._put_off(tx, item, outcome, now)
-
-        await self._db.transact(work)
-        return len(failed)
+        gone = delete(blob_erasures).where(among(_Q.blob_id, done, sqlite=tx.sqlite)).returning(_Q.blob_id)
+        settled = set((await tx.conn.execute(gone)).scalars()) if done else set()
+        for item, outcome in pairs:
+            if not isinstance(outcome, Erased):
+                await self._put_off(tx, item, outcome, now)
+            elif item.blob_id in settled:
+                self._tell_erased(tx, item, outcome, now)
 
     async def pending(self) -> tuple[int, Instant | None]:
         """How many are queued, and when the next one is due."""
@@ -129,10 +124,10 @@ class Erasures:
             count, next_at = (await conn.execute(select(func.count(), func.min(_Q.next_at)))).one()
         return count, next_at
 
-    def _tell_erased(self, tx: Transaction, item: Claimed, outcome: Erased, now: Instant) -> None:
+    def _tell_erased(self, tx: Transaction, item: Queued, outcome: Erased, now: Instant) -> None:
         if item.tenant_ref is None:
             return
-        body = leaves.blob_erase(
+        body = ledger.blob_erase(
             self._log.common(item.tenant_ref, now, SYSTEM, item.run_id),
             blob_ref=item.blob_id,
             outcome="erased" if outcome is Erased.gone else "missing",
@@ -140,7 +135,7 @@ class Erasures:
         )
         tx.log(item.tenant_id, Leaf(body, "blob.erase", now, item.run_id, item.item_ref))
 
-    async def _put_off(self, tx: Transaction, item: Claimed, error: BlobStoreError, now: Instant) -> None:
+    async def _put_off(self, tx: Transaction, item: Queued, error: BlobStoreError, now: Instant) -> None:
         attempt = item.attempts + 1
         again = (
             update(blob_erasures)
@@ -148,7 +143,7 @@ class Erasures:
             .values(attempts=attempt, next_at=now + pause(attempt), last_error=error.detail[:500])
         )
         if (await tx.conn.execute(again)).rowcount and item.tenant_ref is not None:
-            body = leaves.erase_failed(
+            body = ledger.erase_failed(
                 self._log.common(item.tenant_ref, now, SYSTEM, item.run_id),
                 blob_ref=item.blob_id,
                 attempt=attempt,

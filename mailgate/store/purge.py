@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Row, Select, case, exists, func, insert, literal, select, tuple_
+from sqlalchemy import Row, Select, case, exists, func, literal, select, tuple_
 from sqlalchemy.exc import DataError, IntegrityError
 
 from mailgate.actors import Actor
@@ -21,6 +21,7 @@ from mailgate.clock import Clock, Instant
 from mailgate.errors import NotFoundError
 from mailgate.ids import new_id
 from mailgate.store import runs, tenants
+from mailgate.store.bulk import insert_many
 from mailgate.store.database import Database
 from mailgate.store.discard import Freed, end_copies
 from mailgate.store.expiry import Expiry, Horizon, of_age, removed_mailboxes
@@ -61,6 +62,23 @@ _PURGED_COLUMNS = (
     _M.pins,
     _M.unpinned_at,
     _M.indexed,
+)
+
+_TOMBSTONE_COLUMNS = (
+    "id",
+    "tenant_id",
+    "account_ref",
+    "mailbox_id",
+    "message_id",
+    "item_ref",
+    "folder",
+    "uidvalidity",
+    "uid",
+    "header_token",
+    "anchor_at",
+    "reason",
+    "run_id",
+    "created_at",
 )
 
 
@@ -360,28 +378,29 @@ class _Unit:
             among(mailboxes.c.id, {row.mailbox_id for row in rows}, sqlite=tx.sqlite)
         )
         account_refs = {row[0]: row[1] for row in (await tx.conn.execute(accounts)).all()}
-        await tx.conn.execute(
-            insert(tombstones),
+        await insert_many(
+            tx.conn,
+            tombstones,
+            _TOMBSTONE_COLUMNS,
             [
-                {
-                    "id": new_id(self._at),
-                    "tenant_id": self._tenant_id,
-                    "account_ref": account_refs[row.mailbox_id],
-                    "mailbox_id": row.mailbox_id,
-                    "message_id": row.id,
-                    "item_ref": row.item_ref,
-                    "folder": folder,
-                    "uidvalidity": uidvalidity,
-                    "uid": uid,
-                    "header_token": row.header_token,
-                    "anchor_at": row.anchor_at,
-                    "reason": str(verdict.reason),
-                    "run_id": self._run.id,
-                    "created_at": self._at,
-                }
+                (
+                    new_id(self._at),
+                    self._tenant_id,
+                    account_refs[row.mailbox_id],
+                    row.mailbox_id,
+                    row.id,
+                    row.item_ref,
+                    *address,
+                    row.header_token,
+                    row.anchor_at,
+                    str(verdict.reason),
+                    self._run.id,
+                    self._at,
+                )
                 for row, verdict in zip(rows, verdicts, strict=True)
-                for folder, uidvalidity, uid in addresses.get(row.id, _NO_ORIGINAL)
+                for address in addresses.get(row.id, _NO_ORIGINAL)
             ],
+            sqlite=tx.sqlite,
         )
 
     def _template(self, rules: Rules, reason: str) -> ItemPurgeTemplate:

@@ -9,18 +9,23 @@ as short as possible.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Table, insert, select, update
+from sqlalchemy import Table, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
+from mailgate.store.bulk import insert_many
 from mailgate.store.schema import events, log_leaves, tenant_heads
 from retention.ledger.tree import Frontier, leaf_hash
+
+_EVENT_COLUMNS = ("tenant_id", "seq", "type", "at", "mailbox_id", "message_id", "payload")
+_LEAF_COLUMNS = ("tenant_id", "idx", "body", "hash", "type", "at", "run_id", "item_ref")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Leaf:
 
 @dataclass(slots=True)
 class _Pending:
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: list[tuple[Any, ...]] = field(default_factory=list)
     leaves: list[Leaf] = field(default_factory=list)
     copies: int = 0
     storage_bytes: int = 0
@@ -63,15 +68,8 @@ class Transaction:
         payload: Mapping[str, Any] | None = None,
     ) -> None:
         """Add an event to the outbox; `payload` holds ids and instants only."""
-        self._pending[tenant_id].events.append(
-            {
-                "type": type_,
-                "at": at,
-                "mailbox_id": mailbox_id,
-                "message_id": message_id,
-                "payload": dict(payload or {}),
-            }
-        )
+        text = json.dumps(dict(payload), separators=(",", ":")) if payload else "{}"
+        self._pending[tenant_id].events.append((type_, at, mailbox_id, message_id, text))
 
     def log(self, tenant_id: str, leaf: Leaf) -> None:
         """Append an entry to the tenant's purge log."""
@@ -122,11 +120,8 @@ class Transaction:
             **pending.values,
         }
         if pending.events:
-            rows = [
-                {"tenant_id": tenant_id, "seq": row.event_seq + n, **event}
-                for n, event in enumerate(pending.events, start=1)
-            ]
-            await self.conn.execute(insert(events), rows)
+            rows = [(tenant_id, seq, *event) for seq, event in enumerate(pending.events, start=row.event_seq + 1)]
+            await insert_many(self.conn, events, _EVENT_COLUMNS, rows, sqlite=self.sqlite)
             values["event_seq"] = row.event_seq + len(rows)
         if pending.leaves:
             values |= await self._append(tenant_id, row.log_size, row.log_frontier, pending.leaves)
@@ -138,17 +133,6 @@ class Transaction:
         for index, leaf in enumerate(leaves, start=size):
             digest = leaf_hash(leaf.body)
             frontier.append(digest)
-            rows.append(
-                {
-                    "tenant_id": tenant_id,
-                    "idx": index,
-                    "body": leaf.body,
-                    "hash": digest,
-                    "type": leaf.type,
-                    "at": leaf.at,
-                    "run_id": leaf.run_id,
-                    "item_ref": leaf.item_ref,
-                }
-            )
-        await self.conn.execute(insert(log_leaves), rows)
+            rows.append((tenant_id, index, leaf.body, digest, leaf.type, leaf.at, leaf.run_id, leaf.item_ref))
+        await insert_many(self.conn, log_leaves, _LEAF_COLUMNS, rows, sqlite=self.sqlite)
         return {"log_size": size + len(rows), "log_frontier": frontier.to_bytes()}

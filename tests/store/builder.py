@@ -216,6 +216,10 @@ class Builder:
         await self.db.transact(work)
         return [str(row["id"]) for row in message_rows]
 
+    def forget(self) -> None:
+        """Forget which contents were written, so that memory stays flat; later copies share no blob with earlier ones."""
+        self._known.clear()
+
     async def _index(self, tx: Transaction, docs: list[dict[str, str]]) -> None:
         for row in docs:
             made = insert(search_docs).values(row).returning(search_docs.c.doc)

@@ -1,0 +1,174 @@
+"""How fast a purge is: rows, log entry, tombstone, event, blob key and the erased object of each copy, durably.
+
+    python -m tests.bench.bench_purge [copies] [sqlite|postgresql|both]
+
+Beside it, in the same run, the raw limit: the same rows deleted by one bare DELETE per 500, and as many files unlinked.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import uvloop
+from sqlalchemy import text
+
+from mailgate.actors import COMMAND
+from mailgate.blobs import BlobStore
+from mailgate.clock import DAY
+from mailgate.jobs.erase import EraseWorker
+from mailgate.keys import KeyRing
+from mailgate.store.database import Database
+from mailgate.store.erasures import Erasures
+from mailgate.store.expiry import Expiry
+from mailgate.store.log import LogPolicy, PurgeLog
+from mailgate.store.retention import RetentionService
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.tenants.catalogue import parse_catalogue
+from mailgate.tenants.subscription import SubscriptionRules
+from retention.model import Graces
+from retention.policy import Policy
+from tests.store.builder import Builder, Seed
+
+NOW = 20_000 * DAY
+PLANS = Path(__file__).parents[2] / "config" / "plans.toml"
+_BATCH = 2_000
+
+
+async def measure(url: str, folder: Path, copies: int) -> dict[str, float]:
+    """Fill the database, purge it, and do the bare minimum on as much; rates per second and memory in MB."""
+    db = Database(url)
+    ring = KeyRing.open(f"file://{folder}/keys", create=True)
+    blobs = BlobStore.open(f"file://{folder}/blobs")
+    policy = Policy(1, "ab" * 32)
+    log = PurgeLog(origin="bench", policy=LogPolicy(1, policy.document), version="1", commit="bench")
+    subscriptions = Subscriptions(db, log, parse_catalogue(PLANS.read_bytes()), SubscriptionRules())
+    builder = Builder(db, ring, log, subscriptions, blobs, NOW)
+    service = RetentionService(db, log, subscriptions, Expiry(subscriptions, Graces()), policy, lambda: NOW, "bench")
+    worker = EraseWorker(Erasures(db, log), blobs, lambda: NOW, "bench")
+
+    filling = time.perf_counter()
+    home = await builder.home("acme", "crm_plus")
+    for start in range(0, copies, _BATCH):
+        count = min(_BATCH, copies - start)
+        await builder.copies(home, [Seed(NOW - 40 * DAY - start - n) for n in range(count)])
+        builder.forget()
+    print(f"  filled with {copies} copies in {time.perf_counter() - filling:.1f} s", file=sys.stderr)
+    if not db.sqlite:
+        async with db.write() as tx:
+            await tx.conn.execute(text("ANALYZE"))
+
+    before, cpu = _rss(), time.process_time()
+    begun = time.perf_counter()
+    run = await service.run(actor=COMMAND)
+    purged_in = time.perf_counter() - begun
+    assert run.counts["purged"] == copies, run
+    erased, failed = 0, 0
+    begun = time.perf_counter()
+    erased, failed = await worker.work()
+    erased_in = time.perf_counter() - begun
+    assert (erased, failed) == (copies, 0)
+    peak, cpu = _rss(), time.process_time() - cpu
+    raw = await _raw(db, _files(folder / "raw", copies))
+    await db.close()
+    return {
+        "purge": copies / purged_in,
+        "erase": copies / erased_in,
+        "both": copies / (purged_in + erased_in),
+        "raw": copies / raw,
+        "cpu_us": cpu / copies * 1e6,
+        "grown_mb": peak - before,
+        "peak_mb": peak,
+    }
+
+
+def _files(folder: Path, count: int) -> list[Path]:
+    folder.mkdir()
+    names = [folder / f"{n:08d}" for n in range(count)]
+    for name in names:
+        name.write_bytes(b"x" * 200)
+    return names
+
+
+async def _raw(db: Database, names: list[Path]) -> float:
+    """Seconds for rows of the same width deleted in batches of 500, each committed, and files unlinked."""
+    copies = len(names)
+    async with db.write() as tx:
+        await tx.conn.execute(text("CREATE TABLE raw (id BIGINT PRIMARY KEY, body TEXT)"))
+    for start in range(0, copies, 10_000):
+        async with db.write() as tx:
+            await tx.conn.execute(
+                text("INSERT INTO raw VALUES (:id, :body)"),
+                [{"id": n, "body": "x" * 500} for n in range(start, min(copies, start + 10_000))],
+            )
+    begun = time.perf_counter()
+    for start in range(0, copies, 500):
+        async with db.write() as tx:
+            await tx.conn.execute(text(f"DELETE FROM raw WHERE id >= {start} AND id < {start + 500}"))  # noqa: S608
+    for name in names:
+        name.unlink()
+    return time.perf_counter() - begun
+
+
+def _rss() -> float:
+    """The process's peak memory so far, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def show(name: str, found: dict[str, float]) -> None:
+    """One line per database."""
+    print(
+        f"purge {name:11s} {found['purge']:7.0f} copies/s, erase {found['erase']:7.0f}/s, "
+        f"together {found['both']:7.0f}/s ({found['cpu_us']:.0f} µs of this process's CPU each); "
+        f"bare DELETE + unlink {found['raw']:7.0f}/s; memory +{found['grown_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
+    )
+
+
+def _measured(make: Callable[[], Awaitable[dict[str, float]]]) -> dict[str, float]:
+    return uvloop.run(make())  # type: ignore[arg-type]
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def test_purge(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Goal: 10 000 copies/s with everything, memory flat."""
+    url = request.getfixturevalue(f"{kind}_url")
+    copies = int(os.environ.get("BENCH_COPIES", "20000"))
+    found = _measured(lambda: measure(url, tmp_path, copies))
+    show(kind, found)
+    assert found["grown_mb"] < 100
+
+
+def _main() -> None:
+    from tests.postgres import Postgres, migrate
+
+    copies = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    kinds = sys.argv[2] if len(sys.argv) > 2 else "both"
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o711)  # PostgreSQL runs as another user
+        if kinds in ("sqlite", "both"):
+            url = f"sqlite:///{folder}/mailgate.db"
+            migrate(url)
+            (folder / "a").mkdir()
+            show("sqlite", _measured(lambda: measure(url, folder / "a", copies)))
+        if kinds in ("postgresql", "both"):
+            (folder / "pg").mkdir()
+            cluster = Postgres(folder / "pg")
+            try:
+                url = cluster.url(cluster.create())
+                migrate(url)
+                (folder / "b").mkdir()
+                show("postgresql", _measured(lambda: measure(url, folder / "b", copies)))
+            finally:
+                cluster.stop()
+
+
+if __name__ == "__main__":
+    _main()
