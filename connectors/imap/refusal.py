@@ -58,7 +58,7 @@ def _pause_s(text: str) -> float | None:
 
 
 def _is_later(status: Status) -> bool:
-    return status.code in _LATER_CODES or (status.code is None and _LATER_WORDS.search(status.text) is not None)
+    return status.code in _LATER_CODES or (status.code in (None, "ALERT") and _LATER_WORDS.search(status.text) is not None)
 
 
 def _words(status: Status, secrets: Iterable[str] = ()) -> str:

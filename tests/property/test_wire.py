@@ -162,10 +162,11 @@ TAILS = [
     b" BODY[] {3}\r\nabc X (1))\r\n",
     b" BODY[] NIL)\r\n",
 ]
+hot_numbers = st.sampled_from([1, 7, 10**9]) | st.sampled_from([0, MAX_UID, MAX_UID + 1, 9_999_999_999, 10**10])
 hot_lines = st.builds(
     lambda n, u, f, d, s, m, tail: b"".join([b"* %d FETCH (UID %d" % (n, u), f, d, s, m, tail]),
-    st.integers(0, 1 << 33),
-    st.integers(0, 1 << 33),
+    hot_numbers,
+    hot_numbers,
     st.sampled_from(FLAG_LISTS).map(lambda f: b" FLAGS " + f if f else b""),
     st.sampled_from(INTERNAL_DATES),
     st.sampled_from([b"", b" RFC822.SIZE 0", b" RFC822.SIZE 0012", b" RFC822.SIZE 999999999999999999"]),
