@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _STOP = re.compile(
-    r"^\s*(?:-- ?$|_{10,}\s*$|-{2,}\s*(?:original|forwarded|ursprüngliche|weitergeleitete|message d'origine"
+    r"(?:--$|_{10,}$|-{2,}\s*(?:original|forwarded|ursprüngliche|weitergeleitete|message d'origine"
     r"|mensaje original|messaggio originale|oorspronkelijk)\b)",
     re.IGNORECASE,
 )
@@ -14,7 +14,7 @@ _STOP = re.compile(
 _DIGIT = re.compile(r"\d")
 _ADDRESS = re.compile(r"<?https?://\S+>?|\[(?:cid|image|https?):[^\]]*\]?")
 _RULE = re.compile(r"([=*_~#+.-])\1{4,}")
-_SPACE = re.compile(r"\s+")
+_RULES = tuple(character * 5 for character in "=*_~#+.-")
 
 
 def snippet_of(text: str, limit: int) -> str:
@@ -26,19 +26,18 @@ def snippet_of(text: str, limit: int) -> str:
     kept: list[str] = []
     length = 0
     for number, line in enumerate(lines):
-        if line.startswith(">"):
-            continue
-        if _STOP.match(line):
-            break
-        if _attribution(line) and _quote_follows(lines, number):
-            continue
         stripped = line.strip()
-        if stripped:
-            kept.append(stripped)
-            length += len(stripped)
-            if length > 4 * limit:
-                break
-    found = _squeeze(" ".join(kept)) or _squeeze(text[: 8 * limit].replace(">", " "))
+        if not stripped or line[0] == ">":
+            continue
+        if stripped[0] in "-_" and _STOP.match(stripped):
+            break
+        if stripped[-1] in ":：" and _attribution(stripped) and _quote_follows(lines, number):
+            continue
+        kept.append(stripped)
+        length += len(stripped)
+        if length > 4 * limit:
+            break
+    found = _squeeze(" ".join(kept), limit) or _squeeze(text[: 8 * limit].replace(">", " "), limit)
     if len(found) <= limit:
         return found
     cut = found[:limit]
@@ -47,8 +46,7 @@ def snippet_of(text: str, limit: int) -> str:
 
 
 def _attribution(line: str) -> bool:
-    line = line.strip()
-    return len(line) <= 400 and line.endswith((":", "：")) and _DIGIT.search(line) is not None
+    return len(line) <= 400 and _DIGIT.search(line) is not None
 
 
 def _quote_follows(lines: list[str], number: int) -> bool:
@@ -58,8 +56,10 @@ def _quote_follows(lines: list[str], number: int) -> bool:
     return False
 
 
-def _squeeze(text: str) -> str:
+def _squeeze(text: str, limit: int) -> str:
     if "://" in text or "[" in text:
         without = _ADDRESS.sub(" ", text)
         text = without if without.strip() else text
-    return _SPACE.sub(" ", _RULE.sub(" ", text)).strip()
+    if any(rule in text for rule in _RULES):
+        text = _RULE.sub(" ", text)
+    return " ".join(text[: 4 * limit].split())

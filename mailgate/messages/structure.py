@@ -19,6 +19,7 @@ from mailgate.messages.model import Limits
 from mailgate.messages.words import decode_words
 
 _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
+_LINE_ENDS = 10_000
 _UNGUARDED = 64 * 1024
 _DELIMITERS = 20_000
 _ENCODED_WORDS = 1_000
@@ -112,10 +113,10 @@ def read_tree(raw: bytes, limits: Limits, defects: list[str]) -> Node:
     if len(raw) > limits.parsed_bytes:
         raw = raw[: limits.parsed_bytes]
         defects.append("not_parsed_whole")
-    if b"\r\r\n" in raw[:10_000]:
+    if raw.find(b"\r\r\n", 0, _LINE_ENDS) >= 0:
         raw = raw.replace(b"\r\r\n", b"\r\n")
         defects.append("doubled_cr")
-    elif b"\n" not in raw[:10_000] and b"\r" in raw[:10_000]:
+    elif raw.find(b"\n", 0, _LINE_ENDS) < 0 and raw.find(b"\r", 0, _LINE_ENDS) >= 0:
         raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         defects.append("bare_cr")
     if len(raw) > _UNGUARDED:
