@@ -1,0 +1,1 @@
+"""The documentation is tested: what it names exists, what exists is named, links lead somewhere."""
