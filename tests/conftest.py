@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
+import inspect
 import ipaddress
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import hypothesis
@@ -103,6 +105,36 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """The developer's own MAILGATE_… variables, token included, must not reach a test."""
     for name in [name for name in os.environ if name.startswith("MAILGATE_")]:
         monkeypatch.delenv(name)
+
+
+ASYNC_LIMIT_S = 120
+"""pytest-timeout's signal does not wake uvloop, so an async test has its own limit; pytest-timeout's thread is the
+last resort.
+"""
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        marker = item.get_closest_marker("timeout")
+        limit = 0.8 * float(marker.args[0]) if marker and marker.args else ASYNC_LIMIT_S
+        item.obj = _limited(item.obj, limit)
+
+
+def _limited(
+    test: Callable[..., Coroutine[Any, Any, None]], limit_s: float
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    @functools.wraps(test)
+    async def run(*args: Any, **kwargs: Any) -> None:
+        timer = asyncio.timeout(limit_s)
+        try:
+            async with timer:
+                await test(*args, **kwargs)
+        except TimeoutError:
+            if timer.expired():
+                pytest.fail(f"still running after {limit_s:g} s")
+            raise
+
+    return run
 
 
 def _last(item: pytest.Item) -> int:
