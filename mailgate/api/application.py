@@ -13,7 +13,17 @@ from mailgate.api import problems, reference
 from mailgate.api.gate import Gate, Observed
 from mailgate.api.problems import Problem
 from mailgate.api.repeats import Repeats
-from mailgate.api.routes import health, mailboxes, subscriptions, tenants, tokens
+from mailgate.api.routes import (
+    health,
+    mailboxes,
+    messages,
+    pins,
+    purge_log,
+    retention,
+    subscriptions,
+    tenants,
+    tokens,
+)
 from mailgate.api.security import Authenticator
 from mailgate.api.services import Services
 
@@ -21,6 +31,10 @@ ROUTERS = (
     tenants.router,
     subscriptions.router,
     mailboxes.router,
+    messages.router,
+    pins.router,
+    retention.router,
+    purge_log.router,
     tokens.router,
     health.router,
 )

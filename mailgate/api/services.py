@@ -17,6 +17,9 @@ from mailgate.store.expiry import Expiry
 from mailgate.store.log import PurgeLog
 from mailgate.store.log_reading import LogReader
 from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.pins import Pins
+from mailgate.store.reading import MessageReader
+from mailgate.store.retention import RetentionService
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.tenants.catalogue import Catalogue
 
@@ -70,6 +73,9 @@ class Services:
     subscriptions: Subscriptions
     expiry: Expiry
     mailboxes: Mailboxes
+    reader: MessageReader
+    pins: Pins
+    retention: RetentionService
     sync: SyncControl
     verify: Verify
     metrics: Metrics

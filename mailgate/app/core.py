@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mailgate import __version__
 from mailgate.blobs import BlobStore
-from mailgate.clock import Clock, system_clock
+from mailgate.clock import DAY, SECOND, Clock, system_clock
 from mailgate.errors import ConfigurationError
 from mailgate.ids import new_ref
 from mailgate.keys import KeyRing, master_from_text
@@ -22,11 +22,14 @@ from mailgate.store.expiry import Expiry
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.log_reading import LogReader, Witness
 from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.pins import Pins
+from mailgate.store.reading import MessageReader
+from mailgate.store.retention import RetentionService
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.tenants.catalogue import Catalogue, parse_catalogue
 from mailgate.tenants.subscription import SubscriptionRules
 from retention.model import AnchorFrom, Graces
-from retention.policy import Policy
+from retention.policy import ClockLimits, Policy
 
 _SHORTEST_ADMIN_TOKEN = 16
 _PACKAGE = Path(__file__).parents[1]
@@ -72,6 +75,9 @@ class Core:
     subscriptions: Subscriptions
     mailboxes: Mailboxes
     expiry: Expiry
+    pins: Pins
+    reader: MessageReader
+    retention: RetentionService
 
     @classmethod
     async def open(
@@ -112,6 +118,12 @@ class Core:
         )
         rules = SubscriptionRules(grace_days=settings.retention.past_due_grace_days)
         subscriptions = Subscriptions(db, log, catalogue, rules)
+        expiry = Expiry(subscriptions, policy.graces)
+        pins = Pins(db, ring, log, expiry)
+        clock_limits = ClockLimits(
+            max_backward=settings.clock.max_backward_step_s * SECOND,
+            max_forward=settings.clock.max_forward_step_days * DAY,
+        )
         return cls(
             settings=settings,
             clock=clock,
@@ -127,7 +139,29 @@ class Core:
             ),
             subscriptions=subscriptions,
             mailboxes=Mailboxes(db, ring, subscriptions),
-            expiry=Expiry(subscriptions, policy.graces),
+            expiry=expiry,
+            pins=pins,
+            reader=MessageReader(
+                db,
+                ring,
+                blobs,
+                expiry,
+                pins,
+                clock_limits=clock_limits,
+                parse_bytes=settings.limits.parse_bytes,
+                parses_at_once=settings.limits.parses_at_once,
+            ),
+            retention=RetentionService(
+                db,
+                log,
+                subscriptions,
+                expiry,
+                policy,
+                clock,
+                owner,
+                batch=settings.retention.batch_size,
+                limits=clock_limits,
+            ),
         )
 
     async def close(self) -> None:

@@ -1,0 +1,190 @@
+"""Retention: how a tenant stands, what a purge would do, and the runs that purge."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query
+from pydantic import Field
+
+from mailgate.api.paging import Cursors, Items, PageQuery
+from mailgate.api.problems import problems
+from mailgate.api.security import Parts, Principal, TenantOf, Who, only
+from mailgate.api.types import Answer, Body, ObjectId, TenantId, Time, TimeIn
+from mailgate.errors import NotFoundError
+from mailgate.store import runs
+from mailgate.store.runs import RunRecord
+from mailgate.store.tokens import Scope
+
+router = APIRouter(tags=["retention"])
+
+
+class RetentionAnswer(Answer):
+    """How a tenant stands now. `days` is null when the plan is not known: then everything is kept."""
+
+    plan: str
+    days: int | None
+    copies: int = Field(description="that are served")
+    bytes: int
+    pinned: int
+    held: int
+    due_now: int = Field(description="expired, and gone with the next run")
+    next_due_at: Time | None
+
+
+class Counts(Answer):
+    """They balance: candidates = purged + kept (all reasons) + failed. A preview's `purged` is what would go."""
+
+    candidates: int
+    purged: int
+    kept: dict[str, int] = Field(description="by what keeps them: pinned, held, locked, clock, plan_unknown, …")
+    failed: int
+    bytes: int = Field(description="sizes of what was purged, added up")
+
+
+class PreviewAnswer(Counts):
+    """What a run over the tenant would do."""
+
+    tenant_id: str
+    at: Time
+    plan: str | None
+    days: int | None
+
+
+class PreviewQuery(Body):
+    """What to look at."""
+
+    tenant: TenantId
+    at: TimeIn | None = Field(default=None, description="now or later")
+
+
+class RunBody(Body):
+    """A run to make."""
+
+    tenant: TenantId | None = Field(default=None, description="null: all tenants")
+    dry_run: bool = Field(default=False, description="only count")
+    at: TimeIn | None = Field(default=None, description="for dry runs: as if it were then")
+    approve_clock: bool = Field(default=False, description="purge although the clock jumped; named in the purge log")
+
+
+class PolicyAnswer(Answer):
+    """Under which policy a run judged."""
+
+    version: int
+    sha256: str
+
+
+class RunAnswer(Counts):
+    """A recorded purge."""
+
+    id: str
+    tenant_id: str | None = Field(description="null: all tenants")
+    state: str = Field(description="queued, running, completed, halted or failed")
+    trigger: str
+    actor: str
+    dry_run: bool
+    now: Time = Field(description="the instant by which everything was judged")
+    started_at: Time
+    finished_at: Time | None
+    policy: PolicyAnswer | None
+    detail: str | None = Field(description="why it was halted or failed")
+
+
+class RunQuery(PageQuery):
+    """Which runs to list."""
+
+    tenant: TenantId | None = None
+
+
+@router.get(
+    "/v1/tenants/{tenant_id}/retention",
+    dependencies=[only(Scope.CRM, Scope.COMPLIANCE)],
+    responses=problems(404),
+)
+async def get_retention(tenant: TenantOf, parts: Parts) -> RetentionAnswer:
+    """What is kept of the tenant's mail, what is due, and when the next copy will be."""
+    status = await parts.retention.status(tenant.id)
+    return RetentionAnswer(**{name: getattr(status, name) for name in RetentionAnswer.model_fields})
+
+
+@router.get("/v1/retention/preview", dependencies=[only(Scope.COMPLIANCE)], responses=problems(404))
+async def get_preview(query: Annotated[PreviewQuery, Query()], parts: Parts, who: Who) -> PreviewAnswer:
+    """What would go and what stays, now or at a later time; the same judgement as a purge's. Changes nothing."""
+    if not who.reaches(query.tenant):
+        raise _no_tenant(query.tenant)
+    preview = await parts.retention.preview(query.tenant, query.at)
+    rules = preview.rules
+    return PreviewAnswer(
+        tenant_id=query.tenant,
+        at=preview.now_at,
+        plan=None if rules is None else rules.plan,
+        days=None if rules is None else rules.days,
+        **_counts(preview.counts.to_json()),
+    )
+
+
+@router.post("/v1/retention/runs", status_code=202, dependencies=[only()], responses=problems(404, 409))
+async def start_run(body: RunBody, parts: Parts, who: Who) -> RunAnswer:
+    """Ask for a purge, or for a dry run, which only counts. One that waits already for the same is answered again."""
+    tenant_id = body.tenant or who.tenant_id
+    if tenant_id is not None and not who.reaches(tenant_id):
+        raise _no_tenant(tenant_id)
+    run = await parts.retention.request_run(
+        actor=who.actor,
+        tenant_id=tenant_id,
+        dry_run=body.dry_run,
+        at=body.at,
+        approve_clock=body.approve_clock,
+    )
+    return _show(run)
+
+
+@router.get("/v1/retention/runs", dependencies=[only(Scope.COMPLIANCE)], responses=problems(400, 404))
+async def list_runs(query: Annotated[RunQuery, Query()], parts: Parts, who: Who) -> Items[RunAnswer]:
+    """Purges, newest first."""
+    if query.tenant is not None and not who.reaches(query.tenant):
+        raise _no_tenant(query.tenant)
+    tenant_id = query.tenant or who.tenant_id
+    cursors = Cursors("purge_runs", (str,), tenant_id)
+    page = await parts.retention.list_page(tenant_id=tenant_id, after=cursors.after(query.cursor), limit=query.limit)
+    return cursors.page(page, _show)
+
+
+@router.get("/v1/retention/runs/{run_id}", dependencies=[only(Scope.COMPLIANCE)], responses=problems(404))
+async def get_run(run_id: Annotated[ObjectId, Path()], parts: Parts, who: Who) -> RunAnswer:
+    """One purge with its balanced counts."""
+    run = await parts.retention.get(run_id)
+    if run.kind != runs.PURGE or not _sees(who, run):
+        raise NotFoundError(f"there is no run {run_id!r}", slug="run_not_found")
+    return _show(run)
+
+
+def _sees(who: Principal, run: RunRecord) -> bool:
+    """A run over all tenants counts other tenants' copies too: not for a token that is bound to one."""
+    return who.tenant_id is None or run.tenant_id == who.tenant_id
+
+
+def _no_tenant(tenant_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
+
+
+def _counts(counts: Any) -> dict[str, Any]:
+    return {name: counts.get(name, {} if name == "kept" else 0) for name in Counts.model_fields}
+
+
+def _show(run: RunRecord) -> RunAnswer:
+    policy = run.policy
+    return RunAnswer(
+        id=run.id,
+        tenant_id=run.tenant_id,
+        state=run.state,
+        trigger=run.trigger,
+        actor=str(run.actor),
+        dry_run=run.dry_run,
+        now=run.now_at,
+        started_at=run.started_at,
+        finished_at=run.finished_at,
+        policy=None if policy is None else PolicyAnswer(version=policy["version"], sha256=policy["sha256"]),
+        detail=run.detail,
+        **_counts(run.counts),
+    )

@@ -1,0 +1,334 @@
+"""Reading copies: listing, searching, one message, its bytes. What is expired is not there; what was purged says so.
+
+Every read judges by one `Horizon`, so lists, search, threads and parts agree with each other and with the purge. What a
+person could read stands sealed in `messages.summary` and in the blob; it is opened here, never compared in SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Row, and_, case, desc, exists, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mailgate.blobs import BlobStore
+from mailgate.clock import Instant, to_rfc3339
+from mailgate.errors import GoneError, MailgateError, NotFoundError
+from mailgate.keys import KeyRing
+from mailgate.messages.model import ParsedMessage, Part, Summary
+from mailgate.messages.parser import parse, part_content
+from mailgate.messages.summary import decode_summary, open_summary
+from mailgate.store import installation, search
+from mailgate.store.database import Database
+from mailgate.store.expiry import Expiry, Horizon
+from mailgate.store.paging import Page, cut
+from mailgate.store.pins import Pin, Pins
+from mailgate.store.schema import blobs as blobs_table
+from mailgate.store.schema import folders, messages, origins, tombstones
+from mailgate.store.sets import among
+from mailgate.store.tenants import Tenant
+from retention.policy import ClockLimits, clock_fault
+
+T = TypeVar("T")
+_M = messages.c
+
+
+@dataclass(frozen=True, slots=True)
+class MessageFilter:
+    """What to list; None or empty means any. `since` and `before` bound the anchor: since ≤ anchor < before."""
+
+    mailbox_id: str | None = None
+    folder_id: str | None = None
+    thread_id: str | None = None
+    words: Mapping[str, str] | None = None
+    """Words that a message must have, by field of `search.FIELDS`."""
+    since: Instant | None = None
+    before: Instant | None = None
+    unseen: bool | None = None
+    flagged: bool | None = None
+    pinned: bool | None = None
+    has_files: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an original stands at the server, or stood when `present` is false."""
+
+    folder_id: str
+    folder: str
+    special_use: str | None
+    uidvalidity: int
+    uid: int
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MessageView:
+    """A copy as clients see it. `expires_at` is None while it is pinned or held, or while the plan is not known."""
+
+    id: str
+    mailbox_id: str
+    thread_id: str
+    anchor_at: Instant
+    anchor_source: str
+    received_at: Instant | None
+    stored_at: Instant
+    expires_at: Instant | None
+    size: int
+    flags: Sequence[str]
+    held: bool
+    summary: Summary
+    pins: Sequence[Pin]
+    origins: Sequence[Origin]
+
+
+@dataclass(frozen=True, slots=True)
+class _Blob:
+    """Where a message's bytes are, and their key."""
+
+    tenant_id: str
+    id: str
+    key: bytes
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A message's bytes as they were stored: how many, and the chunks in order. `tag` changes when they do: never."""
+
+    size: int
+    tag: str
+    chunks: AsyncIterator[bytes]
+
+
+class TooLargeToParseError(MailgateError):
+    """The message is served raw only."""
+
+    status = 422
+    default_slug = "too_large_to_parse"
+
+
+class MessageReader:
+    """Reads the copies of tenants. `limits` bound a clock that can be believed; `parse_bytes` what is taken apart."""
+
+    def __init__(
+        self,
+        db: Database,
+        ring: KeyRing,
+        blobs: BlobStore,
+        expiry: Expiry,
+        pins: Pins,
+        *,
+        clock_limits: ClockLimits,
+        parse_bytes: int,
+        parses_at_once: int,
+    ) -> None:
+        self._db = db
+        self._ring = ring
+        self._blobs = blobs
+        self._expiry = expiry
+        self._pins = pins
+        self._clock_limits = clock_limits
+        self._parse_bytes = parse_bytes
+        self._parsing = asyncio.Semaphore(parses_at_once)
+
+    async def list_page(
+        self,
+        tenant: Tenant,
+        wanted: MessageFilter,
+        *,
+        after: tuple[Instant, str] | None = None,
+        oldest_first: bool = False,
+        limit: int,
+        now: Instant,
+    ) -> Page[MessageView]:
+        """Copies that are served, the newest anchor first. The page's key is (anchor_at, id)."""
+        conditions = self._conditions(tenant, wanted)
+        if conditions is None:
+            return Page([])
+        key = tuple_(_M.anchor_at, _M.id)
+        order = (_M.anchor_at, _M.id) if oldest_first else (desc(_M.anchor_at), desc(_M.id))
+        async with self._db.read() as conn:
+            horizon = await self._horizon(conn, tenant.id, now)
+            query = select(messages).where(_M.tenant_id == tenant.id, horizon.visible(), *conditions).order_by(*order)
+            if after is not None:
+                query = query.where(key > tuple_(*after) if oldest_first else key < tuple_(*after))
+            rows, more = cut((await conn.execute(query.limit(limit + 1))).all(), limit)
+            views = await self._views(conn, tenant, horizon, rows)
+        return Page(views, (rows[-1].anchor_at, rows[-1].id) if more else None)
+
+    async def get(self, tenant: Tenant, message_id: str, now: Instant) -> MessageView:
+        """One copy. Raises NotFoundError, GoneError (`expired`, `purged`)."""
+        async with self._db.read() as conn:
+            horizon, row = await self._served(conn, tenant.id, message_id, now)
+            (view,) = await self._views(conn, tenant, horizon, [row])
+        return view
+
+    async def raw(self, tenant: Tenant, message_id: str, now: Instant) -> Raw:
+        """The bytes as the server gave them, streamed in constant memory. Raises as `get` does."""
+        blob = await self._blob(tenant, message_id, now)
+        chunks = self._blobs.read(blob.tenant_id, blob.id, blob.key, blob.size)
+        return Raw(blob.size, blob.id, chunks)
+
+    async def parsed(self, tenant: Tenant, message_id: str, now: Instant) -> ParsedMessage | None:
+        """The message taken apart; None when it is too large for that. Raises as `get` does."""
+        blob = await self._blob(tenant, message_id, now)
+        if blob.size > self._parse_bytes:
+            return None
+        return await self._parse(blob, parse)
+
+    async def part(self, tenant: Tenant, message_id: str, part_id: str, now: Instant) -> tuple[Part, bytes]:
+        """One part and its decoded bytes. Raises as `get` does, NotFoundError for a part that the message does not
+        have, TooLargeToParseError.
+        """
+        blob = await self._blob(tenant, message_id, now)
+        if blob.size > self._parse_bytes:
+            raise TooLargeToParseError(
+                f"the message has {blob.size} bytes and is served raw only (limits.parse_bytes is {self._parse_bytes})"
+            )
+        return await self._parse(blob, lambda data: part_content(data, part_id))
+
+    async def _parse(self, blob: _Blob, work: Callable[[bytes], T]) -> T:
+        def read() -> T:
+            data = self._blobs.read_bytes(blob.tenant_id, blob.id, blob.key, blob.size, limit=self._parse_bytes)
+            return work(data)
+
+        async with self._parsing:  # each holds a whole message in memory
+            return await asyncio.to_thread(read)
+
+    async def _horizon(self, conn: AsyncConnection, tenant_id: str, now: Instant) -> Horizon:
+        mark = await installation.read(conn, installation.CLOCK_MARK)
+        fault = clock_fault(now, None if mark is None else int(mark), self._clock_limits)
+        return await self._expiry.horizon(conn, tenant_id, now, clock_fault=fault)
+
+    async def _served(
+        self, conn: AsyncConnection, tenant_id: str, message_id: str, now: Instant
+    ) -> tuple[Horizon, Row[Any]]:
+        horizon = await self._horizon(conn, tenant_id, now)
+        expired = case((horizon.expired(), 1), else_=0).label("expired")
+        query = select(messages, expired).where(_M.id == message_id, _M.tenant_id == tenant_id)
+        row = (await conn.execute(query)).one_or_none()
+        if row is None:
+            raise await _why_gone(conn, tenant_id, message_id)
+        if row.expired:
+            raise GoneError(
+                "this copy's time is over and it will be purged; a pin that comes before keeps it",
+                slug="expired",
+                message_id=message_id,
+            )
+        return horizon, row
+
+    async def _blob(self, tenant: Tenant, message_id: str, now: Instant) -> _Blob:
+        async with self._db.read() as conn:
+            _, message = await self._served(conn, tenant.id, message_id, now)
+            query = select(blobs_table).where(blobs_table.c.id == message.blob_id)
+            row = (await conn.execute(query)).one_or_none()
+            if row is None:  # purged since the statement before
+                raise await _why_gone(conn, tenant.id, message_id)
+        return _Blob(tenant.id, row.id, self._ring.tenant(tenant.ref).unwrap(row.data_key, row.key_epoch), row.size)
+
+    def _conditions(self, tenant: Tenant, wanted: MessageFilter) -> list[ColumnElement[bool]] | None:
+        """The filter in SQL; None when nothing can match."""
+        found: list[ColumnElement[bool]] = []
+        if wanted.mailbox_id is not None:
+            found.append(_M.mailbox_id == wanted.mailbox_id)
+        if wanted.thread_id is not None:
+            found.append(_M.thread_id == wanted.thread_id)
+        if wanted.since is not None:
+            found.append(_M.anchor_at >= wanted.since)
+        if wanted.before is not None:
+            found.append(_M.anchor_at < wanted.before)
+        for column, flag in (
+            (~_M.seen, wanted.unseen),
+            (_M.flagged, wanted.flagged),
+            (_M.pins > 0, wanted.pinned),
+            (_M.has_files, wanted.has_files),
+        ):
+            if flag is not None:
+                found.append(column if flag else ~column)
+        if wanted.folder_id is not None:
+            standing = and_(
+                origins.c.message_id == _M.id,
+                origins.c.folder_id == wanted.folder_id,
+                origins.c.vanished_at.is_(None),
+            )
+            found.append(exists().where(standing))
+        if wanted.words:
+            tokens = search.query_tokens(self._ring.tenant(tenant.ref), wanted.words)
+            if tokens is None:
+                return None
+            found.append(search.matching(tenant.id, tokens, sqlite=self._db.sqlite))
+        return found
+
+    async def _views(
+        self, conn: AsyncConnection, tenant: Tenant, horizon: Horizon, rows: Sequence[Row[Any]]
+    ) -> list[MessageView]:
+        ids = [row.id for row in rows]
+        held = await horizon.holds.count(conn, {row.id: row.mailbox_id for row in rows}, sqlite=self._db.sqlite)
+        pinned = [row.id for row in rows if row.pins]
+        pins = await self._pins.of_messages(conn, tenant, pinned) if pinned else {}
+        standing = await self._origins(conn, ids)
+        keys = self._ring.tenant(tenant.ref)
+        return [
+            MessageView(
+                id=row.id,
+                mailbox_id=row.mailbox_id,
+                thread_id=row.thread_id,
+                anchor_at=row.anchor_at,
+                anchor_source=row.anchor_source,
+                received_at=row.internal_date_at,
+                stored_at=row.stored_at,
+                expires_at=horizon.expires_at(row, held[row.id]),
+                size=row.size,
+                flags=row.flags,
+                held=held[row.id] > 0,
+                summary=decode_summary(open_summary(keys.unwrap(row.data_key, row.key_epoch), row.id, row.summary)),
+                pins=pins.get(row.id, ()),
+                origins=standing.get(row.id, ()),
+            )
+            for row in rows
+        ]
+
+    async def _origins(self, conn: AsyncConnection, ids: Sequence[str]) -> Mapping[str, Sequence[Origin]]:
+        query = (
+            select(
+                origins.c.message_id,
+                origins.c.folder_id,
+                origins.c.uidvalidity,
+                origins.c.uid,
+                origins.c.vanished_at,
+                folders.c.name,
+                folders.c.special_use,
+                folders.c.gone_at,
+            )
+            .join(folders, folders.c.id == origins.c.folder_id)
+            .where(among(origins.c.message_id, ids, sqlite=self._db.sqlite))
+            .order_by(origins.c.message_id, folders.c.name, origins.c.uid)
+        )
+        found: dict[str, list[Origin]] = {}
+        for row in await conn.execute(query):
+            present = row.vanished_at is None and row.gone_at is None
+            origin = Origin(row.folder_id, row.name, row.special_use, row.uidvalidity, row.uid, present)
+            found.setdefault(row.message_id, []).append(origin)
+        return found
+
+
+async def _why_gone(conn: AsyncConnection, tenant_id: str, message_id: str) -> MailgateError:
+    """The error for a message without a row: purged by retention, or never there (or deleted by a person)."""
+    query = select(tombstones.c.created_at, tombstones.c.reason, tombstones.c.gone_at).where(
+        tombstones.c.tenant_id == tenant_id, tombstones.c.message_id == message_id
+    )
+    row = (await conn.execute(query.limit(1))).one_or_none()
+    if row is None:
+        return NotFoundError(f"there is no message {message_id!r}", slug="message_not_found")
+    return GoneError(
+        f"this copy was purged at {to_rfc3339(row.created_at)} ({row.reason})",
+        slug="purged",
+        message_id=message_id,
+        purged_at=to_rfc3339(row.created_at),
+        reason=row.reason,
+        original_gone=row.gone_at is not None,
+    )

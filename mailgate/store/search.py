@@ -1,0 +1,231 @@
+"""The text index: which messages have all of some words. It holds keyed tokens only, never a word.
+
+A token is the first 8 bytes of HMAC(tenant key of the field, term) in hex; two terms of a tenant meet once in 2^64, and
+terms of two tenants never mean each other. The index is the database's own (FTS5, tsvector with GIN). It is written
+behind the import, so it costs the import nothing, and in the transaction that ends a copy its words go too
+(`mailgate.store.discard`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import ColumnElement, insert, select, text, update
+
+from mailgate.blobs import BlobStore
+from mailgate.blobs.errors import BlobStoreError
+from mailgate.clock import MINUTE, Clock
+from mailgate.errors import MailgateError
+from mailgate.keys import KeyRing, TenantKeys
+from mailgate.messages.model import ParsedMessage, Summary
+from mailgate.messages.parser import parse
+from mailgate.messages.summary import decode_summary, open_summary
+from mailgate.messages.tokens import MessageTerms, message_terms, query_terms
+from mailgate.store import leases
+from mailgate.store.database import Database
+from mailgate.store.schema import blobs as blobs_table
+from mailgate.store.schema import messages, search_docs, tenants
+from mailgate.store.sets import among
+from mailgate.store.transaction import Transaction
+
+FIELDS = ("text", "from_", "to", "subject")
+PARSED_BYTES = 2 << 20
+"""As much of a message's beginning is read for its words."""
+BATCH = 20
+_TOKEN_BYTES = 8
+_LEASE = "indexer"
+
+_log = structlog.get_logger("mailgate.search")
+
+
+def tokens_of(keys: TenantKeys, field: str, terms: Iterable[str]) -> list[str]:
+    """The keyed tokens of terms of a field, sorted."""
+    purpose = f"search:{field}"
+    return sorted({keys.mac(purpose, term.encode())[:_TOKEN_BYTES].hex() for term in terms})
+
+
+def query_tokens(keys: TenantKeys, wanted: Mapping[str, str]) -> list[str] | None:
+    """Tokens that a message must all have, for words wanted by field. None when one of the texts has no word at all:
+    then nothing matches.
+    """
+    found: list[str] = []
+    for field, words in wanted.items():
+        terms = query_terms(words)
+        if not terms:
+            return None
+        found += tokens_of(keys, field, terms)
+    return found
+
+
+def matching(tenant_id: str, tokens: Sequence[str], *, sqlite: bool) -> ColumnElement[bool]:
+    """Whether a row of `messages` has all these tokens."""
+    if sqlite:
+        docs = text("SELECT rowid FROM search_index WHERE search_index MATCH :search_match").bindparams(
+            search_match=" ".join(f'"{token}"' for token in tokens)
+        )
+    else:
+        # A literal of the type tsquery: the text search parser would take some hex words for numbers.
+        docs = text(
+            "SELECT doc FROM search_index WHERE tenant_id = :search_tenant AND terms @@ CAST(:search_match AS tsquery)"
+        ).bindparams(search_tenant=tenant_id, search_match=" & ".join(f"'{token}'" for token in tokens))
+    ids = select(search_docs.c.message_id).where(
+        search_docs.c.tenant_id == tenant_id, search_docs.c.doc.in_(docs.columns(search_docs.c.doc).scalar_subquery())
+    )
+    return messages.c.id.in_(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """A message whose words are not written yet, with what it takes to read it."""
+
+    id: str
+    tenant_id: str
+    tenant_ref: str
+    summary: bytes
+    data_key: bytes
+    key_epoch: int
+    blob_id: str
+    blob_key: bytes
+    blob_epoch: int
+    blob_size: int
+
+
+class Indexer:
+    """Writes the words of new messages. One process at a time does it (a lease)."""
+
+    def __init__(self, db: Database, ring: KeyRing, blobs: BlobStore, clock: Clock, owner: str) -> None:
+        self._db = db
+        self._ring = ring
+        self._blobs = blobs
+        self._clock = clock
+        self._owner = owner
+
+    async def work(self, *, batches: int | None = None) -> int:
+        """Index what waits, at most so many batches; returns how many messages were written."""
+        written = 0
+        while batches is None or batches > 0:
+            fence = await leases.acquire(self._db, _LEASE, self._owner, MINUTE, self._clock())
+            if fence is None:
+                break  # another process is at it
+            waiting = await self._waiting()
+            if not waiting:
+                break
+            written += await self._write([(item, await self._tokens(item)) for item in waiting])
+            batches = None if batches is None else batches - 1
+        return written
+
+    async def release(self) -> None:
+        """Let another process go on at once."""
+        fence = await leases.acquire(self._db, _LEASE, self._owner, MINUTE, self._clock())
+        if fence is not None:
+            await leases.release(self._db, _LEASE, self._owner, fence)
+
+    async def _waiting(self) -> list[_Work]:
+        query = (
+            select(
+                messages.c.id,
+                messages.c.tenant_id,
+                tenants.c.ref.label("tenant_ref"),
+                messages.c.summary,
+                messages.c.data_key,
+                messages.c.key_epoch,
+                messages.c.blob_id,
+                blobs_table.c.data_key.label("blob_key"),
+                blobs_table.c.key_epoch.label("blob_epoch"),
+                blobs_table.c.size.label("blob_size"),
+            )
+            .join(tenants, tenants.c.id == messages.c.tenant_id)
+            .join(blobs_table, blobs_table.c.id == messages.c.blob_id)
+            .where(~messages.c.indexed)
+            .order_by(messages.c.tenant_id, messages.c.id)
+            .limit(BATCH)
+        )
+        async with self._db.read() as conn:
+            return [_Work(**row._asdict()) for row in await conn.execute(query)]
+
+    async def _tokens(self, item: _Work) -> list[str]:
+        """Every token of a message. What can't be read is indexed by its summary, or not at all: nothing is stuck.
+        Raises BlobStoreError when the store does not work now: the batch is tried again later.
+        """
+        try:
+            keys = self._ring.tenant(item.tenant_ref)
+            raw = await self._head(keys, item)
+        except BlobStoreError:
+            raise
+        except MailgateError as error:
+            _log.warning("words of a message can't be read", message_id=item.id, error=str(error))
+            raw = None
+        try:
+            return await asyncio.to_thread(self._tokens_of, item, raw)
+        except MailgateError as error:
+            _log.warning("a message can't be indexed", message_id=item.id, error=str(error))
+            return []
+
+    async def _head(self, keys: TenantKeys, item: _Work) -> bytes:
+        key = keys.unwrap(item.blob_key, item.blob_epoch)
+        head = bytearray()
+        chunks = self._blobs.read(item.tenant_id, item.blob_id, key, item.blob_size)
+        async for chunk in chunks:
+            head += chunk
+            if len(head) >= PARSED_BYTES:
+                break
+        return bytes(head[:PARSED_BYTES])
+
+    def _tokens_of(self, item: _Work, raw: bytes | None) -> list[str]:
+        keys = self._ring.tenant(item.tenant_ref)
+        terms = message_terms(self._from_summary(keys, item) if raw is None else parse(raw))
+        return [token for field in FIELDS for token in tokens_of(keys, field, _terms(terms, field))]
+
+    @staticmethod
+    def _from_summary(keys: TenantKeys, item: _Work) -> ParsedMessage:
+        sealed = open_summary(keys.unwrap(item.data_key, item.key_epoch), item.id, item.summary)
+        summary = decode_summary(sealed)
+        return ParsedMessage(**{name: getattr(summary, name) for name in Summary.__dataclass_fields__})
+
+    async def _write(self, batch: Sequence[tuple[_Work, list[str]]]) -> int:
+        words = {item.id: (item.tenant_id, tokens) for item, tokens in batch}
+
+        async def work(tx: Transaction) -> int:
+            # Locked, so that a purge at the same time either finds the words or leaves nothing to write them for.
+            waiting = (
+                select(messages.c.id)
+                .where(among(messages.c.id, words, sqlite=tx.sqlite), ~messages.c.indexed)
+                .order_by(messages.c.id)
+                .with_for_update(key_share=True)
+            )
+            ids = list((await tx.conn.execute(waiting)).scalars())
+            if not ids:
+                return 0
+            docs = await tx.conn.execute(
+                insert(search_docs).returning(search_docs.c.doc, search_docs.c.message_id),
+                [{"tenant_id": words[id_][0], "message_id": id_} for id_ in ids],
+            )
+            rows = [{"doc": doc, "tenant_id": words[id_][0], "terms": words[id_][1]} for doc, id_ in docs.all()]
+            await _insert(tx, rows)
+            indexed = update(messages).where(among(messages.c.id, ids, sqlite=tx.sqlite)).values(indexed=True)
+            await tx.conn.execute(indexed)
+            return len(ids)
+
+        return await self._db.transact(work)
+
+
+async def _insert(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
+    if tx.sqlite:
+        statement = text("INSERT INTO search_index (rowid, terms) VALUES (:doc, :terms)")
+        values = [{"doc": row["doc"], "terms": " ".join(row["terms"])} for row in rows]
+    else:
+        statement = text(
+            "INSERT INTO search_index (doc, tenant_id, terms) "
+            "VALUES (:doc, :tenant_id, array_to_tsvector(CAST(:terms AS text[])))"
+        )
+        values = [dict(row) for row in rows]
+    await tx.conn.execute(statement, values)
+
+
+def _terms(terms: MessageTerms, field: str) -> frozenset[str]:
+    found: frozenset[str] = getattr(terms, field)
+    return found
