@@ -137,6 +137,8 @@ class Pins:
         self, tenant_id: str, message_id: str, entity_type: str, entity_id: str, *, now: Instant, actor: Actor
     ) -> bool:
         """Unpin; False when there was no such pin. From the last one on, the copy's age counts again."""
+        if not _storable(entity_id):
+            return False
 
         async def work(tx: Transaction) -> bool:
             tenant = await tenants.lock(tx, tenant_id, shared=True)
@@ -148,6 +150,8 @@ class Pins:
         self, tenant_id: str, entity_type: str, entity_id: str, *, now: Instant, actor: Actor
     ) -> int:
         """The record is gone: remove all its pins, in batches; returns how many. Raises NotFoundError for a tenant."""
+        if not _storable(entity_id):
+            return 0
         query = (
             select(_P.message_id)
             .where(_P.tenant_id == tenant_id, _P.entity_type == entity_type, _P.entity_id == entity_id)
@@ -184,6 +188,8 @@ class Pins:
         if entity_type is not None:
             query = query.where(_P.entity_type == entity_type)
         if entity_id is not None:
+            if not _storable(entity_id):
+                return Page([])
             query = query.where(_P.entity_id == entity_id)
         if after is not None:
             query = query.where(tuple_(*key) > tuple_(*after))
@@ -345,5 +351,10 @@ def _context(message_id: str, entity_type: str, entity_id: str) -> bytes:
 def _check_text(name: str, text: str, most: int) -> None:
     if not text or len(text) > most:
         raise PreconditionError(f"{name} must have 1 to {most} characters", slug=f"{name}_invalid")
-    if "\0" in text or any("\ud800" <= char <= "\udfff" for char in text):
+    if not _storable(text):
         raise PreconditionError(f"{name} has a character that can't be stored", slug=f"{name}_invalid")
+
+
+def _storable(text: str) -> bool:
+    """Whether both databases can hold the text: PostgreSQL has no NUL, UTF-8 no surrogates."""
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)

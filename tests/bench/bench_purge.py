@@ -126,7 +126,8 @@ def show(name: str, found: dict[str, float]) -> None:
     print(
         f"purge {name:11s} {found['purge']:7.0f} copies/s, erase {found['erase']:7.0f}/s, "
         f"together {found['both']:7.0f}/s ({found['cpu_us']:.0f} µs of this process's CPU each); "
-        f"bare DELETE + unlink {found['raw']:7.0f}/s; memory +{found['grown_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
+        f"bare DELETE + unlink {found['raw']:7.0f}/s; "
+        f"memory +{found['grown_mb']:.0f} MB, peak {found['peak_mb']:.0f} MB"
     )
 
 

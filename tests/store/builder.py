@@ -217,7 +217,7 @@ class Builder:
         return [str(row["id"]) for row in message_rows]
 
     def forget(self) -> None:
-        """Forget which contents were written, so that memory stays flat; later copies share no blob with earlier ones."""
+        """Forget which contents were written, for flat memory; later copies share no blob with earlier ones."""
         self._known.clear()
 
     async def _index(self, tx: Transaction, docs: list[dict[str, str]]) -> None:
