@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+
+from mailgate.api.application import ROUTERS
+from mailgate.api.security import Only
 from mailgate.configuration import describe, toml_value
 from mailgate.metrics import TABLE
 from mailgate.settings import Settings, each
+from mailgate.store.tokens import Scope
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,6 +32,10 @@ Two secrets are read from the environment only: `MAILGATE_ADMIN_TOKEN` (the firs
 `MAILGATE_MASTER_KEY` (base64 of 32 bytes; without it the key store keeps the key in a file).
 
 Plans are data as well: [config/plans.toml](../config/plans.toml), replaced by your own file with `plans.file`."""
+
+_ROUTES = """\
+[HTTP interface](api.md) says what they have in common. The reference with every field is
+at `/docs` of a running gateway."""
 
 _METRICS = """\
 `GET /metrics` serves them in Prometheus' format. No label holds a tenant, an address or an id, so their number is
@@ -67,9 +79,39 @@ def metrics() -> str:
     return "\n".join(lines) + "\n"
 
 
+def routes() -> str:
+    """docs/routes.md: every route, by tag."""
+    lines = ["# Routes\n", _MADE, _ROUTES]
+    for router in ROUTERS:
+        lines += [
+            "",
+            f"## {str(router.tags[0]).capitalize()}",
+            "",
+            "| route | scope beside admin | what it does |",
+            "|---|---|---|",
+        ]
+        for route in router.routes:
+            assert isinstance(route, APIRoute)
+            path = re.sub(r":\w+}", "}", route.path)
+            for method in sorted(route.methods):
+                said = " ".join(inspect.cleandoc(route.endpoint.__doc__ or "").split("\n\n")[0].split())
+                lines.append(f"| `{method} {path}` | {_scopes(router, route)} | {said.replace('|', chr(92) + '|')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _scopes(router: APIRouter, route: APIRoute) -> str:
+    """The scopes that the route is for; `any` token when it asks for none, nothing when it asks for no token."""
+    guards = [depends.dependency for depends in (*router.dependencies, *route.dependencies)]
+    asked = [guard.scopes for guard in guards if isinstance(guard, Only)]
+    if not asked:
+        return "any" if route.path.startswith("/v1/") else "no token"
+    return ", ".join(sorted(f"`{scope}`" for scope in frozenset.intersection(*asked) - {Scope.ADMIN})) or "–"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "docs/configuration.md": configuration,
     "docs/metrics.md": metrics,
+    "docs/routes.md": routes,
 }
 
 
