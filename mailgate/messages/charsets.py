@@ -71,14 +71,19 @@ _JUNK = re.compile(r"""[\s"'<>;,\[\]]+""")
 _CODE_PAGE = re.compile(r"(?:x-)?(?:cp|windows|win|ibm|microsoft-cp|ms|dos|x-cp)[-_]?(\d{3,4})")
 _ISO = re.compile(r"iso[-_ ]?8859[-_ ]?(\d{1,2})")
 _PREFIX = re.compile(r"(utf-?8|us-ascii|windows-125\d|iso-?8859-\d{1,2}|gb2312|koi8-[ru])")
+_LABEL = 64  # what is cached must not be as long as a sender likes
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f\u2028\u2029]+")
 
 
-@lru_cache(maxsize=512)
 def codec_for(label: str) -> str | None:
     """The Python codec for a charset label of mail, or None when the label says nothing or is unknown."""
-    name = _JUNK.sub("", label[:64]).lower()
+    return _codec_for(label[:_LABEL])
+
+
+@lru_cache(maxsize=512)
+def _codec_for(label: str) -> str | None:
+    name = _JUNK.sub("", label).lower()
     if name in _UNLABELLED or not name.isascii():
         return None
     name = _ALIASES.get(name, name)
@@ -106,7 +111,7 @@ def decode(data: bytes, label: str | None, guess: str | None = None) -> tuple[st
     """The text, clean, and whether it was read as labelled without loss. `guess` is another label to try when this one
     fails.
     """
-    if data.isascii() and (label is None or not _SEVEN_BIT.match(label)):
+    if data.isascii() and (label is None or not _escapes(label[:_LABEL])):
         return _clean(data.decode("ascii")), True
     codec = codec_for(label) if label else None
     if codec is not None and not _ASCII.match(label or ""):
@@ -133,6 +138,11 @@ _ASCII = re.compile(r"\W*(?:us-?)?ascii|\W*ansi_x3\.4", re.IGNORECASE)
 _SEVEN_BIT = re.compile(
     r"\W*(?:x-)?(?:unicode|utf-?7|utf-?16|utf-?32|iso-?2022|hz|cp037|ibm|ucs|iso-10646|cp\d)", re.IGNORECASE
 )
+
+
+@lru_cache(maxsize=512)
+def _escapes(label: str) -> bool:
+    return _SEVEN_BIT.match(label) is not None
 
 
 def _western(data: bytes) -> str:

@@ -18,9 +18,10 @@ from mailgate.messages.model import Address, Limits
 from mailgate.messages.words import decode_words
 
 _FIELD = re.compile(
-    rb"^(subject|from|sender|reply-to|to|cc|bcc|date|message-id|in-reply-to|references|content-type)[ \t]*:"
-    rb"([^\n]*(?:\n[ \t][^\n]*)*)",
-    re.IGNORECASE | re.MULTILINE,
+    # a literal line end first: the search then jumps from line to line
+    rb"\n(subject|from|sender|reply-to|to|cc|bcc|date|message-id|in-reply-to|references|content-type)[ \t]*+:"
+    rb"([^\n]*+(?:\n[ \t][^\n]*+)*+)",
+    re.IGNORECASE,
 )
 _SINGLE = frozenset(
     [b"subject", b"from", b"sender", b"reply-to", b"date", b"message-id", b"in-reply-to", b"references"]
@@ -74,7 +75,7 @@ class Fields:
         self.defects: list[str] = []
         self._limits = limits
         values: dict[bytes, list[bytes]] = {}
-        for match in _FIELD.finditer(header):
+        for match in _FIELD.finditer(b"\n" + header):
             values.setdefault(match[1].lower(), []).append(match[2])
         self._values = values
         self._charset: str | None = None

@@ -13,11 +13,9 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from fast_mail_parser import ParseError
-
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
-from mailgate.messages.fallback import Node, fallback_tree
+from mailgate.messages.fallback import Node
 from mailgate.messages.flowed import unflow
 from mailgate.messages.headers import Fields, header_end
 from mailgate.messages.html import html_to_text, text_to_html
@@ -31,7 +29,7 @@ _NO_FILES = frozenset(
     | {"message/feedback-report", "text/rfc822-headers"}
 )
 """Types that serve programs: no person looks for them as files."""
-_SNIPPET_BYTES = 8 * 1024
+_SNIPPET_BYTES = 4 * 1024
 _SNIPPET_HTML_BYTES = 96 * 1024
 
 
@@ -83,20 +81,8 @@ class _Reading:
         self.defects: list[str] = []
         root = read_tree(raw, limits, self.defects)
         self.leaves, self._bodies = walk(root, limits, self.defects)
-        if not self._decodable():
-            root = fallback_tree(raw, limits, self.defects)
-            self.leaves, self._bodies = walk(root, limits, self.defects)
         if not self._bodies and len(self.leaves) == 1 and self.leaves[0].content_type.startswith("text/"):
             self._promote(root)
-
-    def _decodable(self) -> bool:
-        """Whether every transfer encoding can be undone; broken base64 sends the message to the patient parser."""
-        try:
-            for leaf in self.leaves:
-                _ = leaf.content
-        except ParseError:
-            return False
-        return True
 
     def _promote(self, root: Node) -> None:
         """A message that is nothing but one text is that text, marked as a file or not."""

@@ -35,7 +35,7 @@ def snippet_of(text: str, limit: int) -> str:
             continue
         kept.append(stripped)
         length += len(stripped)
-        if length > 4 * limit:
+        if length > 2 * limit and "://" not in stripped:
             break
     found = _squeeze(" ".join(kept), limit) or _squeeze(text[: 8 * limit].replace(">", " "), limit)
     if len(found) <= limit:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from fast_mail_parser import ParseError, parse_email_tree
+from fast_mail_parser import ParseError, PyLazyMimePart, parse_email_tree
 
 from mailgate.messages.charsets import decode, one_line
 from mailgate.messages.fallback import Node, PlainNode, fallback_tree
@@ -19,6 +19,7 @@ from mailgate.messages.model import Limits
 from mailgate.messages.words import decode_words
 
 _TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
+_LARGE = 1024 * 1024
 _LINE_ENDS = 10_000
 _UNGUARDED = 64 * 1024
 _DELIMITERS = 20_000
@@ -42,10 +43,11 @@ class Leaf:
     node: Node
     related: bool
     """Whether it lies in a multipart/related: it is shown inside a body text."""
+    _declared: str | None = None
 
     @property
     def content(self) -> bytes:
-        """The decoded bytes. Raises fast_mail_parser's ParseError when the transfer encoding is broken."""
+        """The decoded bytes."""
         return self.node.content or b""
 
     @property
@@ -101,11 +103,13 @@ class Leaf:
 
     def declared_type(self) -> str:
         """The Content-Type header as it stands, or empty."""
-        headers = self.node.headers
-        found = headers.get("Content-Type")
-        if found is None:
-            found = next((values for name, values in headers.items() if name.lower() == "content-type"), None)
-        return found[0] if found else ""
+        if self._declared is None:
+            headers = self.node.headers
+            found = headers.get("Content-Type")
+            if found is None:
+                found = next((values for name, values in headers.items() if name.lower() == "content-type"), None)
+            self._declared = found[0] if found else ""
+        return self._declared
 
 
 def read_tree(raw: bytes, limits: Limits, defects: list[str]) -> Node:
@@ -124,7 +128,7 @@ def read_tree(raw: bytes, limits: Limits, defects: list[str]) -> Node:
         if not fast:
             return fallback_tree(raw, limits, defects)
     try:
-        root: Node = parse_email_tree(raw, mode="lazy")
+        root = _fast_tree(raw)
     except ParseError:
         return fallback_tree(raw, limits, defects)
     if _hollow(root):
@@ -134,6 +138,19 @@ def read_tree(raw: bytes, limits: Limits, defects: list[str]) -> Node:
         # an inner boundary that begins like the outer one: by RFC 2046 §5.1.1 the outer one wins, senders mean
         # otherwise
         return fallback_tree(raw, limits, defects)
+    return root
+
+
+def _fast_tree(raw: bytes) -> Node:
+    """The fast parser's tree, every transfer encoding undone. Raises ParseError when one can't be."""
+    if len(raw) <= _LARGE:
+        return parse_email_tree(raw)
+    root = parse_email_tree(raw, mode="lazy")  # keeps one copy of what it decodes, not two
+    nodes: list[PyLazyMimePart] = [root]
+    while nodes:
+        node = nodes.pop()
+        _ = node.content
+        nodes += node.children
     return root
 
 
