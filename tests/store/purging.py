@@ -61,11 +61,11 @@ class Purging:
             return [parse_leaf(body) for body in (await conn.execute(query)).scalars()]
 
 
-async def make_purging(store: Store, graces: Graces | None = None, *, blobs: bool = True) -> Purging:
+async def make_purging(store: Store, graces: Graces | None = None) -> Purging:
     """A process that has the purge's lease."""
     expiry = Expiry(store.subscriptions, graces or Graces())
     lease = PurgeLease(f"test-{next(_OWNERS)}")
-    builder = Builder(store.db, store.ring, store.log, store.subscriptions, store.blobs if blobs else None, NOW)
+    builder = Builder(store.db, store.ring, store.log, store.subscriptions, store.blobs, NOW)
     made: Purging
     purges = SqlPurgeStore(store.db, store.log, store.subscriptions, expiry, lambda: made.now, lease)
     made = Purging(store, builder, purges, Pins(store.db, store.ring, store.log, expiry), expiry, lease)
