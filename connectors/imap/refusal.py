@@ -58,7 +58,8 @@ def _pause_s(text: str) -> float | None:
 
 
 def _is_later(status: Status) -> bool:
-    return status.code in _LATER_CODES or (status.code in (None, "ALERT") and _LATER_WORDS.search(status.text) is not None)
+    said = status.code in (None, "ALERT") and _LATER_WORDS.search(status.text) is not None
+    return said or status.code in _LATER_CODES
 
 
 def _words(status: Status, secrets: Iterable[str] = ()) -> str:
