@@ -15,7 +15,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 from connectors.model import MessageMeta
 from mailgate.blobs.store import BlobStore, BlobWriter
@@ -156,22 +157,44 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What became of a batch: messages whose blobs are durable, and those that can't be kept."""
+    """What became of a batch: messages whose blobs are stored, and those that can't be kept."""
 
     messages: Sequence[PreparedMessage]
     aside: Sequence[Aside]
 
 
 class Workers:
-    """Threads that prepare: one for imports, one for new mail, so that an import never holds up new mail for long."""
+    """Threads that prepare: some for imports, one for new mail, so that an import never holds up new mail for long.
+
+    Two for imports: while one waits for the disk or compresses, which needs no interpreter, the other parses.
+    """
+
+    BULK: Final = 2
 
     def __init__(self) -> None:
-        self._bulk = ThreadPoolExecutor(1, thread_name_prefix="mailgate-import")
+        self._bulk = ThreadPoolExecutor(self.BULK, thread_name_prefix="mailgate-import")
         self._live = ThreadPoolExecutor(1, thread_name_prefix="mailgate-live")
 
     async def run(self, work: Callable[[], T], *, bulk: bool) -> T:
         """Call `work` in a thread of its kind."""
         return await asyncio.get_running_loop().run_in_executor(self._bulk if bulk else self._live, work)
+
+    async def prepare(self, preparer: Preparer, batch: Sequence[Arrived], now: Instant, *, bulk: bool) -> Prepared:
+        """`Preparer.prepare` and `settle` for a batch, shared out between the threads; in order."""
+        if not batch:
+            return Prepared((), ())
+        size = -(-len(batch) // self.BULK) if bulk else len(batch)
+        pieces = [batch[start : start + size] for start in range(0, len(batch), size)]
+        done = await asyncio.gather(
+            *(self.run(partial(preparer.prepare, piece, now), bulk=bulk) for piece in pieces), return_exceptions=True
+        )
+        failed = next((item for item in done if isinstance(item, BaseException)), None)
+        if failed is not None:
+            raise failed
+        found = [item for item in done if isinstance(item, Prepared)]
+        messages = [message for item in found for message in item.messages]
+        await self.run(partial(preparer.settle, messages), bulk=bulk)
+        return Prepared(messages, [aside for item in found for aside in item.aside])
 
     def close(self) -> None:
         """End the threads once their work is done."""
@@ -180,7 +203,7 @@ class Workers:
 
 
 class Preparer:
-    """Prepares the messages of one mailbox. `prepare` and `header_tokens` are for worker threads."""
+    """Prepares the messages of one mailbox. All but `open_sink` are for worker threads."""
 
     def __init__(
         self, tenant_id: str, keys: TenantKeys, blobs: BlobStore, *, max_bytes: int, anchor_from: AnchorFrom
@@ -211,8 +234,10 @@ class Preparer:
             arrived.header_token = self._keys.mac("header", header_digest_input(arrived.sink.head))
 
     def prepare(self, batch: Sequence[Arrived], now: Instant) -> Prepared:
-        """Store and describe a batch. Raises BlobStoreError, KeyMissingError and the like when nothing can be stored
-        now; what is wrong with one message alone puts that one aside.
+        """Store and describe messages; nothing is durable before `settle`.
+
+        Raises BlobStoreError, KeyMissingError and the like when nothing can be stored now; what is wrong with one
+        message alone puts that one aside.
         """
         messages: list[PreparedMessage] = []
         aside: list[Aside] = []
@@ -228,11 +253,14 @@ class Preparer:
                     reason = f"it can't be stored: {type(error).__name__}"
             arrived.sink.abandon()
             aside.append(Aside(arrived.meta.uid, reason))
+        return Prepared(messages, aside)
+
+    def settle(self, messages: Sequence[PreparedMessage]) -> None:
+        """Make their blobs durable: rows may refer to them now."""
         if len(messages) == 1:
             self._blobs.settle_one(messages[0].blob.id)
         elif messages:
             self._blobs.settle()
-        return Prepared(messages, aside)
 
     def _prepare(self, arrived: Arrived, now: Instant) -> PreparedMessage:
         sink, meta, keys = arrived.sink, arrived.meta, self._keys

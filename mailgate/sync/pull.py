@@ -231,7 +231,7 @@ class Puller:
             elif action is not None:
                 actions.append(action)
         now = context.clock()
-        prepared = await context.workers.run(lambda: preparer.prepare(keep, now), bulk=bulk)
+        prepared = await context.workers.prepare(preparer, keep, now, bulk=bulk)
         for arrived in batch:
             if arrived.sink in self._open:
                 self._open.discard(arrived.sink)

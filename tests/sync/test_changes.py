@@ -1,0 +1,201 @@
+"""What others do at the server arrives: new mail, flags, moves, deletions, folders, a new UIDVALIDITY."""
+
+from __future__ import annotations
+
+import pytest
+
+from connectors.memory import MemoryAccount
+from connectors.model import SpecialUse
+from mailgate.clock import DAY, HOUR
+from tests.sync.engine import NOW, Engine, mail
+
+
+@pytest.fixture(params=["qresync", "condstore", "plain"])
+def account(request: pytest.FixtureRequest) -> MemoryAccount:
+    """A server of each kind, with three folders and some mail."""
+    account = MemoryAccount(condstore=request.param != "plain", qresync=request.param == "qresync")
+    account.create_folder("Archive", special_use=SpecialUse.ARCHIVE)
+    account.create_folder("Trash", special_use=SpecialUse.TRASH)
+    for n in range(6):
+        account.append("INBOX", mail(n), internal_date=NOW - n * DAY, flags=["\\Seen"] if n % 2 else [])
+    account.append("Archive", mail(50), internal_date=NOW - 3 * DAY)
+    return account
+
+
+async def agrees(engine: Engine) -> bool:
+    return await engine.near() == engine.far(since=NOW - 90 * DAY)
+
+
+async def again(engine: Engine) -> None:
+    """A later session: what a pass needs to know of time has passed."""
+    engine.clock.advance(600)
+    await engine.sync()
+
+
+async def ids(engine: Engine) -> dict[str, str]:
+    """Message id by subject-bearing header token: stable over moves."""
+    return {row.header_token.hex(): row.id for row in await engine.rows("messages")}
+
+
+async def test_new_mail(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    account.append("INBOX", mail(7), internal_date=NOW, flags=["$Label", "\\Flagged"])
+    account.append("Archive", mail(8), internal_date=NOW - HOUR)
+    await again(engine)
+    assert await agrees(engine)
+    created = await engine.events("message.created")
+    assert len(created) == 9
+    assert [event.payload.get("initial", False) for event in created[-2:]] == [False, False]
+
+
+async def test_flags(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    account.store_flags("INBOX", 1, ["\\Seen", "\\Answered"])
+    account.store_flags("INBOX", 2, [])
+    account.store_flags("Archive", 1, ["\\Flagged"])
+    await again(engine)
+    assert await agrees(engine)
+    assert len(await engine.events("message.updated")) == 3
+    row = next(row for row in await engine.rows("messages") if row.flagged)
+    assert row.flags == ["\\Flagged"]
+
+
+async def test_a_deletion_removes_the_copy(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    account.expunge("INBOX", 3)
+    await again(engine)
+    assert await agrees(engine)
+    assert len(await engine.events("message.deleted")) == 1
+    async with engine.db.read() as conn:
+        leaves = (await conn.exec_driver_sql("SELECT type FROM log_leaves")).scalars().all()
+    assert leaves.count("item.remove") == 1
+
+
+async def test_a_move_keeps_the_message(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    before = await ids(engine)
+    account.move("INBOX", 2, "Archive")
+    account.move("Archive", 1, "INBOX")
+    account.move("INBOX", 4, "Trash")
+    await again(engine)
+    assert await agrees(engine)
+    assert await ids(engine) == before
+    assert len(await engine.events("message.moved")) == 3
+    assert len(await engine.events("message.created")) == 7
+    assert not await engine.events("message.deleted")
+
+
+async def test_a_copy_is_a_message_of_its_own(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    account.copy("INBOX", 2, "Archive")
+    await again(engine)
+    assert await agrees(engine)
+    assert len(await engine.rows("messages")) == 8
+    assert len(await engine.rows("blobs")) == 7
+
+
+async def test_a_moved_message_found_before_it_is_missed(engine: Engine, account: MemoryAccount) -> None:
+    """The target folder is read before the source folder is known to have lost it."""
+    await engine.sync()
+    before = await ids(engine)
+    account.move("Archive", 1, "INBOX")
+    account.move("INBOX", 1, "Archive")
+    await again(engine)
+    assert await ids(engine) == before
+    assert await agrees(engine)
+
+
+async def test_uidvalidity_change_keeps_every_message(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    before = await ids(engine)
+    account.change_uidvalidity("INBOX")
+    account.append("INBOX", mail(9), internal_date=NOW)
+    account.expunge("INBOX", 1)
+    await again(engine)
+    assert await agrees(engine)
+    after = await ids(engine)
+    assert {key: after[key] for key in after if key in before} == {k: v for k, v in before.items() if k in after}
+    assert len(after) == 7
+    assert len(await engine.events("folder.reset")) == 1
+    assert len(await engine.events("message.created")) == 8
+    assert len(await engine.events("message.deleted")) == 1
+
+
+async def test_identical_messages_survive_uidvalidity_change_one_by_one(engine: Engine, account: MemoryAccount) -> None:
+    for _ in range(3):
+        account.append("INBOX", mail(77), internal_date=NOW - DAY)
+    await engine.sync()
+    before = sorted(row.id for row in await engine.rows("messages"))
+    account.change_uidvalidity("INBOX")
+    await again(engine)
+    assert sorted(row.id for row in await engine.rows("messages")) == before
+    assert await agrees(engine)
+
+
+async def test_folders_come_and_go(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    account.create_folder("Projekte/Größe 漢字")
+    account.append("Projekte/Größe 漢字", mail(60), internal_date=NOW)
+    await again(engine)
+    assert await agrees(engine)
+    account.delete_folder("Projekte/Größe 漢字")
+    await again(engine)
+    assert await agrees(engine)
+    assert len(await engine.events("message.deleted")) == 1
+    assert len(await engine.events("folder.deleted")) == 1
+
+
+async def test_a_renamed_folder_keeps_its_messages(engine: Engine, account: MemoryAccount) -> None:
+    account.create_folder("Old")
+    account.append("Old", mail(60), internal_date=NOW)
+    await engine.sync()
+    before = await ids(engine)
+    account.rename_folder("Old", "New")
+    await again(engine)
+    assert await agrees(engine)
+    assert await ids(engine) == before
+    assert len(await engine.events("folder.renamed")) == 1
+    assert not await engine.events("message.moved", "message.deleted")
+
+
+async def test_a_folder_recreated_is_read_anew(engine: Engine, account: MemoryAccount) -> None:
+    account.create_folder("Old")
+    account.append("Old", mail(60), internal_date=NOW)
+    await engine.sync()
+    account.delete_folder("Old")
+    account.create_folder("Old")
+    account.append("Old", mail(61), internal_date=NOW)
+    await again(engine)
+    assert await agrees(engine)
+
+
+async def test_an_emptied_folder_is_not_believed(engine: Engine, account: MemoryAccount) -> None:
+    for n in range(100, 160):
+        account.append("Archive", mail(n), internal_date=NOW - DAY)
+    await engine.sync()
+    for uid in list(account.folders["Archive"].messages):
+        account.expunge("Archive", uid)
+    await again(engine)
+    assert len(await engine.rows("messages")) == 67
+    mailbox = (await engine.rows("mailboxes"))[0]
+    assert mailbox.state == "needs_approval"
+    assert "empty at the server" in mailbox.state_reason
+    account.expunge("INBOX", 1)
+    await again(engine)
+    assert len(await engine.rows("messages")) == 66
+
+
+async def test_nothing_new_writes_nothing(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    folders = await engine.rows("folders")
+    events = await engine.events()
+    await again(engine)
+    assert [tuple(row)[:-3] for row in await engine.rows("folders")] == [tuple(row)[:-3] for row in folders]
+    assert len(await engine.events()) == len(events)
+
+
+async def test_reading_never_marks_anything(engine: Engine, account: MemoryAccount) -> None:
+    before = engine.far()
+    await engine.sync()
+    assert engine.far() == before
+    assert not any(command.startswith("SELECT") for command in account.commands)
