@@ -1,0 +1,73 @@
+"""Folders that appeared, changed, were renamed or went."""
+
+from __future__ import annotations
+
+from connectors.model import Folder, FolderStatus, SpecialUse
+from mailgate.sync.listing import Rules, compare, renames
+from mailgate.sync.port import FolderState
+
+
+def listed(name: str, use: SpecialUse | None = None, *, selectable: bool = True) -> Folder:
+    return Folder(name, "/", frozenset(), use, selectable)
+
+
+def state(name: str, id_: str = "", *, uidvalidity: int | None = 5, uidnext: int | None = 10) -> FolderState:
+    return FolderState(id_ or name, name, None, True, True, uidvalidity, uidnext, None, 0, "/")
+
+
+def test_new_changed_and_gone() -> None:
+    found = compare(
+        [state("A"), state("B"), state("C")], [listed("B"), listed("C", SpecialUse.SENT), listed("D")], Rules()
+    )
+    assert [folder.name for folder in found.appeared] == ["D"]
+    assert list(found.changed) == ["C"]
+    assert [folder.name for folder in found.gone] == ["A"]
+
+
+def test_a_folder_listed_twice_counts_once() -> None:
+    found = compare([], [listed("A", SpecialUse.SENT), listed("A")], Rules())
+    assert [folder.special_use for folder in found.appeared] == [SpecialUse.SENT]
+
+
+def test_all_is_followed_but_views() -> None:
+    rules = Rules()
+    assert rules.follows(listed("Anything"))
+    assert rules.follows(listed("Trash", SpecialUse.TRASH))
+    assert not rules.follows(listed("All Mail", SpecialUse.ALL))
+    assert not rules.follows(listed("Starred", SpecialUse.FLAGGED))
+    assert not rules.follows(listed("[Gmail]", selectable=False))
+
+
+def test_rules_include_and_exclude() -> None:
+    rules = Rules(include=("inbox", "Projekte/*", "All Mail"), exclude=("*/geheim",))
+    assert rules.follows(listed("INBOX"))
+    assert rules.follows(listed("Projekte/Größe"))
+    assert not rules.follows(listed("Projekte/Geheim"))
+    assert not rules.follows(listed("Other"))
+    assert rules.follows(listed("All Mail", SpecialUse.ALL))
+    assert not Rules(exclude=("INBOX",)).follows(listed("INBOX"))
+
+
+def status(uidvalidity: int, uidnext: int | None = 10) -> FolderStatus:
+    return FolderStatus(uidvalidity, uidnext, 3, None)
+
+
+def test_the_same_uidvalidity_makes_a_candidate() -> None:
+    assert renames([state("Old", "f")], [listed("New")], {"New": status(5)}) == {"f": listed("New")}
+
+
+def test_equal_uidvalidities_decide_nothing() -> None:
+    assert renames([state("A", "a"), state("B", "b")], [listed("C")], {"C": status(5)}) == {}
+    assert renames([state("A", "a")], [listed("C"), listed("D")], {"C": status(5), "D": status(5)}) == {}
+
+
+def test_another_uidvalidity_or_fewer_uids_is_another_folder() -> None:
+    assert renames([state("A", "a")], [listed("C")], {"C": status(6)}) == {}
+    assert renames([state("A", "a")], [listed("C")], {"C": status(5, 9)}) == {}
+    assert renames([state("A", "a")], [listed("C")], {"C": None}) == {}
+    assert renames([state("A", "a", uidvalidity=None)], [listed("C")], {"C": status(5)}) == {}
+    assert renames([state("A", "a", uidnext=None)], [listed("C")], {"C": status(5)}) == {}
+
+
+def test_a_server_without_uidnext_can_rename_too() -> None:
+    assert list(renames([state("A", "a")], [listed("C")], {"C": status(5, None)})) == ["a"]
