@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -19,6 +21,7 @@ from mailgate.messages import (
     parse_summary,
     part_content,
     sanitize_html,
+    structure,
     thread_root,
 )
 from tests.corpus import NASTY
@@ -351,3 +354,53 @@ def test_a_plain_text_between_html_texts_is_shown_too() -> None:
     message = parse(NASTY["boundary reused inside"])
     assert "white-space: pre-wrap" in message.html
     assert "<p>Grüße <b>fett</b></p>" in message.html
+
+
+@pytest.mark.parametrize("name", NASTY)
+def test_the_ways_for_large_messages_read_small_ones_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = parse(NASTY[name])
+    monkeypatch.setattr(structure, "_LARGE", 0)
+    assert parse(NASTY[name]) == usual
+    monkeypatch.setattr(structure, "_UNGUARDED", 0)
+    guarded = parse(NASTY[name])
+    assert (guarded.subject, guarded.from_, guarded.date) == (usual.subject, usual.from_, usual.date)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [
+        ("encoded words", b"Subject: " + b"=?utf-8?q?=C3=BC?= " * 100_000 + b"\r\n\r\nx"),
+        ("parts", b"Content-Type: multipart/mixed; boundary=a\r\n\r\n" + b"--a\r\nA:\r\n\r\n" * 180_000),
+        ("messages", b"Content-Type: message/rfc822\r\n\r\n" * 200 + b"x" * 2_000_000),
+        ("hidden messages", b"Content-Type: =?us-ascii?q?message/rfc822?=\r\n\r\n" * 200 + b"x" * 2_000_000),
+        ("headers", b"A:b\r\n" * 400_000 + b"\r\n"),
+        (
+            "levels and lines",
+            b" \r\n"
+            + b"".join(b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (n, n) for n in range(90))
+            + b"x\r\n" * 600_000,
+        ),
+        ("at signs", b"From: " + b"a@" * 300_000 + b"\r\n\r\n"),
+        ("one at sign", b"From: @" + b"a" * 900_000 + b"\r\n\r\n"),
+        ("blanks", b"From: a" + b" " * 900_000 + b"x\r\n\r\n"),
+        ("flowed", b"Content-Type: text/plain; format=flowed\r\n\r\n" + b"a \r\n" * 500_000),
+        ("quotes", b"\r\n" + b">" * 2_000_000),
+        ("charset", b"Content-Type: text/plain; charset=" + b"x" * 900_000 + b"\r\n\r\n\xff"),
+        ("file name", b"Content-Disposition: attachment; filename=" + b"x" * 900_000 + b"\r\n\r\n"),
+        ("continuations", b"Content-Type: a/b" + b"".join(b";\r\n name*%d=x" % n for n in range(60_000)) + b"\r\n\r\n"),
+        ("base64", b"Content-Transfer-Encoding: base64\r\n\r\n" + b"=A" * 500_000),
+    ],
+)
+def test_megabytes_of_one_thing_cost_little(name: str, raw: bytes) -> None:
+    """In a process of its own, so that its memory is seen."""
+    script = (
+        "import resource, sys, time; from mailgate.messages import parse, parse_summary\n"
+        "raw = sys.stdin.buffer.read(); parse(b'Subject: x\\r\\n\\r\\nx')\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "before = peak(); started = time.process_time(); parse_summary(raw); parse(raw)\n"
+        "print(time.process_time() - started, peak() - before)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], input=raw, capture_output=True, check=True, timeout=100)
+    seconds, kilobytes = run.stdout.split()
+    assert float(seconds) < 8
+    assert int(kilobytes) < 160 * 1024
