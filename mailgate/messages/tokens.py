@@ -12,6 +12,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from mailgate.messages.model import Address, ParsedMessage
 
@@ -26,6 +27,7 @@ _UNSPACED = (
 # combining signs belong to their word in the scripts of India and South-East Asia, where Python's \w leaves them out
 _SIGNS = "".join(chr(code) for code in range(0x0900, 0x1C00) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
 _WORD = re.compile(rf"[^\W_](?:[\w{_SIGNS}]|['’·](?=[^\W_]))*")
+_ASCII_WORD = re.compile(r"[a-z0-9]++(?:[a-z0-9_]|'(?=[a-z0-9]))*+")
 _RUN = re.compile(rf"[{_UNSPACED}]+")
 _APOSTROPHE = re.compile("['’·_]")
 _PIECE = re.compile(r"[^@.+_\-\s<>\"]+")
@@ -49,26 +51,29 @@ def fold(text: str) -> str:
     return unicodedata.normalize("NFC", _ACCENTS.sub("", folded))
 
 
-def words(text: str) -> Iterator[str]:
+def words(text: str) -> list[str]:
     """The terms of a text in order, with repetitions."""
     folded = fold(text)
-    ascii_only = folded.isascii()
-    for match in _WORD.finditer(folded):
-        word = match[0]
-        if ascii_only or not _RUN.search(word):
-            yield _APOSTROPHE.sub("", word)[:WORD_LIMIT]
+    if folded.isascii():
+        found = _ASCII_WORD.findall(folded)
+        if "_" in folded or "'" in folded or len(max(found, key=len, default="")) > WORD_LIMIT:
+            return [_APOSTROPHE.sub("", word)[:WORD_LIMIT] for word in found]
+        return found
+    terms: list[str] = []
+    for word in _WORD.findall(folded):
+        if not _RUN.search(word):
+            terms.append(_APOSTROPHE.sub("", word)[:WORD_LIMIT])
             continue
         at = 0
         for run in _RUN.finditer(word):
             if run.start() > at:
-                yield word[at : run.start()][:WORD_LIMIT]
-            characters = run[0]
-            yield from characters
-            for number in range(len(characters) - 1):
-                yield characters[number : number + 2]
+                terms.append(word[at : run.start()][:WORD_LIMIT])
+            terms += run[0]
+            terms += map("".join, pairwise(run[0]))
             at = run.end()
         if at < len(word):
-            yield word[at:][:WORD_LIMIT]
+            terms.append(word[at:][:WORD_LIMIT])
+    return terms
 
 
 def address_terms(addresses: Iterable[Address]) -> Iterator[str]:
@@ -97,10 +102,14 @@ def message_terms(message: ParsedMessage, *, limit: int = TERMS_LIMIT) -> Messag
     for part in message.parts:
         if part.filename:
             everything.update(words(part.filename))
-    for word in words(message.text):
-        if len(everything) >= limit:
-            break
-        everything.add(word)
+    found = dict.fromkeys(words(message.text))
+    if len(everything) + len(found) <= limit:
+        everything.update(found)
+    else:
+        for word in found:
+            if len(everything) >= limit:
+                break
+            everything.add(word)
     return MessageTerms(sender, to, subject, frozenset(everything))
 
 
