@@ -4,8 +4,9 @@ Where values come from, later ones win: the defaults here → the file (`--confi
 `./mailgate.toml`, else `/etc/mailgate/mailgate.toml`) → the environment (`MAILGATE_SECTION__KEY`; lists separated by
 commas or as JSON).
 
-Nothing else reads a configuration file or a MAILGATE_ variable, but for two secrets that have no place in a file:
-`MAILGATE_ADMIN_TOKEN` (the first admin token) and `MAILGATE_MASTER_KEY` (see mailgate.keys).
+Nothing else reads a configuration file or a MAILGATE_ variable, but for secrets that have no place in a file:
+`MAILGATE_ADMIN_TOKEN` (the first admin token), `MAILGATE_MASTER_KEY` (see mailgate.keys) and, for the command
+`mailbox add`, `MAILGATE_MAILBOX_PASSWORD`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ ADMIN_TOKEN_VARIABLE = "MAILGATE_ADMIN_TOKEN"  # noqa: S105 - the name of a vari
 MASTER_KEY_VARIABLE = "MAILGATE_MASTER_KEY"
 SEARCH_PATH = (Path("mailgate.toml"), Path("/etc/mailgate/mailgate.toml"))
 
-_NOT_SETTINGS = frozenset({CONFIG_VARIABLE, ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE})
+MAILBOX_PASSWORD_VARIABLE = "MAILGATE_MAILBOX_PASSWORD"  # noqa: S105 - the name of a variable
+
+_NOT_SETTINGS = frozenset({CONFIG_VARIABLE, ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, MAILBOX_PASSWORD_VARIABLE})
 # What Kubernetes sets in every container beside a service that is named mailgate.
 _FROM_KUBERNETES = re.compile(r"MAILGATE_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 
@@ -173,10 +176,6 @@ class SyncSettings(Section):
     batch_messages: int = setting(200, "Messages that an import commits together.", unit="messages", ge=1, le=5_000)
     max_message_bytes: int = setting(
         256 * MIB, "A larger message is set aside, not stored.", unit="bytes", ge=1 * MIB, le=2048 * MIB
-    )
-    connections_per_mailbox: int = setting(2, "Connections to one mailbox at a time.", unit="connections", ge=1, le=10)
-    connections_per_host: int = setting(
-        200, "Connections to one server at a time.", unit="connections", ge=1, le=10_000
     )
     imports_at_once: int = setting(
         4,

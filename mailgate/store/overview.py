@@ -6,15 +6,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, case, desc, func, select
+from sqlalchemy import Row, case, desc, func, literal, or_, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from mailgate.clock import Instant
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.runs import COMPLETED, HALTED, PURGE
-from mailgate.store.schema import blob_erasures, folders, mailboxes, messages, quarantine, runs, tenant_heads
+from mailgate.store.schema import (
+    blob_erasures,
+    folders,
+    installation,
+    log_checkpoints,
+    mailboxes,
+    messages,
+    quarantine,
+    runs,
+    tenant_heads,
+)
+from mailgate.store.transaction import Transaction
+
+OUTAGES: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
+"""What a database that can't be used raises, whichever it is."""
 
 _RUNS_LOOKED_AT = 100
+_WRITTEN = "readyz.written_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +168,61 @@ def _folder(row: Row[Any]) -> FolderRow:
         last_pass_at=row.last_pass_at,
         last_error=row.last_error,
     )
+
+
+async def unsigned_logs(db: Database) -> list[str]:
+    """Tenants whose purge log has grown since it was last signed."""
+    signed = (
+        select(log_checkpoints.c.tenant_id, func.max(log_checkpoints.c.size).label("size"))
+        .group_by(log_checkpoints.c.tenant_id)
+        .subquery()
+    )
+    query = (
+        select(tenant_heads.c.tenant_id)
+        .outerjoin(signed, signed.c.tenant_id == tenant_heads.c.tenant_id)
+        .where(tenant_heads.c.log_size > func.coalesce(signed.c.size, 0))
+        .order_by(tenant_heads.c.tenant_id)
+    )
+    async with db.read() as conn:
+        return list((await conn.execute(query)).scalars())
+
+
+async def find_mailboxes(db: Database, which: str) -> list[tuple[str, str]]:
+    """(tenant, mailbox) of the connected accounts with this id or address."""
+    query = (
+        select(mailboxes.c.tenant_id, mailboxes.c.id)
+        .where(or_(mailboxes.c.id == which, mailboxes.c.address == which), mailboxes.c.removed_at.is_(None))
+        .order_by(mailboxes.c.id)
+    )
+    async with db.read() as conn:
+        return [(row[0], row[1]) for row in (await conn.execute(query)).all()]
+
+
+async def unreachable(db: Database) -> str | None:
+    """What is wrong with the database, None when it answers."""
+    try:
+        async with db.read() as conn:
+            await conn.execute(select(literal(1)))
+    except OUTAGES as error:
+        return f"the database does not answer: {first_line(error)}"
+    return None
+
+
+async def unwritable(db: Database, now: Instant) -> str | None:
+    """Why nothing could be committed now, the purge log included; None when something just was."""
+
+    async def work(tx: Transaction) -> None:
+        mark = tx.insert(installation).values(key=_WRITTEN, value=str(now))
+        await tx.conn.execute(mark.on_conflict_do_update(index_elements=[installation.c.key], set_={"value": str(now)}))
+
+    try:
+        await db.transact(work)
+    except OUTAGES as error:
+        return f"nothing can be written: {first_line(error)}; nothing is purged until it can"
+    return None
+
+
+def first_line(error: Exception) -> str:
+    """What the database said, without the statement and its parameters."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    return (text.splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,221 @@
+"""What a serving process runs: synchronization, schedule, search index and HTTP, over one `Core`.
+
+Started in the order in which they need each other, stopped in the opposite one. Every part may also be killed at any
+moment: what it was doing is finished or undone by the next start, here or in another process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+
+import structlog
+from fastapi import FastAPI
+
+from connectors.imap.session import Timeouts
+from connectors.imap.source import connect_imap
+from connectors.port import Connect, Source
+from mailgate.actors import SYSTEM
+from mailgate.api.application import create_app
+from mailgate.api.services import Services, Verify
+from mailgate.app.core import Core, Secrets
+from mailgate.app.health import checks
+from mailgate.app.verify import Verifier, tls_context
+from mailgate.clock import DAY, Instant
+from mailgate.jobs.erase import EraseWorker
+from mailgate.jobs.scheduler import Intervals, Jobs
+from mailgate.jobs.worker import Worker
+from mailgate.metrics import Metrics
+from mailgate.settings import Settings
+from mailgate.store import overview, tenants
+from mailgate.store.erasures import Erasures
+from mailgate.store.log_reading import LogDivergedError
+from mailgate.store.plan_watch import PlanWatch
+from mailgate.store.prune import prune
+from mailgate.store.search import Indexer
+from mailgate.store.sync import SqlSyncStore
+from mailgate.sync.port import MailboxConfig
+from mailgate.sync.supervisor import Connector, Supervisor
+from mailgate.sync.supervisor import Parts as SyncParts
+
+_log = structlog.get_logger("mailgate.app")
+
+_HOUSEKEEPING_S = 2.0
+
+
+class Application:
+    """One serving process. Make it in a running event loop; `connector` and `verify` can be replaced by tests."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        secrets: Secrets | None = None,
+        connector: Connector | None = None,
+        verify: Verify | None = None,
+    ) -> None:
+        self.core = core
+        context = tls_context()
+        self.supervisor = supervisor_of(core, connector or imap_connector(core.settings, context))
+        self.metrics = Metrics()
+        self._indexer = Indexer(core.db, core.ring, core.blobs, core.clock, core.owner)
+        self.jobs = Jobs(
+            retention=core.retention,
+            plans=PlanWatch(core.db, core.subscriptions),
+            erase=EraseWorker(Erasures(core.db, core.log), core.blobs, core.clock, core.owner),
+            sign=self._sign,
+            prune=self._prune,
+            clock=core.clock,
+            intervals=intervals_of(core.settings),
+        )
+        self._index = Worker("index", self._indexer.work)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._syncing: asyncio.Task[None] | None = None
+        self.api: FastAPI = create_app(
+            Services(
+                settings=core.settings,
+                clock=core.clock,
+                db=core.db,
+                ring=core.ring,
+                blobs=core.blobs,
+                catalogue=core.catalogue,
+                log=core.log,
+                log_reader=core.log_reader,
+                subscriptions=core.subscriptions,
+                expiry=core.expiry,
+                mailboxes=core.mailboxes,
+                reader=core.reader,
+                pins=core.pins,
+                retention=core.retention,
+                sync=_Sync(self.supervisor),
+                verify=verify or Verifier(core.settings, context),
+                metrics=self.metrics,
+                health=checks(core, self.running),
+                admin_token=None if secrets is None else secrets.admin_token,
+            )
+        )
+
+    def running(self) -> dict[str, bool]:
+        """Whether each part that runs by itself does."""
+        syncing = self._syncing is not None and not self._syncing.done()
+        return {**self.jobs.health, "index": self._index.healthy, "sync": syncing}
+
+    async def start(self) -> None:
+        """Begin everything but HTTP, whose server is the caller's."""
+        core = self.core
+        await asyncio.to_thread(core.ring.sweep)
+        await core.log.announce_everywhere(core.db, at=core.clock(), actor=SYSTEM)
+        self._index.start()
+        self.jobs.start()
+        self._syncing = asyncio.create_task(self.supervisor.run(), name="sync")
+        self._tasks.append(asyncio.create_task(self._keep_house(), name="housekeeping"))
+        _log.info("started", owner=core.owner, database="sqlite" if core.db.sqlite else "postgresql")
+
+    async def stop(self) -> None:
+        """End everything in order; what is cut is finished by the next start."""
+        if self._syncing is not None:
+            self._syncing.cancel()
+            await asyncio.gather(self._syncing, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._index.stop()
+        await self.jobs.stop()
+        await self._indexer.release()
+        await self.api.state.authenticator.flush()
+        _log.info("stopped", owner=self.core.owner)
+
+    async def _keep_house(self) -> None:
+        """What only needs to happen now and then: index new messages, write down when tokens were used."""
+        while True:
+            self._index.wake()
+            with contextlib.suppress(OSError):
+                await self.api.state.authenticator.flush()
+            await asyncio.sleep(_HOUSEKEEPING_S)
+
+    async def _sign(self) -> None:
+        """Sign every log that grew. One that diverged is reported and does not keep the others from being signed."""
+        core = self.core
+        diverged: LogDivergedError | None = None
+        for tenant_id in await overview.unsigned_logs(core.db):
+            tenant = await tenants.get(core.db, tenant_id)
+            try:
+                await core.log_reader.checkpoint(tenant, core.clock())
+            except LogDivergedError as error:
+                diverged = error
+        if diverged is not None:
+            raise diverged
+
+    async def _prune(self) -> None:
+        core = self.core
+        await prune(
+            core.db,
+            core.clock(),
+            longest_days=core.catalogue.longest_days,
+            idempotency_hours=core.settings.limits.idempotency_hours,
+        )
+        await asyncio.to_thread(core.blobs.sweep, core.clock() - DAY)
+
+
+class _Sync:
+    """What the interface asks of the supervisor."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def changed(self, mailbox_id: str | None = None) -> None:
+        """Look at the table now, instead of within a second."""
+        self._supervisor.wake()
+
+    async def request_run(self, mailbox_id: str, tenant_id: str, actor: str, now: Instant) -> str:
+        """Queue one pass, to be made by whichever process owns the mailbox."""
+        return await self._supervisor.sync_now(mailbox_id, tenant_id, actor)
+
+
+def supervisor_of(core: Core, connector: Connector) -> Supervisor:
+    """The synchronization over this core; also for one pass from the command line."""
+    return Supervisor(
+        SyncParts(
+            store=SqlSyncStore(core.db, core.mailboxes, core.subscriptions, core.log, core.expiry),
+            connector=connector,
+            ring=core.ring,
+            blobs=core.blobs,
+            settings=core.settings.sync,
+            clock=core.clock,
+            process=core.owner,
+            anchor_from=core.policy.anchor,
+        )
+    )
+
+
+def imap_connector(settings: Settings, context: ssl.SSLContext) -> Connector:
+    """Connects to real mail servers; one TLS context is shared by all connections."""
+    timeouts = Timeouts(
+        connect_s=settings.sync.connect_timeout_s,
+        command_s=settings.sync.command_timeout_s,
+        idle_s=settings.sync.idle_reissue_s,
+    )
+
+    def connector(config: MailboxConfig) -> Connect:
+        async def connect() -> Source:
+            return await connect_imap(
+                config.endpoint,
+                config.auth,
+                ssl_context=context,
+                allow_networks=settings.net.allow,
+                timeouts=timeouts,
+            )
+
+        return connect
+
+    return connector
+
+
+def intervals_of(settings: Settings) -> Intervals:
+    """The schedule that the settings ask for."""
+    return Intervals(
+        purge=settings.retention.purge_interval_s,
+        erase=settings.retention.erase_interval_s,
+        sign=settings.ledger.sign_interval_s,
+    )

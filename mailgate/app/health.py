@@ -1,0 +1,89 @@
+"""What /readyz looks at. Each check says in words what is wrong and, where it can, what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from mailgate.api.services import Health, HealthCheck
+from mailgate.app.core import Core
+from mailgate.clock import SECOND, Instant
+from mailgate.errors import MailgateError
+from mailgate.ids import new_id
+from mailgate.store import overview
+
+_PATIENCE_S = 5.0
+_FRESH: Instant = 2 * SECOND
+
+
+def checks(core: Core, running: Callable[[], Mapping[str, bool]]) -> dict[str, HealthCheck]:
+    """The checks of a process; `running` says which of its parts do."""
+
+    async def database() -> Health:
+        fault = await overview.unreachable(core.db)
+        return Health(fault is None, fault)
+
+    async def blobs() -> Health:
+        try:
+            await core.blobs.exists(new_id(core.clock()))  # any name: that the store answers is what counts
+        except MailgateError as error:
+            return Health(False, error.detail)
+        return Health(True)
+
+    async def scheduler() -> Health:
+        idle = sorted(name for name, works in running().items() if not works)
+        if idle:
+            return Health(False, f"not working: {', '.join(idle)}; the log says why")
+        return Health(True)
+
+    async def log() -> Health:
+        fault = await overview.unwritable(core.db, core.clock())
+        return Health(fault is None, fault)
+
+    async def witness() -> Health:
+        return await asyncio.to_thread(_witness, core)
+
+    found = {"database": database, "blobs": blobs, "scheduler": scheduler, "log": log, "witness": witness}
+    return {name: _Remembered(core, _patient(check)) for name, check in found.items()}
+
+
+class _Remembered:
+    """Asks once in a while only: the question is open to anybody and must not become a load."""
+
+    def __init__(self, core: Core, check: HealthCheck) -> None:
+        self._core = core
+        self._check = check
+        self._asked_at: Instant | None = None
+        self._found = Health(True)
+
+    async def __call__(self) -> Health:
+        now = self._core.clock()
+        if self._asked_at is None or not 0 <= now - self._asked_at < _FRESH:
+            self._asked_at = now
+            self._found = await self._check()
+        return self._found
+
+
+def _patient(check: HealthCheck) -> Callable[[], Awaitable[Health]]:
+    async def ask() -> Health:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                return await check()
+        except TimeoutError:
+            return Health(False, f"no answer within {_PATIENCE_S:g} s")
+
+    return ask
+
+
+def _witness(core: Core) -> Health:
+    """A witness that goes back in time together with the database sees nothing: known, and worth saying."""
+    folder = core.settings.witness_dir
+    if not folder.is_dir():
+        return Health(False, f"{folder} is not there (ledger.witness): no log can be signed")
+    database = core.db.url.database
+    if core.db.sqlite and database and Path(database).exists() and Path(database).stat().st_dev == folder.stat().st_dev:
+        return Health(
+            True, "on the same disk as the database: a rollback of both would go unseen; set ledger.witness elsewhere"
+        )
+    return Health(True)

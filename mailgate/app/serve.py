@@ -1,0 +1,104 @@
+"""`mailgate serve`: one process with everything, until it is told to stop.
+
+The first SIGTERM or SIGINT ends in order: no new requests, running ones may finish, connections are closed, leases
+given back. A second one ends at once; everything is safe to cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+
+from mailgate import __version__
+from mailgate.app.application import Application
+from mailgate.app.core import Core, Secrets
+from mailgate.errors import ConfigurationError
+from mailgate.settings import HttpSettings, Settings
+
+_log = structlog.get_logger("mailgate.serve")
+
+
+async def serve(settings: Settings, secrets: Secrets) -> None:
+    """Run until a signal. Raises ConfigurationError when it can't start."""
+    listening = listen(settings.http)
+    with contextlib.closing(listening):
+        core = await Core.open(settings, secrets=secrets)
+        try:
+            application = Application(core, secrets=secrets)
+            server = _Server(
+                uvicorn.Config(
+                    application.api,
+                    lifespan="off",
+                    log_config=None,
+                    access_log=False,
+                    server_header=False,
+                    timeout_graceful_shutdown=max(1, round(settings.http.shutdown_grace_s)),
+                )
+            )
+            with _signals(server):
+                await application.start()
+                host, port = listening.getsockname()[:2]
+                host = f"[{host}]" if ":" in host else host
+                _log.info("serving", url=f"http://{host}:{port}", version=__version__)
+                try:
+                    await server.serve(sockets=[listening])
+                finally:
+                    await application.stop()
+        finally:
+            await core.close()
+
+
+def listen(http: HttpSettings) -> socket.socket:
+    """The socket to serve on. Raises ConfigurationError when the address can't be used."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            http.host, http.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+            made.listen(1_024)
+            made.setblocking(False)
+        except OSError:
+            made.close()
+            raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"can't listen on {http.host}, port {http.port}: {error.strerror} (http.host, http.port)"
+        ) from None
+    return made
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing: `_signals` does, from before the start until after the end."""
+        yield
+
+
+@contextlib.contextmanager
+def _signals(server: uvicorn.Server) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        if server.should_exit:
+            os._exit(128 + number)
+        _log.info("stopping", signal=signal.Signals(number).name)
+        server.should_exit = True
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,5 @@
+"""`python -m mailgate.cli` is the command `mailgate`."""
+
+from mailgate.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""All commands under one name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mailgate import __version__
+from mailgate.cli import mailboxes, purge, server, session, tenants, tokens
+from mailgate.cli.audit import audit_app
+from mailgate.cli.demo import demo
+from mailgate.cli.log_export import export
+
+_EXIT_CODES = (
+    "Exit codes: 0 done, 1 what was asked for did not hold, 2 wrong usage, 3 wrong configuration, "
+    "4 refused by a rule, 5 something could not be used now; `audit` has its own."
+)
+
+app = typer.Typer(
+    name="mailgate",
+    help=f"A mail synchronization gateway with plan-based retention. {_EXIT_CODES}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(*, shown: bool) -> None:
+    if shown:
+        typer.echo(f"mailgate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _before(
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Configuration file; see `mailgate init --print-config`.")
+    ] = None,
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=lambda value: _version(shown=value), is_eager=True, help="Its version."),
+    ] = False,
+) -> None:
+    del version
+    session.given.config = config
+
+
+app.command()(server.init)
+app.command()(server.serve)
+app.command(name="migrate")(server.migrate_command)
+app.command()(server.doctor)
+app.command()(demo)
+app.add_typer(tenants.app, name="tenant")
+app.add_typer(mailboxes.app, name="mailbox")
+app.command()(mailboxes.sync)
+app.command()(purge.purge)
+audit_app.command()(export)
+app.add_typer(audit_app, name="audit")
+app.add_typer(tokens.app, name="token")
+
+
+def main() -> None:
+    """The entry point. What the gateway makes is for its own user only: keys and mail."""
+    os.umask(0o077)
+    app()

@@ -1,0 +1,117 @@
+"""`init`, `serve`, `migrate`, `doctor`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from mailgate import logs
+from mailgate.app.core import Secrets
+from mailgate.app.serve import serve as serve_until_stopped
+from mailgate.cli import session
+from mailgate.configuration import example
+from mailgate.errors import ConfigurationError
+from mailgate.settings import ADMIN_TOKEN_VARIABLE
+from mailgate.store import installation, migrate, tokens
+from mailgate.store.check import doctor as check_store
+from mailgate.store.tokens import Scope
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+
+
+def init(
+    *,
+    print_config: Annotated[bool, typer.Option(help="Print every setting with its default, and do nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Make what a new installation needs: folders, keys, database, the name of its purge log, the first admin token."""
+    if print_config:
+        sys.stdout.write(example())
+        return
+
+    async def work() -> dict[str, Any]:
+        async with session.opened(create=True) as core:
+            async with core.db.read() as conn:
+                origin = await installation.read(conn, installation.LEDGER_ORIGIN)
+            made: dict[str, Any] = {
+                "data_dir": str(core.settings.data_dir.absolute()),
+                "ledger_origin": origin,
+                "token": None,
+            }
+            if Secrets.from_environment().admin_token is None and not await tokens.any_admin(core.db):
+                _, secret = await tokens.create(core.db, name="first admin", scopes=[Scope.ADMIN], now=core.clock())
+                made["token"] = secret
+            return made
+
+    made = session.run(work())
+    if json:
+        session.show_json(made)
+        return
+    session.say(f"ready: state in {made['data_dir']}, purge log {made['ledger_origin']}")
+    if made["token"]:
+        session.say(f"the first admin token, shown only now: {made['token']}")
+    else:
+        session.say(f"an admin token is there already (or {ADMIN_TOKEN_VARIABLE} gives one)")
+    session.say("next: mailgate serve")
+
+
+def serve() -> None:
+    """Run the gateway until SIGTERM or Ctrl-C; a second signal ends it at once."""
+    try:
+        settings = session.settings()
+        logs.configure(settings.log)
+        uvloop.run(serve_until_stopped(settings, Secrets.from_environment()))
+    except ConfigurationError as error:
+        session.fail(error.detail, session.CONFIGURATION)
+
+
+def migrate_command(*, json: Json = False) -> None:
+    """Bring the database to the schema of this program. Cut, it leaves the old one."""
+    try:
+        settings = session.settings()
+        before = migrate.current(settings.database_url)
+        migrate.upgrade(settings.database_url)
+    except ConfigurationError as error:
+        session.fail(error.detail, session.CONFIGURATION)
+    after = migrate.newest()
+    if json:
+        session.show_json({"before": before, "after": after})
+    elif before == after:
+        session.say(f"the schema is {after} already")
+    else:
+        session.say(f"the schema was {before or 'not there'} and is {after} now")
+
+
+def doctor(
+    *,
+    deep: Annotated[bool, typer.Option(help="Also read, decrypt and compare every stored message.")] = False,
+    json: Json = False,
+) -> None:
+    """Check every invariant of the store. Changes nothing; exit code 1 when something is wrong."""
+
+    async def work() -> dict[str, Any]:
+        async with session.opened() as core:
+            report = await check_store(core.db, core.blobs, core.ring, deep=deep)
+            return {
+                "healthy": report.healthy,
+                "checks": report.checks,
+                "orphans": report.orphans,
+                "blobs_read": report.blobs_read,
+                "findings": [
+                    {"check": found.check, "tenant_id": found.tenant_id, "detail": found.detail}
+                    for found in report.findings
+                ],
+            }
+
+    report = session.run(work())
+    if json:
+        session.show_json(report)
+    else:
+        for found in report["findings"]:
+            session.say(f"{found['check']}: tenant {found['tenant_id'] or '-'}: {found['detail']}")
+        verdict = "healthy" if report["healthy"] else f"{len(report['findings'])} contradictions"
+        session.say(f"{report['checks']} checks, {report['blobs_read']} messages read: {verdict}")
+    raise typer.Exit(0 if report["healthy"] else session.FAILED)

@@ -1,0 +1,131 @@
+"""What every command shares: the settings, an opened store, one clear line for what went wrong, and its exit code.
+
+0  done
+1  what was asked for did not hold: doctor found something, an account could not be verified, a run was halted
+2  wrong usage
+3  the configuration or the key store is wrong
+4  refused: no such thing, or a rule forbids it
+5  the database, the mail server or another process could not be used now; try again
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+
+from connectors.errors import ConnectorError
+from mailgate import logs
+from mailgate.app.core import Core, Secrets
+from mailgate.clock import Instant, from_rfc3339
+from mailgate.errors import ConfigurationError, MailgateError
+from mailgate.settings import LogSettings, Settings, load
+from mailgate.store.overview import OUTAGES, first_line
+
+T = TypeVar("T")
+
+FAILED = 1
+USAGE = 2
+CONFIGURATION = 3
+REFUSED = 4
+UNAVAILABLE = 5
+
+out = Console()
+err = Console(stderr=True)
+
+
+@dataclass
+class Given:
+    """What stands before the command."""
+
+    config: Path | None = None
+
+
+given = Given()
+
+
+def settings() -> Settings:
+    """Read them."""
+    return load(given.config)
+
+
+@asynccontextmanager
+async def opened(*, create: bool = False) -> AsyncIterator[Core]:
+    """The store, for one command; warnings of its parts go to standard error."""
+    read = settings()
+    logs.configure(LogSettings(level="warning", format=read.log.format))
+    core = await Core.open(read, secrets=Secrets.from_environment(), create=create)
+    try:
+        yield core
+    finally:
+        await core.close()
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work; what goes wrong ends the process with one line and its code."""
+    try:
+        return uvloop.run(work)
+    except ConfigurationError as error:
+        fail(error.detail, CONFIGURATION)
+    except MailgateError as error:
+        fail(f"{error.detail} ({error.slug})", REFUSED if error.status < 500 else UNAVAILABLE)
+    except ConnectorError as error:
+        fail(str(error), UNAVAILABLE)
+    except OUTAGES as error:
+        fail(f"the database can't be used: {first_line(error)}", UNAVAILABLE)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        raise typer.Exit(130) from None
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say why and end."""
+    for line in message.splitlines():
+        err.print(f"[red]mailgate:[/] {_plain(line)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(code) from None
+
+
+def show_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on a terminal, lines with tabs elsewhere."""
+    if not out.is_terminal:
+        for row in rows:
+            sys.stdout.write("\t".join(row) + "\n")
+        return
+    table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_plain(cell) for cell in row))
+    out.print(table)
+
+
+def say(text: str) -> None:
+    """A line for a person, on standard output."""
+    out.print(_plain(text), highlight=False, soft_wrap=True)
+
+
+def instant(text: str) -> Instant:
+    """A time given as an argument."""
+    try:
+        return from_rfc3339(text)
+    except ValueError:
+        raise typer.BadParameter("write a time as 2026-01-31T00:00:00Z") from None
+
+
+def _plain(text: str) -> str:
+    """Text of others holds no markup and no escape sequences for the terminal."""
+    return "".join(char if char.isprintable() or char == "\t" else "�" for char in text).replace("[", r"\[")

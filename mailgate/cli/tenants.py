@@ -1,0 +1,115 @@
+"""`tenant add`, `tenant list`, `tenant plan`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any
+
+import typer
+
+from mailgate.actors import COMMAND
+from mailgate.cli import session
+from mailgate.clock import Instant, to_rfc3339
+from mailgate.store import tenants
+from mailgate.store.subscriptions import SubscriptionChange
+
+app = typer.Typer(help="Customers of the CRM, and the plans they are on.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+
+_PAGE = 200
+
+
+def _tenant_id(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
+        raise typer.BadParameter("a tenant id has 1 to 64 letters, digits, dots, underscores and hyphens")
+    return text
+
+
+TenantId = Annotated[str, typer.Argument(metavar="TENANT", parser=_tenant_id)]
+
+
+@app.command()
+def add(
+    tenant: TenantId,
+    name: Annotated[str | None, typer.Option(help="For people; the id by default.")] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Make a tenant, or rename it. New tenants are on plan free."""
+
+    async def work() -> dict[str, Any]:
+        async with session.opened() as core:
+            found, made = await tenants.put(core.db, core.ring, core.log, tenant, name or tenant, core.clock(), COMMAND)
+            return {"id": found.id, "name": found.name, "made": made}
+
+    found = session.run(work())
+    if json:
+        session.show_json(found)
+    else:
+        session.say(f"tenant {found['id']} {'made, on plan free' if found['made'] else 'renamed'}")
+
+
+@app.command(name="list")
+def list_(*, json: Json = False) -> None:
+    """All tenants with their plans."""
+
+    async def work() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        async with session.opened() as core:
+            holds = await core.subscriptions.all_entitlements(core.clock())
+            after: str | None = None
+            while True:
+                page = await tenants.list_page(core.db, after=after, limit=_PAGE)
+                for tenant in page.items:
+                    entitled = holds[tenant.id]
+                    found.append(
+                        {
+                            "id": tenant.id,
+                            "name": tenant.name,
+                            "plan": entitled.plan,
+                            "status": entitled.status.value,
+                            "sync": entitled.sync,
+                            "retention_days": entitled.retention_days,
+                            "period_end": None if entitled.period_end is None else to_rfc3339(entitled.period_end),
+                        }
+                    )
+                if page.next_key is None:
+                    return found
+                after = str(page.next_key[0])
+
+    found = session.run(work())
+    if json:
+        session.show_json(found)
+        return
+    rows = [
+        [item["id"], item["name"], item["plan"], item["status"], str(item["retention_days"]), item["period_end"] or "-"]
+        for item in found
+    ]
+    session.show_table("Tenants", ["id", "name", "plan", "status", "days", "until"], rows)
+
+
+@app.command()
+def plan(
+    tenant: TenantId,
+    plan: Annotated[str, typer.Argument(metavar="PLAN")],
+    until: Annotated[
+        Instant | None, typer.Option(metavar="TIME", parser=session.instant, help="End of the period (RFC 3339).")
+    ] = None,
+    *,
+    json: Json = False,
+) -> None:
+    """Put the tenant on a plan from now on. On free, connections end and unattached copies become due."""
+
+    async def work() -> dict[str, Any]:
+        async with session.opened() as core:
+            change = SubscriptionChange(plan, period_end=until)
+            holds = await core.subscriptions.set_outright(tenant, change, core.clock(), COMMAND)
+            return {"tenant": tenant, "plan": holds.plan, "sync": holds.sync, "retention_days": holds.retention_days}
+
+    holds = session.run(work())
+    if json:
+        session.show_json(holds)
+    else:
+        sync = "synchronized" if holds["sync"] else "not synchronized"
+        session.say(f"tenant {tenant} is on plan {holds['plan']}: {sync}, {holds['retention_days']} days")
