@@ -238,6 +238,7 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         Raises ServerError when refused, ProtocolError when anything came in clear behind the OK: somebody on the way
         put it there (RFC 9051 §11.1; the attack known as response injection).
         """
+        self._parser.strict = True
         command = self.start("STARTTLS")
         self._starttls_tag = command.tag
         await self.finish(command)

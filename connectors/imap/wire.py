@@ -79,9 +79,12 @@ class Parser:
         "_sink",
         "_text",
         "_uid",
+        "strict",
     )
 
     def __init__(self, receiver: Receiver, *, limit: int = LINE_LIMIT, list_limit: int = LIST_LIMIT) -> None:
+        self.strict = False
+        """Are empty lines between responses refused too?"""
         self._receiver = receiver
         self._limit = limit
         self._list_limit = list_limit
@@ -202,7 +205,9 @@ class Parser:
     def _complete_line(self, line: bytes) -> None:
         if not self._pieces:
             if not line:
-                return  # an empty line between responses means nothing; some servers send them
+                if self.strict:
+                    raise ProtocolError("the server sent an empty line where none may be")
+                return  # between responses it means nothing; some servers send them
             if is_status_like(line):
                 self._receiver.response(parse([line]))
                 return

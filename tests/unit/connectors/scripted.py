@@ -89,10 +89,12 @@ class Talk:
         await self.answer(b"EXAMINE", *lines, status=b"OK [READ-ONLY] open")
 
     async def gone(self) -> None:
-        """Until the client has hung up."""
+        """Until the client logs out or has hung up."""
         with contextlib.suppress(ConnectionError):
-            while await self.reader.read(65_536):
-                pass
+            while line := await self.reader.readline():
+                if line.endswith(b" LOGOUT\r\n"):
+                    await self.send(b"* BYE bye", line.split(b" ")[0] + b" OK done")
+                    return
 
     def reset(self) -> None:
         """RST instead of FIN."""
