@@ -313,17 +313,21 @@ class ImapSource:
     async def idle(self, timeout_s: float) -> FolderChange | None:
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
+        # Without IDLE, NOOP asks; either way the last turn is known before it begins, since timers may fire a little early.
+        turn_s = self._session.timeouts.idle_s if "IDLE" in self.capabilities else POLL_S
         while self._change is None and (left := end - loop.time()) > 0:
             self._waker = loop.create_future()
             try:
                 if "IDLE" in self.capabilities:
-                    await self._session.idle(self._waker, min(left, self._session.timeouts.idle_s))
+                    await self._session.idle(self._waker, min(left, turn_s))
                 else:
                     await self.noop()
                     if self._change is None:
-                        await asyncio.wait({self._waker}, timeout=min(left, POLL_S))
+                        await asyncio.wait({self._waker}, timeout=min(left, turn_s))
             finally:
                 self._waker = None
+            if left <= turn_s:
+                break
         change, self._change = self._change, None
         return change
 
