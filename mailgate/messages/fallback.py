@@ -96,7 +96,7 @@ def _node(message: Message, depth: int) -> PlainNode:
         filename=_filename(message),
         content_id=_header(message, "Content-ID"),
         disposition=message.get_content_disposition(),
-        headers={"Content-Type": [_header(message, "Content-Type") or ""]},
+        headers={name: [_header(message, name) or ""] for name in ("Content-Type", "Content-Transfer-Encoding")},
     )
     payload = message.get_payload()
     if isinstance(payload, list) and kind == "message/rfc822":

@@ -33,9 +33,15 @@ _SNIPPET_BYTES = 4 * 1024
 _SNIPPET_HTML_BYTES = 96 * 1024
 
 
-def parse_summary(raw: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS) -> Summary:
-    """What a listing needs of a message: header fields, snippet, parts. Never raises on any bytes."""
-    reading = _Reading(bytes(raw), limits)
+def parse_summary(
+    raw: bytes | memoryview, *, limits: Limits = DEFAULT_LIMITS, whole_size: int | None = None
+) -> Summary:
+    """What a listing needs of a message: header fields, snippet, parts. Never raises on any bytes.
+
+    `raw` may be the beginning of a larger message of `whole_size` bytes: parts behind it are not known, and the size of
+    the part that was cut is reckoned from what is missing.
+    """
+    reading = _Reading(bytes(raw), limits, whole_size)
     return Summary(snippet=reading.snippet(), **reading.common())
 
 
@@ -75,10 +81,15 @@ class _Common(TypedDict):
 class _Reading:
     """One message while it is being read."""
 
-    def __init__(self, raw: bytes, limits: Limits) -> None:
+    def __init__(self, raw: bytes, limits: Limits, whole_size: int | None = None) -> None:
         self._limits = limits
-        self._fields = Fields(raw[: min(header_end(raw), limits.header_bytes)].lstrip(b" \t"), limits)
+        self._missing = 0
         self.defects: list[str] = []
+        if whole_size is not None and whole_size > len(raw):
+            raw = raw[: raw.rfind(b"\n") + 1 or len(raw)]  # not inside a line: base64 ends well then
+            self._missing = whole_size - len(raw)
+            self.defects.append("not_parsed_whole")
+        self._fields = Fields(raw[: min(header_end(raw), limits.header_bytes)].lstrip(b" \t"), limits)
         root = read_tree(raw, limits, self.defects)
         self.leaves, self._bodies = walk(root, limits, self.defects)
         if not self._bodies and len(self.leaves) == 1 and self.leaves[0].content_type.startswith("text/"):
@@ -116,12 +127,13 @@ class _Reading:
 
     def parts(self) -> list[Part]:
         bodies = self._body_ids()
+        last = self.leaves[-1] if self.leaves and self._missing else None
         return [
             Part(
                 leaf.part_id,
                 leaf.filename(self._limits.filename),
                 leaf.content_type,
-                len(leaf.content),
+                len(leaf.content) + (int(self._missing * leaf.decoded_share()) if leaf is last else 0),
                 leaf.part_id in bodies or _shown_inside(leaf),
                 leaf.content_id(),
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from mailgate.messages import Limits, header_block, header_digest_input, parse_summary, thread_root
@@ -88,3 +90,21 @@ def test_limits_are_kept() -> None:
     assert len(summary.parts) == 1
     assert len(summary.snippet) <= 10
     assert "too_many_parts" in summary.defects
+
+
+def test_the_beginning_of_a_huge_message_tells_about_the_whole() -> None:
+    content = bytes(range(256)) * 4_000
+    encoded = base64.encodebytes(content).replace(b"\n", b"\r\n")
+    raw = (
+        b"Subject: huge\r\nContent-Type: multipart/mixed; boundary=q\r\n\r\n--q\r\n\r\nsee the file\r\n--q\r\n"
+        b"Content-Type: video/mp4; name=a.mp4\r\nContent-Transfer-Encoding: base64\r\n\r\n" + encoded + b"--q--\r\n"
+    )
+    for cut in (50_000, 50_001, 50_002, 50_003, 50_077):
+        summary = parse_summary(raw[:cut], whole_size=len(raw))
+        assert (summary.subject, summary.snippet, summary.has_files) == ("huge", "see the file", True)
+        assert summary.defects == ("not_parsed_whole",)
+        assert summary.parts[1].filename == "a.mp4"
+        assert summary.parts[1].size == pytest.approx(len(content), rel=0.001)
+    assert parse_summary(raw, whole_size=len(raw)) == parse_summary(raw)
+    assert parse_summary(raw).parts[1].size == len(content)
+    assert parse_summary(b"", whole_size=10).parts[0].size == 10
