@@ -14,13 +14,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-_WIDTH = 104
+_WIDTH = 100
 
 
 class Bars(Protocol):
     """Bars that move together; `note` is a word at the end of the line."""
 
-    def update(self, name: str, done: int, total: int, note: str) -> None: ...
+    def update(self, name: str, done: int, total: int, note: str, *, finished: bool = False) -> None: ...
 
 
 class Screen:
@@ -55,11 +55,13 @@ class Screen:
     def table(
         self, columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], *, end: Sequence[str] = ()
     ) -> None:
-        """`columns` are (title, style); all but the first two columns stand right. `end` is a line of sums."""
+        """`columns` are (title, style); all but the first column stand right. `end` is a line of sums."""
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_footer=bool(end), padding=(0, 1))
         for number, (title, style) in enumerate(columns):
             footer = Text.from_markup(end[number]) if end else ""
-            table.add_column(title, footer=footer, style=style, justify="left" if number < 2 else "right", no_wrap=True)
+            table.add_column(
+                title, footer=footer, style=style, justify="left" if number == 0 else "right", no_wrap=True
+            )
         for row in rows:
             table.add_row(*row)
         grid = Table.grid(padding=(0, 0, 0, 2))
@@ -104,7 +106,8 @@ class _Moving:
     def __init__(self, progress: Progress, tasks: dict[str, TaskID]) -> None:
         self._progress, self._tasks = progress, tasks
 
-    def update(self, name: str, done: int, total: int, note: str) -> None:
+    def update(self, name: str, done: int, total: int, note: str, *, finished: bool = False) -> None:
+        del finished  # the full bar says so
         self._progress.update(self._tasks[name], completed=done, total=max(total, 1), note=note)
 
 
@@ -113,7 +116,7 @@ class _Lines:
         self._console, self._labels = console, labels
         self._said: set[str] = set()
 
-    def update(self, name: str, done: int, total: int, note: str) -> None:
-        if total and done >= total and note and name not in self._said:
+    def update(self, name: str, done: int, total: int, note: str, *, finished: bool = False) -> None:
+        if finished and name not in self._said:
             self._said.add(name)
             self._console.print(f"   {self._labels[name]:<22} {done}/{total}  {note}", highlight=False)

@@ -68,16 +68,17 @@ async def _show(options: Options, screen: Screen, begun: float, stopped: asyncio
     _clear(options.data)
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(_temporary())
-        gateway = Gateway(options.data / "state", options.data / "gateway.log", port=options.port)
-        # Entered first, ended last: the mail server outlives the gateway, so that its connections end in order.
+        # What is entered first ends last: the mail server and the taps outlive the gateway, whose connections end in
+        # order.
         server = await stack.enter_async_context(_server(folder, options.server))
-        stack.push_async_callback(gateway.stop)
-        await gateway.start()
+        gateway = Gateway(options.data / "state", options.data / "gateway.log", port=options.port)
         crm = await stack.enter_async_context(Crm(gateway.url, gateway.token))
         audit = options.data / "audit"
         audit.mkdir()
         story = Story(screen, crm, gateway, server, audit)
         stack.push_async_callback(story.close)
+        stack.push_async_callback(gateway.stop)
+        await gateway.start()
         await _run_unless(stopped, story.tell(cast(secrets.token_urlsafe(12)), now=system_clock()))
         took = time.monotonic() - begun
         facts = (
