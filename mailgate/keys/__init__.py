@@ -7,7 +7,9 @@ database. Nothing here speaks SQL or knows what a message is.
 """
 
 from mailgate.keys.errors import KeyMissingError, KeyStoreError, KeyUnwrapError, MasterKeyError
-from mailgate.keys.ring import KeyRing, master_from_text
+from mailgate.keys.master import master_from_text
+from mailgate.keys.ring import KeyRing
+from mailgate.keys.rotate import rotate_master
 from mailgate.keys.tenant import DataKey, MacStream, TenantKeys, epoch_at
 
 __all__ = [
@@ -21,4 +23,5 @@ __all__ = [
     "TenantKeys",
     "epoch_at",
     "master_from_text",
+    "rotate_master",
 ]

@@ -11,6 +11,7 @@ Names are relative, with `/` between folder and file, made of the characters in 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import stat
@@ -23,6 +24,28 @@ from mailgate.keys.errors import KeyStoreError
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}){0,2}")
 _TEMPORARY = ".new-"
 RESTORE = "run `mailgate init` for a new key store, or restore it from the backup of the keys"
+
+
+class DirectoryLock:
+    """A held lock (flock: it ends with the process); given back by `release`, or when it is no longer referred to."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def __enter__(self) -> None:
+        """Hold it for the block."""
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give it back; harmless twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __del__(self) -> None:
+        self.release()
 
 
 class KeyDirectory:
@@ -69,7 +92,10 @@ class KeyDirectory:
 
     def exists(self, name: str) -> bool:
         """Whether a file or folder of that name is there."""
-        return self._path(name).exists()
+        try:
+            return self._path(name).exists()
+        except OSError as error:
+            raise KeyStoreError(f"the key file {name} can't be looked up: {error.strerror}") from error
 
     def create(self, name: str, data: bytes) -> bytes:
         """Write a new file durably and return what stands under the name: `data`, or what another process wrote first.
@@ -100,6 +126,21 @@ class KeyDirectory:
             _sync_folder(path.parent)
         except OSError as error:
             raise KeyStoreError(f"the key file {name} can't be written: {error.strerror}") from error
+
+    def lock(self, *, alone: bool = False) -> DirectoryLock:
+        """Take the key store's lock, shared or `alone`; never waits. Raises KeyStoreError when it is held otherwise."""
+        try:
+            descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise KeyStoreError(f"the key store can't be locked: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            if alone:
+                raise KeyStoreError("the key store is in use: stop every gateway that uses it first") from None
+            raise KeyStoreError("the master key of this key store is being changed: try again in a moment") from None
+        return DirectoryLock(descriptor)
 
     def make_folder(self, name: str) -> None:
         """Make a folder and those above it, durably; one that is there is kept."""

@@ -15,45 +15,30 @@ Two processes that open an empty key store at the same time end with the same ke
 
 from __future__ import annotations
 
-import base64
-import binascii
-import os
 import re
 import threading
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from mailgate.clock import Instant
-from mailgate.keys.directory import RESTORE, KeyDirectory
-from mailgate.keys.errors import KeyMissingError, KeyStoreError, KeyUnwrapError, MasterKeyError
-from mailgate.keys.tenant import TenantKeys, epoch_at
+from mailgate.keys.directory import DirectoryLock, KeyDirectory
+from mailgate.keys.errors import KeyMissingError, KeyStoreError, MasterKeyError
+from mailgate.keys.master import LEDGER, NEXT, SERVICE, TENANTS, open_or_make, read_master
+from mailgate.keys.tenant import TenantKeys
 from mailgate.keys.wrap import KEY_SIZE, unwrap, wrap
 
 _REF = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _EPOCH_NAME = re.compile(r"[0-9]{6}")
 
 
-def master_from_text(text: str) -> bytes:
-    """The master key from its base64 form (`MAILGATE_MASTER_KEY`).
-
-    Raises MasterKeyError that says what is wanted, never the text.
-    """
-    try:
-        key = base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != KEY_SIZE:
-        raise MasterKeyError(
-            "MAILGATE_MASTER_KEY must be base64 of exactly 32 bytes; make one with `openssl rand -base64 32`"
-        )
-    return key
-
-
 class KeyRing:
     """An opened key store. Objects may be used from several threads."""
 
-    def __init__(self, directory: KeyDirectory, master: AESGCM, service: AESGCM, ledger_seed: bytes) -> None:
+    def __init__(
+        self, directory: KeyDirectory, lock: DirectoryLock, master: AESGCM, service: AESGCM, ledger_seed: bytes
+    ) -> None:
         self._directory = directory
+        self._in_use = lock  # held as long as this object lives, so that no rotation runs beside it
         self._master = master
         self._service = service
         self._ledger_seed = ledger_seed
@@ -71,10 +56,13 @@ class KeyRing:
         if master is not None and len(master) != KEY_SIZE:
             raise MasterKeyError("the master key must be exactly 32 bytes")
         directory = KeyDirectory.open(url, create=create)
-        aead = AESGCM(master if master is not None else _master_file(directory, create=create))
-        service = _open_or_make(directory, aead, "service-1", create=create)
-        seed = _open_or_make(directory, aead, "ledger", create=create)
-        return cls(directory, aead, AESGCM(service), seed)
+        lock = directory.lock()
+        if directory.exists(NEXT):
+            raise KeyStoreError("a change of the master key was cut: run `mailgate key rotate` again to finish it")
+        aead = AESGCM(master if master is not None else read_master(directory, create=create))
+        service = open_or_make(directory, aead, SERVICE, create=create)
+        seed = open_or_make(directory, aead, LEDGER, create=create)
+        return cls(directory, lock, aead, AESGCM(service), seed)
 
     def __repr__(self) -> str:
         return f"KeyRing({self._directory!r})"
@@ -145,25 +133,29 @@ class KeyRing:
         """The 32 bytes from which the Ed25519 key of log checkpoints is made (RFC 8032 §5.1.5)."""
         return self._ledger_seed
 
+    def close(self) -> None:
+        """Stop using the key store: the master key may be changed now."""
+        self._in_use.release()
+
     def sweep(self) -> int:
         """Remove what killed processes left half-written; returns how many files."""
         return self._directory.sweep()
 
     def _load(self, ref: str, *, create: bool) -> TenantKeys:
         folder = _folder(ref)
-        mac = _open_or_make(self._directory, self._master, f"{folder}/mac", create=create)
-        ledger = _open_or_make(self._directory, self._master, f"{folder}/ledger", create=create)
+        mac = open_or_make(self._directory, self._master, f"{folder}/mac", create=create)
+        ledger = open_or_make(self._directory, self._master, f"{folder}/ledger", create=create)
 
         def load(epoch: int) -> bytes | None:
             name = f"{folder}/{epoch:06d}"
             if not self._directory.exists(name):
                 return None
-            return _open_or_make(self._directory, self._master, name, create=False)
+            return open_or_make(self._directory, self._master, name, create=False)
 
         def make(epoch: int) -> bytes:
             if not self._directory.exists(f"{folder}/mac"):
                 raise KeyMissingError(f"the keys of tenant {ref} were destroyed")
-            return _open_or_make(self._directory, self._master, f"{folder}/{epoch:06d}", create=True)
+            return open_or_make(self._directory, self._master, f"{folder}/{epoch:06d}", create=True)
 
         with self._lock:
             return self._tenants.setdefault(ref, TenantKeys(ref, mac_root=mac, ledger=ledger, load=load, make=make))
@@ -172,53 +164,4 @@ class KeyRing:
 def _folder(ref: str) -> str:
     if not _REF.fullmatch(ref):
         raise ValueError("not a tenant reference")
-    return f"tenants/{ref}"
-
-
-def _master_file(directory: KeyDirectory, *, create: bool) -> bytes:
-    text = directory.read("master")
-    if text is None:
-        if directory.exists("service-1"):
-            raise MasterKeyError(
-                "this key store was made with a master key that is not kept in it: "
-                "set MAILGATE_MASTER_KEY to that key, or put its base64 form back into the file `master`"
-            )
-        if not create:
-            raise MasterKeyError(f"the key store is empty: {RESTORE}")
-        text = directory.create("master", base64.b64encode(os.urandom(KEY_SIZE)) + b"\n")
-    try:
-        key = base64.b64decode(text.strip(), validate=True)
-    except (binascii.Error, ValueError):
-        key = b""
-    if len(key) != KEY_SIZE:
-        raise MasterKeyError(
-            "the file `master` of the key store is damaged: restore it from the backup of the keys, "
-            "or set MAILGATE_MASTER_KEY"
-        )
-    return key
-
-
-def _open_or_make(directory: KeyDirectory, master: AESGCM, name: str, *, create: bool) -> bytes:
-    context = b"mailgate key file\0" + name.encode()
-    stored = directory.read(name)
-    if stored is None:
-        if not create:
-            if name.startswith("tenants/"):
-                raise KeyMissingError(f"the key file {name} is missing: destroyed, or never made")
-            raise KeyStoreError(f"the key file {name} is missing: {RESTORE}")
-        stored = directory.create(name, wrap(master, os.urandom(KEY_SIZE), context))
-    try:
-        key = unwrap(master, stored, context)
-    except KeyUnwrapError:
-        if name == "service-1":
-            raise MasterKeyError(
-                "the master key does not open this key store: give the key it was made with "
-                "(MAILGATE_MASTER_KEY or the file `master`), or set keys.url to the key store that belongs to this key"
-            ) from None
-        raise KeyStoreError(f"the key file {name} is damaged: restore it from the backup of the keys") from None
-    if len(key) != KEY_SIZE:
-        raise KeyStoreError(f"the key file {name} holds no key of {KEY_SIZE} bytes")
-    return key
-
-
-__all__ = ["KeyRing", "epoch_at", "master_from_text"]
+    return f"{TENANTS}/{ref}"
