@@ -313,7 +313,8 @@ class ImapSource:
     async def idle(self, timeout_s: float) -> FolderChange | None:
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout_s
-        # Without IDLE, NOOP asks; either way the last turn is known before it begins, since timers may fire a little early.
+        # Without IDLE, NOOP asks; either way the last turn is known before it begins, since timers may fire a little
+        # early.
         turn_s = self._session.timeouts.idle_s if "IDLE" in self.capabilities else POLL_S
         while self._change is None and (left := end - loop.time()) > 0:
             self._waker = loop.create_future()
