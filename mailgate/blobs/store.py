@@ -19,6 +19,7 @@ import os
 import re
 import zlib
 from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -35,6 +36,8 @@ from mailgate.errors import ConfigurationError
 
 _FOLDERS = 256
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{3,63}")
+_RETRIES = 5
+_ERASED_AT_ONCE = 32
 _UPLOAD_BUFFER = 8 * 1024 * 1024
 
 
@@ -67,12 +70,17 @@ class BlobStore:
 
     @classmethod
     def open(
-        cls, url: str, *, options: Mapping[str, Any] | None = None, client_options: Mapping[str, Any] | None = None
+        cls,
+        url: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        client_options: Mapping[str, Any] | None = None,
+        retries: int = _RETRIES,
     ) -> BlobStore:
-        """Open `file:///path` (made when missing), `memory://` (tests) or `s3://`, `gs://`, `az://` with obstore's
-        `options`.
+        """Open `file:///path` (made when missing), `memory://` (tests), or a remote store (`s3://`, `gs://`, `az://`).
 
-        `client_options` are those of the HTTP client (`{"allow_http": True}` for a store without TLS, time-outs).
+        `options` are obstore's for the provider, `client_options` those of its HTTP client (`{"allow_http": True}` for
+        a store without TLS, time-outs); a request that fails is repeated `retries` times within a minute.
         Credentials of remote stores come from `options` or the provider's usual environment. Raises ConfigurationError.
         """
         parts = urlsplit(url)
@@ -86,9 +94,13 @@ class BlobStore:
             return cls(MemoryStore(), None)
         try:
             make: Any = from_url  # typed per provider; the options are the operator's
-            return cls(
-                make(url, config=dict(options or {}) or None, client_options=dict(client_options or {}) or None), None
+            remote = make(
+                url,
+                config=dict(options or {}) or None,
+                client_options=dict(client_options or {}) or None,
+                retry_config={"max_retries": retries, "retry_timeout": timedelta(minutes=1)},
             )
+            return cls(remote, None)
         except (BaseError, ValueError, TypeError) as error:
             raise ConfigurationError(f"blobs.url or its options can't be used: {_first_line(error)}") from error
 
@@ -177,7 +189,8 @@ class BlobStore:
         """
         if self._disk is not None:
             return await asyncio.to_thread(self._unlink_many, self._disk, blob_ids)
-        return await asyncio.gather(*(self._erase_caught(blob_id) for blob_id in blob_ids))
+        at_once = asyncio.Semaphore(_ERASED_AT_ONCE)
+        return await asyncio.gather(*(self._erase_caught(blob_id, at_once) for blob_id in blob_ids))
 
     async def exists(self, blob_id: str) -> bool:
         """Whether the object is there (its content is not looked at). Raises BlobStoreError."""
@@ -226,11 +239,12 @@ class BlobStore:
                 outcomes.append(Erased.gone)
         return outcomes
 
-    async def _erase_caught(self, blob_id: str) -> Erased | BlobStoreError:
-        try:
-            return await self.erase(blob_id)
-        except BlobStoreError as error:
-            return error
+    async def _erase_caught(self, blob_id: str, at_once: asyncio.Semaphore) -> Erased | BlobStoreError:
+        async with at_once:
+            try:
+                return await self.erase(blob_id)
+            except BlobStoreError as error:
+                return error
 
 
 class _LocalWriter:
