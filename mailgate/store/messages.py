@@ -65,7 +65,7 @@ async def add(
     blob_ids = await _refer(tx, place.tenant_id, [message.blob for message in prepared], now)
     await tx.conn.execute(
         insert(messages),
-        [_message_row(place, message, blob_ids[message.blob.content_token], now) for message in prepared],
+        [_message_row(place, message, blob_ids[message.blob.content_token]) for message in prepared],
     )
     await tx.conn.execute(
         insert(origins),
@@ -84,9 +84,10 @@ async def add(
         ],
     )
     for message in prepared:
+        copy = Copy(message.id, message.anchor_at, message.stored_at)
         payload: dict[str, Any] = {
             "anchor_at": message.anchor_at,
-            "expires_at": None if held else due_at(Copy(message.id, message.anchor_at, now), horizon.rules),
+            "expires_at": None if held else due_at(copy, horizon.rules),
             "folder_id": place.folder_id,
         }
         if initial:
@@ -142,7 +143,7 @@ async def _refer(tx: Transaction, tenant_id: str, prepared: Sequence[PreparedBlo
     return standing
 
 
-def _message_row(place: Place, message: PreparedMessage, blob_id: str, now: Instant) -> dict[str, Any]:
+def _message_row(place: Place, message: PreparedMessage, blob_id: str) -> dict[str, Any]:
     return {
         "id": message.id,
         "tenant_id": place.tenant_id,
@@ -151,7 +152,7 @@ def _message_row(place: Place, message: PreparedMessage, blob_id: str, now: Inst
         "anchor_at": message.anchor_at,
         "anchor_source": message.anchor_source,
         "internal_date_at": message.internal_date_at,
-        "stored_at": now,
+        "stored_at": message.stored_at,
         "size": message.size,
         "flags": message.flags,
         "seen": "\\Seen" in message.flags,

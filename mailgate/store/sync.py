@@ -510,14 +510,15 @@ class SqlSyncStore:
                 found.setdefault(row.mailbox_id, []).append(row.id)
         return found
 
-    async def begin_runs(self, owner: Owner, run_ids: Sequence[str], now: Instant) -> None:
-        """The runs begin."""
+    async def begin_runs(self, owner: Owner, run_ids: Sequence[str], now: Instant) -> list[str]:
+        """The runs begin; those that did: the others were begun before."""
 
-        async def work(tx: Transaction) -> None:
-            mine = runs.c.id.in_(run_ids) & (runs.c.mailbox_id == owner.mailbox_id)
-            await tx.conn.execute(update(runs).where(mine).values(state="running", started_at=now))
+        async def work(tx: Transaction) -> list[str]:
+            mine = runs.c.id.in_(run_ids) & (runs.c.mailbox_id == owner.mailbox_id) & (runs.c.state == "queued")
+            begun = update(runs).where(mine).values(state="running", started_at=now).returning(runs.c.id)
+            return list((await tx.conn.execute(begun)).scalars())
 
-        await self._owned(owner, now, work)
+        return await self._owned(owner, now, work)
 
     async def finish_runs(
         self, run_ids: Sequence[str], now: Instant, counts: Mapping[str, Any], failure: str | None

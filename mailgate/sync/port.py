@@ -164,6 +164,7 @@ class PreparedMessage:
     anchor_at: Instant
     anchor_source: str
     internal_date_at: Instant | None
+    stored_at: Instant
     size: int
     flags: tuple[str, ...]
     has_files: bool
@@ -366,8 +367,8 @@ class SyncStore(FolderReader, Protocol):
         """Runs that wait, by mailbox."""
         ...
 
-    async def begin_runs(self, owner: Owner, run_ids: Sequence[str], now: Instant) -> None:
-        """The runs begin."""
+    async def begin_runs(self, owner: Owner, run_ids: Sequence[str], now: Instant) -> list[str]:
+        """The runs begin; those that did: the others were begun before."""
         ...
 
     async def finish_runs(

@@ -289,6 +289,7 @@ class Preparer:
             anchor_at=anchor_at,
             anchor_source=str(source),
             internal_date_at=received_at,
+            stored_at=now,
             size=blob.size,
             flags=tuple(sorted(meta.flags)),
             has_files=parsed.has_files,

@@ -87,7 +87,6 @@ class Session:
         await self.list_folders()
         if not self._imported:
             await self._import()
-        await self._report_standing()
         await self.poll()
         while not once:
             await self._live_until_poll()
@@ -176,7 +175,7 @@ class Session:
         runs, self._runs = self._runs, []
         before = context.applied
         if runs:
-            await context.store.begin_runs(context.owner, runs, context.clock())
+            runs = await context.store.begin_runs(context.owner, runs, context.clock())
         try:
             for _ in range(2):  # what vanishes during the first round is settled by the second
                 complete = await self._poll_once()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,10 +178,11 @@ class Engine:
 
     async def near(self) -> dict[str, list[tuple[bytes, tuple[str, ...]]]]:
         """Every copy that stands somewhere, by folder name: (bytes, flags), sorted."""
-        names = {row.id: row.name for row in await self.rows("folders")}
-        copies = {row.id: row for row in await self.rows("messages")}
+        async with self.db.read() as conn:
+            tables = [(await conn.execute(select(TABLES[name]))).all() for name in ("origins", "messages", "folders")]
+        standing, copies, names = tables[0], {row.id: row for row in tables[1]}, {row.id: row.name for row in tables[2]}
         found: dict[str, list[tuple[bytes, tuple[str, ...]]]] = {}
-        for origin in await self.rows("origins"):
+        for origin in standing:
             if origin.vanished_at is None:
                 message = copies[origin.message_id]
                 assert sorted(message.flags) == sorted(origin.flags)
@@ -212,3 +213,7 @@ class Engine:
         self.blobs.close()
         if report is not None:
             assert report.healthy, report.findings
+
+
+Opened = Callable[..., Awaitable[Engine]]
+"""What the fixture `opened` gives: `await opened(account, settings=…, plan=…)`."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
+from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
 from mailgate.clock import DAY
-from tests.sync.engine import NOW, Engine, mail
+from mailgate.settings import SyncSettings
+from tests.sync.engine import NOW, Engine, Opened, mail
 
 
 async def test_everything_inside_the_window_is_kept(engine: Engine, account: MemoryAccount) -> None:
@@ -18,3 +22,170 @@ async def test_everything_inside_the_window_is_kept(engine: Engine, account: Mem
     created = await engine.events("message.created")
     assert len(created) == 31
     assert all(event.payload["initial"] for event in created)
+
+
+def everything(account: MemoryAccount) -> None:
+    account.create_folder("Archive")
+    for n in range(12):
+        account.append("INBOX", mail(n), internal_date=NOW - n * DAY)
+    for n in range(5, 20):
+        account.append("Archive", mail(n), internal_date=NOW - n * DAY)  # some equal to those in INBOX
+
+
+async def attempt(engine: Engine) -> bool:
+    """One pass; whether the line held."""
+    try:
+        await engine.sync()
+    except NetworkError:
+        return False
+    return True
+
+
+async def test_a_line_cut_at_every_step_of_the_import_ends_the_same(opened: Opened) -> None:
+    """Each attempt lives one step longer than the last; all of them together do the import once."""
+    account = MemoryAccount()
+    everything(account)
+    settings = SyncSettings(batch_messages=3)
+    engine = await opened(account, settings=settings)
+    for steps in range(400):
+        account.faults.cut_after = steps
+        if await attempt(engine):
+            break
+    account.faults.cut_after = None
+    assert await attempt(engine)
+    assert await engine.near() == engine.far()
+    assert len(await engine.events("message.created")) == len(await engine.rows("messages")) == 27
+
+
+@pytest.mark.parametrize("steps", range(0, 60, 4))
+async def test_an_import_cut_once_goes_on_where_it_was(opened: Opened, steps: int) -> None:
+    account = MemoryAccount(condstore=False, qresync=False)
+    everything(account)
+    engine = await opened(account, settings=SyncSettings(batch_messages=3))
+    account.faults.cut_after = steps
+    await attempt(engine)
+    account.faults.cut_after = None
+    kept = len(await engine.rows("messages"))
+    account.store_flags("INBOX", 12, ["\\Flagged"])
+    account.expunge("INBOX", 11)
+    assert await attempt(engine)
+    assert await engine.near() == engine.far()
+    assert len(await engine.events("message.created")) <= 27
+    assert len(await engine.rows("messages")) == 26
+    assert kept <= 27
+
+
+async def test_a_message_that_the_server_never_sends_is_set_aside(engine: Engine, account: MemoryAccount) -> None:
+    for n in range(4):
+        account.append("INBOX", mail(n), internal_date=NOW)
+    account.faults.withheld.add(("INBOX", 2))
+    await engine.sync()
+    assert len(await engine.rows("messages")) == 3
+    aside = await engine.rows("quarantine")
+    assert [(row.uid, row.reason) for row in aside] == [(2, "the server lists it but does not send it")]
+    folder = (await engine.rows("folders"))[0]
+    assert folder.uidnext == 5
+
+
+async def test_a_message_that_is_too_large_is_set_aside(opened: Opened) -> None:
+    account = MemoryAccount()
+    account.append("INBOX", mail(1, body="x" * (2 << 20)), internal_date=NOW)
+    account.append("INBOX", mail(2), internal_date=NOW)
+    engine = await opened(account, settings=SyncSettings(max_message_bytes=1 << 20))
+    await engine.sync()
+    assert len(await engine.rows("messages")) == 1
+    assert "more than sync.max_message_bytes" in (await engine.rows("quarantine"))[0].reason
+
+
+async def test_a_huge_message_is_streamed_and_identical(engine: Engine, account: MemoryAccount) -> None:
+    raw = mail(1, body="0123456789abcdef\r\n" * 300_000)
+    account.append("INBOX", raw, internal_date=NOW)
+    await engine.sync()
+    message = (await engine.rows("messages"))[0]
+    assert message.size == len(raw)
+    assert await engine.raw(message) == raw
+    account.append("INBOX", raw, internal_date=NOW)  # the same bytes again share the blob
+    engine.clock.advance(600)
+    await engine.sync()
+    assert len(await engine.rows("messages")) == 2
+    assert len(await engine.rows("blobs")) == 1
+
+
+NASTY = {
+    "empty": b"",
+    "no header": b"\r\njust text",
+    "no body": b"Subject: x\r\n",
+    "not mail": bytes(range(256)) * 3,
+    "NUL bytes": b"Subject: a\x00b\r\nFrom: \x00\r\n\r\n\x00\x00",
+    "bare LF": b"Subject: x\nFrom: y\n\nbody\n",
+    "bad base64": b"Content-Type: image/png\r\nContent-Transfer-Encoding: base64\r\n\r\n!!!!",
+    "bad charset": b"Subject: =?x-none?Q?=FF?=\r\nContent-Type: text/plain; charset=klingon\r\n\r\n\xff\xfe",
+    "surrogates": b"Subject: \xed\xa0\x80\r\nMessage-ID: <\xed\xa0\x80@x>\r\n\r\n",
+    "endless header": b"X: " + b"y" * 500_000 + b"\r\n\r\n",
+    "deep": b"".join(b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n" % (n, n) for n in range(200)),
+}
+
+
+async def test_whatever_a_message_is_its_bytes_are_kept(engine: Engine, account: MemoryAccount) -> None:
+    for raw in NASTY.values():
+        account.append("INBOX", raw, internal_date=NOW)
+    await engine.sync()
+    assert await engine.rows("quarantine") == []
+    assert await engine.near() == engine.far()
+
+
+async def test_dates_that_make_no_sense_count_as_missing(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    account.append("INBOX", mail(1), internal_date=0)
+    account.append("INBOX", mail(2), internal_date=NOW + 400 * DAY)
+    engine.clock.advance(600)
+    await engine.sync()
+    rows = await engine.rows("messages")
+    assert {row.anchor_source for row in rows} == {"stored"}
+    assert all(abs(row.anchor_at - row.stored_at) < 1_000_000 for row in rows)
+
+
+async def test_the_floor_stays_where_the_first_connect_put_it(opened: Opened) -> None:
+    account = MemoryAccount()
+    account.append("INBOX", mail(1), internal_date=NOW - 40 * DAY)
+    account.append("INBOX", mail(2), internal_date=NOW - 20 * DAY)
+    engine = await opened(account, plan="crm_plus")
+    await engine.sync()
+    assert len(await engine.rows("messages")) == 1
+    await engine.plan("professional")
+    account.append("INBOX", mail(3), internal_date=NOW - 50 * DAY)  # somebody copies old mail in
+    account.append("INBOX", mail(4), internal_date=NOW - 10 * DAY)
+    engine.clock.advance(600)
+    await engine.sync()
+    assert len(await engine.rows("messages")) == 2
+
+
+async def test_a_refused_folder_is_named_and_the_others_go_on(engine: Engine, account: MemoryAccount) -> None:
+    account.create_folder("Private")
+    account.append("INBOX", mail(1), internal_date=NOW)
+    account.faults.refuse.add("Private")
+    await engine.sync()
+    assert len(await engine.rows("messages")) == 1
+    private = next(row for row in await engine.rows("folders") if row.name == "Private")
+    assert private.last_error == "the server refused to open the folder"
+    account.faults.refuse.clear()
+    account.append("Private", mail(2), internal_date=NOW)
+    engine.clock.advance(600)
+    await engine.sync()
+    assert await engine.near() == engine.far()
+    private = next(row for row in await engine.rows("folders") if row.name == "Private")
+    assert private.last_error is None
+
+
+async def test_a_count_that_contradicts_the_list_deletes_nothing(engine: Engine, account: MemoryAccount) -> None:
+    for n in range(4):
+        account.append("INBOX", mail(n), internal_date=NOW)
+    await engine.sync()
+    account.faults.exists_lie["INBOX"] = -2
+    engine.clock.advance(600)
+    await engine.sync()
+    assert len(await engine.rows("messages")) == 4
+    account.faults.exists_lie.clear()
+    engine.clock.advance(600)
+    await engine.sync()
+    assert await engine.near() == engine.far()

@@ -1,0 +1,283 @@
+"""All mailboxes of a process: who runs, who rests, and what happens when something fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from connectors.memory import MemoryAccount, MemorySource
+from mailgate.actors import SYSTEM
+from mailgate.clock import DAY, HOUR, SECOND, system_clock
+from mailgate.settings import SyncSettings
+from mailgate.store import leases
+from mailgate.store.leases import LeaseLostError
+from mailgate.store.mailboxes import MailboxPatch
+from mailgate.store.schema import runs
+from mailgate.store.sync import lease_name
+from mailgate.sync.port import Batch, Owner
+from mailgate.sync.supervisor import Supervisor
+from tests.sync.engine import TABLES, Engine, mail
+
+QUICK = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1, lease_s=5)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 20) -> None:
+    """Return when the condition holds; fail when it does not in time."""
+    async with asyncio.timeout(within):
+        while not await condition():  # noqa: ASYNC110 - a look at the database, which wakes nobody
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def account() -> MemoryAccount:
+    account = MemoryAccount()
+    account.create_folder("Archive")
+    for n in range(5):
+        account.append("INBOX", mail(n), internal_date=system_clock() - n * DAY)
+    return account
+
+
+@pytest.fixture
+async def engine(sqlite_url: str, tmp_path: Path, account: MemoryAccount) -> AsyncIterator[Engine]:
+    made = await Engine.open(sqlite_url, tmp_path, account, settings=QUICK, clock=system_clock)  # type: ignore[arg-type]
+    yield made
+    await made.close()
+
+
+@contextlib.asynccontextmanager
+async def running(engine: Engine, process: str = "test-1") -> AsyncIterator[Supervisor]:
+    supervisor = engine.supervisor(process)
+    task = asyncio.create_task(supervisor.run())
+    try:
+        yield supervisor
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def state(engine: Engine) -> str:
+    mailbox = next(row for row in await engine.rows("mailboxes") if row.id == engine.mailbox_id)
+    return str(mailbox.state)
+
+
+def is_(engine: Engine, wanted: str) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        return await state(engine) == wanted
+
+    return check
+
+
+def agree(engine: Engine) -> Callable[[], Awaitable[bool]]:
+    async def check() -> bool:
+        return await engine.near() == engine.far()
+
+    return check
+
+
+async def test_a_mailbox_goes_live_and_follows(engine: Engine, account: MemoryAccount) -> None:
+    async with running(engine):
+        await until(is_(engine, "live"))
+        assert await engine.near() == engine.far()
+        account.append("INBOX", mail(9), internal_date=system_clock())
+        await until(agree(engine), within=2)
+        account.move("INBOX", 2, "Archive")
+        account.expunge("INBOX", 3)
+        await until(agree(engine), within=4)
+
+        async def removed() -> bool:
+            return len(await engine.rows("messages")) == 5
+
+        await until(removed, within=4)
+        assert len(account.connections) == 1
+    assert account.connections == []
+    states = [event.payload["state"] for event in await engine.events("mailbox.state_changed")]
+    assert states == ["connecting", "importing", "live"]
+    assert len(await engine.events("mailbox.import_finished")) == 1
+
+
+async def test_switching_off_closes_the_connection_at_once_and_keeps_everything(
+    engine: Engine, account: MemoryAccount
+) -> None:
+    async with running(engine) as supervisor:
+        await until(is_(engine, "live"))
+        await engine.enable(False)
+        supervisor.wake()
+
+        async def closed() -> bool:
+            return not account.connections
+
+        await until(closed, within=1)
+        said = len(account.commands)
+        account.append("INBOX", mail(9), internal_date=system_clock())
+        await asyncio.wait_for(asyncio.shield(_ticks(supervisor, 3)), 10)
+        assert len(account.commands) == said
+        assert await state(engine) == "disabled"
+        assert len(await engine.rows("messages")) == 5
+        await engine.enable(True)
+        supervisor.wake()
+        await until(agree(engine))
+
+
+async def _ticks(supervisor: Supervisor, count: int) -> None:
+    """The supervisor looked at the table so many times more."""
+    seen = 0
+    look = supervisor._look
+
+    async def counted() -> None:
+        nonlocal seen
+        await look()
+        seen += 1
+
+    supervisor._look = counted  # type: ignore[method-assign]
+    while seen < count:
+        supervisor.wake()
+        await asyncio.sleep(0.01)
+
+
+async def test_a_tenant_that_does_not_pay_has_no_connection(engine: Engine, account: MemoryAccount) -> None:
+    await engine.plan("free")
+    async with running(engine) as supervisor:
+        await until(is_(engine, "not_entitled"))
+        await _ticks(supervisor, 3)
+        assert account.commands == []
+        await engine.plan("standard")
+        supervisor.wake()
+        await until(is_(engine, "live"))
+        await engine.plan("free")
+        supervisor.wake()
+
+        async def closed() -> bool:
+            return not account.connections
+
+        await until(closed, within=2)
+        await until(is_(engine, "not_entitled"))
+    assert len(await engine.rows("messages")) == 5
+
+
+async def test_a_refused_login_waits_for_other_credentials(engine: Engine, account: MemoryAccount) -> None:
+    account.faults.reject_login = True
+    async with running(engine) as supervisor:
+        await until(is_(engine, "auth_failed"))
+        await _ticks(supervisor, 5)
+        assert account.commands.count("LOGIN") == 1
+        account.faults.reject_login = False
+        patch = MailboxPatch(secrets={"imap": {"password": "other"}})
+        await engine.mailboxes.update(engine.tenant_id, engine.mailbox_id, patch, system_clock(), SYSTEM)
+        supervisor.wake()
+        await until(is_(engine, "live"))
+
+
+async def test_an_unreachable_server_is_tried_again(engine: Engine, account: MemoryAccount) -> None:
+    account.faults.unreachable = True
+    async with running(engine):
+        await until(is_(engine, "backoff"))
+        mailbox = (await engine.rows("mailboxes"))[0]
+        assert mailbox.state_reason.startswith("connection refused; tried again in")
+        assert mailbox.enabled
+        account.faults.unreachable = False
+        await until(agree(engine))
+
+
+async def test_one_process_owns_a_mailbox(engine: Engine, account: MemoryAccount) -> None:
+    async with running(engine, "first"):
+        await until(is_(engine, "live"))
+        async with running(engine, "second") as second:
+            await _ticks(second, 5)
+            assert account.commands.count("LOGIN") == 1
+    async with running(engine, "second"):
+
+        async def connected() -> bool:
+            return account.commands.count("LOGIN") == 2
+
+        await until(connected)
+
+
+async def test_a_stalled_owner_that_wakes_up_writes_nothing(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    now = system_clock()
+    stalled = await engine.store.acquire(engine.mailbox_id, engine.tenant_id, "stalled", 5 * SECOND, now)
+    assert stalled is not None
+    later = now + 6 * SECOND
+    taken = await engine.store.acquire(engine.mailbox_id, engine.tenant_id, "other", 5 * SECOND, later)
+    assert taken is not None
+    folder = (await engine.store.folders(engine.mailbox_id))[0]
+    for moment in (now + SECOND, later):
+        with pytest.raises(LeaseLostError):
+            await engine.store.commit(stalled, Batch(folder=folder, uidvalidity=2, now=moment))
+        with pytest.raises(LeaseLostError):
+            await engine.store.set_floor(stalled, 0, moment)
+    assert await engine.store.renew([stalled], 5 * SECOND, later) == [stalled]
+    await engine.store.commit(taken, Batch(folder=folder, uidvalidity=2, now=later))
+    await engine.store.release(taken)
+
+
+async def test_losing_the_lease_ends_the_session(engine: Engine, account: MemoryAccount) -> None:
+    async with running(engine, "first"):
+        await until(is_(engine, "live"))
+        name = lease_name(engine.mailbox_id)
+        taken = await leases.acquire(engine.db, name, "other", 3600 * SECOND, system_clock() + HOUR)
+        assert taken is not None
+        account.append("INBOX", mail(9), internal_date=system_clock())
+
+        async def closed() -> bool:
+            return not account.connections
+
+        await until(closed)
+        assert len(await engine.rows("messages")) == 5
+        await leases.release(engine.db, name, "other", taken)
+
+
+async def test_a_pass_can_be_asked_for(engine: Engine, account: MemoryAccount) -> None:
+    TABLES["runs"] = runs
+    engine.settings = SyncSettings(poll_interval_s=3600)
+    async with running(engine) as supervisor:
+        await until(is_(engine, "live"))
+        account.append("Archive", mail(9), internal_date=system_clock())
+        run_id = await supervisor.sync_now(engine.mailbox_id, engine.tenant_id, "token:1")
+        await supervisor.sync_now(engine.mailbox_id, engine.tenant_id, "token:1")
+
+        async def done() -> bool:
+            return (await engine.rows("runs", lambda c: c.id == run_id))[0].state == "completed"
+
+        await until(done)
+        assert (await engine.rows("runs", lambda c: c.id == run_id))[0].counts["new"] == 1
+
+
+async def test_a_pass_asked_for_while_the_server_is_away_fails_visibly(engine: Engine, account: MemoryAccount) -> None:
+    TABLES["runs"] = runs
+    account.faults.unreachable = True
+    async with running(engine) as supervisor:
+        run_id = await supervisor.sync_now(engine.mailbox_id, engine.tenant_id, "token:1")
+
+        async def done() -> bool:
+            return (await engine.rows("runs", lambda c: c.id == run_id))[0].state == "failed"
+
+        await until(done)
+        assert (await engine.rows("runs", lambda c: c.id == run_id))[0].detail == "connection refused"
+
+
+async def test_a_defect_in_one_session_does_not_end_the_others(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = MemorySource.list_folders
+    broken = True
+
+    async def list_folders(self: MemorySource) -> object:
+        if broken:
+            raise RuntimeError("a defect")
+        return await listed(self)
+
+    monkeypatch.setattr(MemorySource, "list_folders", list_folders)
+    async with running(engine):
+        await until(is_(engine, "backoff"))
+        broken = False
+        await until(agree(engine))
+
+
+def test_an_owner_shows_what_it_owns() -> None:
+    assert "fence=3" in repr(Owner("m", "t", "p", 3))
