@@ -9,7 +9,7 @@ BIN := .venv/bin
 ARGS ?=
 PACKAGES := mailgate connectors retention
 
-.PHONY: help demo run test check format bench soak setup lock docs clean
+.PHONY: help demo run test check format bench soak setup lock docs picture clean
 
 help: ## This list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1mmake %-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,10 @@ lock: ## Pin the dependencies anew (config/lock/*.txt)
 docs: ## Write anew the parts of docs/ that come from the code
 	@.ci/setup-venv dev
 	@$(BIN)/python -m tests.docs.generate
+
+picture: ## Take the picture of make demo that the README shows (docs/demo.svg)
+	@.ci/setup-venv run
+	@$(BIN)/mailgate demo --exit --record docs/demo.svg
 
 clean: ## Remove .venv, caches and the data of demo and run
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist data

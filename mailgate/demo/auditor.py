@@ -30,9 +30,9 @@ class Auditor:
     """Works in `folder`, where it puts a copy of `retention/ledger` and nothing else of this program."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.resolve()
         source = Path(retention.ledger.__file__).parent
-        shutil.copytree(source, folder / "ledger", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(source, self.folder / "ledger", ignore=shutil.ignore_patterns("__pycache__"))
 
     def unpack(self, archive: Path, name: str) -> Path:
         """Unpacks an exported log (tar or zip) into a folder `name`; returns the folder that holds the checkpoint."""

@@ -84,7 +84,8 @@ async def _show(options: Options, screen: Screen, begun: float, stopped: asyncio
         facts = (
             f"[bold green]Everything held.[/] {took:.0f} seconds, {crm.requests} HTTP requests, public interfaces only."
         )
-        verify = f"cd {audit} && {Path(sys.executable)} -m ledger verify meridian-law --vkey @meridian-law/vkey"
+        log = audit / "meridian-law"
+        verify = f"{_program()} audit verify {log} --vkey @{log / 'vkey'}"
         if not options.serve:
             screen.panel(f"{facts}\n\nCheck a log yourself:\n[cyan]{verify}[/]", title="done")
             _save(options, screen)
@@ -102,6 +103,12 @@ async def _show(options: Options, screen: Screen, begun: float, stopped: asyncio
         _save(options, screen)
         await _serve(gateway, stopped)
         screen.say("ending the gateway and the mail server")
+
+
+def _program() -> str:
+    """How the reader calls this program from where they stand."""
+    here = Path(sys.executable).parent / "mailgate"
+    return str(here.relative_to(Path.cwd())) if here.is_relative_to(Path.cwd()) else here.name
 
 
 async def _serve(gateway: Gateway, stopped: asyncio.Event) -> None:

@@ -71,7 +71,7 @@ class Story:
         count = sum(part.expected.on_server for part in self.parts)
         self._screen.say(
             f"[bold]{self._server.title}[/] on 127.0.0.1:{self._server.port}: {count} messages, {total / 1e6:.1f} MB, "
-            "fourteen languages, received 0 to 120 days ago"
+            "fourteen languages, 0 to 120 days old"
         )
         for part in self.parts:
             part.before = await self._server.originals(part.tenant.account)

@@ -6,12 +6,15 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import typer
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
 from mailgate.api.application import ROUTERS
 from mailgate.api.security import Only
+from mailgate.cli.commands import app
 from mailgate.configuration import describe, toml_value
 from mailgate.metrics import TABLE
 from mailgate.settings import Settings, each
@@ -36,6 +39,19 @@ Plans are data as well: [config/plans.toml](../config/plans.toml), replaced by y
 _ROUTES = """\
 [HTTP interface](api.md) says what they have in common. The reference with every field is
 at `/docs` of a running gateway."""
+
+_COMMANDS = """\
+`mailgate --config FILE …` reads another configuration file. On a terminal there are progress bars and colour, elsewhere
+plain lines; `--json` gives one document for programs. Exit codes, but for `audit`, which says its own:
+
+| exit code | meaning |
+|---|---|
+| 0 | done |
+| 1 | what was asked for did not hold |
+| 2 | wrong usage |
+| 3 | wrong configuration |
+| 4 | refused by a rule |
+| 5 | something could not be used now; try again |"""
 
 _METRICS = """\
 `GET /metrics` serves them in Prometheus' format. No label holds a tenant, an address or an id, so their number is
@@ -108,7 +124,36 @@ def _scopes(router: APIRouter, route: APIRoute) -> str:
     return ", ".join(sorted(f"`{scope}`" for scope in frozenset.intersection(*asked) - {Scope.ADMIN})) or "–"
 
 
+def commands() -> str:
+    """docs/commands.md: every command with its arguments and options."""
+    lines = ["# Commands\n", _MADE, _COMMANDS]
+    tree: Any = typer.main.get_command(app)
+    for name, command in tree.commands.items():
+        for inner, leaf in getattr(command, "commands", {"": command}).items():
+            arguments = [p for p in leaf.params if p.param_type_name == "argument"]
+            usage = " ".join([f"mailgate {name} {inner}".strip(), *(_argument(p) for p in arguments)])
+            lines += ["", f"## `{usage}`", "", " ".join(inspect.cleandoc(leaf.help or "").split())]
+            rows = [
+                f"| `{', '.join(p.opts) if p.param_type_name == 'option' else _argument(p)}` | {_help(p)} |"
+                for p in leaf.params
+                if p.name != "help" and getattr(p, "help", None)
+            ]
+            lines += ["", "| option | what it does |", "|---|---|", *rows] if rows else []
+    return "\n".join(lines) + "\n"
+
+
+def _argument(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name).strip("{}").upper()
+
+
+def _help(parameter: Any) -> str:
+    default = parameter.default
+    shown = f" (default `{default}`)" if isinstance(default, str | int | Path) and not isinstance(default, bool) else ""
+    return " ".join(str(parameter.help).split()).replace("|", "\\|") + shown
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "docs/commands.md": commands,
     "docs/configuration.md": configuration,
     "docs/metrics.md": metrics,
     "docs/routes.md": routes,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from mailgate.api.application import ROUTERS
+from mailgate.cli.commands import app
 from mailgate.metrics import TABLE
 from mailgate.settings import each
 from tests.docs.generate import PAGES, ROOT
@@ -79,6 +83,28 @@ def test_metrics_that_are_named_exist(path: Path) -> None:
     for code in code_of(path):
         for name in re.findall(r"mailgate_[a-z_]+", code):
             assert name in names, code
+
+
+def command_at(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that `words` call, and the words that are its arguments."""
+    command: Any = typer.main.get_command(app)
+    while words and hasattr(command, "commands"):
+        found = command.commands.get(words[0])
+        assert found is not None, f"there is no command {words[0]}"
+        command, words = found, words[1:]
+    return command, words
+
+
+@pytest.mark.parametrize("path", PROSE, ids=ids)
+def test_commands_and_their_options_exist(path: Path) -> None:
+    for code in code_of(path):
+        called = re.match(r"(?:\$ |ExecStart=)?(?:\S+/)?mailgate ((?:[a-z].*))", code)
+        if called:
+            command, arguments = command_at(shlex.split(called[1].split("#")[0]))
+            options = {name for parameter in command.params for name in parameter.opts}
+            for argument in arguments:
+                if argument.startswith("--"):
+                    assert argument.partition("=")[0] in options, code
 
 
 def route_patterns() -> list[re.Pattern[str]]:

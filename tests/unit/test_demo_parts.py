@@ -76,8 +76,8 @@ def test_screen_without_a_terminal_writes_plain_lines(capsys: pytest.CaptureFixt
     screen.act("First")
     with screen.bars([("a", "Larkspur Bakery")]) as bars:
         bars.update("a", 1, 2, "busy")
-        bars.update("a", 2, 2, "live")
-        bars.update("a", 2, 2, "live")
+        bars.update("a", 2, 2, "live", finished=True)
+        bars.update("a", 2, 2, "live", finished=True)
     screen.table([("plan", "bold"), ("kept", "")], [("free", "0")], end=("", "1"))
     screen.proved("held")
     out = capsys.readouterr().out

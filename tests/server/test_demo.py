@@ -1,0 +1,85 @@
+"""`mailgate demo` from start to end, as a person runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailgate.demo.mailserver import find_dovecot
+from tests.servers import leave_out
+
+COMMAND = [sys.executable, "-m", "mailgate.cli", "demo"]
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="mailgate-demo-test-") as name:
+        yield Path(name) / "demo"
+
+
+def children_of(session: int) -> list[str]:
+    """Programs that still run and have anything to do with the demonstration of this test."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                environment = (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if f"DEMO_TEST_SESSION={session}".encode() in environment:
+                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found
+
+
+def environment(session: int) -> dict[str, str]:
+    return {**os.environ, "DEMO_TEST_SESSION": str(session), "NO_COLOR": "1"}
+
+
+@pytest.mark.parametrize("kind", ["pymap", pytest.param("dovecot", marks=pytest.mark.server)])
+@pytest.mark.timeout(240)
+def test_everything_holds(kind: str, data: Path) -> None:
+    if kind == "dovecot" and find_dovecot() is None:
+        leave_out("Dovecot", "dovecot-imapd")
+    session = os.getpid()
+    done = subprocess.run(
+        [*COMMAND, "--exit", "--server", kind, "--data", str(data)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(session),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Everything held" in done.stdout
+    assert "0 for the purge" in done.stdout
+    assert "\x1b" not in done.stdout
+    assert done.stderr == ""
+    assert children_of(session) == []
+
+
+@pytest.mark.timeout(120)
+def test_ctrl_c_ends_everything(data: Path) -> None:
+    session = os.getpid() + 1_000_000
+    running = subprocess.Popen(
+        [*COMMAND, "--server", "pymap", "--data", str(data)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(session),
+    )
+    assert running.stdout is not None
+    with running.stdout:
+        for line in running.stdout:
+            if "watches the import" in line:
+                break
+        running.send_signal(signal.SIGINT)
+        rest = running.stdout.read()
+    assert running.wait(60) == 130, rest
+    assert "Traceback" not in rest
+    assert children_of(session) == []
