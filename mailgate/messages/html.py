@@ -61,6 +61,7 @@ _WRITTEN_ATTRIBUTE = re.compile(r'(\s++)([^\s"=<>/]++)="([^"]*+)"')
 _OWN_IMAGE = re.compile(r"\s*(?:cid|data):", re.IGNORECASE)
 _DEEPEST = 200
 _REPEATED = 500_000
+_REFERENCES = 20_000_000_000
 _FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())  # noqa: SIM905
 _ANY_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 _VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())  # noqa: SIM905
@@ -117,11 +118,14 @@ def _park_attribute(attribute: re.Match[str]) -> str:
 
 
 def _unreasonable(source: str) -> bool:
-    """Whether the tree would be far larger or deeper than the text: its words are enough then. Counted without parsing.
+    """Whether the tree would cost far more than the text suggests: its words are enough then. Counted without parsing.
 
     Elements nested by the thousand have broken many a renderer; formatting elements that are never closed are repeated
-    by HTML's rules in every block that follows, so that a small text becomes a huge one.
+    by HTML's rules in every block that follows, so that a small text becomes a huge one; character references cost the
+    parser the square of their number.
     """
+    if source.count("&") * len(source) > _REFERENCES:
+        return True
     depth = deepest = tags = 0
     unclosed: dict[str, int] = {}
     for closing, name in _ANY_TAG.findall(source):
