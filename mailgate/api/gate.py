@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
-from urllib.parse import unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 import structlog
 from starlette.datastructures import Headers
@@ -155,7 +155,7 @@ def _bad_address(scope: Scope) -> ProblemResponse | None:
     raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
     query: bytes = scope.get("query_string", b"")
     if len(raw_path) > _LONGEST_PATH or len(query) > _LONGEST_QUERY:
-        return ProblemResponse(414, "address_too_long", "the address is too long")
+        return ProblemResponse(400, "address_too_long", "the address is too long")
     for part, plain in (("path", unquote_to_bytes(raw_path)), ("query", unquote_to_bytes(query.replace(b"+", b" ")))):
         if b"\0" in plain:
             return ProblemResponse(422, "invalid", f"the {part} contains a NUL character")
@@ -163,6 +163,10 @@ def _bad_address(scope: Scope) -> ProblemResponse | None:
             plain.decode("utf-8")
         except UnicodeDecodeError:
             return ProblemResponse(400, "bad_request", f"the {part} is not UTF-8 text, percent-encoded")
+    names = [name for name, _ in parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True)]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:  # which of the two was meant?
+        return ProblemResponse(422, "invalid", f"the parameter {repeated[:100]!r} is given more than once")
     return None
 
 

@@ -1,0 +1,171 @@
+"""Every route, with every scope, and with a token of another tenant. A route missing in the table fails the test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mailgate.ids import new_id
+from tests.api.conftest import START, Gateway, mailbox_body
+from tests.api.mail import letter, postman
+
+ALL = frozenset({"admin", "crm", "compliance"})
+CRM = frozenset({"admin", "crm"})
+COMPLIANCE = frozenset({"admin", "compliance"})
+ADMIN = frozenset({"admin"})
+
+OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/docs")}
+
+T = "/v1/tenants/{tenant_id}"
+M = f"{T}/messages/{{message_id}}"
+B = f"{T}/mailboxes/{{mailbox_id}}"
+MATRIX: dict[tuple[str, str], frozenset[str]] = {
+    ("GET", "/v1/tenants"): ALL,
+    ("PUT", T): CRM,
+    ("GET", T): ALL,
+    ("GET", "/v1/plans"): ALL,
+    ("GET", f"{T}/subscription"): ALL,
+    ("PUT", f"{T}/subscription"): ADMIN,
+    ("GET", f"{T}/subscription/history"): ALL,
+    ("POST", f"{T}/mailboxes"): CRM,
+    ("GET", f"{T}/mailboxes"): CRM,
+    ("GET", B): CRM,
+    ("PATCH", B): CRM,
+    ("DELETE", B): CRM,
+    ("GET", f"{B}/folders"): CRM,
+    ("POST", f"{B}/sync"): CRM,
+    ("GET", f"{B}/runs"): CRM,
+    ("POST", "/v1/mailboxes/verify"): CRM,
+    ("GET", f"{T}/messages"): ALL,
+    ("GET", M): ALL,
+    ("GET", f"{M}/raw"): CRM,
+    ("GET", f"{M}/parts/{{part_id}}"): CRM,
+    ("GET", f"{T}/threads/{{thread_id}}"): ALL,
+    ("PUT", f"{M}/pins/{{entity_type}}/{{entity_id}}"): CRM,
+    ("DELETE", f"{M}/pins/{{entity_type}}/{{entity_id}}"): CRM,
+    ("GET", f"{T}/pins"): ALL,
+    ("DELETE", f"{T}/pins/{{entity_type}}/{{entity_id}}"): CRM,
+    ("GET", f"{T}/retention"): ALL,
+    ("GET", "/v1/retention/preview"): COMPLIANCE,
+    ("POST", "/v1/retention/runs"): ADMIN,
+    ("GET", "/v1/retention/runs"): COMPLIANCE,
+    ("GET", "/v1/retention/runs/{run_id}"): COMPLIANCE,
+    ("GET", "/v1/purge-log"): COMPLIANCE,
+    ("GET", "/v1/purge-log/export"): COMPLIANCE,
+    ("GET", "/v1/purge-log/{tenant_id}/checkpoint"): COMPLIANCE,
+    ("GET", "/v1/purge-log/{tenant_id}/key"): COMPLIANCE,
+    ("GET", "/v1/purge-log/{tenant_id}/tile/{path}"): COMPLIANCE,
+    ("POST", "/v1/tokens"): ADMIN,
+    ("GET", "/v1/tokens"): ADMIN,
+    ("DELETE", "/v1/tokens/{token_id}"): ADMIN,
+}
+LISTED_FOR_ALL = {("GET", "/v1/tenants"), ("GET", "/v1/plans"), ("GET", "/v1/tokens"), ("GET", "/v1/retention/runs")}
+
+
+async def world(gateway: Gateway) -> dict[str, str]:
+    """One of everything that a path names, of tenant acme."""
+    post = await postman(gateway, "acme")
+    message_id = await post.deliver(letter(), index=False)
+    message = (await gateway.client.get(f"/v1/tenants/acme/messages/{message_id}")).json()
+    await gateway.client.put(f"/v1/tenants/acme/messages/{message_id}/pins/deal/D-1")
+    run = await gateway.client.post("/v1/retention/runs", json={"tenant": "acme"})
+    bound = await gateway.client.post("/v1/tokens", json={"name": "x", "scopes": ["crm"], "tenant_id": "acme"})
+    return {
+        "tenant_id": "acme",
+        "mailbox_id": post.mailbox_id,
+        "message_id": message_id,
+        "thread_id": message["thread_id"],
+        "part_id": "1",
+        "entity_type": "deal",
+        "entity_id": "D-1",
+        "run_id": run.json()["id"],
+        "token_id": bound.json()["id"],
+        "path": "0/000.p/1",
+    }
+
+
+def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    """The path filled in, and the rest of a request that the route accepts."""
+    more: dict[str, Any] = {}
+    if path in ("/v1/purge-log", "/v1/purge-log/export", "/v1/retention/preview"):
+        more["params"] = {"tenant": known["tenant_id"]}
+    bodies: dict[tuple[str, str], Any] = {
+        ("PUT", T): {"name": "Acme"},
+        ("PUT", f"{T}/subscription"): {"plan": "professional"},
+        ("POST", f"{T}/mailboxes"): mailbox_body("ben@acme.example"),
+        ("PATCH", B): {"owner": "ann"},
+        ("POST", "/v1/mailboxes/verify"): {"tenant_id": known["tenant_id"], "imap": mailbox_body()["imap"]},
+        ("POST", "/v1/retention/runs"): {"tenant": known["tenant_id"]},
+        ("POST", "/v1/tokens"): {"name": "new", "scopes": ["crm"], "tenant_id": known["tenant_id"]},
+    }
+    if (method, path) in bodies:
+        more["json"] = bodies[method, path]
+    return path.format(**known), more
+
+
+# What ends a thing comes last, so that everything before finds it.
+ORDER = sorted(MATRIX, key=lambda route: (route[0] == "DELETE", route[1] == B, route[1]))
+
+
+async def test_the_table_names_every_route(gateway: Gateway) -> None:
+    document = (await gateway.client.get("/openapi.json")).json()
+    served = {(method.upper(), path) for path, ops in document["paths"].items() for method in ops}
+    assert served == set(MATRIX) | (OPEN - {("GET", "/openapi.json"), ("GET", "/docs")})
+
+
+@pytest.mark.parametrize("scope", sorted(ALL))
+async def test_each_scope_reaches_its_routes_only(gateway: Gateway, scope: str) -> None:
+    known = await world(gateway)
+    async with await gateway.token(scope) as client:
+        for method, path in ORDER:
+            address, more = request_of(method, path, known)
+            answer = await client.request(method, address, **more)
+            if scope in MATRIX[method, path]:
+                assert answer.status_code < 300, (method, path, answer.text)
+            else:
+                assert (answer.status_code, answer.json()["type"]) == (403, "forbidden"), (method, path)
+
+
+async def test_another_tenants_token_finds_nothing(gateway: Gateway) -> None:
+    known = await world(gateway)
+    await gateway.tenant("other")
+    async with await gateway.token(*ALL, tenant_id="other") as client:
+        for method, path in ORDER:
+            if (method, path) in LISTED_FOR_ALL:
+                continue
+            address, more = request_of(method, path, known)
+            answer = await client.request(method, address, **more)
+            expected = 403 if path == "/v1/tokens" else 404
+            assert answer.status_code == expected, (method, path, answer.text)
+            # The answer must be the same as for something that is not there at all.
+            absent = known | {name: new_id(START) for name in known if name.endswith("_id") and name != "entity_id"}
+            address, more = request_of(method, path, absent | {"tenant_id": "nobody"})
+            other = await client.request(method, address, **more)
+            assert (other.status_code, other.json()["type"]) == (answer.status_code, answer.json()["type"])
+    assert (await gateway.client.get(f"/v1/tenants/acme/messages/{known['message_id']}")).status_code == 200
+    assert len((await gateway.client.get("/v1/tenants/acme/pins")).json()["items"]) == 1
+
+
+async def test_without_a_token_every_route_of_v1_answers_401(gateway: Gateway) -> None:
+    known = await world(gateway)
+    async with gateway.with_token(None) as client:
+        for method, path in ORDER:
+            address, more = request_of(method, path, known)
+            assert (await client.request(method, address, **more)).status_code == 401, (method, path)
+        for method, path in OPEN:
+            assert (await client.request(method, path)).status_code == 200, path
+
+
+async def test_nothing_that_is_answered_or_logged_is_a_secret(gateway: Gateway, log: Any) -> None:
+    known = await world(gateway)
+    made = await gateway.client.post("/v1/tokens", json={"name": "x", "scopes": ["admin"]})
+    secret = made.json()["token"]
+    answers = []
+    async with gateway.with_token(secret) as client:
+        for method, path in ORDER:
+            address, more = request_of(method, path, known)
+            answers.append((await client.request(method, address, **more)).text)
+    for text in ("hunter2", secret):
+        assert not any(text in answer for answer in answers)
+        assert text not in log.getvalue()

@@ -1,0 +1,135 @@
+"""The OpenAPI document against the interface itself: schemathesis sends what it allows and what it forbids.
+
+The gateway is served over real HTTP from a thread of its own, with one of everything in it.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import hypothesis
+import pytest
+import schemathesis
+import uvicorn
+import uvloop
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS
+
+from mailgate.api.application import create_app
+from mailgate.app.core import Core
+from mailgate.settings import Settings
+from tests.api.conftest import ADMIN, Gateway, RecordedSync, RecordedVerify, TestClock, make_services, well
+from tests.api.mail import letter, postman
+from tests.api.test_authorization import MATRIX, OPEN
+
+STATEFUL = {"bad_cursor", "at_needs_dry_run", "at_in_the_past", "idempotency_key_reused"}
+"""Refusals of values that no schema can tell from good ones: they hang on other values, or on what went before."""
+
+
+HEALTH = {route for route in OPEN if route[1] not in ("/openapi.json", "/docs")}
+
+
+class Served:
+    """A gateway in a thread: `url`, and the ids of what it holds."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: uvloop.run(self._main()))
+        self.url = ""
+        self.known: dict[str, str] = {}
+        self.failure: BaseException | None = None
+
+    def __enter__(self) -> Served:
+        self._thread.start()
+        assert self._ready.wait(60)
+        if self.failure is not None:
+            raise self.failure
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(30)
+
+    async def _main(self) -> None:
+        try:
+            clock = TestClock()
+            core = await Core.open(Settings(data_dir=self._folder), clock=clock)
+            sync, verify = RecordedSync(core), RecordedVerify()
+            app = create_app(make_services(core, sync, verify, {"database": well}))
+            await self._fill(Gateway(core, app, clock, sync, verify, {}, httpx.AsyncClient()))
+            listening = socket.create_server(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            self._server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+            self._ready.set()
+            await self._server.serve(sockets=[listening])
+            listening.close()
+            await core.close()
+        except BaseException as error:
+            self.failure = error
+            self._ready.set()
+            raise
+
+    async def _fill(self, gateway: Gateway) -> None:
+        await gateway.client.aclose()
+        gateway.client = gateway.with_token(ADMIN)
+        post = await postman(gateway)
+        message_id = await post.deliver(letter(files=(("a.txt", "text/plain", b"x"),)))
+        message = (await gateway.client.get(f"/v1/tenants/acme/messages/{message_id}")).json()
+        await gateway.client.put(f"/v1/tenants/acme/messages/{message_id}/pins/deal/D-1")
+        run = (await gateway.client.post("/v1/retention/runs", json={"tenant": "acme"})).json()
+        self.known = {
+            "tenant_id": "acme",
+            "mailbox_id": post.mailbox_id,
+            "message_id": message_id,
+            "thread_id": message["thread_id"],
+            "part_id": "1",
+            "entity_type": "deal",
+            "entity_id": "D-1",
+            "run_id": run["id"],
+        }
+        await gateway.client.aclose()
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with Served(tmp_path_factory.mktemp("served")) as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def api_schema(served: Served) -> Any:
+    return schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+
+
+@pytest.mark.parametrize(
+    ("mode", "method", "path"),
+    [
+        *((GenerationMode.POSITIVE, *route) for route in sorted(set(MATRIX) | HEALTH)),
+        *((GenerationMode.NEGATIVE, *route) for route in sorted(MATRIX)),  # health takes nothing that could be wrong
+    ],
+)
+def test_the_interface_keeps_to_its_document(api_schema: Any, mode: GenerationMode, method: str, path: str) -> None:
+    operation = api_schema[path][method]
+
+    @hypothesis.settings(
+        max_examples=15,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+    )
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    def keeps(case: schemathesis.Case) -> None:
+        response = case.call(headers={"Authorization": f"Bearer {ADMIN}"})
+        problem = response.json() if "problem+json" in response.headers.get("content-type", [""])[0] else {}
+        excluded = [CHECKS.get_one("positive_data_acceptance")] if problem.get("type") in STATEFUL else []
+        case.validate_response(response, excluded_checks=excluded)
+
+    keeps()
