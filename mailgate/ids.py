@@ -30,3 +30,13 @@ def is_id(text: str) -> bool:
 def new_ref() -> str:
     """A random reference of 128 bits in hex that says nothing, not even a time: what the purge log calls things by."""
     return os.urandom(16).hex()
+
+
+def made_at(id_: str) -> Instant:
+    """When an id was made, to the millisecond. Raises ValueError for what is no id."""
+    if not is_id(id_):
+        raise ValueError(f"not an id: {id_[:40]!r}")
+    milliseconds = 0
+    for character in id_[:10]:
+        milliseconds = milliseconds << 5 | _ALPHABET.index(character)
+    return milliseconds * 1_000

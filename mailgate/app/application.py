@@ -28,7 +28,7 @@ from mailgate.jobs.scheduler import Intervals, Jobs
 from mailgate.jobs.worker import Worker
 from mailgate.metrics import Metrics
 from mailgate.settings import Settings
-from mailgate.store import overview, tenants
+from mailgate.store import orphans, overview, tenants
 from mailgate.store.erasures import Erasures
 from mailgate.store.log_reading import LogDivergedError
 from mailgate.store.plan_watch import PlanWatch
@@ -156,6 +156,9 @@ class Application:
             idempotency_hours=core.settings.limits.idempotency_hours,
         )
         await asyncio.to_thread(core.blobs.sweep, core.clock() - DAY)
+        swept = await orphans.sweep(core.db, core.blobs, core.clock() - DAY)
+        if swept:
+            _log.info("orphans_swept", objects=swept)
 
 
 class _Sync:

@@ -168,6 +168,7 @@ class Core:
         """Give everything back."""
         await self.db.close()
         self.blobs.close()
+        self.ring.close()
 
 
 def read_plans(settings: Settings) -> Catalogue:

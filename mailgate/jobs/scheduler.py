@@ -90,7 +90,7 @@ class Jobs:
                 worker.wake, IntervalTrigger(seconds=getattr(self._intervals, name), timezone=UTC), id=name, name=name
             )
         self._scheduler.start()
-        for name in ("clock", "runs", "erase", "plans"):
+        for name in ("clock", "runs", "erase", "plans", "prune"):
             self._workers[name].wake()
 
     async def stop(self) -> None:
