@@ -131,8 +131,8 @@ async def fetch_messages(
                     continue
                 error = command_error(status, command.name)
                 missing = [uid for r in what for uid in r if uid in reader.wanted]
-                if not isinstance(error, ServerError):
-                    raise error
+                if status.condition == "BAD" or not isinstance(error, ServerError):
+                    raise error  # our command was wrong, or the server wants a pause: no message's fault
                 if sum(len(r) for r in what) > 1:
                     batches.one_by_one(missing)
                 else:

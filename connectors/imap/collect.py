@@ -11,15 +11,18 @@ from connectors.errors import ProtocolError
 from connectors.imap.command import Argument
 from connectors.imap.inflight import Command
 from connectors.imap.responses import (
+    Esearch,
     Exists,
     Fetch,
     FolderFlags,
     Recent,
     Response,
+    Search,
     Status,
     Unparsed,
     Vanished,
 )
+from connectors.imap.uidset import size
 from connectors.model import FlagsChange
 from connectors.port import Sink
 
@@ -30,6 +33,10 @@ T = TypeVar("T")
 
 ITEM_COST: Final = 512
 """What an item without a body counts in the window: about what its values take in memory."""
+
+
+GATHERED: Final = 200_000
+"""No account has so many folders: more responses of one kind to one command only fill our memory."""
 
 
 class Gather(Generic[T]):
@@ -46,12 +53,53 @@ class Gather(Generic[T]):
     def claim(self, response: Response, /) -> bool:
         if isinstance(response, self._kinds):
             self.found.append(response)  # type: ignore[arg-type]  # _kinds are the members of T
+            if len(self.found) > GATHERED:
+                raise ProtocolError(f"the server answered with more than {GATHERED} lines")
             return True
         if isinstance(response, Unparsed) and response.word in self._words:
             if self._strict:
                 raise ProtocolError(f"{response.word} could not be read: {response.reason}")
             return True
         return False
+
+    def literal(self, uid: int | None, section: str, octets: int, /) -> tuple[bool, Sink | None]:
+        return False, None
+
+
+class Hits:
+    """The UIDs that a search found: SEARCH in any number of parts, or ESEARCH (RFC 4731 §3.1).
+
+    More than `limit`, a count that contradicts the list, sequence numbers in place of UIDs, and what could not be
+    read are ProtocolErrors: a wrong list of UIDs looks like deletions.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.uids: set[int] = set()
+        self.answered = False
+        self._limit = limit
+
+    def claim(self, response: Response, /) -> bool:
+        if isinstance(response, Search):
+            self.uids.update(response.numbers)
+        elif isinstance(response, Esearch):
+            count = size(response.found)
+            if not response.uid or (response.count is not None and response.count != count):
+                raise ProtocolError("the server's answer to a search contradicts itself")
+            if count <= self._limit:
+                self.uids.update(uid for r in response.found for uid in r)
+            else:
+                self._refuse()
+        elif isinstance(response, Unparsed) and response.word in ("SEARCH", "ESEARCH"):
+            raise ProtocolError(f"{response.word} could not be read: {response.reason}")
+        else:
+            return False
+        if len(self.uids) > self._limit:
+            self._refuse()
+        self.answered = True
+        return True
+
+    def _refuse(self) -> None:
+        raise ProtocolError("the server claims to have found more messages than there are")
 
     def literal(self, uid: int | None, section: str, octets: int, /) -> tuple[bool, Sink | None]:
         return False, None

@@ -9,7 +9,8 @@ from typing import Final
 
 from connectors.errors import ConnectorError, NetworkError, ProtocolError, ServerError, TlsError
 from connectors.imap.refusal import bye_error
-from connectors.imap.session import Client, Limits, Reader, Session, Timeouts
+from connectors.imap.session import Client, Reader, Session
+from connectors.imap.settings import Limits, Timeouts
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import Network, Resolver, checked_addresses, resolve_host
 

@@ -24,7 +24,6 @@ import math
 import socket
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import aioimaplib.aioimaplib as lib
@@ -35,39 +34,16 @@ from connectors.imap.inflight import Collector, Command, Inflight
 from connectors.imap.login import login
 from connectors.imap.refusal import bye_error, command_error
 from connectors.imap.responses import Capability, Enabled, Fetch, Response, Status
-from connectors.imap.wire import LINE_LIMIT, LIST_LIMIT, Parser
+from connectors.imap.settings import Limits as Limits
+from connectors.imap.settings import Timeouts as Timeouts
+from connectors.imap.syntax import parse_words
+from connectors.imap.wire import Parser
 from connectors.port import Sink
 
 READ_BUFFER: Final = 64 * 1024
 """Small enough to stay in the processor's cache between the socket and the sink; larger ones measured no faster."""
 
 _buffers = threading.local()
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """All in seconds. `connect_s`: resolving, connecting, TLS and greeting. `command_s`: the longest silence while a
-    command is in flight.
-
-    `idle_s`: how long one IDLE lasts before it is issued anew (RFC 2177 asks for less than 29 minutes; many NATs
-    forget sooner). `logout_s`: how long `close` waits for a polite end.
-    """
-
-    connect_s: float = 20.0
-    command_s: float = 60.0
-    idle_s: float = 10 * 60.0
-    logout_s: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """`window_bytes`: how much may have come that the caller has not taken before reading pauses. `line_bytes`: see
-    `wire`.
-    """
-
-    window_bytes: int = 8 << 20
-    line_bytes: int = LINE_LIMIT
-    list_bytes: int = LIST_LIMIT
 
 
 def _read_buffer() -> bytearray:
@@ -321,7 +297,7 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
             if not self.greeting.done():
                 self.greeting.set_result(response)
             if response.code == "CAPABILITY":
-                self._learn(frozenset(response.arguments.decode("latin-1").upper().split()))
+                self._learn(parse_words(response.arguments))
             if response.tag is None and response.condition == "BYE" and not self._ending:
                 secrets = self.secrets
                 self.drop(lambda: bye_error(response, secrets))

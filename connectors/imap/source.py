@@ -15,24 +15,23 @@ from typing import Final, TypeVar
 
 from connectors.errors import ProtocolError, Scope, ThrottledError
 from connectors.imap.bodies import fetch_messages
-from connectors.imap.collect import FetchStream, Gather, Opening
+from connectors.imap.collect import FetchStream, Gather, Hits, Opening
 from connectors.imap.command import Argument, Str
 from connectors.imap.connect import open_session
 from connectors.imap.folders import folder_name, folders_of
 from connectors.imap.internaldate import format_search_date
 from connectors.imap.refusal import command_error, open_error
 from connectors.imap.responses import (
-    Esearch,
     Exists,
     Expunge,
     Fetch,
     ListItem,
     Response,
-    Search,
     StatusItem,
     Vanished,
 )
-from connectors.imap.session import Limits, Session, Timeouts
+from connectors.imap.session import Session
+from connectors.imap.settings import Limits, Timeouts
 from connectors.imap.syntax import parse_flags
 from connectors.imap.uidset import UidSet, format_sets, join, size
 from connectors.imap.utf7 import encode_name
@@ -168,6 +167,7 @@ class ImapSource:
         elif "CONDSTORE" in self.capabilities and not self._qresync:
             arguments.append("(CONDSTORE)")
         opening = Opening()
+        self._exists, self._modseq, self._change = 0, False, None
         status = await self._session.wait_for(self._session.start("EXAMINE", *arguments, collector=opening))
         if status.condition != "OK":
             raise open_error(status)
@@ -176,7 +176,7 @@ class ImapSource:
             error = ProtocolError("the server opened the folder without EXISTS or UIDVALIDITY")
             error.scope = Scope.FOLDER
             raise error
-        self._exists, self._change = opening.exists, None
+        self._exists = opening.exists
         self._modseq = opening.highestmodseq is not None
         resynced = (
             use is not None and opening.uidvalidity == use.uidvalidity and self._modseq and opening.unread is None
@@ -206,24 +206,13 @@ class ImapSource:
 
     async def _search(self, *criteria: str) -> list[int]:
         esearch = "ESEARCH" in self.capabilities or "IMAP4REV2" in self.capabilities
-        found: Gather[Search | Esearch] = Gather((Search, Esearch), frozenset({"SEARCH", "ESEARCH"}), strict=True)
+        hits = Hits(self._exists + _SLACK)
         arguments = ("RETURN", "(ALL COUNT)", *criteria) if esearch else criteria
-        await self._session.run("UID SEARCH", *arguments, collector=found)
-        uids: set[int] = set()
-        for answer in found.found:
-            if isinstance(answer, Search):
-                uids.update(answer.numbers)
-                continue
-            count = size(answer.found)
-            if not answer.uid or (answer.count is not None and answer.count != count):
-                raise ProtocolError("the server's answer to a search contradicts itself")
-            if count > self._exists + _SLACK:
-                raise ProtocolError("the server claims to have found more messages than there are")
-            uids.update(uid for r in answer.found for uid in r)
-        if not found.found and self._exists:
+        await self._session.run("UID SEARCH", *arguments, collector=hits)
+        if not hits.answered and self._exists:
             # No answer is not "nothing found": believing it could look like an emptied folder.
             raise ProtocolError("the server did not say what it found")
-        return sorted(uids)
+        return sorted(hits.uids)
 
     # Fetching.
 

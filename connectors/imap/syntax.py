@@ -320,8 +320,16 @@ def _astrings(tokens: list[Token]) -> Iterator[bytes]:
         yield token
 
 
-def _words(head: bytes, at: int) -> frozenset[str]:
-    return frozenset(head[at:].decode("latin-1").upper().split())
+def parse_words(text: bytes) -> frozenset[str]:
+    """The words of CAPABILITY or ENABLED, upper case. Equal lists are one object: a thousand connections to one
+    server share it.
+    """
+    return _shared_words(text) if len(text) < 4096 else _shared_words.__wrapped__(text)
+
+
+@lru_cache(maxsize=64)
+def _shared_words(text: bytes) -> frozenset[str]:
+    return frozenset(text.decode("latin-1").upper().split())
 
 
 def _list(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
@@ -409,8 +417,8 @@ def _folder_flags(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
 
 
 _READERS: dict[str, Callable[[bytes, int, Sequence[Piece]], Response]] = {
-    "CAPABILITY": lambda head, at, _: Capability(_words(head, at)),
-    "ENABLED": lambda head, at, _: Enabled(_words(head, at)),
+    "CAPABILITY": lambda head, at, _: Capability(parse_words(head[at:])),
+    "ENABLED": lambda head, at, _: Enabled(parse_words(head[at:])),
     "LIST": _list,
     "STATUS": _status_item,
     "SEARCH": _search,

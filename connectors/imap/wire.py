@@ -32,8 +32,8 @@ from connectors.imap.uidset import MAX_UID
 from connectors.port import Sink
 
 LINE_LIMIT: Final = 1 << 20
-LIST_LIMIT: Final = 32 << 20
-"""SEARCH, ESEARCH and VANISHED may be one line for a whole folder: 32 MiB are some four million UIDs."""
+LIST_LIMIT: Final = 16 << 20
+"""SEARCH, ESEARCH and VANISHED may be one line for a whole folder: 16 MiB are some two million UIDs."""
 
 
 class Receiver(Protocol):

@@ -18,14 +18,12 @@ with atheris.instrument_imports(include=["connectors"]):
 
 HERE = Path(__file__).parent
 DIALOGUES = HERE.parent / "corpus" / "imap"
-WORDS = (
-    """
+_WORDS = """
 * | FETCH (|UID |FLAGS (|BODY[] {3}\\x0d\\x0a|{0}\\x0d\\x0a|~{1}\\x0d\\x0a|\\x0d\\x0a|NIL
-INTERNALDATE |RFC822.SIZE |MODSEQ (|LIST |STATUS |SEARCH |ESEARCH |VANISHED (EARLIER) |EXISTS|EXPUNGE|OK [|\\\\Seen|a1 OK|+ |(TAG
-""".replace("\n", "|")
-    .strip("|")
-    .split("|")
-)
+INTERNALDATE |RFC822.SIZE |MODSEQ (|LIST |STATUS |SEARCH |ESEARCH |VANISHED (EARLIER)
+EXISTS|EXPUNGE|OK [|\\\\Seen|a1 OK|+ |(TAG
+"""
+WORDS = _WORDS.strip("\n").replace("\n", "|").split("|")
 
 
 def main() -> None:

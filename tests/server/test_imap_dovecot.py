@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from connectors.errors import AuthError, NetworkError, TlsError
-from connectors.imap.session import Limits, Timeouts
+from connectors.imap.settings import Limits, Timeouts
 from connectors.imap.source import ImapSource, connect_imap
 from connectors.model import Endpoint, PasswordAuth, QResync, Security
 from connectors.port import FolderChange

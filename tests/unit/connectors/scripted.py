@@ -9,7 +9,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from connectors.imap.session import Limits, Timeouts
+from connectors.imap.settings import Limits, Timeouts
 from connectors.imap.source import ImapSource, connect_imap
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks

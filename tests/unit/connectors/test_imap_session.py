@@ -8,7 +8,8 @@ import math
 import pytest
 
 from connectors.errors import ConnectorError, NetworkError, ProtocolError, ServerError, ThrottledError
-from connectors.imap.session import Limits, Session, Timeouts
+from connectors.imap.session import Session
+from connectors.imap.settings import Limits, Timeouts
 from connectors.imap.source import ImapSource
 from connectors.model import QResync
 from connectors.port import FolderChange

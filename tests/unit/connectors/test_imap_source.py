@@ -10,6 +10,7 @@ from datetime import date
 import pytest
 
 from connectors.errors import FolderGoneError, NetworkError, ProtocolError, Scope, ServerError, ThrottledError
+from connectors.imap import collect
 from connectors.imap.source import HEADER_LIMIT, ImapSource
 from connectors.model import QResync
 from tests.unit.connectors.scripted import Talk, connect, serve
@@ -108,6 +109,28 @@ async def test_one_message_that_is_refused_does_not_hide_its_neighbours() -> Non
 
     async with talking(script) as source:
         assert await bodies(source, [1, 2, 3, 4]) == {1: b"a", 2: b"b", 4: b"d"}
+
+
+async def test_a_command_that_the_server_does_not_understand_is_no_messages_fault() -> None:
+    async def script(talk: Talk) -> None:
+        await talk.answer(b"UID FETCH", status=b"BAD no folder is open")
+
+    async with talking(script) as source:
+        with pytest.raises(ServerError, match="no folder"):
+            await bodies(source, [1, 2])
+
+
+async def test_a_server_that_lists_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collect, "GATHERED", 1_000)
+
+    async def script(talk: Talk) -> None:
+        await talk.expect(b"LIST")
+        while True:
+            await talk.send(*(b'* LIST () "/" a' for _ in range(1_000)))
+
+    async with talking(script, exists=None) as source:
+        with pytest.raises(ProtocolError, match="1000"):
+            await source.list_folders()
 
 
 async def test_when_every_message_is_refused_it_is_not_about_the_messages() -> None:
@@ -251,6 +274,7 @@ async def test_uids_found(lines: list[bytes], expected: list[int]) -> None:
         b'* ESEARCH (TAG "x") ALL 1:3 COUNT 3',
         b'* ESEARCH (TAG "x") UID ALL 1:*',
         b'* ESEARCH (TAG "x") UID ALL 1:4294967295',
+        b"* SEARCH " + b" ".join(b"%d" % n for n in range(1, 110_000)),
         b"* OK nothing said",
     ],
 )
@@ -263,7 +287,7 @@ async def test_a_search_that_cannot_be_believed_is_never_nothing_found(line: byt
         try:
             with pytest.raises(ProtocolError):
                 await source.search_since(date(2026, 2, 7))
-            assert tracemalloc.get_traced_memory()[1] < 5_000_000
+            assert tracemalloc.get_traced_memory()[1] < 20_000_000
         finally:
             tracemalloc.stop()
 
