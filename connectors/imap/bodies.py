@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from connectors.errors import ServerError
 from connectors.imap.collect import FetchStream
@@ -17,6 +17,8 @@ from connectors.port import Sink
 if TYPE_CHECKING:
     from connectors.imap.session import Session
 
+T = TypeVar("T")
+
 FIRST_BATCH: Final = 8
 """Few, so that the first message is there at once and the mean size gets known."""
 
@@ -28,19 +30,20 @@ MAX_REFUSED: Final = 20
 """So many messages refused one after the other, and it is not about the messages."""
 
 
-class _Reader:
+class _Reader(Generic[T]):
     """FETCH → (metadata, body), for UIDs that were asked for and have not come yet.
 
     Some servers answer flags and body in two responses (RFC 9051 §7.5.2 allows it): halves are kept until they make a
     whole.
     """
 
-    def __init__(self, uids: Sequence[int], section: str) -> None:
+    def __init__(self, uids: Sequence[int], section: str, make: Callable[[MessageMeta, Body], T]) -> None:
         self.wanted = set(uids)
         self._section = section
+        self._make = make
         self._halves: dict[int, Fetch] = {}
 
-    def read(self, fetch: Fetch) -> tuple[MessageMeta, Body] | None:
+    def read(self, fetch: Fetch) -> T | None:
         # Without a UID nobody can say whose bytes these are; with one that was not asked for they are nobody's (RFC
         # 9051 §6.4.9).
         uid = fetch.uid
@@ -55,7 +58,8 @@ class _Reader:
         self.wanted.discard(uid)
         self._halves.pop(uid, None)
         size = fetch.size if fetch.size is not None else body.octets
-        return MessageMeta(uid, fetch.flags, fetch.internal_date, size, fetch.modseq, fetch.email_id), body
+        meta = MessageMeta(uid, fetch.flags, fetch.internal_date, size, fetch.modseq, fetch.email_id)
+        return self._make(meta, body)
 
     def _join(self, uid: int, fetch: Fetch) -> Fetch:
         half = self._halves.get(uid)
@@ -80,7 +84,7 @@ class _Batches:
     def __bool__(self) -> bool:
         return bool(self._parts or self._todo)
 
-    def next(self, stream: FetchStream[tuple[MessageMeta, Body]]) -> tuple[str, list[range]] | None:
+    def next(self, stream: FetchStream[Any]) -> tuple[str, list[range]] | None:
         if not self._parts and self._todo:
             if stream.count:
                 count = max(1, min(LARGEST_BATCH, BATCH_BYTES * stream.count // max(1, stream.octets)))
@@ -102,16 +106,17 @@ async def fetch_messages(
     body_item: str,
     section: str,
     open_sink: Callable[[int], Sink],
+    make: Callable[[MessageMeta, Body], T],
     *,
     depth: int,
-) -> AsyncIterator[tuple[MessageMeta, Body]]:
-    """UID FETCH of metadata and one section, `depth` commands in flight.
+) -> AsyncIterator[T]:
+    """UID FETCH of metadata and one section, `depth` commands in flight; yields what `make` makes of each message.
 
     What came complete is yielded, also when the line drops behind it; only then the error is raised. A command that is
-    refused (NO or BAD) is asked again message by message, so that one broken message does not hide its neighbours; a
+    refused with NO is asked again message by message, so that one broken message does not hide its neighbours; a
     message that is refused alone is missing.
     """
-    reader = _Reader(uids, section)
+    reader = _Reader(uids, section, make)
     stream = FetchStream(session, reader.read, reader.wanted, section=section, open_sink=open_sink)
     batches = _Batches(uids)
     refused = 0

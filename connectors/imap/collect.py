@@ -206,7 +206,9 @@ class FetchStream(Generic[T]):
             return False
         if self._closed:
             return True
-        octets = sum(body.octets for body in response.bodies.values())
+        octets = 0
+        for body in response.bodies.values():  # no sum(): this runs for every message, and a generator costs
+            octets += body.octets
         self.count += 1
         self.octets += octets
         cost = octets + ITEM_COST
@@ -214,7 +216,8 @@ class FetchStream(Generic[T]):
         self._ready.append((item, cost))
         if self._untaken > self._window:
             self._session.pause()
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
         return True
 
     def literal(self, uid: int | None, section: str, octets: int, /) -> tuple[bool, Sink | None]:

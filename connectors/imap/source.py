@@ -22,6 +22,8 @@ from connectors.imap.folders import folder_name, folders_of
 from connectors.imap.internaldate import format_search_date
 from connectors.imap.refusal import command_error, open_error
 from connectors.imap.responses import (
+    WHOLE,
+    Body,
     Exists,
     Expunge,
     Fetch,
@@ -246,18 +248,21 @@ class ImapSource:
         async for batch in self._batches(stream, wanted, "(UID FLAGS)", changed_since):
             yield batch
 
-    async def fetch_bodies(self, uids: Sequence[int], open_sink: Callable[[int], S]) -> AsyncIterator[Fetched[S]]:
-        async for meta, body in fetch_messages(
-            self._session, uids, self._meta_items(), "BODY.PEEK[]", "", open_sink, depth=DEPTH
-        ):
-            yield Fetched(meta, body.sink, body.octets)  # type: ignore[arg-type]  # the sink that open_sink made
+    def fetch_bodies(self, uids: Sequence[int], open_sink: Callable[[int], S]) -> AsyncIterator[Fetched[S]]:
+        def make(meta: MessageMeta, body: Body) -> Fetched[S]:
+            return Fetched(meta, body.sink, body.octets)  # type: ignore[arg-type]  # the sink that open_sink made
 
-    async def fetch_headers(self, uids: Sequence[int]) -> AsyncIterator[tuple[MessageMeta, bytes]]:
-        async for meta, body in fetch_messages(
-            self._session, uids, self._meta_items(), "BODY.PEEK[HEADER]", "HEADER", HeaderSink, depth=DEPTH
-        ):
-            if isinstance(body.sink, HeaderSink):
-                yield meta, bytes(body.sink.data)
+        return fetch_messages(
+            self._session, uids, self._meta_items(), "BODY.PEEK[]", WHOLE, open_sink, make, depth=DEPTH
+        )
+
+    def fetch_headers(self, uids: Sequence[int]) -> AsyncIterator[tuple[MessageMeta, bytes]]:
+        def make(meta: MessageMeta, body: Body) -> tuple[MessageMeta, bytes]:
+            return meta, bytes(body.sink.data) if isinstance(body.sink, HeaderSink) else b""
+
+        return fetch_messages(
+            self._session, uids, self._meta_items(), "BODY.PEEK[HEADER]", "HEADER", HeaderSink, make, depth=DEPTH
+        )
 
     def _meta_items(self) -> str:
         items = ["UID", "FLAGS", "INTERNALDATE", "RFC822.SIZE"]
