@@ -234,15 +234,16 @@ class PurgeMachine(RuleBasedStateMachine):
         assert counts["purged"] == len(eligible)
 
     async def _run(self, batch: int, cut_at: int | None) -> dict[str, Any]:
+        service = self._service(batch, _cut(cut_at))
+        known = {run.id for run in (await service.list_page(limit=200)).items}
         try:
-            run = await self._service(batch, _cut(cut_at)).run(actor=COMMAND, tenant_id="acme")
+            await service.run(actor=COMMAND, tenant_id="acme")
         except CutError:
             self.purging.now += TTL  # the dead process's lease runs out
             service = self._service(batch, _cut(None))
             if not await service.work():  # it died before anything was written
                 await service.run(actor=COMMAND, tenant_id="acme")
-            page = await service.list_page(limit=200)
-            run = max(page.items, key=lambda item: (item.started_at, item.id))
+        (run,) = [run for run in (await service.list_page(limit=200)).items if run.id not in known]
         return dict(run.counts)
 
     def _service(self, batch: int, step: Callable[[str], None]) -> RetentionService:
