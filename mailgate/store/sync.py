@@ -148,8 +148,18 @@ class SqlSyncStore:
 
     async def acquire(self, mailbox_id: str, tenant_id: str, process: str, ttl: Instant, now: Instant) -> Owner | None:
         """Take the mailbox's lease; None while another process has it."""
-        fence = await leases.acquire(self._db, lease_name(mailbox_id), process, ttl, now)
-        return None if fence is None else Owner(mailbox_id, tenant_id, process, fence)
+
+        async def work(tx: Transaction) -> Owner | None:
+            fence = await leases.acquire_in(tx, lease_name(mailbox_id), process, ttl, now)
+            if fence is None:
+                return None
+            # A run of an owner that is no more will never end by itself.
+            cut = (runs.c.mailbox_id == mailbox_id) & (runs.c.kind == "sync") & (runs.c.state == "running")
+            ended = {"state": "failed", "finished_at": now, "detail": "the process that ran it ended"}
+            await tx.conn.execute(update(runs).where(cut).values(ended))
+            return Owner(mailbox_id, tenant_id, process, fence)
+
+        return await self._db.transact(work)
 
     async def renew(self, owners: Sequence[Owner], ttl: Instant, now: Instant) -> list[Owner]:
         """Extend these leases, in one transaction; returns those that were lost."""

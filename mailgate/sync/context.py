@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from connectors.model import SpecialUse
 from connectors.port import Source
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import DAY, SECOND, Clock, Instant
@@ -84,6 +85,10 @@ class Context:
     def followed(self) -> list[FolderState]:
         """The folders that are kept in step, INBOX first."""
         return [folder for folder in self.folders.values() if folder.followed and folder.selectable]
+
+    def inbox(self) -> FolderState | None:
+        """The followed folder that new mail arrives in."""
+        return next((folder for folder in self.followed() if folder.special_use is SpecialUse.INBOX), None)
 
     def reached(self, folder: FolderState, checkpoint: Checkpoint) -> FolderState:
         """The folder is known up to here now."""

@@ -220,7 +220,10 @@ class FolderPass:
             if other is not None and not self._again:
                 await FolderPass(context, other, again=True).run()
             self._looked_again.add(folder_id)
-        reopened = await context.source.open(self._folder.name)
+        await self._reopen(seen)
+
+    async def _reopen(self, seen: FolderLook) -> None:
+        reopened = await self._context.source.open(self._folder.name)
         if reopened.status.uidvalidity != seen.uidvalidity:
             raise _folder_error("the folder was renumbered while it was read")
 
@@ -230,23 +233,43 @@ class FolderPass:
         await self._write(seen, None if uids else checkpoint)
         todo = list(uids)
         written = not uids
-        for _ in range(_ROUNDS):
-            if not todo:
-                break
+        rounds = 0
+        while todo:
             outcome = await self._pull(seen, todo, checkpoint, initial=initial)
-            written = outcome.checkpointed
+            written, todo = outcome.checkpointed, outcome.left
             if outcome.look_again:
+                rounds += 1
+                if rounds > _ROUNDS:
+                    raise _folder_error("messages keep moving while the folder is read")
                 await self._look_again(seen, outcome.look_again)
-                todo = outcome.left
-                continue
-            todo = []
+            elif todo:
+                await self._see_new_mail(seen)
             if outcome.unanswered:
                 await self._unanswered(seen, outcome.unanswered, initial=initial)
-        if todo:
-            raise _folder_error("messages keep moving while the folder is read")
         if not written:
             await self._write(seen, checkpoint)
         self._context.reached(self._folder, checkpoint)
+
+    def _inbox_due_at(self) -> Instant | None:
+        """During an import of another folder: when INBOX, if it was imported already, is to be looked at again."""
+        context = self._context
+        inbox = context.inbox()
+        if context.meter is None or inbox is None or inbox.id == self._folder.id or inbox.uidnext is None:
+            return None
+        return context.looked_at.get(inbox.id, 0) + context.settings.poll_interval_s * SECOND
+
+    async def _see_new_mail(self, seen: FolderLook) -> None:
+        """During a long import: what arrived in INBOX meanwhile."""
+        context = self._context
+        inbox = context.inbox()
+        if inbox is None:
+            return
+        meter, context.meter = context.meter, None
+        try:
+            await FolderPass(context, inbox).run()
+        finally:
+            context.meter = meter
+        await self._reopen(seen)
 
     async def _pull(
         self, seen: FolderLook, uids: Sequence[int], checkpoint: Checkpoint | None, *, initial: bool
@@ -258,6 +281,7 @@ class FolderPass:
             checkpoint=checkpoint,
             initial=initial,
             looked_again=frozenset(self._looked_again),
+            pause_at=self._inbox_due_at(),
         )
         return await Puller(self._context, job).run()
 

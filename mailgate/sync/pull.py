@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from connectors.errors import ConnectorError
-from mailgate.errors import MailgateError
+from mailgate.clock import Instant
 from mailgate.sync.context import Context
 from mailgate.sync.identity import Candidate, Likeness, pair
 from mailgate.sync.port import (
@@ -49,7 +48,7 @@ class Job:
     """What to fetch into which folder. `uids` in the order wanted.
 
     `looked_again`: folders that were looked at after this folder was listed: what stands there was not moved here.
-    `checkpoint` is written with the last batch, if every message was answered.
+    `checkpoint` is written with the last batch, if every message was answered. From `pause_at` on no more is begun.
     """
 
     folder: FolderState
@@ -58,11 +57,14 @@ class Job:
     checkpoint: Checkpoint | None = None
     initial: bool = False
     looked_again: frozenset[str] = frozenset()
+    pause_at: Instant | None = None
 
 
 @dataclass(slots=True)
 class Outcome:
-    """`unanswered`: UIDs that the server did not send. `look_again`: folders to look at before going on with `left`."""
+    """`unanswered`: UIDs that the server did not send. `left`: what was not come to; if `look_again` names folders,
+    they are to be looked at before.
+    """
 
     unanswered: list[int] = field(default_factory=list)
     look_again: set[str] = field(default_factory=set)
@@ -156,7 +158,7 @@ class Puller:
                     if len(batch) >= most or size >= settings.batch_bytes:
                         await self._queue.put(batch)
                         batch, size, most = [], 0, settings.batch_messages
-        except (ConnectorError, MailgateError) as failure:
+        except Exception as failure:  # noqa: BLE001 - raised by whoever waits for the batches
             error = failure
         if batch:
             await self._queue.put(batch)
@@ -172,7 +174,8 @@ class Puller:
     async def _keep(self, outcome: Outcome) -> None:
         held: _Decided | None = None
         error: Exception | None = None
-        while not outcome.look_again:
+        paused = False
+        while not outcome.look_again and not (paused := self._pause_due()):
             item = await self._next(_PATIENCE_S if held is not None else None)
             if isinstance(item, _End):
                 error = item.error
@@ -183,7 +186,7 @@ class Puller:
             held = decided
         if self._committing is not None:
             await self._committing
-        if outcome.look_again:
+        if outcome.look_again or paused:
             outcome.left = list(self._waiting)
         elif error is None:
             outcome.unanswered = list(self._waiting)
@@ -194,6 +197,10 @@ class Puller:
             outcome.checkpointed = checkpoint is not None
         if error is not None:
             raise error
+
+    def _pause_due(self) -> bool:
+        pause_at = self._job.pause_at
+        return pause_at is not None and self._context.clock() >= pause_at and len(self._waiting) < len(self._job.uids)
 
     async def _next(self, patience_s: float | None) -> list[Arrived] | _End | None:
         """The next batch or the end; None when a batch is ready and the next is slow to come."""

@@ -308,10 +308,8 @@ class Session:
         return None
 
     def _inbox(self) -> FolderState | None:
-        followed = self._context.followed()
-        return next((folder for folder in followed if folder.special_use is SpecialUse.INBOX), None) or (
-            followed[0] if followed else None
-        )
+        """The folder that IDLE waits on."""
+        return self._context.inbox() or next(iter(self._context.followed()), None)
 
     async def _report_standing(self) -> None:
         if self._refusal is not None:

@@ -48,6 +48,8 @@ STEADY_S: Final = 60.0
 """A session that lasted so long starts the pauses anew."""
 STOP_S: Final = 5.0
 """How long a stopped session may take to finish what it is writing."""
+CONNECTS_AT_ONCE: Final = 32
+"""So many connections are opened at a time: servers and this process start in good order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,14 @@ class Parts:
     anchor_from: AnchorFrom = AnchorFrom.RECEIVED
 
 
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """What mailboxes take turns in."""
+
+    connecting: asyncio.Semaphore
+    importing: asyncio.Semaphore
+
+
 class Supervisor:
     """Runs until cancelled; `sync_once` runs one mailbox by itself, for the command line."""
 
@@ -73,7 +83,7 @@ class Supervisor:
         self._refused: dict[str, int] = {}  # mailbox id → config version with which the login was refused
         self._wake = asyncio.Event()
         self._workers = Workers()
-        self._slots = asyncio.Semaphore(parts.settings.imports_at_once)
+        self._slots = Slots(asyncio.Semaphore(CONNECTS_AT_ONCE), asyncio.Semaphore(parts.settings.imports_at_once))
         self._renewed_s = 0.0
 
     def wake(self) -> None:
@@ -92,8 +102,20 @@ class Supervisor:
                     await asyncio.wait_for(self._wake.wait(), TICK_S)
                 self._wake.clear()
         finally:
-            await self._stop(list(self._running.values()))
+            stopped = list(self._running.values())
+            await self._stop(stopped)
             self._workers.close()
+            await self._say_stopped(stopped)
+
+    async def _say_stopped(self, mailboxes: Sequence[_Mailbox]) -> None:
+        """A state says what is, also after the process ended in good order."""
+        parts = self._parts
+        try:
+            for mailbox in mailboxes:
+                reason = "the gateway was stopped"
+                await parts.store.set_state(mailbox.id, MailboxState.CONNECTING, reason, parts.clock())
+        except Exception as error:  # noqa: BLE001 - ending must not fail for want of a database
+            log.warning("state_not_written", error=str(error))
 
     async def sync_now(self, mailbox_id: str, tenant_id: str, actor: str) -> str:
         """Ask for one pass over a mailbox, by whichever process owns it; the run's id."""
@@ -132,8 +154,12 @@ class Supervisor:
                 await self._rest(head, MailboxState.NOT_ENTITLED, reason)
             elif head.id in self._running:
                 self._running[head.id].request(queued.get(head.id, ()))
-            elif self._refused.get(head.id) != head.config_version:
+            elif not self._waits_for_credentials(head):
                 self._start(head, queued.get(head.id, ()))
+
+    def _waits_for_credentials(self, head: MailboxHead) -> bool:
+        """Whether the login was refused and nothing changed since: changed settings or credentials reset the state."""
+        return head.state == MailboxState.AUTH_FAILED or self._refused.get(head.id) == head.config_version
 
     async def _rest(self, head: MailboxHead, state: MailboxState, reason: str) -> None:
         if head.state != state.value:
@@ -175,7 +201,7 @@ class Supervisor:
 class _Mailbox:
     """One mailbox that may run: connects, runs sessions, pauses after faults."""
 
-    def __init__(self, parts: Parts, workers: Workers, slots: asyncio.Semaphore, head: MailboxHead) -> None:
+    def __init__(self, parts: Parts, workers: Workers, slots: Slots, head: MailboxHead) -> None:
         self._parts = parts
         self._workers = workers
         self._slots = slots
@@ -300,7 +326,8 @@ class _Mailbox:
         if not entitled.sync or entitled.days is None:
             return  # not one command to the server
         floor_at = config.import_floor_at
-        source = self._source = await parts.connector(config)()
+        async with self._slots.connecting:
+            source = self._source = await parts.connector(config)()
         try:
             if self._over():
                 return
@@ -327,7 +354,7 @@ class _Mailbox:
                 entitled=entitled,
             )
             imported = config.imported_at is not None
-            session = self._session = Session(context, self._report, self._slots, imported=imported)
+            session = self._session = Session(context, self._report, self._slots.importing, imported=imported)
             session.request(self._run_ids)
             self._run_ids = []
             await session.run(once=once)

@@ -8,6 +8,7 @@ from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
 from mailgate.clock import DAY
 from mailgate.settings import SyncSettings
+from mailgate.sync.port import Applied, Batch, Owner
 from tests.corpus import NASTY
 from tests.sync.engine import NOW, Engine, Opened, mail
 
@@ -186,3 +187,28 @@ async def test_a_count_that_contradicts_the_list_deletes_nothing(engine: Engine,
     engine.clock.advance(600)
     await engine.sync()
     assert await engine.near() == engine.far()
+
+
+async def test_new_mail_is_seen_during_a_long_import(opened: Opened, account: MemoryAccount) -> None:
+    account.create_folder("Archive")
+    account.append("INBOX", mail(0), internal_date=NOW)
+    for n in range(1, 100):
+        account.append("Archive", mail(n), internal_date=NOW - DAY)
+    engine = await opened(account, settings=SyncSettings(batch_messages=3, poll_interval_s=1))
+    commit = engine.store.commit
+
+    async def commit_slowly(owner: Owner, batch: Batch) -> Applied:
+        engine.clock.advance(0.1)
+        if len(batch.messages) == 3 and "INBOX" not in account.commands[-3:] and not arrived:
+            arrived.append(account.append("INBOX", mail(1000), internal_date=NOW))
+        return await commit(owner, batch)
+
+    arrived: list[int] = []
+    engine.store.commit = commit_slowly  # type: ignore[method-assign]
+    await engine.sync()
+    created = await engine.events("message.created")
+    position = next(n for n, event in enumerate(created) if not event.payload.get("initial"))
+    assert 3 < position < 60
+    assert await engine.near() == engine.far()
+    mailbox = (await engine.rows("mailboxes"))[0]
+    assert (mailbox.progress_done, mailbox.progress_total) == (100, 100)
