@@ -279,8 +279,10 @@ def _attribute(fetch: Fetch, name: str, value: Token) -> None:
             raise MalformedError("MODSEQ that is no list of one")
         fetch.modseq = _number(value[0])
     elif name == "EMAILID":
-        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], bytes):
-            fetch.email_id = value[0].decode("latin-1")
+        while isinstance(value, list) and len(value) == 1:  # one pair of parentheses (RFC 8474 §5.1); pymap sends two
+            value = value[0]
+        if isinstance(value, bytes):
+            fetch.email_id = value.decode("latin-1")
     elif name == "X-GM-MSGID":
         if isinstance(value, bytes):
             fetch.email_id = value.decode("latin-1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import imaplib
 import re
-import ssl
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -15,17 +14,24 @@ from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security, SpecialUse
 from connectors.net import parse_networks
 from connectors.port import Source
+from tests.contract.pymap_server import Pymap
 from tests.dovecot import Account, Dovecot, modified_utf7
+from tests.proxy import Proxy
 
 LOOPBACK = parse_networks(["127.0.0.0/8", "::1/128"])
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Remote(Protocol):
-    """One account on some server, and what happens there behind the gateway's back."""
+    """One account on some server, and what happens there behind the gateway's back.
+
+    The attributes say what this server can; see `OverImap`.
+    """
 
     condstore: bool
     qresync: bool
+    keywords: bool
+    line_ends: bool
 
     async def connect(self) -> Source: ...
     async def append(self, folder: str, raw: bytes, *, received_at: int, flags: Iterable[str] = ()) -> int: ...
@@ -40,6 +46,8 @@ class Remote(Protocol):
 
 class InMemory:
     """The double."""
+
+    keywords = line_ends = True
 
     def __init__(self, *, qresync: bool = True, condstore: bool = True) -> None:
         self.account = MemoryAccount(qresync=qresync, condstore=condstore)
@@ -69,28 +77,18 @@ class InMemory:
         self.account.drop_connections()
 
 
-class OnDovecot:
-    """Debian's Dovecot; the other client is the standard library's."""
+class OverImap:
+    """A real server; the other client is the standard library's. `_client` gives one, logged in."""
 
-    def __init__(self, server: Dovecot, *, condstore: bool, security: Security = Security.NONE) -> None:
-        self.server, self.security = server, security
+    keywords = True
+    line_ends = True
+    """Are CRLFs stored as they are?"""
+
+    def __init__(self, *, condstore: bool) -> None:
         self.condstore = self.qresync = condstore
-        self.account: Account = server.account(rawlog=True)
-        self._context: ssl.SSLContext | None = None
-        self._sources: list[Source] = []
 
-    async def connect(self) -> Source:
-        if self._context is None and self.security is not Security.NONE:
-            self._context = self.server.ssl_context()
-        port = self.server.tls_port if self.security is Security.TLS else self.server.port
-        source = await connect_imap(
-            Endpoint(self.server.host, port, self.security),
-            PasswordAuth(self.account.name, self.account.password),
-            ssl_context=self._context,
-            allow_networks=LOOPBACK,
-        )
-        self._sources.append(source)
-        return source
+    def _client(self) -> imaplib.IMAP4:
+        raise NotImplementedError
 
     async def append(self, folder: str, raw: bytes, *, received_at: int, flags: Iterable[str] = ()) -> int:
         when = EPOCH + timedelta(microseconds=received_at)
@@ -104,12 +102,12 @@ class OnDovecot:
             return int(found[1])
 
     async def store_flags(self, folder: str, uid: int, flags: Iterable[str]) -> None:
-        await asyncio.to_thread(self._store, folder, uid, "FLAGS", " ".join(flags))
+        await asyncio.to_thread(self._store, folder, uid, " ".join(flags))
 
-    def _store(self, folder: str, uid: int, item: str, flags: str) -> None:
+    def _store(self, folder: str, uid: int, flags: str) -> None:
         with self._client() as client:
             client.select(_quoted(folder))
-            client.uid("STORE", str(uid), item, f"({flags})")
+            client.uid("STORE", str(uid), "FLAGS", f"({flags})")
 
     async def expunge(self, folder: str, uid: int) -> None:
         await asyncio.to_thread(self._expunge, folder, uid)
@@ -131,6 +129,28 @@ class OnDovecot:
             status, answer = getattr(client, command)(_quoted(name))
             assert status == "OK", answer
 
+
+class OnDovecot(OverImap):
+    """Debian's Dovecot."""
+
+    def __init__(self, server: Dovecot, *, condstore: bool, security: Security = Security.NONE) -> None:
+        super().__init__(condstore=condstore)
+        self.server, self.security = server, security
+        self.account: Account = server.account(rawlog=True)
+        self._context = server.ssl_context() if security is not Security.NONE else None
+
+    async def connect(self) -> Source:
+        return await connect_imap(
+            Endpoint(
+                self.server.host,
+                self.server.tls_port if self.security is Security.TLS else self.server.port,
+                self.security,
+            ),
+            PasswordAuth(self.account.name, self.account.password),
+            ssl_context=self._context,
+            allow_networks=LOOPBACK,
+        )
+
     def _client(self) -> imaplib.IMAP4:
         return self.account.imap()
 
@@ -140,6 +160,42 @@ class OnDovecot:
             stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
         assert await done.wait() == 0
+
+
+class OnPymap(OverImap):
+    """pymap with Maildir: no CONDSTORE or ESEARCH, keywords dropped, CRLF stored as LF."""
+
+    keywords = line_ends = False
+
+    def __init__(self, server: Pymap) -> None:
+        super().__init__(condstore=False)
+        self.server = server
+        self.name, self.password = server.account()
+        for folder in ("Archive", "Drafts", "Junk", "Sent", "Trash"):
+            self._run("create", folder)
+        self._proxies: list[Proxy] = []
+
+    async def connect(self) -> Source:
+        # Through a proxy, since pymap has no way to end a session of somebody else's.
+        proxy = await Proxy("127.0.0.1", self.server.port).start()
+        self._proxies.append(proxy)
+        return await connect_imap(
+            Endpoint("127.0.0.1", proxy.port, Security.NONE),
+            PasswordAuth(self.name, self.password),
+            ssl_context=None,
+            allow_networks=LOOPBACK,
+        )
+
+    def _client(self) -> imaplib.IMAP4:
+        return self.server.client(self.name, self.password)
+
+    async def drop_connections(self) -> None:
+        for proxy in self._proxies:
+            proxy.cut()
+
+    async def aclose(self) -> None:
+        for proxy in self._proxies:
+            await proxy.close()
 
 
 def _quoted(folder: str) -> str:
