@@ -14,13 +14,17 @@ Invariants:
 2. What is numbered or counted (events, log entries, usage) is written at the very end of a transaction under the lock
    of `tenant_heads`, tenants in order.
 3. An exception inside the block rolls everything back, what was buffered included.
+4. A transaction of `transact` on SQLite is never cut by a cancellation: SQLAlchemy closes the connection of a cancelled
+   statement, and a connection that is closed over an open cursor (INSERT … RETURNING) keeps its lock on the file until
+   the garbage collector comes by. It ends in its own order, and only then is the caller told that it was cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -99,25 +103,36 @@ class Database:
     async def write(self) -> AsyncIterator[Transaction]:
         """One write transaction: commits when the block ends, rolls back when it raises."""
         if self.sqlite:
-            async with self._turn, self._writer.begin() as conn:
-                tx = Transaction(conn, sqlite=True)
+            async with self._turn, self._begun() as tx:
                 yield tx
-                await tx.flush()
         else:
-            async with self._writer.begin() as conn:
-                tx = Transaction(conn, sqlite=False)
+            async with self._begun() as tx:
                 yield tx
-                await tx.flush()
+
+    @asynccontextmanager
+    async def _begun(self) -> AsyncIterator[Transaction]:
+        async with self._writer.begin() as conn:
+            tx = Transaction(conn, sqlite=self.sqlite)
+            yield tx
+            await tx.flush()
         tx.committed()
+
+    async def _made(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        async with self._begun() as tx:
+            return await work(tx)
 
     async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         """Run `work` in a write transaction, again when PostgreSQL ended it to resolve a deadlock. `work` must be
         repeatable.
+
+        On SQLite a cancellation takes effect before the transaction or after it, never inside.
         """
+        if self.sqlite:
+            async with self._turn:
+                return await _to_its_end(self._made(work))
         for attempt in range(_ATTEMPTS):
             try:
-                async with self.write() as tx:
-                    return await work(tx)
+                return await self._made(work)
             except DBAPIError as error:
                 if attempt == _ATTEMPTS - 1 or getattr(error.orig, "sqlstate", None) not in _RETRIABLE:
                     raise
@@ -131,6 +146,20 @@ class Database:
             async with self._turn, self._writer.connect() as conn:
                 raw = await conn.get_raw_connection()
                 await _execute_outside_transaction(raw.driver_connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which goes on when the caller is cancelled; CancelledError then comes after its end."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):  # told below, once
+                await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # nobody is left to hear of it
+        raise
 
 
 async def _execute_outside_transaction(connection: Any, statement: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from mailgate.actors import SYSTEM
 from mailgate.store import tenants
@@ -107,3 +108,85 @@ async def test_two_processes_on_one_sqlite_file_wait_for_each_other(store: Store
     await other.close()
     async with store.db.read() as conn:
         assert (await conn.execute(select(tenant_heads.c.event_seq))).scalar_one() == 20
+
+
+async def test_a_cancelled_transaction_leaves_no_lock_behind(database_url: str) -> None:
+    """Cancelled at any of its steps: closing a connection over an open cursor keeps SQLite's lock until it is
+    collected.
+    """
+    db = Database(database_url, busy_timeout_s=0.3)
+    claim = text(
+        "INSERT INTO leases (name, owner, fence, expires_at) VALUES ('l', 'me', 1, 1)"
+        " ON CONFLICT (name) DO UPDATE SET fence = leases.fence + 1 RETURNING fence"
+    )
+
+    async def work(tx: Transaction) -> int:
+        await tx.conn.execute(claim)
+        return int((await tx.conn.execute(claim)).scalar_one())
+
+    gc.disable()
+    try:
+        last = await db.transact(work)
+        for steps in range(60):
+            task = asyncio.create_task(db.transact(work))
+            for _ in range(steps):
+                await asyncio.sleep(0)  # one step of the loop, wherever that leads
+            task.cancel()
+            await asyncio.wait({task})
+            fence = await db.transact(work)
+            assert fence - last in (2, 4)  # all of the cancelled one, or nothing
+            last = fence
+    finally:
+        gc.enable()
+        await db.close()
+
+
+async def test_a_cancelled_wait_for_the_writer_ends_at_once(database_url: str) -> None:
+    db = Database(database_url)
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def first(_tx: Transaction) -> None:
+        entered.set()
+        await leave.wait()
+
+    async def second(tx: Transaction) -> None:
+        await tx.conn.execute(text("UPDATE leases SET fence = 0"))
+        if not db.sqlite:
+            await leave.wait()
+
+    busy = asyncio.create_task(db.transact(first))
+    await entered.wait()
+    waiting = asyncio.create_task(db.transact(second))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    assert waiting.cancelled()
+    assert not busy.done()
+    leave.set()
+    await busy
+    await db.close()
+
+
+@pytest.mark.parametrize("cancellations", [1, 3])
+async def test_a_transaction_that_began_ends_before_its_caller_is_cancelled(
+    sqlite_url: str, cancellations: int
+) -> None:
+    db = Database(sqlite_url)
+    entered, leave, committed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work(tx: Transaction) -> None:
+        tx.after_commit(committed.set)
+        entered.set()
+        await leave.wait()
+
+    task = asyncio.create_task(db.transact(work))
+    await entered.wait()
+    for _ in range(cancellations):
+        task.cancel()
+        await asyncio.sleep(0)
+    assert not task.done()
+    leave.set()
+    await asyncio.wait({task})
+    assert task.cancelled()
+    assert committed.is_set()
+    await db.close()
