@@ -1,0 +1,153 @@
+"""The background work of a process: what a killed one left is picked up, what happens wakes who it concerns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from mailgate.actors import COMMAND
+from mailgate.clock import DAY
+from mailgate.jobs.erase import EraseWorker
+from mailgate.jobs.scheduler import Intervals, Jobs
+from mailgate.store.erasures import Erasures
+from mailgate.store.plan_watch import PlanWatch
+from mailgate.store.retention import RetentionService
+from mailgate.store.schema import blob_erasures, runs
+from retention.policy import Policy
+from tests.store.builder import Seed
+from tests.store.conftest import NOW, Store
+from tests.store.purging import Purging, make_purging
+
+
+@dataclass
+class Background:
+    purging: Purging
+    jobs: Jobs
+    service: RetentionService
+    signed: asyncio.Event
+    pruned: asyncio.Event
+
+    async def until(self, question: Callable[[], Awaitable[bool]]) -> None:
+        """Wait for a condition in the database; the test's own time-out bounds it."""
+        while not await question():
+            assert all(self.jobs.health.values()), self.jobs.health
+            await asyncio.sleep(0)  # let the others run
+
+    async def states(self) -> list[tuple[str, str]]:
+        async with self.purging.store.db.read() as conn:
+            rows = (await conn.execute(select(runs.c.trigger, runs.c.state).order_by(runs.c.id))).all()
+        return [(row[0], row[1]) for row in rows]
+
+    async def queued_blobs(self) -> int:
+        async with self.purging.store.db.read() as conn:
+            return len((await conn.execute(select(blob_erasures.c.blob_id))).all())
+
+
+@pytest.fixture
+async def background(store: Store) -> AsyncIterator[Background]:
+    purging = await make_purging(store)
+    await purging.lease.release(store.db)
+    service = RetentionService(
+        store.db, store.log, store.subscriptions, purging.expiry, Policy(1, "a"), purging.clock, "one"
+    )
+    signed, pruned = asyncio.Event(), asyncio.Event()
+
+    async def sign() -> None:
+        signed.set()
+
+    async def prune() -> None:
+        pruned.set()
+
+    jobs = Jobs(
+        retention=service,
+        plans=PlanWatch(store.db, store.subscriptions),
+        erase=EraseWorker(Erasures(store.db, store.log), store.blobs, purging.clock, "one"),
+        sign=sign,
+        prune=prune,
+        clock=purging.clock,
+        intervals=Intervals(purge=3_600, runs=3_600, erase=3_600, plans=3_600, clock=3_600),
+    )
+    yield Background(purging, jobs, service, signed, pruned)
+    await jobs.stop()
+
+
+async def old_copies(background: Background, plan: str = "crm_plus") -> None:
+    home = await background.purging.builder.home("acme", plan)
+    await background.purging.builder.copies(home, [Seed(NOW - 40 * DAY - n) for n in range(3)])
+
+
+async def test_a_tick_purges_erases_and_signs(background: Background) -> None:
+    await old_copies(background)
+    background.jobs.start()
+    background.jobs.wake("purge")
+    await background.signed.wait()
+    assert await background.states() == [("schedule", "completed")]
+    assert await background.purging.ids() == set()
+
+    async def erased() -> bool:
+        return await background.queued_blobs() == 0 and not list(background.purging.store.blobs.list_ids())
+
+    await background.until(erased)
+
+
+async def test_what_a_killed_process_left_is_picked_up_at_the_start(background: Background) -> None:
+    await old_copies(background)
+    await background.service.request_run(actor=COMMAND)
+    background.jobs.start()
+    await background.signed.wait()
+    assert await background.states() == [("request", "completed")]
+
+
+async def test_a_request_wakes_the_worker(background: Background) -> None:
+    await old_copies(background)
+    background.jobs.start()
+    await background.service.request_run(actor=COMMAND, tenant_id="acme")
+    await background.signed.wait()
+    assert await background.purging.ids() == set()
+
+
+async def test_a_plan_that_became_free_is_purged_soon(background: Background) -> None:
+    await old_copies(background, "professional")
+    looked = background.jobs._workers["plans"]
+    background.jobs.start()
+
+    async def seen() -> bool:
+        return background.jobs._plans._days is not None
+
+    await background.until(seen)
+    await background.purging.builder.plan("acme", "free")
+    looked.wake()
+    await background.signed.wait()
+    assert await background.states() == [("plan_change", "completed")]
+    assert await background.purging.ids() == set()
+
+
+async def test_ticks_that_were_missed_coalesce_and_never_vanish(background: Background) -> None:
+    background.jobs.start()
+    found: list[Any] = background.jobs._scheduler.get_jobs()
+    assert {job.id for job in found} == set(Intervals.__dataclass_fields__)
+    assert all((job.coalesce, job.misfire_grace_time, job.max_instances) == (True, None, 1) for job in found)
+    assert background.jobs._scheduler.timezone is UTC
+
+
+async def test_the_latest_time_is_recorded(background: Background) -> None:
+    background.jobs.start()
+
+    async def recorded() -> bool:
+        return await background.service._last_seen() == NOW
+
+    await background.until(recorded)
+
+
+async def test_health_is_that_of_the_workers(background: Background) -> None:
+    assert not any(background.jobs.health.values())
+    background.jobs.start()
+    assert all(background.jobs.health.values())
+    background.jobs.wake("prune")
+    await background.pruned.wait()
