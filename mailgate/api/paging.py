@@ -16,7 +16,7 @@ from typing import Annotated, Generic, TypeAlias, TypeVar
 
 from pydantic import Field
 
-from mailgate.api.types import Answer, Body
+from mailgate.api.types import Answer, Body, text
 from mailgate.errors import BadRequestError
 from mailgate.store.paging import Page
 
@@ -33,9 +33,7 @@ class PageQuery(Body):
     """Query parameters of every listing."""
 
     limit: int = Field(default=50, ge=1, le=LARGEST, description="entries on the page")
-    cursor: Annotated[str, Field(max_length=2_000)] | None = Field(
-        default=None, description="`next_cursor` of the page before"
-    )
+    cursor: Annotated[str, text(2_000)] | None = Field(default=None, description="`next_cursor` of the page before")
 
 
 class Items(Answer, Generic[T]):

@@ -88,7 +88,7 @@ class Application:
                 reader=core.reader,
                 pins=core.pins,
                 retention=core.retention,
-                sync=_Sync(self.supervisor),
+                sync=_Sync(self.supervisor, self.jobs),
                 verify=verify or Verifier(core.settings, context),
                 metrics=self.metrics,
                 health=checks(core, self.running),
@@ -162,14 +162,17 @@ class Application:
 
 
 class _Sync:
-    """What the interface asks of the supervisor."""
+    """What the interface asks of the supervisor and the schedule."""
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, jobs: Jobs) -> None:
         self._supervisor = supervisor
+        self._jobs = jobs
 
     def changed(self, mailbox_id: str | None = None) -> None:
-        """Look at the table now, instead of within a second."""
+        """Look now, instead of at the next tick: at the mailboxes, and after a change of plan at what it made due."""
         self._supervisor.wake()
+        if mailbox_id is None:
+            self._jobs.wake("plans")
 
     async def request_run(self, mailbox_id: str, tenant_id: str, actor: str, now: Instant) -> str:
         """Queue one pass, to be made by whichever process owns the mailbox."""

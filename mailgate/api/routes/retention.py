@@ -11,7 +11,7 @@ from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, Principal, TenantOf, Who, only
 from mailgate.api.types import Answer, Body, ObjectId, TenantId, Time, TimeIn
-from mailgate.errors import NotFoundError
+from mailgate.errors import NotFoundError, PreconditionError
 from mailgate.store import runs
 from mailgate.store.runs import RunRecord
 from mailgate.store.tokens import Scope
@@ -112,6 +112,8 @@ async def get_preview(query: Annotated[PreviewQuery, Query()], parts: Parts, who
     """What would go and what stays, now or at a later time; the same judgement as a purge's. Changes nothing."""
     if not who.reaches(query.tenant):
         raise _no_tenant(query.tenant)
+    if query.at is not None and query.at < parts.clock():
+        raise PreconditionError("`at` lies in the past", slug="at_in_the_past")
     preview = await parts.retention.preview(query.tenant, query.at)
     rules = preview.rules
     return PreviewAnswer(

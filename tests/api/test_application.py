@@ -1,0 +1,196 @@
+"""The whole gateway in one process: HTTP, sync, schedule and index together, over a mail account in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from connectors.memory import MemoryAccount
+from connectors.port import Connect
+from mailgate.app.application import Application
+from mailgate.app.core import Core, Secrets
+from mailgate.clock import DAY, system_clock
+from mailgate.settings import Settings, SyncSettings
+from mailgate.store.check import doctor
+from mailgate.sync.port import MailboxConfig
+from tests.api.conftest import ADMIN, mailbox_body
+from tests.api.mail import letter
+
+PATIENCE_S = 20.0
+
+
+@dataclass
+class Running:
+    """A started application, its client, and the account at the other end."""
+
+    application: Application
+    client: httpx.AsyncClient
+    account: MemoryAccount
+
+    async def until(self, holds: Callable[[], Awaitable[Any]]) -> Any:
+        """Ask again until the answer is true."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not (found := await holds()):  # noqa: ASYNC110 - it is asked for over HTTP
+                await asyncio.sleep(0.02)
+            return found
+
+    async def get(self, path: str, **params: Any) -> Any:
+        answer = await self.client.get(path, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    async def state(self, mailbox_id: str) -> str:
+        found = await self.get(f"/v1/tenants/acme/mailboxes/{mailbox_id}")
+        return str(found["state"])
+
+    async def connect(self, plan: str = "standard") -> str:
+        await self.client.put("/v1/tenants/acme", json={"name": "Acme"})
+        await self.client.put("/v1/tenants/acme/subscription", json={"plan": plan})
+        made = await self.client.post("/v1/tenants/acme/mailboxes", json=mailbox_body())
+        assert made.status_code == 201, made.text
+        return str(made.json()["id"])
+
+
+@pytest.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Running]:
+    account = MemoryAccount()
+    core = await Core.open(
+        Settings(data_dir=tmp_path / "data", sync=SyncSettings(poll_interval_s=1, backoff_min_s=0.05))
+    )
+    secrets = Secrets(admin_token=ADMIN)
+
+    def connector(_config: MailboxConfig) -> Connect:
+        return account.connect
+
+    application = Application(core, secrets=secrets, connector=connector)
+    await application.start()
+    transport = httpx.ASGITransport(application.api, raise_app_exceptions=False)
+    headers = {"authorization": f"Bearer {ADMIN}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway.test", headers=headers) as client:
+        yield Running(application, client, account)
+    await application.stop()
+    report = await doctor(core.db, core.blobs, core.ring, deep=True)
+    await core.close()
+    assert report.healthy, report.findings
+
+
+async def test_mail_is_imported_then_new_mail_appears_and_is_found(running: Running) -> None:
+    now = system_clock()
+    raws = [letter(f"offer {n}", f"words of {n}") for n in range(5)]
+    for n, raw in enumerate(raws):
+        running.account.append("INBOX", raw, internal_date=now - (n + 1) * DAY)
+    running.account.append("INBOX", letter("too old"), internal_date=now - 61 * DAY)
+    mailbox_id = await running.connect()
+
+    async def live() -> bool:
+        return await running.state(mailbox_id) == "live"
+
+    await running.until(live)
+    items = (await running.get("/v1/tenants/acme/messages"))["items"]
+    assert [item["subject"] for item in items] == [f"offer {n}" for n in range(5)]
+    for item, raw in zip(items, raws, strict=True):
+        got = await running.client.get(f"/v1/tenants/acme/messages/{item['id']}/raw")
+        assert got.content == raw
+
+    async def found() -> Any:
+        return (await running.get("/v1/tenants/acme/messages", q="words offer"))["items"][4:]
+
+    await running.until(found)
+    running.account.append("INBOX", letter("just now"), internal_date=system_clock())
+
+    async def arrived() -> bool:
+        items = (await running.get("/v1/tenants/acme/messages", limit=1))["items"]
+        return bool(items[0]["subject"] == "just now")
+
+    await running.until(arrived)
+    mailbox = await running.get(f"/v1/tenants/acme/mailboxes/{mailbox_id}")
+    assert [folder["name"] for folder in mailbox["folders"]] == ["INBOX"]
+    assert mailbox["lag_s"] is not None
+
+
+async def test_switching_off_closes_connections_and_keeps_everything(running: Running) -> None:
+    running.account.append("INBOX", letter("kept"), internal_date=system_clock() - DAY)
+    mailbox_id = await running.connect()
+
+    async def live() -> bool:
+        return await running.state(mailbox_id) == "live"
+
+    await running.until(live)
+    assert running.account.connections
+    await running.client.patch(f"/v1/tenants/acme/mailboxes/{mailbox_id}", json={"enabled": False})
+
+    async def closed() -> bool:
+        return not running.account.connections
+
+    await running.until(closed)
+    assert await running.state(mailbox_id) == "disabled"
+    assert len((await running.get("/v1/tenants/acme/messages"))["items"]) == 1
+    await running.client.patch(f"/v1/tenants/acme/mailboxes/{mailbox_id}", json={"enabled": True})
+    await running.until(live)
+
+
+async def test_becoming_free_ends_connections_and_the_purge_comes_by_itself(running: Running) -> None:
+    running.account.append("INBOX", letter("gone"), internal_date=system_clock() - DAY)
+    mailbox_id = await running.connect()
+
+    async def live() -> bool:
+        return await running.state(mailbox_id) == "live"
+
+    await running.until(live)
+    (item,) = (await running.get("/v1/tenants/acme/messages"))["items"]
+    await running.client.put("/v1/tenants/acme/subscription", json={"plan": "free"})
+
+    async def closed() -> bool:
+        return not running.account.connections and await running.state(mailbox_id) == "not_entitled"
+
+    await running.until(closed)
+    path = f"/v1/tenants/acme/messages/{item['id']}"
+    assert (await running.client.get(path)).status_code == 410
+
+    async def purged() -> bool:
+        return bool((await running.client.get(path)).json()["type"] == "purged")
+
+    await running.until(purged)
+
+
+async def test_a_pass_that_was_asked_for_is_made(running: Running) -> None:
+    mailbox_id = await running.connect()
+
+    async def live() -> bool:
+        return await running.state(mailbox_id) == "live"
+
+    await running.until(live)
+    asked = (await running.client.post(f"/v1/tenants/acme/mailboxes/{mailbox_id}/sync")).json()
+
+    async def done() -> bool:
+        runs = (await running.get(f"/v1/tenants/acme/mailboxes/{mailbox_id}/runs"))["items"]
+        return any(run["id"] == asked["id"] and run["state"] == "completed" for run in runs)
+
+    await running.until(done)
+
+
+async def test_readyz_names_what_does_not_work(running: Running) -> None:
+    ready = await running.get("/readyz")
+    assert {part["name"]: part["ok"] for part in ready["parts"]} == {
+        "database": True,
+        "blobs": True,
+        "scheduler": True,
+        "log": True,
+        "witness": True,
+    }
+    assert "same disk" in next(part["detail"] for part in ready["parts"] if part["name"] == "witness")
+    assert running.application._syncing is not None
+    running.application._syncing.cancel()
+
+    async def noticed() -> Any:
+        answer = await running.client.get("/readyz")
+        return answer.status_code == 503 and answer.json()
+
+    found = await running.until(noticed)
+    assert "sync" in next(part["detail"] for part in found["parts"] if part["name"] == "scheduler")
