@@ -46,13 +46,16 @@ READ_BUFFER: Final = 64 * 1024
 _buffers = threading.local()
 
 
-def _read_buffer() -> bytearray:
+def _read_buffer() -> tuple[bytearray, memoryview]:
     """One buffer for all connections of a thread: a loop asks for it, fills it and hands it over before it reads
-    another socket.
+    another socket. The loop gets the view, since asyncio's TLS slices what it gets, and a slice of a bytearray would
+    be a copy.
     """
-    buffer: bytearray | None = getattr(_buffers, "buffer", None)
-    if buffer is None:
-        buffer = _buffers.buffer = bytearray(READ_BUFFER)
+    try:
+        buffer: tuple[bytearray, memoryview] = _buffers.buffer
+    except AttributeError:
+        data = bytearray(READ_BUFFER)
+        buffer = _buffers.buffer = (data, memoryview(data))
     return buffer
 
 
@@ -72,11 +75,11 @@ class Reader(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._session.connection_made(transport)
 
-    def get_buffer(self, sizehint: int) -> bytearray:
-        return _read_buffer()
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _read_buffer()[1]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._session.received(_read_buffer(), nbytes)
+        self._session.received(_read_buffer()[0], nbytes)
 
     def eof_received(self) -> None:
         self._session.drop(lambda: NetworkError("the server closed the connection"))

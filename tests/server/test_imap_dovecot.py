@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
+import uvloop
 
 from connectors.errors import AuthError, NetworkError, TlsError
 from connectors.imap.settings import Limits, Timeouts
@@ -263,8 +264,10 @@ async def test_a_server_killed_and_started_again(own_dovecot: Dovecot) -> None:
     await source.close()
 
 
-async def test_a_slow_caller_holds_back_the_server_not_the_memory(dovecot: Dovecot) -> None:
+@pytest.mark.parametrize("security", [Security.NONE, Security.TLS, Security.STARTTLS])
+async def test_a_slow_caller_holds_back_the_server_not_the_memory(dovecot: Dovecot, security: Security) -> None:
     account = dovecot.account()
+    context = dovecot.ssl_context() if security is not Security.NONE else None
     account.seed((raw_message(n, 200_000), RECEIVED_AT) for n in range(60))
     opened_sinks = 0
 
@@ -273,7 +276,8 @@ async def test_a_slow_caller_holds_back_the_server_not_the_memory(dovecot: Dovec
         opened_sinks += 1
         return Bytes()
 
-    async with opened(account, limits=Limits(window_bytes=1_000_000)) as source:
+    limits = Limits(window_bytes=1_000_000)
+    async with opened(account, security=security, context=context, limits=limits) as source:
         await source.open("INBOX")
         uids = await source.list_uids()
         taken = 0
@@ -283,6 +287,25 @@ async def test_a_slow_caller_holds_back_the_server_not_the_memory(dovecot: Dovec
             assert opened_sinks <= taken + 8
             await asyncio.sleep(0)
         assert taken == 60
+
+
+@pytest.mark.parametrize("factory", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+@pytest.mark.parametrize("security", list(Security))
+def test_bytes_arrive_whole_on_either_event_loop(
+    dovecot: Dovecot, security: Security, factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    account = dovecot.account()
+    raws = [raw_message(n, 150_000) for n in range(20)]
+    account.seed((raw, RECEIVED_AT) for raw in raws)
+    context = dovecot.ssl_context() if security is not Security.NONE else None
+
+    async def everything() -> dict[int, bytes]:
+        async with opened(account, security=security, context=context, limits=Limits(window_bytes=300_000)) as source:
+            await source.open("INBOX")
+            return await bodies(source, await source.list_uids())
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(everything()) == dict(enumerate(raws, start=1))
 
 
 async def test_close_in_the_middle_of_bodies(dovecot: Dovecot) -> None:
