@@ -333,6 +333,8 @@ class SqlSyncStore:
             unused = [*batch.discarded, *(message.blob for message in batch.messages if message.uid in known)]
             await messages.discard(tx, owner.tenant_id, unused, batch.now)
             await folder_rows.set_aside(tx, owner, batch, batch.aside)
+            if batch.others_gone:
+                await folder_rows.vanish_renumbered(tx, batch.folder.id, batch.uidvalidity, batch.now)
             await self._move_folder_on(tx, owner, batch)
             return Applied(created=len(new)) + applied
 
@@ -350,7 +352,6 @@ class SqlSyncStore:
         if checkpoint is not None:
             renumbered = batch.folder.uidvalidity not in (None, checkpoint.uidvalidity)
             if renumbered:
-                await folder_rows.vanish_renumbered(tx, batch.folder.id, checkpoint.uidvalidity, batch.now)
                 payload = {"folder_id": batch.folder.id}
                 tx.emit(owner.tenant_id, "folder.reset", at=batch.now, mailbox_id=owner.mailbox_id, payload=payload)
             values |= {

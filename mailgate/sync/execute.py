@@ -48,6 +48,7 @@ class FolderPass:
         self._folder = folder
         self._again = again
         self._actions: list[Action] = []
+        self._others_gone = self._unheard = False
         self._looked_again: set[str] = set()
 
     @staticmethod
@@ -144,10 +145,12 @@ class FolderPass:
         done.update(await context.store.marked(context.owner, folder, seen.uidvalidity))
         todo = [uid for uid in reversed(listing) if uid not in done]
         pulls = await self._recognise(seen, todo)
-        if self._again:
-            await self._write(seen)
-            return
-        await self._fetch(seen, pulls, initial=False)
+        # If every message at the server was met, what stands under the old numbers has vanished; else it may be what
+        # the server did not send.
+        self._others_gone = not self._unheard
+        await self._write(seen)
+        if not self._again:
+            await self._fetch(seen, pulls, initial=False)
 
     # What they have in common.
 
@@ -197,7 +200,9 @@ class FolderPass:
             ]
             pulls += await self._decide(seen, entries)
             # What did not answer is asked for again with the bodies, and then looked into.
-            pulls += [uid for uid in chunk if uid not in metas]
+            unheard = [uid for uid in chunk if uid not in metas]
+            self._unheard |= bool(unheard)
+            pulls += unheard
             await self._write(seen)
         return sorted(pulls, reverse=True)
 
@@ -316,7 +321,7 @@ class FolderPass:
         if checkpoint is not None and not self._actions and self._stands(checkpoint):
             self._context.looked_at[self._folder.id] = checkpoint.looked_at
             return
-        if self._actions or checkpoint is not None:
+        if self._actions or self._others_gone or checkpoint is not None:
             actions, self._actions = self._actions, []
             await self._commit(seen, actions, [], checkpoint)
 
@@ -341,7 +346,9 @@ class FolderPass:
             aside=aside,
             checkpoint=checkpoint,
             progress=meter.due(now, last=checkpoint is not None) if meter is not None else None,
+            others_gone=self._others_gone,
         )
+        self._others_gone = False
         context.applied += await context.store.commit(context.owner, batch)
 
 

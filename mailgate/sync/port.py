@@ -202,7 +202,8 @@ class Progress:
 class Batch:
     """What one transaction writes about one folder, in this order; the checkpoint goes with the last effect it covers.
 
-    `initial`: the messages belong to a first import.
+    `initial`: the messages belong to a first import. `others_gone`: every message of the folder was looked at under
+    this UIDVALIDITY, so what stands under another one has vanished.
     `discarded`: blobs that were prepared but are not needed, to be erased.
     """
 
@@ -216,6 +217,7 @@ class Batch:
     checkpoint: Checkpoint | None = None
     progress: Progress | None = None
     initial: bool = False
+    others_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,18 @@ async def test_uidvalidity_change_keeps_every_message(engine: Engine, account: M
     assert len(await engine.events("message.deleted")) == 1
 
 
+async def test_a_message_moved_out_of_a_renumbered_folder_keeps_its_id(engine: Engine, account: MemoryAccount) -> None:
+    """The target folder is read first; the source can't say what it lost, since its numbers changed too."""
+    await engine.sync()
+    before = await ids(engine)
+    numbers = account.change_uidvalidity("INBOX")
+    account.move("INBOX", numbers[1], "Archive")
+    await again(engine)
+    assert await agrees(engine)
+    assert await ids(engine) == before
+    assert len(await engine.events("message.moved")) == 1
+
+
 async def test_identical_messages_survive_uidvalidity_change_one_by_one(engine: Engine, account: MemoryAccount) -> None:
     for _ in range(3):
         account.append("INBOX", mail(77), internal_date=NOW - DAY)
