@@ -104,4 +104,5 @@ _QUIETER = {
     "httpx": logging.WARNING,
     "sqlalchemy": logging.WARNING,
     "uvicorn.access": logging.WARNING,
+    "uvicorn.error": logging.WARNING,
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from mailgate import __version__
 from mailgate.blobs import BlobStore
 from mailgate.clock import DAY, SECOND, Clock, system_clock
-from mailgate.errors import ConfigurationError
+from mailgate.errors import ConfigurationError, UnavailableError
 from mailgate.ids import new_ref
 from mailgate.keys import KeyRing, master_from_text
 from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Settings
@@ -22,6 +22,7 @@ from mailgate.store.expiry import Expiry
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.log_reading import LogReader, Witness
 from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.overview import OUTAGES, first_line
 from mailgate.store.pins import Pins
 from mailgate.store.reading import MessageReader
 from mailgate.store.retention import RetentionService
@@ -85,7 +86,7 @@ class Core:
     ) -> Core:
         """Open everything, the database migrated to the newest schema. `create`: make what a new installation lacks.
 
-        Raises ConfigurationError with what is wrong and what to do.
+        Raises ConfigurationError with what is wrong and what to do, UnavailableError without a database.
         """
         secrets = Secrets() if secrets is None else secrets
         catalogue = read_plans(settings)
@@ -94,10 +95,11 @@ class Core:
             _make_private(settings.data_dir.absolute())
         ring = await asyncio.to_thread(KeyRing.open, settings.keys_url, master=secrets.master_key, create=create)
         blobs = await asyncio.to_thread(BlobStore.open, settings.blobs_url)
-        if create:
-            await asyncio.to_thread(migrate.upgrade, settings.database_url)
-        else:
-            await asyncio.to_thread(_require_schema, settings.database_url)
+        try:
+            await asyncio.to_thread(migrate.upgrade if create else _require_schema, settings.database_url)
+        except OUTAGES as error:
+            blobs.close()
+            raise UnavailableError(f"the database can't be used: {first_line(error)}", slug="database") from None
         db = Database(
             settings.database_url,
             pool_size=settings.database.pool_size,

@@ -6,7 +6,6 @@ import sys
 from typing import Annotated, Any
 
 import typer
-import uvloop
 
 from mailgate import logs
 from mailgate.app.core import Secrets
@@ -63,9 +62,10 @@ def serve() -> None:
     try:
         settings = session.settings()
         logs.configure(settings.log)
-        uvloop.run(serve_until_stopped(settings, Secrets.from_environment()))
+        secrets = Secrets.from_environment()
     except ConfigurationError as error:
         session.fail(error.detail, session.CONFIGURATION)
+    session.run(serve_until_stopped(settings, secrets))
 
 
 def migrate_command(*, json: Json = False) -> None:

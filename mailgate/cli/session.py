@@ -103,7 +103,7 @@ def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table on a terminal, lines with tabs elsewhere."""
     if not out.is_terminal:
         for row in rows:
-            sys.stdout.write("\t".join(row) + "\n")
+            sys.stdout.write("\t".join(map(_printable, row)) + "\n")
         return
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in columns:
@@ -126,6 +126,11 @@ def instant(text: str) -> Instant:
         raise typer.BadParameter("write a time as 2026-01-31T00:00:00Z") from None
 
 
+def _printable(text: str) -> str:
+    """Text of others without escape sequences for the terminal, and on one line."""
+    return "".join(char if char.isprintable() else "�" for char in text)
+
+
 def _plain(text: str) -> str:
-    """Text of others holds no markup and no escape sequences for the terminal."""
-    return "".join(char if char.isprintable() or char == "\t" else "�" for char in text).replace("[", r"\[")
+    """The same, of which nothing is taken for markup."""
+    return _printable(text).replace("[", r"\[")

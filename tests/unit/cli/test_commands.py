@@ -1,0 +1,245 @@
+"""The commands, each as a process of its own would run it: output, JSON, exit codes, and no secret on any of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mailgate.cli.commands import app
+
+NOW = "2030-01-01T00:00:00Z"
+
+
+class Shell:
+    """Runs commands in an installation of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._runner = CliRunner()
+
+    def __call__(self, *words: str, stdin: str | None = None, expect: int = 0, **environ: str) -> Result:
+        environ = {"MAILGATE_DATA_DIR": str(self.folder / "data"), "COLUMNS": "200"} | environ
+        result = self._runner.invoke(app, list(words), input=stdin, env=environ)
+        assert result.exit_code == expect, (words, result.exit_code, result.output)
+        return result
+
+    def json(self, *words: str, stdin: str | None = None, expect: int = 0) -> Any:
+        return json.loads(self(*words, "--json", stdin=stdin, expect=expect).stdout)
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def shell(bare: Shell) -> Shell:
+    """After `init`, with a tenant on standard."""
+    bare("init")
+    bare("tenant", "add", "acme", "--name", "Acme Ltd")
+    bare("tenant", "plan", "acme", "standard")
+    return bare
+
+
+def test_init_makes_a_token_once(bare: Shell) -> None:
+    first = bare.json("init")
+    assert re.fullmatch(r"mg_[A-Za-z0-9_-]{43}", first["token"])
+    assert bare.json("init") == first | {"token": None}
+    assert first["token"] not in bare("token", "list").stdout
+    assert (bare.folder / "data").stat().st_mode & 0o077 == 0
+
+
+def test_with_a_token_in_the_environment_none_is_made(bare: Shell) -> None:
+    result = bare("init", "--json", MAILGATE_ADMIN_TOKEN="x" * 32)
+    assert json.loads(result.stdout)["token"] is None
+
+
+def test_a_token_that_could_be_guessed_is_refused(bare: Shell) -> None:
+    bare("init")
+    result = bare("tenant", "list", expect=3, MAILGATE_ADMIN_TOKEN="admin")
+    assert "at least 16 characters" in result.stderr
+
+
+def test_before_init_a_command_says_what_to_do(bare: Shell) -> None:
+    assert "mailgate init" in bare("tenant", "list", expect=3).stderr
+
+
+def test_a_name_of_the_purge_log_stays(bare: Shell) -> None:
+    bare("init", MAILGATE_LEDGER__ORIGIN="mail.acme.example")
+    result = bare("tenant", "list", expect=3, MAILGATE_LEDGER__ORIGIN="other.example")
+    assert "mail.acme.example" in result.stderr
+
+
+def test_the_example_configuration_is_printed(bare: Shell) -> None:
+    assert '#data_dir = "data"' in bare("init", "--print-config").stdout
+    assert not (bare.folder / "data").exists()
+
+
+def test_a_configuration_file_that_is_wrong(bare: Shell) -> None:
+    (bare.folder / "m.toml").write_text("[http]\nprot = 1\n")
+    result = bare("--config", "m.toml", "doctor", expect=3)
+    assert result.stderr.startswith("mailgate: m.toml: there is no setting http.prot; did you mean http.port?")
+
+
+def test_tenants(shell: Shell) -> None:
+    assert shell.json("tenant", "add", "acme") == {"id": "acme", "name": "acme", "made": False}
+    (tenant,) = shell.json("tenant", "list")
+    assert (tenant["plan"], tenant["retention_days"], tenant["sync"]) == ("standard", 60, True)
+    assert "acme\tacme\tstandard\tactive\t60\t-" in shell("tenant", "list").stdout
+    shell.json("tenant", "plan", "acme", "demo", "--until", NOW)
+    assert shell.json("tenant", "list")[0]["period_end"] == NOW
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["tenant", "plan", "acme", "gold"], 4, "plan_unknown"),
+        (["tenant", "plan", "nobody", "demo"], 4, "tenant_not_found"),
+        (["tenant", "add", "a b"], 2, "1 to 64 letters"),
+        (["tenant", "plan", "acme", "demo", "--until", "soon"], 2, "2026-01-31"),
+        (["mailbox", "list", "nobody"], 4, "tenant_not_found"),
+        (["mailbox", "enable", "nobody@acme.example"], 4, "mailbox_not_found"),
+        (["sync", "nobody@acme.example"], 4, "mailbox_not_found"),
+        (["purge", "--tenant", "nobody"], 4, "tenant_not_found"),
+        (["purge", "--at", NOW], 2, "--dry-run"),
+        (["token", "revoke", "x"], 4, "token_not_found"),
+        (["token", "create", "x", "--scope", "root"], 2, "root"),
+        (["token", "create", "x", "--scope", "crm", "--tenant", "nobody"], 4, "tenant_not_found"),
+        (["audit", "export", "nobody", "out"], 4, "tenant_not_found"),
+        (["nothing"], 2, "nothing"),
+    ],
+)
+def test_refusals_are_one_clear_line(shell: Shell, words: list[str], code: int, said: str) -> None:
+    result = shell(*words, expect=code)
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+    if code == 4:
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_an_account_is_connected_with_its_password_from_standard_input(shell: Shell) -> None:
+    words = ["mailbox", "add", "acme", "ann@acme.example", "--host", "127.0.0.1", "--port", "9", "--password-stdin"]
+    result = shell(*words, stdin="hunter2\n")
+    assert "is connecting" in result.stdout
+    assert "hunter2" not in result.output
+    (mailbox,) = shell.json("mailbox", "list", "acme")
+    assert mailbox["imap"] == {"host": "127.0.0.1", "port": 9, "security": "tls", "username": "ann@acme.example"}
+    assert "mailbox_exists" in shell(*words, stdin="hunter2\n", expect=4).stderr
+    off = shell.json("mailbox", "disable", "ann@acme.example")
+    assert (off["enabled"], off["state"]) == (False, "disabled")
+    assert "switched off" in shell("sync", mailbox["id"], "--once", expect=4).stderr
+    on = shell.json("mailbox", "enable", mailbox["id"])
+    assert (on["enabled"], on["state"]) == (True, "connecting")
+    refused = shell.json("mailbox", "verify", mailbox["id"], expect=1)
+    assert refused["ok"] is False
+    assert refused["steps"][0]["step"] == "resolve"
+    assert "net.allow" in refused["steps"][0]["detail"]
+
+
+def test_a_password_from_the_environment_and_none_at_all(shell: Shell) -> None:
+    words = ["mailbox", "add", "acme", "ann@acme.example", "--host", "imap.acme.example"]
+    assert "--password-stdin" in shell(*words, expect=2).stderr
+    shell(*words, MAILGATE_MAILBOX_PASSWORD="hunter2")
+
+
+def test_no_command_takes_a_password_as_an_argument(shell: Shell) -> None:
+    assert "No such option" in shell("mailbox", "add", "acme", "a@b", "--host", "h", "--password", "x", expect=2).stderr
+
+
+def test_one_pass_here_against_a_server_that_is_not_there(shell: Shell) -> None:
+    words = ["mailbox", "add", "acme", "ann@acme.example", "--host", "127.0.0.1", "--port", "9", "--password-stdin"]
+    shell(*words, stdin="hunter2\n")
+    result = shell("sync", "ann@acme.example", "--once", expect=5)
+    assert "127.0.0.1" in result.stderr
+
+
+def test_a_free_tenant_connects_nothing(shell: Shell) -> None:
+    shell("tenant", "plan", "acme", "free")
+    words = ["mailbox", "add", "acme", "ann@acme.example", "--host", "h.example", "--password-stdin"]
+    assert "not_entitled" in shell(*words, stdin="x\n", expect=4).stderr
+
+
+def test_purges(shell: Shell) -> None:
+    counts = {"candidates": 0, "purged": 0, "failed": 0, "kept": {}}
+    dry = shell.json("purge", "--dry-run", "--at", NOW)
+    assert (dry["now"], dry["run"], {name: dry[name] for name in counts}) == (NOW, None, counts)
+    done = shell.json("purge", "--tenant", "acme")
+    assert (done["state"], done["dry_run"]) == ("completed", False)
+    assert "0 purged" in shell("purge").stdout
+
+
+def test_tokens(shell: Shell) -> None:
+    made = shell.json("token", "create", "the crm", "--scope", "crm", "--tenant", "acme", "--expires", NOW)
+    assert (made["scopes"], made["tenant_id"], made["expires_at"]) == (["crm"], "acme", NOW)
+    shell("token", "revoke", made["id"])
+    listed = {token["id"]: token for token in shell.json("token", "list")}
+    assert listed[made["id"]]["revoked_at"] is not None
+    assert made["token"] not in json.dumps(list(listed.values()))
+
+
+def test_doctor_and_migrate(shell: Shell) -> None:
+    report = shell.json("doctor", "--deep")
+    assert report["healthy"] is True
+    assert report["checks"] > 10
+    schema = shell.json("migrate")
+    assert schema["before"] == schema["after"]
+
+
+def test_a_database_without_schema_is_named(shell: Shell) -> None:
+    (shell.folder / "data" / "mailgate.db").unlink()
+    assert "mailgate migrate" in shell("doctor", expect=3).stderr
+    shell("migrate")
+    shell("doctor")
+
+
+def test_doctor_finds_a_contradiction(shell: Shell) -> None:
+    import sqlite3
+
+    with sqlite3.connect(shell.folder / "data" / "mailgate.db") as conn:
+        conn.execute("UPDATE tenant_heads SET copies = copies + 1")
+    conn.close()
+    report = shell.json("doctor", expect=1)
+    assert report["findings"][0]["tenant_id"] == "acme"
+
+
+def test_a_log_is_exported_and_verified(shell: Shell) -> None:
+    done = shell.json("audit", "export", "acme", "out")
+    assert done["entries"] >= 2
+    shell("audit", "verify", "out", "--vkey", done["vkey"])
+    assert "not empty" in shell("audit", "export", "acme", "out", expect=4).stderr
+
+
+def test_texts_of_others_do_not_reach_the_terminal_as_codes(shell: Shell) -> None:
+    shell("tenant", "add", "acme", "--name", "\x1b]0;owned\x07[red]x")
+    assert "\x1b]0" not in shell("tenant", "list").stdout
+
+
+def test_every_command_says_what_it_does_and_takes_json(bare: Shell) -> None:
+    without = {"serve", "demo", "prove"}  # the output of `prove` is a format of its own
+    for words in commands():
+        text = bare(*words, "--help").stdout
+        if words[-1] not in without:
+            assert "--json" in text, words
+    assert "Exit codes" in bare("--help").stdout
+
+
+def commands() -> list[list[str]]:
+    import typer
+
+    found: list[list[str]] = []
+
+    def walk(command: Any, path: list[str]) -> None:
+        for name, inner in getattr(command, "commands", {}).items():
+            if hasattr(inner, "commands"):
+                walk(inner, [*path, name])
+            else:
+                found.append([*path, name])
+
+    walk(typer.main.get_command(app), [])
+    return found
