@@ -360,12 +360,14 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         """LOGOUT when nothing else is in flight and it is answered quickly; then the end. Never raises, also when
         called twice.
         """
-        if self._failure is None and not self._inflight and self.transport is not None:
-            self._ending = True
-            with contextlib.suppress(ConnectorError, TimeoutError):
-                async with asyncio.timeout(self.timeouts.logout_s):
-                    await self.logout()
-        self.drop(lambda: NetworkError("the connection was closed"))
+        try:
+            if self._failure is None and not self._inflight and self.transport is not None:
+                self._ending = True
+                with contextlib.suppress(ConnectorError, TimeoutError):
+                    async with asyncio.timeout(self.timeouts.logout_s):
+                        await self.logout()
+        finally:
+            self.drop(lambda: NetworkError("the connection was closed"))
 
     def _write(self, data: bytes) -> None:
         if self.transport is not None:

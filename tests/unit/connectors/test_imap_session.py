@@ -98,6 +98,23 @@ async def test_a_line_cut_at_every_byte_fails_what_is_pending_at_once(reset: boo
     assert got == RAWS
 
 
+async def test_a_close_that_is_cancelled_still_closes() -> None:
+    async def script(talk: Talk) -> None:
+        await talk.greet()
+        while await talk.reader.readline():  # LOGOUT is not answered
+            pass
+        gone.set()
+
+    gone = asyncio.Event()
+    async with serve(script) as server:
+        source = await connect(server, timeouts=Timeouts(logout_s=60))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(source.close(), 0.05)
+        await gone.wait()
+        with pytest.raises(NetworkError, match="closed"):
+            await source.noop()
+
+
 async def test_silence_ends_the_line_and_everything_in_flight() -> None:
     async def script(talk: Talk) -> None:
         await talk.greet()

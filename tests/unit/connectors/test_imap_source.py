@@ -11,6 +11,7 @@ import pytest
 
 from connectors.errors import FolderGoneError, NetworkError, ProtocolError, Scope, ServerError, ThrottledError
 from connectors.imap import collect
+from connectors.imap.bodies import FIRST_BATCH
 from connectors.imap.source import HEADER_LIMIT, ImapSource
 from connectors.model import QResync
 from tests.unit.connectors.scripted import Talk, connect, serve
@@ -183,6 +184,31 @@ async def test_bodies_are_asked_for_in_the_callers_order_and_in_bounded_lines() 
     assert max(len(line) for line in asked) <= 1_000
     assert asked[0].split(b",")[-1] == b"9001"
     assert sorted(int(uid) for line in asked for uid in line.split(b",")) == list(range(3, 9_002, 2))
+
+
+async def test_fetches_are_pipelined() -> None:
+    # The server answers nothing before it has heard four commands: asked one at a time, this would never end.
+    async def script(talk: Talk) -> None:
+        heard = [await talk.command() for _ in range(4)]
+        for tag, rest in heard:
+            first, _, last = rest.split(b" ")[2].partition(b":")
+            uids = range(int(first), int(last or first) + 1)
+            await talk.send(*(fetch(uid, uid, b"x") for uid in uids), tag + b" OK done")
+
+    async with talking(script, exists=40) as source:
+        assert len(await bodies(source, list(range(1, 4 * FIRST_BATCH + 1)))) == 4 * FIRST_BATCH
+
+
+async def test_status_is_pipelined() -> None:
+    async def script(talk: Talk) -> None:
+        heard = [await talk.command() for _ in range(50)]
+        for number, (tag, rest) in enumerate(heard):
+            name = rest.split(b" ")[1]
+            await talk.send(b"* STATUS " + name + b" (MESSAGES %d UIDVALIDITY 1)" % number, tag + b" OK done")
+
+    async with talking(script, exists=None) as source:
+        found = await source.status([f"folder{n}" for n in range(50)])
+        assert [status.exists for status in found.values() if status is not None] == list(range(50))
 
 
 async def test_a_header_is_cut_at_its_limit_without_being_kept() -> None:
