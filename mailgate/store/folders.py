@@ -8,7 +8,7 @@ into the other in one transaction, so whatever happens in between, a purged mess
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import Row, bindparam, delete, exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -39,8 +39,10 @@ from mailgate.sync.reconcile import (
     Vanish,
 )
 
+AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
-def state_of(row: Row[Any]) -> FolderState:
+
+def state_of(row: AnyRow) -> FolderState:
     """A row of `folders`."""
     return FolderState(
         id=row.id,
@@ -94,8 +96,8 @@ async def views(
         if not rest:
             continue
         at = _buried_at(tenant_id, account_ref, folder.name, uidvalidity) & tombstones.c.uid.in_(rest)
-        for row in await conn.execute(select(tombstones.c.uid, tombstones.c.id).where(at)):
-            found[row.uid] = View(None, Tombstoned(row.id))
+        for grave in await conn.execute(select(tombstones.c.uid, tombstones.c.id).where(at)):
+            found[grave.uid] = View(None, Tombstoned(grave.id))
         aside = (quarantine.c.folder_id == folder.id) & (quarantine.c.uidvalidity == uidvalidity)
         for row in await conn.execute(select(quarantine.c.uid).where(aside & quarantine.c.uid.in_(rest))):
             found.setdefault(row.uid, View(None, SetAside()))
@@ -182,9 +184,9 @@ async def recognisable(
 ) -> list[Known]:
     """Copies of the mailbox and tombstones of its account with these header tokens, the waiting ones first."""
     wanted = sorted(set(tokens))
-    copies: dict[str, Row[Any]] = {}
-    addresses: dict[str, list[Row[Any]]] = {}
-    buried: list[Row[Any]] = []
+    copies: dict[str, AnyRow] = {}
+    addresses: dict[str, list[AnyRow]] = {}
+    buried: list[AnyRow] = []
     for chunk in chunks(wanted):
         query = (
             select(
@@ -224,7 +226,7 @@ async def recognisable(
     return sorted(known, key=lambda item: (not item.free, isinstance(item.near, Tombstoned), item.key))
 
 
-def _known_copy(row: Row[Any], addresses: list[Row[Any]], folder: FolderState, uidvalidity: int) -> Known:
+def _known_copy(row: AnyRow, addresses: list[AnyRow], folder: FolderState, uidvalidity: int) -> Known:
     stands = [
         at
         for at in addresses
@@ -236,7 +238,7 @@ def _known_copy(row: Row[Any], addresses: list[Row[Any]], folder: FolderState, u
     return Known(near, row.id, likeness, not stands, tuple(sorted({at.folder_id for at in stands})))
 
 
-def _known_tombstone(row: Row[Any], current: dict[str, FolderState], folder: FolderState, uidvalidity: int) -> Known:
+def _known_tombstone(row: AnyRow, current: dict[str, FolderState], folder: FolderState, uidvalidity: int) -> Known:
     at = current.get(row.folder) if row.folder is not None else None
     if at is None:
         valid = False
@@ -268,7 +270,8 @@ async def apply_actions(tx: Transaction, owner: Owner, batch: Batch, horizon: Ho
         by_kind.setdefault(type(action), []).append(action)
     linked: list[Link] = by_kind.get(Link, [])
     merged: list[Merge] = by_kind.get(Merge, [])
-    alive = await _lock(tx, sorted({action.message_id for action in [*linked, *merged]}))
+    touched: list[Link | Merge] = [*linked, *merged]
+    alive = await _lock(tx, sorted({action.message_id for action in touched}))
     mailbox_of = dict.fromkeys(alive, owner.mailbox_id)
     holding = await horizon.holds.count(tx.conn, mailbox_of, sqlite=tx.sqlite)
     changes = _Changes(tx, owner, batch, horizon, alive, holding)
@@ -288,8 +291,8 @@ async def apply_actions(tx: Transaction, owner: Owner, batch: Batch, horizon: Ho
     return Applied(changed=len(linked) + len(merged), vanished=len(vanished))
 
 
-async def _lock(tx: Transaction, ids: Sequence[str]) -> dict[str, Row[Any]]:
-    rows: dict[str, Row[Any]] = {}
+async def _lock(tx: Transaction, ids: Sequence[str]) -> dict[str, AnyRow]:
+    rows: dict[str, AnyRow] = {}
     columns = messages.c
     for chunk in chunks(ids):
         await tx.conn.execute(select(columns.id).where(columns.id.in_(chunk)).order_by(columns.id).with_for_update())
@@ -308,7 +311,7 @@ class _Changes:
         owner: Owner,
         batch: Batch,
         horizon: Horizon,
-        alive: dict[str, Row[Any]],
+        alive: dict[str, AnyRow],
         holding: Mapping[str, int],
     ) -> None:
         self._tx = tx
