@@ -7,7 +7,6 @@ moment: what it was doing is finished or undone by the next start, here or in an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 
 import structlog
@@ -69,7 +68,7 @@ class Application:
             clock=core.clock,
             intervals=intervals_of(core.settings),
         )
-        self._index = Worker("index", self._indexer.work)
+        self._index = Worker("index", self._index_behind)
         self._tasks: list[asyncio.Task[None]] = []
         self._syncing: asyncio.Task[None] | None = None
         self.api: FastAPI = create_app(
@@ -95,6 +94,7 @@ class Application:
                 admin_token=None if secrets is None else secrets.admin_token,
             )
         )
+        self._uses = Worker("token_uses", self.api.state.authenticator.flush)
 
     def running(self) -> dict[str, bool]:
         """Whether each part that runs by itself does."""
@@ -107,6 +107,7 @@ class Application:
         await asyncio.to_thread(core.ring.sweep)
         await core.log.announce_everywhere(core.db, at=core.clock(), actor=SYSTEM)
         self._index.start()
+        self._uses.start()
         self.jobs.start()
         self._syncing = asyncio.create_task(self.supervisor.run(), name="sync")
         self._tasks.append(asyncio.create_task(self._keep_house(), name="housekeeping"))
@@ -121,18 +122,26 @@ class Application:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._index.stop()
+        await self._uses.stop()
         await self.jobs.stop()
         await self._indexer.release()
         await self.api.state.authenticator.flush()
         _log.info("stopped", owner=self.core.owner)
 
     async def _keep_house(self) -> None:
-        """What only needs to happen now and then: index new messages, write down when tokens were used."""
+        """What needs to happen now and then: index new messages, write down when tokens were used."""
         while True:
             self._index.wake()
-            with contextlib.suppress(OSError):
-                await self.api.state.authenticator.flush()
+            self._uses.wake()
             await asyncio.sleep(_HOUSEKEEPING_S)
+
+    async def _index_behind(self) -> None:
+        """Index what waits; while a mailbox is being imported only a little at a time, so that it costs the import
+        nothing that could be felt.
+        """
+        while await self._indexer.work(batches=1):
+            if await overview.importing(self.core.db):
+                break
 
     async def _sign(self) -> None:
         """Sign every log that grew. One that diverged is reported and does not keep the others from being signed."""

@@ -187,6 +187,13 @@ async def unsigned_logs(db: Database) -> list[str]:
         return list((await conn.execute(query)).scalars())
 
 
+async def importing(db: Database) -> bool:
+    """Whether any mailbox is in its first import now."""
+    query = select(mailboxes.c.id).where(mailboxes.c.state == "importing", mailboxes.c.removed_at.is_(None)).limit(1)
+    async with db.read() as conn:
+        return (await conn.execute(query)).one_or_none() is not None
+
+
 async def find_mailboxes(db: Database, which: str) -> list[tuple[str, str]]:
     """(tenant, mailbox) of the connected accounts with this id or address."""
     query = (

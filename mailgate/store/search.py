@@ -108,12 +108,10 @@ class Indexer:
         """Index what waits, at most so many batches; returns how many messages were written."""
         written = 0
         while batches is None or batches > 0:
-            fence = await leases.acquire(self._db, _LEASE, self._owner, MINUTE, self._clock())
-            if fence is None:
-                break  # another process is at it
+            # Looked at first, since a look costs no write: mostly there is nothing.
             waiting = await self._waiting()
-            if not waiting:
-                break
+            if not waiting or await leases.acquire(self._db, _LEASE, self._owner, MINUTE, self._clock()) is None:
+                break  # nothing to do, or another process does it
             written += await self._write([(item, await self._tokens(item)) for item in waiting])
             batches = None if batches is None else batches - 1
         return written
