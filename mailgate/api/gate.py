@@ -22,6 +22,7 @@ from mailgate.clock import Clock
 from mailgate.errors import MailgateError
 from mailgate.ids import new_id
 from mailgate.metrics import Metrics
+from mailgate.store.overview import is_outage
 
 _log = structlog.get_logger("mailgate.api")
 
@@ -57,18 +58,25 @@ class Observed:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         try:
             await self._app(scope, receive, sending)
-        except Exception:  # the boundary: whatever a route raises, the client gets a problem document
-            _log.exception("request failed", method=scope["method"], route=_route(scope))
+        except Exception as error:  # the boundary: whatever a route raises, the client gets a problem document
+            _log.exception("request_failed", method=scope["method"], route=_route(scope))
             if status:
                 raise  # the answer had begun: the server must cut it, or the client would take it for complete
-            detail = f"an error inside mailgate; its log has the rest under request {request_id}"
-            await ProblemResponse(500, "internal", detail, request_id=request_id)(scope, receive, sending)
+            await _unforeseen(error, request_id)(scope, receive, sending)
         finally:
             took = time.perf_counter() - began
             route = _route(scope)
             self._metrics.count("http_requests_total", route=route, method=_method(scope), status=str(status))
             self._metrics.observe("http_request_seconds", took, route=route)
             _log.debug("request", method=scope["method"], route=route, status=status, ms=round(took * 1000, 1))
+
+
+def _unforeseen(error: Exception, request_id: str) -> ProblemResponse:
+    if is_outage(error):
+        detail = "the database can't be used now; try again in a moment"
+        return ProblemResponse(503, "unavailable", detail, headers={"retry-after": "5"}, request_id=request_id)
+    detail = f"an error inside mailgate; its log has the rest under request {request_id}"
+    return ProblemResponse(500, "internal", detail, request_id=request_id)
 
 
 class Gate:

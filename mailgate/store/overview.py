@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Row, case, desc, func, literal, or_, select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from mailgate.clock import Instant
 from mailgate.store.database import Database
@@ -227,6 +228,12 @@ async def unwritable(db: Database, now: Instant) -> str | None:
     except OUTAGES as error:
         return f"nothing can be written: {first_line(error)}; nothing is purged until it can"
     return None
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether the database could not be used now, in contrast to what a wrong statement raises."""
+    unable = isinstance(error, OSError | OperationalError | InterfaceError | PoolTimeoutError)
+    return unable or type(error) is DBAPIError  # asyncpg's refusals at connecting have no class of their own
 
 
 def first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from mailgate.clock import DAY, HOUR, MINUTE, to_rfc3339
 from tests.api.conftest import ADMIN, START, Gateway, mailbox_body
@@ -253,6 +254,21 @@ async def test_what_nobody_foresaw_answers_without_internals(
     assert "Traceback" not in refused.text
     assert problem["request_id"] in log.getvalue()
     assert "RuntimeError" in log.getvalue()
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionRefusedError(111, "refused"), OperationalError("SELECT 1", {}, Exception("disk full"))]
+)
+async def test_without_its_database_it_asks_to_try_again(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def unreachable(*_args: object, **_more: object) -> None:
+        raise error
+
+    monkeypatch.setattr("mailgate.api.routes.tenants.tenants.list_page", unreachable)
+    refused = await gateway.client.get("/v1/tenants")
+    assert (refused.status_code, refused.json()["type"]) == (503, "unavailable")
+    assert refused.headers["retry-after"] == "5"
 
 
 async def test_health_is_open_and_says_what_is_wrong(gateway: Gateway) -> None:
