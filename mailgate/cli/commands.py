@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -66,4 +67,16 @@ app.add_typer(tokens.app, name="token")
 def main() -> None:
     """The entry point. What the gateway makes is for its own user only: keys and mail."""
     os.umask(0o077)
+    if not all(_is_text(argument) for argument in sys.argv[1:]):
+        session.err.print("mailgate: an argument is not UTF-8 text")
+        sys.exit(session.USAGE)
     app()
+
+
+def _is_text(argument: str) -> bool:
+    """Bytes that are no UTF-8 arrive as lone surrogates, which neither a database nor a file of ours can hold."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -8,10 +8,12 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.actors import COMMAND
+from mailgate.api.routes.mailboxes import MailboxBody
 from mailgate.app.application import imap_connector, supervisor_of
 from mailgate.app.core import Core
 from mailgate.app.verify import Verifier, tls_context
@@ -49,15 +51,23 @@ def add(
 ) -> None:
     """Connect an account. The password is asked for, or read from MAILGATE_MAILBOX_PASSWORD or standard input."""
     password = _password(from_stdin=password_stdin)
+    account = _checked(
+        {
+            "address": address,
+            "owner": owner,
+            "imap": {
+                "host": host,
+                "port": port or _PORTS[security],
+                "security": security.value,
+                "username": address if username is None else username,
+                "auth": {"password": password},
+            },
+        }
+    )
     spec = MailboxSpec(
-        address=address,
-        owner=owner,
-        imap={
-            "host": host.lower(),
-            "port": port or _PORTS[security],
-            "security": security.value,
-            "username": username or address,
-        },
+        address=account.address,
+        owner=account.owner,
+        imap={**account.imap.model_dump(exclude={"auth"}), "host": account.imap.host.lower()},
         secrets={"imap": {"password": password}},
     )
 
@@ -236,6 +246,15 @@ async def _require_sync(core: Core, box: Mailbox) -> None:
     holds = await core.subscriptions.entitlements(box.tenant_id, core.clock())
     if not holds.sync:
         raise ConflictError(f"plan {holds.plan} has no synchronization", slug="not_entitled")
+
+
+def _checked(values: dict[str, Any]) -> MailboxBody:
+    """What the HTTP interface would accept, and nothing else."""
+    try:
+        return MailboxBody.model_validate(values)
+    except ValidationError as error:
+        faults = [f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors(include_input=False)]
+        raise typer.BadParameter("; ".join(faults)) from None
 
 
 def _password(*, from_stdin: bool) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +148,31 @@ def test_a_password_from_the_environment_and_none_at_all(shell: Shell) -> None:
     words = ["mailbox", "add", "acme", "ann@acme.example", "--host", "imap.acme.example"]
     assert "--password-stdin" in shell(*words, expect=2).stderr
     shell(*words, MAILGATE_MAILBOX_PASSWORD="hunter2")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["no address", "--host", "imap.example.com"],
+        ["", "--host", "imap.example.com"],
+        ["me@example.com", "--host", ""],
+        ["me@example.com", "--host", "imap example com"],
+        ["me@example.com", "--host", "imap.example.com", "--username", "me\r\nA1 LOGOUT"],
+        ["me@example.com", "--host", "imap.example.com", "--username", ""],
+    ],
+)
+def test_an_account_must_be_what_the_interface_would_accept(shell: Shell, words: list[str]) -> None:
+    refused = shell("mailbox", "add", "acme", *words, expect=2, MAILGATE_MAILBOX_PASSWORD="geheim-geheim")
+    assert "geheim" not in refused.output
+    assert shell.json("mailbox", "list", "acme") == []
+
+
+def test_bytes_that_are_no_text_are_wrong_usage(bare: Shell) -> None:
+    """As a process: the arguments of one that Python calls are text already."""
+    words: list[str | bytes] = [sys.executable, "-m", "mailgate.cli", "mailbox", "disable", b"\xff"]
+    done = subprocess.run(words, capture_output=True, check=False, cwd=bare.folder)
+    assert done.returncode == 2
+    assert done.stderr.decode() == "mailgate: an argument is not UTF-8 text\n"
 
 
 def test_no_command_takes_a_password_as_an_argument(shell: Shell) -> None:
