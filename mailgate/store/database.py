@@ -45,6 +45,7 @@ SQLITE_PRAGMAS = (
     "PRAGMA secure_delete=ON",
     "PRAGMA temp_store=MEMORY",
     "PRAGMA cache_size=-16384",
+    "PRAGMA wal_autocheckpoint=8192",  # 32 MB of log before pages move to the file: a batch is not checkpointed alone
 )
 
 # Lock conflicts that PostgreSQL resolves by ending one side: safe to repeat, since nothing was committed.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import select, text
 
 from mailgate.blobs.errors import BlobStoreError
 from mailgate.blobs.store import BlobStore, Erased
 from mailgate.clock import DAY, HOUR, SECOND
+from mailgate.ids import new_id
 from mailgate.jobs.erase import EraseWorker
-from mailgate.store.erasures import LEASE_TTL, Erasures, pause
+from mailgate.store.erasures import LEASE_TTL, Erasures, _Template, pause
 from mailgate.store.schema import blob_erasures
+from retention.ledger import leaves
+from retention.ledger.schema import parse_leaf
 from tests.store.builder import Seed
 from tests.store.conftest import NOW, Store
 from tests.store.purging import Purging, make_purging
@@ -51,11 +56,11 @@ async def test_erased_objects_are_gone_and_logged_once(purging: Purging, batch: 
     ids = await purged(purging, 5)
     assert await a_worker(purging, batch=batch).work() == (5, 0)
     assert list(purging.store.blobs.list_ids()) == []
-    leaves = await told(purging, "blob.erase")
-    assert sorted(str(leaf["blob_ref"]) for leaf in leaves) == ids
-    assert {leaf["outcome"] for leaf in leaves} == {"erased"}
-    assert all(int(str(leaf["bytes"])) > 0 for leaf in leaves)
-    assert {leaf["run"] for leaf in leaves} == {f"{1:026d}"}
+    entries = await told(purging, "blob.erase")
+    assert sorted(str(leaf["blob_ref"]) for leaf in entries) == ids
+    assert {leaf["outcome"] for leaf in entries} == {"erased"}
+    assert all(int(str(leaf["bytes"])) > 0 for leaf in entries)
+    assert {leaf["run"] for leaf in entries} == {f"{1:026d}"}
     assert await queue(purging) == []
     assert await a_worker(purging).work() == (0, 0)
 
@@ -159,3 +164,26 @@ async def test_the_queue_says_how_long_it_is(purging: Purging) -> None:
     await purged(purging, 3)
     erasures = Erasures(purging.store.db, purging.store.log)
     assert await erasures.pending() == (3, NOW)
+
+
+@pytest.mark.parametrize("run", [None, "01J9AD700009WG8NY2BFJE4SJZ"])
+def test_leaves_made_by_template_are_the_constructors_own(run: str | None) -> None:
+    common = leaves.Common(
+        "01J9AD70009999999999999999",
+        NOW,
+        "mail.example/purge/abc",
+        "abc",
+        leaves.Actor("system", "gateway"),
+        leaves.Policy(1, "ab" * 32),
+        leaves.Build("1", "test"),
+        run,
+    )
+    template = _Template(common)
+    for outcome, word in ((Erased.gone, "erased"), (Erased.missing, "missing")):
+        for size in (0, 8_765_432_109_876_543, 12):
+            id_ = new_id(NOW)
+            made = template.leaf(id_, "01J9AD700009WG8NY2BFJE4SJZ", outcome, size)
+            assert made == leaves.blob_erase(
+                replace(common, id=id_), blob_ref="01J9AD700009WG8NY2BFJE4SJZ", outcome=word, bytes_=size
+            )
+            assert parse_leaf(made)["outcome"] == word
