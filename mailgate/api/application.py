@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from fastapi import FastAPI
@@ -72,7 +73,8 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router)
-    document = _document(app, services)
+    # Made when it is first asked for: it takes longer than everything else of the start.
+    document = functools.cache(functools.partial(_document, app, services))
     app.include_router(reference.router(document, pages=services.settings.http.docs))
     return app
 

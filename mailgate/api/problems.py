@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +21,8 @@ from mailgate.errors import MailgateError
 
 MEDIA_TYPE = "application/problem+json"
 _MOST_ERRORS = 20
+
+_log = structlog.get_logger("mailgate.api")
 
 
 class FieldError(BaseModel):
@@ -94,6 +97,8 @@ def install(app: FastAPI) -> None:
     async def foreseen(_request: Request, error: MailgateError) -> Response:
         if error.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR and error.slug in ("internal", "configuration"):
             raise error  # nothing a client could act on: answered and logged as any other fault
+        if error.status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("request_failed", slug=error.slug, detail=error.detail)
         return from_error(error)
 
     @app.exception_handler(RequestValidationError)

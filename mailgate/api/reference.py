@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import APIRouter
@@ -26,17 +27,19 @@ td,th{text-align:left;vertical-align:top;padding:.25rem .8rem .25rem 0;border-bo
 """
 
 
-def router(document: dict[str, Any], *, pages: bool) -> APIRouter:
+def router(document: Callable[[], dict[str, Any]], *, pages: bool) -> APIRouter:
     """The routes for this document; without `pages` only the machine-readable one."""
     made = APIRouter(include_in_schema=False)
-    content = json.dumps(document, ensure_ascii=False).encode()
+
+    @functools.cache
+    def page() -> str:
+        return render(document())
 
     @made.get("/openapi.json")
     async def openapi() -> Response:
-        return Response(content, media_type="application/json")
+        return Response(json.dumps(document(), ensure_ascii=False), media_type="application/json")
 
     if pages:
-        page = render(document)
         headers = {
             "content-security-policy": _CSP,
             "x-content-type-options": "nosniff",
@@ -45,7 +48,7 @@ def router(document: dict[str, Any], *, pages: bool) -> APIRouter:
 
         @made.get("/docs")
         async def docs() -> Response:
-            return HTMLResponse(page, headers=headers)
+            return HTMLResponse(page(), headers=headers)
 
     return made
 

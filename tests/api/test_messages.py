@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,22 @@ async def test_raw_is_the_original_byte_for_byte(gateway: Gateway, raw: bytes) -
     )
     assert (again.status_code, again.content) == (304, b"")
     assert (await gateway.client.get(f"/v1/tenants/acme/messages/{message_id}")).status_code == 200
+
+
+async def test_a_damaged_copy_is_an_error_never_other_bytes(gateway: Gateway, log: io.StringIO) -> None:
+    post = await postman(gateway)
+    message_id = await post.deliver(letter(), index=False)
+    (path,) = [path for path in (gateway.core.settings.data_dir / "blobs").rglob("*") if path.is_file()]
+    good = path.read_bytes()
+    path.write_bytes(good[:40] + bytes([good[40] ^ 1]) + good[41:])
+    for what in ("", "/raw", "/parts/1"):
+        refused = await gateway.client.get(f"/v1/tenants/acme/messages/{message_id}{what}")
+        assert (refused.status_code, refused.json()["type"]) == (500, "blob_corrupt")
+    assert '"slug": "blob_corrupt"' in log.getvalue()
+    path.unlink()
+    refused = await gateway.client.get(f"/v1/tenants/acme/messages/{message_id}/raw")
+    assert (refused.status_code, refused.json()["type"]) == (500, "blob_missing")
+    path.write_bytes(good)
 
 
 async def test_a_part_is_saved_never_run(gateway: Gateway) -> None:
