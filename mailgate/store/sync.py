@@ -9,23 +9,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
-from connectors.model import Endpoint, PasswordAuth, Security, SpecialUse
+from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import ConflictError
-from mailgate.ids import new_id
+from mailgate.store import changes, disappearances, leases, messages, recognition, sync_runs
 from mailgate.store import folders as folder_rows
-from mailgate.store import leases, messages
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
-from mailgate.store.holds import active
 from mailgate.store.log import PurgeLog
 from mailgate.store.mailboxes import Mailboxes
-from mailgate.store.schema import folders, mailboxes, origins, runs, subscription_periods, tenants
+from mailgate.store.schema import folders, mailboxes, subscription_periods, tenants
 from mailgate.store.schema import leases as leases_table
-from mailgate.store.schema import messages as messages_table
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.port import (
@@ -43,7 +40,7 @@ from mailgate.sync.port import (
     PendingCount,
     View,
 )
-from mailgate.sync.reconcile import Detach, Drop, Pending, Remove, Settlement
+from mailgate.sync.reconcile import Pending, Settlement
 from mailgate.tenants.subscription import Entitlements
 
 T = TypeVar("T")
@@ -153,10 +150,7 @@ class SqlSyncStore:
             fence = await leases.acquire_in(tx, lease_name(mailbox_id), process, ttl, now)
             if fence is None:
                 return None
-            # A run of an owner that is no more will never end by itself.
-            cut = (runs.c.mailbox_id == mailbox_id) & (runs.c.kind == "sync") & (runs.c.state == "running")
-            ended = {"state": "failed", "finished_at": now, "detail": "the process that ran it ended"}
-            await tx.conn.execute(update(runs).where(cut).values(ended))
+            await sync_runs.fail_cut(tx, mailbox_id, now)
             return Owner(mailbox_id, tenant_id, process, fence)
 
         return await self._db.transact(work)
@@ -261,12 +255,12 @@ class SqlSyncStore:
         async with self._db.read() as conn:
             return await folder_rows.listed(conn, mailbox_id)
 
-    async def save_listing(self, owner: Owner, changes: ListingChanges, now: Instant) -> list[FolderState]:
+    async def save_listing(self, owner: Owner, listing: ListingChanges, now: Instant) -> list[FolderState]:
         """Write what changed in the list of folders, with events; originals in gone folders have vanished."""
         _, account_ref = await self._account(owner.mailbox_id)
 
         async def work(tx: Transaction) -> list[FolderState]:
-            await folder_rows.save_listing(tx, owner, account_ref, changes, now)
+            await folder_rows.save_listing(tx, owner, account_ref, listing, now)
             return await folder_rows.listed(tx.conn, owner.mailbox_id)
 
         return await self._owned(owner, now, work)
@@ -283,7 +277,7 @@ class SqlSyncStore:
     async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
         """Header tokens of a few copies that stand in the folder, newest first."""
         async with self._db.read() as conn:
-            return await folder_rows.sample(conn, folder_id, uidvalidity, limit)
+            return await recognition.sample(conn, folder_id, uidvalidity, limit)
 
     async def views(self, owner: Owner, folder: FolderState, uidvalidity: int, uids: Sequence[int]) -> dict[int, View]:
         """The views of these UIDs; UIDs of which nothing is known are missing."""
@@ -306,7 +300,7 @@ class SqlSyncStore:
         """Whether anything waits to be recognised in this folder."""
         _, account_ref = await self._account(owner.mailbox_id)
         async with self._db.read() as conn:
-            return await folder_rows.has_free(conn, account_ref, owner.tenant_id, owner.mailbox_id, folder, uidvalidity)
+            return await recognition.has_free(conn, account_ref, owner.tenant_id, owner.mailbox_id, folder, uidvalidity)
 
     async def recognisable(
         self, owner: Owner, folder: FolderState, uidvalidity: int, tokens: Iterable[bytes]
@@ -314,7 +308,7 @@ class SqlSyncStore:
         """Copies of the mailbox and tombstones of its account that have one of these header tokens."""
         _, account_ref = await self._account(owner.mailbox_id)
         async with self._db.read() as conn:
-            return await folder_rows.recognisable(
+            return await recognition.recognisable(
                 conn, account_ref, owner.tenant_id, owner.mailbox_id, folder, uidvalidity, tokens
             )
 
@@ -324,7 +318,7 @@ class SqlSyncStore:
 
         async def work(tx: Transaction) -> Applied:
             horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, batch.now)
-            applied = await folder_rows.apply_actions(tx, owner, batch, horizon)
+            applied = await changes.apply_actions(tx, owner, batch, horizon)
             uids = [message.uid for message in batch.messages]
             known = await folder_rows.known_among(tx, account_ref, owner, batch.folder, batch.uidvalidity, uids)
             new = [message for message in batch.messages if message.uid not in known]
@@ -332,9 +326,9 @@ class SqlSyncStore:
             await messages.add(tx, place, new, horizon=horizon, initial=batch.initial)
             unused = [*batch.discarded, *(message.blob for message in batch.messages if message.uid in known)]
             await messages.discard(tx, owner.tenant_id, unused, batch.now)
-            await folder_rows.set_aside(tx, owner, batch, batch.aside)
+            await changes.set_aside(tx, owner, batch, batch.aside)
             if batch.others_gone:
-                await folder_rows.vanish_renumbered(tx, batch.folder.id, batch.uidvalidity, batch.now)
+                await changes.vanish_renumbered(tx, batch.folder.id, batch.uidvalidity, batch.now)
             await self._move_folder_on(tx, owner, batch)
             return Applied(created=len(new)) + applied
 
@@ -381,105 +375,20 @@ class SqlSyncStore:
 
     async def pending_counts(self, mailbox_id: str) -> list[PendingCount]:
         """Folders with disappearances that wait; gone folders too."""
-        waiting = (
-            select(origins.c.folder_id)
-            .where(origins.c.mailbox_id == mailbox_id, origins.c.vanished_at.is_not(None))
-            .distinct()
-        )
-        query = (
-            select(
-                folders.c.id,
-                folders.c.name,
-                folders.c.special_use,
-                func.count().label("known"),
-                func.count(origins.c.vanished_at).label("gone"),
-                func.max(origins.c.vanished_at).label("latest"),
-            )
-            .join(folders, folders.c.id == origins.c.folder_id)
-            .where(origins.c.folder_id.in_(waiting))
-            .group_by(folders.c.id, folders.c.name, folders.c.special_use)
-            .order_by(folders.c.name)
-        )
         async with self._db.read() as conn:
-            if (await conn.execute(waiting.limit(1))).first() is None:
-                return []
-            return [
-                PendingCount(
-                    folder_id=row.id,
-                    folder=row.name,
-                    special_use=None if row.special_use is None else SpecialUse(row.special_use),
-                    known=row.known,
-                    gone=row.gone,
-                    latest_at=row.latest,
-                )
-                for row in await conn.execute(query)
-            ]
+            return await disappearances.counts(conn, mailbox_id)
 
     async def pending(self, folder_id: str, before: Instant, now: Instant, limit: int) -> list[Pending]:
         """Disappearances of a folder, seen before that instant, oldest first."""
-        other = origins.alias("other")
-        standing = (
-            select(other.c.uid)
-            .where(other.c.message_id == origins.c.message_id, other.c.vanished_at.is_(None))
-            .correlate(origins)
-            .exists()
-        )
-        query = (
-            select(origins, messages_table.c.pins, standing.label("elsewhere"))
-            .join(messages_table, messages_table.c.id == origins.c.message_id)
-            .where(origins.c.folder_id == folder_id, origins.c.vanished_at < before)
-            .order_by(origins.c.vanished_at, origins.c.uid)
-            .limit(limit)
-        )
         async with self._db.read() as conn:
-            rows = (await conn.execute(query)).all()
-            if not rows:
-                return []
-            holding = await active(conn, rows[0].tenant_id, now)
-            mailbox_of = {row.message_id: row.mailbox_id for row in rows}
-            held = await holding.count(conn, mailbox_of, sqlite=self._db.sqlite)
-        return [
-            Pending(
-                folder_id=row.folder_id,
-                uid=row.uid,
-                uidvalidity=row.uidvalidity,
-                message_id=row.message_id,
-                vanished_at=row.vanished_at,
-                kept=row.pins > 0 or held[row.message_id] > 0,
-                other_origin=row.elsewhere,
-            )
-            for row in rows
-        ]
+            return await disappearances.pending(conn, folder_id, before, now, limit, sqlite=self._db.sqlite)
 
     async def settle(self, owner: Owner, settlements: Sequence[Settlement], now: Instant) -> Applied:
         """Believe disappearances. Pins and holds are judged again under the messages' locks."""
         tenant_ref, _ = await self._account(owner.mailbox_id)
 
         async def work(tx: Transaction) -> Applied:
-            for item in settlements:
-                if isinstance(item, Drop):
-                    await tx.conn.execute(
-                        origins.delete().where(
-                            origins.c.folder_id == item.folder_id,
-                            origins.c.uid == item.uid,
-                            origins.c.uidvalidity == item.uidvalidity,
-                            origins.c.vanished_at.is_not(None),
-                        )
-                    )
-            ids = sorted({item.message_id for item in settlements if isinstance(item, Remove | Detach)})
-            if not ids:
-                return Applied()
-            gone, _kept = await messages.remove(
-                tx,
-                self._log,
-                tenant_id=owner.tenant_id,
-                tenant_ref=tenant_ref,
-                mailbox_id=owner.mailbox_id,
-                ids=ids,
-                reason="remote_expunged",
-                now=now,
-            )
-            return Applied(removed=len(gone))
+            return await disappearances.settle(tx, self._log, owner, tenant_ref, settlements, now)
 
         return await self._owned(owner, now, work)
 
@@ -487,66 +396,22 @@ class SqlSyncStore:
 
     async def request_run(self, mailbox_id: str, tenant_id: str, actor: str, now: Instant) -> str:
         """Queue one pass over the mailbox; the id of the run. One that is queued already is returned again."""
-
-        async def work(tx: Transaction) -> str:
-            queued = select(runs.c.id).where(runs.c.mailbox_id == mailbox_id, runs.c.state == "queued")
-            found: str | None = (await tx.conn.execute(queued.limit(1))).scalar_one_or_none()
-            if found is not None:
-                return found
-            run_id = new_id(now)
-            await tx.conn.execute(
-                insert(runs).values(
-                    id=run_id,
-                    kind="sync",
-                    tenant_id=tenant_id,
-                    mailbox_id=mailbox_id,
-                    state="queued",
-                    trigger="request",
-                    actor=actor,
-                    now_at=now,
-                    started_at=now,
-                    counts=Applied().to_json(),
-                )
-            )
-            return run_id
-
-        return await self._db.transact(work)
+        return await self._db.transact(lambda tx: sync_runs.request(tx, mailbox_id, tenant_id, actor, now))
 
     async def queued_runs(self) -> dict[str, list[str]]:
         """Runs that wait, by mailbox."""
-        query = select(runs.c.id, runs.c.mailbox_id).where(runs.c.kind == "sync", runs.c.state == "queued")
-        found: dict[str, list[str]] = {}
         async with self._db.read() as conn:
-            for row in await conn.execute(query):
-                found.setdefault(row.mailbox_id, []).append(row.id)
-        return found
+            return await sync_runs.queued(conn)
 
     async def begin_runs(self, owner: Owner, run_ids: Sequence[str], now: Instant) -> list[str]:
         """The runs begin; those that did: the others were begun before."""
-
-        async def work(tx: Transaction) -> list[str]:
-            mine = runs.c.id.in_(run_ids) & (runs.c.mailbox_id == owner.mailbox_id) & (runs.c.state == "queued")
-            begun = update(runs).where(mine).values(state="running", started_at=now).returning(runs.c.id)
-            return list((await tx.conn.execute(begun)).scalars())
-
-        return await self._owned(owner, now, work)
+        return await self._owned(owner, now, lambda tx: sync_runs.begin(tx, owner.mailbox_id, run_ids, now))
 
     async def finish_runs(
         self, run_ids: Sequence[str], now: Instant, counts: Mapping[str, Any], failure: str | None
     ) -> None:
         """The runs ended; `failure` says why they failed."""
-
-        async def work(tx: Transaction) -> None:
-            values = {
-                "state": "completed" if failure is None else "failed",
-                "finished_at": now,
-                "counts": dict(counts),
-                "detail": None if failure is None else failure[:1000],
-            }
-            open_ones = runs.c.id.in_(run_ids) & runs.c.state.in_(["queued", "running"])
-            await tx.conn.execute(update(runs).where(open_ones).values(values))
-
-        await self._db.transact(work)
+        await self._db.transact(lambda tx: sync_runs.finish(tx, run_ids, now, counts, failure))
 
     # Whose account.
 

@@ -19,33 +19,41 @@ PROGRESS_EVERY: Instant = SECOND // 2
 
 @dataclass(slots=True)
 class Meter:
-    """Progress of an import, in messages; written at most twice a second, with a batch that is written anyway."""
+    """Progress of an import, in messages; written at most twice a second, with a batch that is written anyway.
+
+    `totals`: how many messages each folder has; inside the window only, once the folder was searched.
+    """
 
     started_at: Instant
+    totals: dict[str, int]
     done: int = 0
-    total: int = 0
     folder_done: int = 0
     folder_total: int = 0
     written_at: Instant = 0
 
-    def begin_folder(self, done: int, total: int) -> None:
-        """A folder begins with so many messages done already."""
+    @property
+    def total(self) -> int:
+        """Of the whole mailbox, as far as known."""
+        return max(self.done, sum(self.totals.values()))
+
+    def begin_folder(self, folder_id: str, done: int, total: int) -> None:
+        """A folder begins: `total` messages are inside the window, so many done already."""
         self.folder_done, self.folder_total = done, total
         self.done += done
+        self.totals[folder_id] = total
 
     def add(self, count: int) -> None:
         """So many messages more are done."""
         self.done += count
         self.folder_done += count
         self.folder_total = max(self.folder_total, self.folder_done)
-        self.total = max(self.total, self.done)
 
     def due(self, now: Instant, *, last: bool) -> Progress | None:
         """What to write now, if it is time."""
         if not last and now - self.written_at < PROGRESS_EVERY:
             return None
         self.written_at = now
-        return Progress(self.folder_done, self.folder_total, self.done, max(self.total, self.done), self.started_at)
+        return Progress(self.folder_done, self.folder_total, self.done, self.total, self.started_at)
 
 
 @dataclass(slots=True)

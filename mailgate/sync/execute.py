@@ -85,7 +85,7 @@ class FolderPass:
         seen.saw(uids)
         todo = [uid for uid in reversed(uids) if uid not in here]
         if context.meter is not None:
-            context.meter.begin_folder(len(uids) - len(todo), len(uids))
+            context.meter.begin_folder(folder.id, len(uids) - len(todo), len(uids))
         await self._take(seen, todo, initial=context.meter is not None)
 
     async def _compare_all(self, seen: FolderLook) -> set[int]:

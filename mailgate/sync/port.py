@@ -333,7 +333,7 @@ class SyncStore(FolderReader, Protocol):
         """The folders that the server lists, as last seen."""
         ...
 
-    async def save_listing(self, owner: Owner, changes: ListingChanges, now: Instant) -> list[FolderState]:
+    async def save_listing(self, owner: Owner, listing: ListingChanges, now: Instant) -> list[FolderState]:
         """Write what changed in the list of folders, with events; originals in gone folders have vanished."""
         ...
 

@@ -159,10 +159,12 @@ class Session:
         await self._report(MailboxState.IMPORTING, "waiting in line")
         async with self._slot:
             await self._report(MailboxState.IMPORTING, None)
-            context.meter = Meter(context.clock())
-            for folder in sorted(context.followed(), key=_import_order):
-                if folder.uidnext is None:
-                    await self._pass(folder)
+            folders = sorted((f for f in context.followed() if f.uidnext is None), key=_import_order)
+            statuses = await context.source.status([folder.name for folder in folders]) if folders else {}
+            sizes = {f.id: status.exists for f in folders if (status := statuses.get(f.name)) is not None}
+            context.meter = Meter(context.clock(), sizes)
+            for folder in folders:
+                await self._pass(folder)
             context.meter = None
         self._imported = all(folder.uidnext is not None or folder.last_error for folder in context.followed())
 

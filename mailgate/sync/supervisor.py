@@ -19,59 +19,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeAlias
+from collections.abc import Sequence
+from typing import Final
 
 import structlog
 
-from connectors.errors import AuthError, ConnectorError, Retry
-from connectors.port import Connect, Source
-from mailgate.blobs.store import BlobStore
-from mailgate.clock import SECOND, Clock
-from mailgate.errors import MailgateError, NotFoundError
-from mailgate.keys import KeyRing
-from mailgate.settings import SyncSettings
-from mailgate.sync.context import Context, import_floor
-from mailgate.sync.port import MailboxConfig, MailboxHead, MailboxState, Owner, SyncStore
-from mailgate.sync.prepare import Preparer, Workers
-from mailgate.sync.run import Session
-from retention.model import AnchorFrom
+from mailgate.clock import SECOND
+from mailgate.errors import NotFoundError
+from mailgate.sync.mailbox import Connector, MailboxTask, Parts, Slots
+from mailgate.sync.port import MailboxHead, MailboxState
+from mailgate.sync.prepare import Workers
+
+__all__ = ["Connector", "Parts", "Supervisor"]
 
 log = structlog.get_logger()
 
-Connector: TypeAlias = Callable[[MailboxConfig], Connect]
-
 TICK_S: Final = 1.0
-STEADY_S: Final = 60.0
-"""A session that lasted so long starts the pauses anew."""
-STOP_S: Final = 5.0
-"""How long a stopped session may take to finish what it is writing."""
 CONNECTS_AT_ONCE: Final = 32
 """So many connections are opened at a time: servers and this process start in good order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the supervisor is composed of. `process` names this process in leases, unlike any other."""
-
-    store: SyncStore
-    connector: Connector
-    ring: KeyRing
-    blobs: BlobStore
-    settings: SyncSettings
-    clock: Clock
-    process: str
-    anchor_from: AnchorFrom = AnchorFrom.RECEIVED
-
-
-@dataclass(frozen=True, slots=True)
-class Slots:
-    """What mailboxes take turns in."""
-
-    connecting: asyncio.Semaphore
-    importing: asyncio.Semaphore
 
 
 class Supervisor:
@@ -79,7 +44,7 @@ class Supervisor:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._running: dict[str, _Mailbox] = {}
+        self._running: dict[str, MailboxTask] = {}
         self._refused: dict[str, int] = {}  # mailbox id → config version with which the login was refused
         self._wake = asyncio.Event()
         self._workers = Workers()
@@ -107,7 +72,7 @@ class Supervisor:
             self._workers.close()
             await self._say_stopped(stopped)
 
-    async def _say_stopped(self, mailboxes: Sequence[_Mailbox]) -> None:
+    async def _say_stopped(self, mailboxes: Sequence[MailboxTask]) -> None:
         """A state says what is, also after the process ended in good order."""
         parts = self._parts
         try:
@@ -131,7 +96,7 @@ class Supervisor:
         head = next((h for h in await self._parts.store.heads(self._parts.clock()) if h.id == mailbox_id), None)
         if head is None:
             raise NotFoundError(f"there is no mailbox {mailbox_id}", slug="mailbox_not_found")
-        mailbox = _Mailbox(self._parts, self._workers, self._slots, head)
+        mailbox = MailboxTask(self._parts, self._workers, self._slots, head)
         mailbox.request(run_ids)
         try:
             await mailbox.once()
@@ -166,19 +131,19 @@ class Supervisor:
             await self._parts.store.set_state(head.id, state, reason, self._parts.clock())
 
     def _start(self, head: MailboxHead, run_ids: Sequence[str]) -> None:
-        mailbox = _Mailbox(self._parts, self._workers, self._slots, head)
+        mailbox = MailboxTask(self._parts, self._workers, self._slots, head)
         mailbox.request(run_ids)
         self._running[head.id] = mailbox
         mailbox.task = asyncio.create_task(mailbox.run(), name=f"mailbox {head.id}")
         mailbox.task.add_done_callback(lambda _: self._ended(mailbox))
 
-    def _ended(self, mailbox: _Mailbox) -> None:
+    def _ended(self, mailbox: MailboxTask) -> None:
         if self._running.get(mailbox.id) is mailbox:
             del self._running[mailbox.id]
         if mailbox.login_refused:
             self._refused[mailbox.id] = mailbox.config_version
 
-    async def _stop(self, mailboxes: Sequence[_Mailbox]) -> None:
+    async def _stop(self, mailboxes: Sequence[MailboxTask]) -> None:
         for mailbox in mailboxes:
             self._running.pop(mailbox.id, None)
         await asyncio.gather(*(mailbox.stop() for mailbox in mailboxes))
@@ -198,207 +163,9 @@ class Supervisor:
         self._renewed_s = now_s
 
 
-class _Mailbox:
-    """One mailbox that may run: connects, runs sessions, pauses after faults."""
-
-    def __init__(self, parts: Parts, workers: Workers, slots: Slots, head: MailboxHead) -> None:
-        self._parts = parts
-        self._workers = workers
-        self._slots = slots
-        self._session: Session | None = None
-        self._source: Source | None = None
-        self._wanted = asyncio.Event()
-        self._run_ids: list[str] = []
-        self._stopping = False
-        self.id = head.id
-        self.tenant_id = head.tenant_id
-        self.config_version = head.config_version
-        self.owner: Owner | None = None
-        self.login_refused = False
-        self.task: asyncio.Task[None] | None = None
-
-    def request(self, run_ids: Sequence[str]) -> None:
-        """These runs are wanted now; a pause after a fault ends."""
-        if not run_ids:
-            return
-        if self._session is not None:
-            self._session.request(run_ids)
-        else:
-            self._run_ids.extend(run_id for run_id in run_ids if run_id not in self._run_ids)
-        self._wanted.set()
-
-    async def stop(self) -> None:
-        """Drop the connection at once, let what is being written end, give the lease back."""
-        self._stopping = True
-        if self._source is not None:
-            await self._source.close()
-        if self.task is not None and not self.task.done():
-            if self._source is None:
-                self.task.cancel()
-            await asyncio.wait({self.task}, timeout=STOP_S)
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
-
-    async def run(self) -> None:
-        """Sessions and pauses, until stopped, or until the login is refused."""
-        attempt = 0
-        while not self._over():
-            started_s = asyncio.get_running_loop().time()
-            pause_s = await self._attempt(attempt)
-            if asyncio.get_running_loop().time() - started_s >= STEADY_S:
-                attempt = 0
-            attempt += 1
-            if self._over():
-                return
-            self._wanted.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), pause_s)
-
-    def _over(self) -> bool:
-        return self._stopping or self.login_refused
-
-    async def once(self) -> None:
-        """One complete pass; faults are the caller's."""
-        owner = await self._acquire()
-        if owner is None:
-            raise MailgateError("another process has this mailbox and does what was asked for", slug="lease_busy")
-        self.owner = owner
-        renewing = asyncio.create_task(self._keep_lease(owner))
-        try:
-            await self._session_of(owner, once=True)
-        finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
-            await self._parts.store.release(owner)
-
-    async def _keep_lease(self, owner: Owner) -> None:
-        lease_s = self._parts.settings.lease_s
-        while True:
-            await asyncio.sleep(lease_s / 3)
-            if await self._parts.store.renew([owner], lease_s * SECOND, self._parts.clock()) and self._source:
-                await self._source.close()
-
-    async def _attempt(self, attempt: int) -> float:
-        """One session, from lease to fault; how long to pause, in seconds."""
-        settings = self._parts.settings
-        try:
-            self.owner = await self._acquire()
-            if self.owner is None:
-                return settings.lease_s / 3  # another process has it: see later whether it still does
-            await self._report(MailboxState.CONNECTING, None)
-            await self._session_of(self.owner, once=False)
-        except ConnectorError as error:
-            if not self._stopping:
-                return await self._fault(error, error.retry_after_s, attempt)
-        except MailgateError as error:
-            if error.slug in ("lease_lost", "mailbox_disabled") or self._stopping:
-                return settings.lease_s / 3
-            return await self._fault(error, None, attempt)
-        except Exception as error:
-            log.exception("session_failed", mailbox_id=self.id)
-            return await self._fault(error, None, attempt)
-        finally:
-            await self._give_back()
-        return 0.0
-
-    async def _acquire(self) -> Owner | None:
-        parts = self._parts
-        ttl = parts.settings.lease_s * SECOND
-        return await parts.store.acquire(self.id, self.tenant_id, parts.process, ttl, parts.clock())
-
-    async def _give_back(self) -> None:
-        owner, self.owner = self.owner, None
-        if owner is not None:
-            try:
-                await asyncio.shield(self._parts.store.release(owner))
-            except Exception as error:  # noqa: BLE001 - a lease that can't be given back runs out by itself
-                log.warning("lease_not_released", mailbox_id=self.id, error=str(error))
-
-    async def _session_of(self, owner: Owner, *, once: bool) -> None:
-        """Connect and run. The connection is closed whatever happens."""
-        parts = self._parts
-        config = await parts.store.load(self.id)
-        if config is None:
-            return
-        self.config_version = config.config_version
-        now = parts.clock()
-        entitled = await parts.store.entitled(config.tenant_id, now)
-        if not entitled.sync or entitled.days is None:
-            return  # not one command to the server
-        floor_at = config.import_floor_at
-        async with self._slots.connecting:
-            source = self._source = await parts.connector(config)()
-        try:
-            if self._over():
-                return
-            if floor_at is None:
-                floor_at = await parts.store.set_floor(owner, import_floor(now, entitled.days), now)
-            context = Context(
-                config=config,
-                owner=owner,
-                source=source,
-                store=parts.store,
-                blobs=parts.blobs,
-                preparer=Preparer(
-                    config.tenant_id,
-                    parts.ring.tenant(config.tenant_ref),
-                    parts.blobs,
-                    max_bytes=parts.settings.max_message_bytes,
-                    anchor_from=parts.anchor_from,
-                ),
-                workers=self._workers,
-                settings=parts.settings,
-                clock=parts.clock,
-                anchor_from=parts.anchor_from,
-                floor_at=floor_at,
-                entitled=entitled,
-            )
-            imported = config.imported_at is not None
-            session = self._session = Session(context, self._report, self._slots.importing, imported=imported)
-            session.request(self._run_ids)
-            self._run_ids = []
-            await session.run(once=once)
-        finally:
-            if self._session is not None:
-                self._run_ids = self._session.waiting_runs
-            self._session = self._source = None
-            await source.close()
-
-    async def _report(self, state: MailboxState, reason: str | None) -> None:
-        if not self._stopping:
-            await self._parts.store.set_state(self.id, state, reason, self._parts.clock(), self.owner)
-
-    async def _fault(self, error: Exception, retry_after_s: float | None, attempt: int) -> float:
-        """Say what is wrong and how long to pause; a refused login is not tried again with the same credentials."""
-        if isinstance(error, AuthError):
-            self.login_refused = True
-            state, reason = MailboxState.AUTH_FAILED, f"{error}; enter the credentials again"
-            pause_s = 0.0
-        else:
-            settings = self._parts.settings
-            never = isinstance(error, ConnectorError) and error.retry is Retry.NEVER
-            grown = (
-                settings.backoff_max_s
-                if never
-                else min(settings.backoff_max_s, settings.backoff_min_s * 2 ** min(attempt, 30))
-            )
-            pause_s = max(grown * random.uniform(0.5, 1.0), retry_after_s or 0.0)  # noqa: S311 - jitter
-            what = str(error) if isinstance(error, ConnectorError | MailgateError) else type(error).__name__
-            state, reason = MailboxState.BACKOFF, f"{what}; tried again in {max(1, round(pause_s))} s"
-        log.warning("mailbox_fault", mailbox_id=self.id, state=str(state), reason=reason)
-        run_ids, self._run_ids = self._run_ids, []
-        try:
-            if run_ids:
-                await self._parts.store.finish_runs(run_ids, self._parts.clock(), {}, str(error))
-            await self._report(state, reason)
-        except Exception as failure:  # noqa: BLE001 - without a database nothing can be told; the next attempt will
-            log.warning("state_not_written", mailbox_id=self.id, error=str(failure))
-        return pause_s
-
-
 def _may_run(head: MailboxHead | None) -> bool:
     return head is not None and head.enabled and head.entitled
 
 
-def _changed(head: MailboxHead | None, mailbox: _Mailbox) -> bool:
+def _changed(head: MailboxHead | None, mailbox: MailboxTask) -> bool:
     return head is not None and head.config_version != mailbox.config_version

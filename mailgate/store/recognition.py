@@ -1,0 +1,152 @@
+"""Which copies and tombstones a message at the server may be: those with its header token, and whether they are free.
+
+A copy is free when no original of it is believed to stand anywhere; a tombstone when its address is void: its original
+is known to be gone, or the folder has another UIDVALIDITY by now, or is no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import exists, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mailgate.store.folders import AnyRow, listed
+from mailgate.store.messages import chunks
+from mailgate.store.schema import folders, messages, origins, tombstones
+from mailgate.sync.identity import Likeness
+from mailgate.sync.port import FolderState, Known
+from mailgate.sync.reconcile import (
+    Detached,
+    Present,
+    Tombstoned,
+)
+
+
+async def has_free(
+    conn: AsyncConnection, account_ref: bytes, tenant_id: str, mailbox_id: str, folder: FolderState, uidvalidity: int
+) -> bool:
+    """Whether anything of the mailbox waits to be recognised in this folder."""
+    waiting = select(origins.c.uid).where(origins.c.mailbox_id == mailbox_id, origins.c.vanished_at.is_not(None))
+    if (await conn.execute(waiting.limit(1))).first() is not None:
+        return True
+    renumbered = select(origins.c.uid).where(origins.c.folder_id == folder.id, origins.c.uidvalidity != uidvalidity)
+    if (await conn.execute(renumbered.limit(1))).first() is not None:
+        return True
+    detached = select(messages.c.id).where(
+        messages.c.mailbox_id == mailbox_id, ~exists().where(origins.c.message_id == messages.c.id)
+    )
+    if (await conn.execute(detached.limit(1))).first() is not None:
+        return True
+    stale = select(tombstones.c.id).where(
+        tombstones.c.tenant_id == tenant_id,
+        tombstones.c.account_ref == account_ref,
+        or_(
+            tombstones.c.gone_at.is_not(None),
+            tombstones.c.folder.is_(None),
+            (tombstones.c.folder == folder.name) & (tombstones.c.uidvalidity != uidvalidity),
+            ~_stands_as(mailbox_id),
+        ),
+    )
+    return (await conn.execute(stale.limit(1))).first() is not None
+
+
+def _stands_as(mailbox_id: str) -> Any:
+    """Whether a tombstone's address is valid: its folder is listed and has the same UIDVALIDITY (or none known yet)."""
+    return exists().where(
+        folders.c.mailbox_id == mailbox_id,
+        folders.c.name == tombstones.c.folder,
+        folders.c.gone_at.is_(None),
+        or_(folders.c.uidvalidity == tombstones.c.uidvalidity, folders.c.uidvalidity.is_(None)),
+    )
+
+
+async def recognisable(
+    conn: AsyncConnection,
+    account_ref: bytes,
+    tenant_id: str,
+    mailbox_id: str,
+    folder: FolderState,
+    uidvalidity: int,
+    tokens: Iterable[bytes],
+) -> list[Known]:
+    """Copies of the mailbox and tombstones of its account with these header tokens, the waiting ones first."""
+    wanted = sorted(set(tokens))
+    copies: dict[str, AnyRow] = {}
+    addresses: dict[str, list[AnyRow]] = {}
+    buried: list[AnyRow] = []
+    for chunk in chunks(wanted):
+        query = (
+            select(
+                messages.c.id,
+                messages.c.header_token,
+                messages.c.size,
+                messages.c.internal_date_at,
+                messages.c.flags,
+                origins.c.folder_id,
+                origins.c.uidvalidity,
+                origins.c.vanished_at,
+            )
+            .join(origins, origins.c.message_id == messages.c.id, isouter=True)
+            .where(messages.c.mailbox_id == mailbox_id, messages.c.header_token.in_(chunk))
+        )
+        for row in await conn.execute(query):
+            copies[row.id] = row
+            if row.folder_id is not None:
+                addresses.setdefault(row.id, []).append(row)
+        query_buried = select(
+            tombstones.c.id,
+            tombstones.c.header_token,
+            tombstones.c.folder,
+            tombstones.c.uidvalidity,
+            tombstones.c.gone_at,
+        ).where(
+            tombstones.c.tenant_id == tenant_id,
+            tombstones.c.account_ref == account_ref,
+            tombstones.c.header_token.in_(chunk),
+        )
+        buried.extend((await conn.execute(query_buried)).all())
+    if not copies and not buried:
+        return []
+    current = {state.name: state for state in await listed(conn, mailbox_id)}
+    known = [_known_copy(row, addresses.get(row.id, []), folder, uidvalidity) for row in copies.values()]
+    known += [_known_tombstone(row, current, folder, uidvalidity) for row in buried]
+    return sorted(known, key=lambda item: (not item.free, isinstance(item.near, Tombstoned), item.key))
+
+
+def _known_copy(row: AnyRow, addresses: list[AnyRow], folder: FolderState, uidvalidity: int) -> Known:
+    stands = [
+        at
+        for at in addresses
+        if at.vanished_at is None and not (at.folder_id == folder.id and at.uidvalidity != uidvalidity)
+    ]
+    flags = frozenset(row.flags)
+    near = Present(row.id, flags) if addresses else Detached(row.id, flags)
+    likeness = Likeness(row.header_token, row.size, row.internal_date_at)
+    return Known(near, row.id, likeness, not stands, tuple(sorted({at.folder_id for at in stands})))
+
+
+def _known_tombstone(row: AnyRow, current: dict[str, FolderState], folder: FolderState, uidvalidity: int) -> Known:
+    at = current.get(row.folder) if row.folder is not None else None
+    if at is None:
+        valid = False
+    elif at.id == folder.id:
+        valid = row.uidvalidity == uidvalidity
+    else:
+        valid = at.uidvalidity is None or at.uidvalidity == row.uidvalidity
+    free = row.gone_at is not None or not valid
+    places = () if free or at is None else (at.id,)
+    return Known(Tombstoned(row.id, elsewhere=True), row.id, Likeness(row.header_token), free, places)
+
+
+async def sample(conn: AsyncConnection, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
+    """Header tokens of a few copies that stand in the folder, newest first."""
+    query = (
+        select(origins.c.uid, messages.c.header_token)
+        .join(messages, messages.c.id == origins.c.message_id)
+        .where(origins.c.folder_id == folder_id, origins.c.uidvalidity == uidvalidity, origins.c.vanished_at.is_(None))
+        .order_by(origins.c.uid.desc())
+        .limit(limit)
+    )
+    return {row.uid: row.header_token for row in await conn.execute(query)}
