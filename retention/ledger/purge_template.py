@@ -32,7 +32,7 @@ match_item_purge = re.compile(
     (
         rf'\{{"actor":\{{"kind":"{SLUG_PATTERN}","ref":"{REF_PATTERN}"\}},'
         rf'"anchor":\{{"at":"(?P<anchor_at>{_INSTANT})","src":"(?P<anchor_src>{"|".join(ANCHOR_SOURCES)})"\}},'
-        rf'"at":"{_INSTANT}","blobs":\{{"bytes":{_COUNT},"freed":{_COUNT},"refs":{_COUNT}\}},'
+        rf'"at":"(?P<at>{_INSTANT})","blobs":\{{"bytes":{_COUNT},"freed":{_COUNT},"refs":{_COUNT}\}},'
         rf'"build":\{{"commit":"{WORD_PATTERN}","version":"{WORD_PATTERN}"\}},'
         rf'"checks":\{{"holds":(?P<holds>{_COUNT}),"pins":(?P<pins>{_COUNT})\}},"content_commit":"{DIGEST_PATTERN}",'
         rf'"days":(?P<days>{_COUNT}),"due_at":"(?P<due_at>{_INSTANT})","id":"{ULID_PATTERN}",'

@@ -231,7 +231,7 @@ class Replay:
 
     def _item_purge(self, leaf: Leaf) -> None:
         values = {
-            **{name: leaf[name] for name in ("item_ref", "mailbox_ref", "plan", "due_at", "reason", "run")},
+            **{name: leaf[name] for name in ("item_ref", "mailbox_ref", "plan", "due_at", "reason", "run", "at")},
             "anchor_at": leaf["anchor"]["at"],
             "anchor_src": leaf["anchor"]["src"],
             "policy": leaf["policy"]["sha256"],
@@ -257,7 +257,8 @@ class Replay:
 
     def _judge_age(self, purge: Mapping[str, str], days: int, now: str) -> None:
         item_ref = purge["item_ref"]
-        plan = self._plan_at(now)
+        # A run judges ages by its one `now`, but every batch by the plan of its own time: plans change while it runs.
+        plan = self._plan_at(purge["at"])
         if plan != (purge["plan"], days):
             shown = f"{plan[0]}, {plan[1]} days" if plan else "none"
             self._broken(f"{item_ref} was purged by plan {purge['plan']}, {days} days; effective was {shown}")

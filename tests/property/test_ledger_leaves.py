@@ -200,7 +200,10 @@ def test_what_is_recognised_reads_the_same(number: int, at: int, fixed: dict[str
         return
     said = {name: value.decode() for name, value in match.groupdict().items()}
     assert said == {
-        **{name: leaf[name] for name in ("item_ref", "mailbox_ref", "origin", "tenant_ref", "plan", "reason", "run")},
+        **{
+            name: leaf[name]
+            for name in ("item_ref", "mailbox_ref", "origin", "tenant_ref", "plan", "reason", "run", "at")
+        },
         "due_at": leaf["due_at"],
         "days": str(leaf["days"]),
         "anchor_at": leaf["anchor"]["at"],

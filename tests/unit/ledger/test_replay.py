@@ -182,6 +182,15 @@ def test_plans_count_from_when_they_are_effective() -> None:
     Log().open().purge(days=30).check("effective was standard, 60 days")
 
 
+def test_plans_that_change_while_a_run_goes_on() -> None:
+    """Every batch is judged by the plan that was effective when it was made, ages by the run's `now`."""
+    free = {"plan": "free", "days": 0, "anchor": Anchor(NOW - DAY, "stored"), "due_at": NOW - DAY}
+    shrunk = Log().open(NOW - DAY).plan("free", 0, NOW)
+    shrunk.purge(**free, reason="plan_end").close(1).check()
+    raised = Log().plan("free", 0, NOW - 2 * DAY).open(NOW - DAY).plan("standard", 60, NOW)
+    raised.purge(**free, reason="plan_end").check("effective was standard, 60 days")
+
+
 def test_late_and_repeated_plan_events() -> None:
     """R9: a change that took effect earlier but was told later does not undo a newer one."""
     Log().plan("free", 0, NOW - 70 * DAY).plan("standard", 60, NOW - 80 * DAY).open().purge().check(
