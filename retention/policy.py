@@ -101,32 +101,28 @@ def due_at(copy: Copy, rules: Rules) -> Instant | None:
     return at if at is None or copy.removed_at is None else min(at, copy.removed_at)
 
 
-def reason_of(copy: Copy, rules: Rules, now: Instant) -> Reason:
-    """Why a due copy goes: its age, a plan that keeps nothing, or, before either, the removal of its mailbox."""
-    by_age = due_by_age_at(copy, rules)
-    if by_age is None or now < by_age:
-        return Reason.MAILBOX_REMOVED
-    return Reason.PLAN_END if rules.days == 0 else Reason.AGE
-
-
 def judge(copy: Copy, rules: Rules, now: Instant) -> Verdict:
     """The scalar form: one copy at one instant. Of what keeps it the first is named: hold, pin, plan, age, clock.
 
-    The `due_at` of a copy that goes by age is that of its age, so that it can be checked against anchor and days.
+    Why a due copy goes: its age, a plan that keeps nothing, or, before either, the removal of its mailbox. The
+    `due_at` of one that goes by age is that of its age, so that it can be checked against anchor and days.
     """
-    at = due_at(copy, rules)
+    by_age = due_by_age_at(copy, rules)
+    removed_at = copy.removed_at
+    at = by_age if by_age is None or removed_at is None or by_age < removed_at else removed_at
     if copy.holds > 0:
         return Verdict(False, at, kept_by=KeptBy.HELD)
     if copy.pins > 0:
         return Verdict(False, at, kept_by=KeptBy.PINNED)
-    if at is None:
+    if by_age is None or at is None:
         return Verdict(False, None, kept_by=KeptBy.PLAN_UNKNOWN)
     if now < at:
         return Verdict(False, at, kept_by=KeptBy.NOT_DUE)
     if rules.clock_fault is not None:
         return Verdict(False, at, kept_by=KeptBy.CLOCK)
-    reason = reason_of(copy, rules, now)
-    return Verdict(True, at if reason is Reason.MAILBOX_REMOVED else due_by_age_at(copy, rules), reason=reason)
+    if now < by_age:
+        return Verdict(True, at, Reason.MAILBOX_REMOVED)
+    return Verdict(True, by_age, Reason.PLAN_END if rules.days == 0 else Reason.AGE)
 
 
 def cutoffs(rules: Rules, now: Instant) -> Cutoffs | None:

@@ -24,6 +24,7 @@ from mailgate.store.bulk import insert_many
 from mailgate.store.schema import events, log_leaves, tenant_heads
 from retention.ledger.tree import Frontier, leaf_hash
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _EVENT_COLUMNS = ("tenant_id", "seq", "type", "at", "mailbox_id", "message_id", "payload")
 _LEAF_COLUMNS = ("tenant_id", "idx", "body", "hash", "type", "at", "run_id", "item_ref")
 
@@ -68,7 +69,7 @@ class Transaction:
         payload: Mapping[str, Any] | None = None,
     ) -> None:
         """Add an event to the outbox; `payload` holds ids and instants only."""
-        text = json.dumps(dict(payload), separators=(",", ":")) if payload else "{}"
+        text = _encode(dict(payload)) if payload else "{}"
         self._pending[tenant_id].events.append((type_, at, mailbox_id, message_id, text))
 
     def log(self, tenant_id: str, leaf: Leaf) -> None:
