@@ -107,8 +107,10 @@ class Crm:
     async def run(self, run: str) -> Json:
         return await self._json("GET", f"/v1/retention/runs/{run}")
 
-    async def retention(self, tenant: str) -> Json:
-        return await self._json("GET", f"/v1/tenants/{tenant}/retention")
+    async def runs(self, tenant: str) -> list[Json]:
+        """The newest hundred purges of one tenant."""
+        page = await self._json("GET", "/v1/retention/runs", tenant=tenant, limit=100)
+        return list(page["items"])
 
     async def export_log(self, tenant: str, target: Path) -> None:
         """Writes the tenant's purge log as an archive of C2SP tiles with its signed checkpoint."""

@@ -40,8 +40,8 @@ Originals = dict[str, dict[int, tuple[str, str]]]
 class MailServer:
     """The server, with accounts made by `add` before `start`."""
 
-    def __init__(self, folder: Path, *, kind: str) -> None:
-        self.folder, self.kind = folder, kind
+    def __init__(self, folder: Path, log: Path, *, kind: str) -> None:
+        self.folder, self.log, self.kind = folder, log, kind
         self.port = 0
         self._accounts: list[Account] = []
         self._child: Child | None = None
@@ -98,8 +98,7 @@ class MailServer:
         # pymap writes files in the temporary folder and renames them into place: it must be the same file system.
         temporary = self.folder / "tmp"
         temporary.mkdir(exist_ok=True)
-        log = self.folder / "mailserver.log"
-        self._child = await Child.start(self.kind, command, log, env={"TMPDIR": str(temporary)}, user=self._user)
+        self._child = await Child.start(self.kind, command, self.log, env={"TMPDIR": str(temporary)}, user=self._user)
         await self._child.listening(self.port)
 
     async def stop(self) -> None:

@@ -59,7 +59,7 @@ async def show(options: Options) -> int:
         return 130
     except (Mismatch, ApiError, ChildError, httpx.HTTPError, OSError) as error:
         screen.failed(f"{type(error).__name__}: {str(error).replace('[', chr(92) + '[')}")
-        screen.say(f"the gateway's log: {options.data / 'gateway.log'}")
+        screen.say(f"logs: {options.data / 'gateway.log'}, {options.data / 'mailserver.log'}")
         return 1
 
 
@@ -70,7 +70,7 @@ async def _show(options: Options, screen: Screen, begun: float, stopped: asyncio
         folder = stack.enter_context(_temporary())
         # What is entered first ends last: the mail server and the taps outlive the gateway, whose connections end in
         # order.
-        server = await stack.enter_async_context(_server(folder, options.server))
+        server = await stack.enter_async_context(_server(folder, options))
         gateway = Gateway(options.data / "state", options.data / "gateway.log", port=options.port)
         crm = await stack.enter_async_context(Crm(gateway.url, gateway.token))
         audit = options.data / "audit"
@@ -155,10 +155,10 @@ async def _run_unless(stopped: asyncio.Event, story: Coroutine[None, None, None]
 
 
 @asynccontextmanager
-async def _server(folder: Path, wish: str) -> AsyncIterator[MailServer]:
+async def _server(folder: Path, options: Options) -> AsyncIterator[MailServer]:
     """The mail server: the one wished for, or for `auto` Dovecot when it is installed."""
-    kind = wish if wish != "auto" else "dovecot" if dovecot_version() else "pymap"
-    server = MailServer(folder, kind=kind)
+    kind = options.server if options.server != "auto" else "dovecot" if dovecot_version() else "pymap"
+    server = MailServer(folder, options.data / "mailserver.log", kind=kind)
     try:
         yield server
     finally:

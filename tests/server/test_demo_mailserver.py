@@ -28,7 +28,7 @@ def folder() -> Iterator[Path]:
 async def test_serves_what_was_generated(kind: str, folder: Path) -> None:
     if kind == "dovecot" and find_dovecot() is None:
         leave_out("Dovecot", "dovecot-imapd")
-    server = MailServer(folder, kind=kind)
+    server = MailServer(folder, folder / "log", kind=kind)
     accounts = [Account(f"user{number}@tenant.example", f"secret {number}") for number in range(2)]
     mails = {}
     for number, account in enumerate(accounts):
