@@ -12,7 +12,6 @@ from mailgate.app.core import Secrets
 from mailgate.app.serve import serve as serve_until_stopped
 from mailgate.cli import session
 from mailgate.configuration import example
-from mailgate.errors import ConfigurationError
 from mailgate.settings import ADMIN_TOKEN_VARIABLE
 from mailgate.store import installation, migrate, tokens
 from mailgate.store.check import doctor as check_store
@@ -59,23 +58,19 @@ def init(
 
 def serve() -> None:
     """Run the gateway until SIGTERM or Ctrl-C; a second signal ends it at once."""
-    try:
+    with session.faults():
         settings = session.settings()
         logs.configure(settings.log)
         secrets = Secrets.from_environment()
-    except ConfigurationError as error:
-        session.fail(error.detail, session.CONFIGURATION)
     session.run(serve_until_stopped(settings, secrets))
 
 
 def migrate_command(*, json: Json = False) -> None:
     """Bring the database to the schema of this program. Cut, it leaves the old one."""
-    try:
+    with session.faults():
         settings = session.settings()
         before = migrate.current(settings.database_url)
         migrate.upgrade(settings.database_url)
-    except ConfigurationError as error:
-        session.fail(error.detail, session.CONFIGURATION)
     after = migrate.newest()
     if json:
         session.show_json({"before": before, "after": after})

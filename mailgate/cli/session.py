@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -72,8 +72,15 @@ async def opened(*, create: bool = False) -> AsyncIterator[Core]:
 
 def run(work: Coroutine[Any, Any, T]) -> T:
     """Run a command's work; what goes wrong ends the process with one line and its code."""
-    try:
+    with faults():
         return uvloop.run(work)
+
+
+@contextmanager
+def faults() -> Iterator[None]:
+    """What goes wrong inside ends the process with one line and its code."""
+    try:
+        yield
     except ConfigurationError as error:
         fail(error.detail, CONFIGURATION)
     except MailgateError as error:
@@ -81,6 +88,8 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     except ConnectorError as error:
         fail(str(error), UNAVAILABLE)
     except OUTAGES as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            fail(f"{error.filename} can't be used: {error.strerror}", UNAVAILABLE)
         fail(f"the database can't be used: {first_line(error)}", UNAVAILABLE)
     except KeyboardInterrupt:
         err.print("stopped")

@@ -225,6 +225,21 @@ def test_a_database_without_schema_is_named(shell: Shell) -> None:
     shell("doctor")
 
 
+def test_a_database_that_does_not_answer_is_one_line(bare: Shell) -> None:
+    environ = {"MAILGATE_DATABASE__URL": "postgresql://mailgate:geheim@127.0.0.1:1/mailgate"}
+    for command in ("migrate", "init"):
+        said = bare(command, expect=5, **environ).stderr
+        assert "the database can't be used" in said
+        assert said.count("\n") == 1
+        assert "geheim" not in said
+
+
+def test_a_folder_that_can_not_be_made_is_named(bare: Shell) -> None:
+    (bare.folder / "file").write_text("")
+    said = bare("init", expect=5, MAILGATE_DATA_DIR=str(bare.folder / "file")).stderr
+    assert said == f"mailgate: {bare.folder / 'file'} can't be used: File exists\n"
+
+
 def test_doctor_finds_a_contradiction(shell: Shell) -> None:
     import sqlite3
 
