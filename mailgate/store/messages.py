@@ -25,7 +25,6 @@ from mailgate.store.discard import end_copies
 from mailgate.store.expiry import Horizon
 from mailgate.store.holds import active
 from mailgate.store.log import PurgeLog
-from mailgate.store.purge import METHOD
 from mailgate.store.schema import blob_erasures, blobs, messages, origins
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
@@ -76,6 +75,8 @@ _BLOB_COLUMNS = (
 )
 _TOKEN = _BLOB_COLUMNS.index("content_token")
 _REFS = _BLOB_COLUMNS.index("refs")
+
+_METHOD = "data_key_destroyed"  # as a purge ends copies
 
 SERVER = Actor("system", "mail_server")
 
@@ -280,7 +281,7 @@ async def remove(
             pins=0,
             holds=0,
             blobs=leaves.Blobs(1, freed[row.id].freed, freed[row.id].bytes),
-            method=METHOD,
+            method=_METHOD,
         )
         tx.emit(tenant_id, "message.deleted", at=now, mailbox_id=mailbox_id, message_id=row.id)
     for message_id in kept:

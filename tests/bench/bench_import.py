@@ -3,9 +3,9 @@
     python -m tests.bench.bench_import [--messages N] [--mean BYTES] [--rounds R] [--tls] [--url DATABASE]
 
 Both import the same Dovecot mailbox over loopback, in turn, each time from nothing into a new place: ours into a
-database (SQLite unless `--url` names an empty one) and a blob store, mbsync into a Maildir. Ours runs in a process of its own; its
-peak memory is the kernel's figure. The mail is generated: sizes spread like those of real mail, text that compresses
-like text, attachments that don't.
+database (SQLite unless `--url` names an empty one) and a blob store, mbsync into a Maildir. Ours runs in a process of
+its own; its peak memory is the kernel's figure. The mail is generated: sizes spread like those of real mail, text that
+compresses like text, attachments that don't.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import asyncio
 import base64
 import contextlib
 import json
+import math
 import random
 import resource
 import shutil
+import ssl
 import statistics
 import subprocess
 import sys
@@ -41,46 +43,55 @@ from tests.postgres import migrate
 from tests.sync.engine import Engine
 
 LOOPBACK = parse_networks(["127.0.0.0/8"])
-WORDS = ["the", "offer", "meeting", "invoice", "project", "please", "find", "attached", "regards", "tomorrow", "customer", "delivery", "price", "contract", "we", "would", "like", "to", "confirm", "that", "your", "order", "number", "has", "been", "shipped", "and", "will", "arrive", "on", "thursday", "thank", "you", "for", "questions", "call"]
+TEXT = """the offer for your project is attached please find the invoice of last month with the contract and the
+delivery date we would like to confirm that the order has been shipped and will arrive on thursday if you have any
+questions call the office or answer this message thank you for the meeting regards from the team of customer service"""
+WORDS = TEXT.split()
+SPREAD = 1.1
+"""Of the sizes, as a log-normal distribution: many small messages, few large ones."""
 
 
 def messages(count: int, mean: int, seed: int = 1) -> Iterator[tuple[bytes, int]]:
-    """(raw, received_at): log-normal sizes of about `mean` bytes, received over the last 80 days."""
+    """(raw, received_at): sizes of about `mean` bytes, received over the last 80 days."""
     rng = random.Random(seed)
     noise = base64.encodebytes(rng.randbytes(3_000_000)).replace(b"\n", b"\r\n")
-    spread = 1.1
-    mu = __import__("math").log(mean) - spread * spread / 2
+    mu = math.log(mean) - SPREAD * SPREAD / 2
     begin = system_clock() - 80 * DAY
     for n in range(count):
-        size = min(int(rng.lognormvariate(mu, spread)), 3_000_000)
-        text_size = min(size, 2_000 + size // 5)
-        words = rng.choices(WORDS, k=text_size // 6 + 5)
-        text = "\r\n".join(" ".join(words[i : i + 11]) for i in range(0, len(words), 11)).encode()
-        trace = b"".join(
-            b"Received: from mx%d.example.org (mx%d.example.org [192.0.2.%d])\r\n\tby mail.example.com with ESMTPS id %08x;\r\n"
-            b"\tMon, 01 Jan 2024 00:00:%02d +0000\r\n" % (k, k, k + 1, rng.getrandbits(32), k)
+        size = min(int(rng.lognormvariate(mu, SPREAD)), 3_000_000)
+        yield _message(rng, n, size, noise), begin + n * 80 * DAY // count // MINUTE * MINUTE
+
+
+def _message(rng: random.Random, n: int, size: int, noise: bytes) -> bytes:
+    """One message: four hops, text, and base64 of noise up to the size."""
+    words = rng.choices(WORDS, k=min(size, 2_000 + size // 5) // 6 + 5)
+    text = "\r\n".join(" ".join(words[i : i + 11]) for i in range(0, len(words), 11)).encode()
+    fields = [
+        *(
+            f"Received: from mx{k}.example.org (mx{k}.example.org [192.0.2.{k + 1}])\r\n"
+            f"\tby mail.example.com with ESMTPS id {rng.getrandbits(32):08x};\r\n\tMon, 01 Jan 2024 00:00:0{k} +0000"
             for k in range(4)
-        )
-        head = (
-            trace
-            + b"Message-ID: <%d.%08x@example.org>\r\nDate: Mon, 01 Jan 2024 00:00:00 +0000\r\nFrom: Ann Example <ann%d@example.org>"
-            b"\r\nTo: Bob <bob@example.com>\r\nSubject: %s\r\nMIME-Version: 1.0\r\n"
-            % (n, rng.getrandbits(32), n % 50, " ".join(words[:5]).encode())
-        )
-        rest = size - len(head) - len(text)
-        if rest > 1_000:
-            start = rng.randrange(0, len(noise) - rest) // 78 * 78 if rest < len(noise) else 0
-            body = (
-                b'Content-Type: multipart/mixed; boundary="=_b"\r\n\r\n--=_b\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n'
-                + text
-                + b'\r\n--=_b\r\nContent-Type: application/pdf; name="offer.pdf"\r\nContent-Transfer-Encoding: base64\r\n'
-                b'Content-Disposition: attachment; filename="offer.pdf"\r\n\r\n'
-                + noise[start : start + rest // 78 * 78]
-                + b"\r\n--=_b--\r\n"
-            )
-        else:
-            body = b"Content-Type: text/plain; charset=utf-8\r\n\r\n" + text + b"\r\n"
-        yield head + body, begin + n * 80 * DAY // count // MINUTE * MINUTE
+        ),
+        f"Message-ID: <{n}.{rng.getrandbits(32):08x}@example.org>",
+        "Date: Mon, 01 Jan 2024 00:00:00 +0000",
+        f"From: Ann Example <ann{n % 50}@example.org>",
+        "To: Bob <bob@example.com>",
+        f"Subject: {' '.join(words[:5])}",
+        "MIME-Version: 1.0",
+    ]
+    plain = b"Content-Type: text/plain; charset=utf-8\r\n\r\n" + text + b"\r\n"
+    head = "\r\n".join(fields).encode() + b"\r\n"
+    lines = min(size - len(head) - len(plain), len(noise)) // 78  # whole lines, so that the base64 is sound
+    if lines < 12:
+        return head + plain
+    start = rng.randrange(len(noise) // 78 - lines + 1) * 78
+    parts = [
+        b'Content-Type: multipart/mixed; boundary="=_b"\r\n\r\n--=_b\r\n' + plain,
+        b'--=_b\r\nContent-Type: application/pdf; name="offer.pdf"\r\nContent-Transfer-Encoding: base64\r\n',
+        b'Content-Disposition: attachment; filename="offer.pdf"\r\n\r\n' + noise[start : start + lines * 78],
+        b"--=_b--\r\n",
+    ]
+    return head + b"".join(parts)
 
 
 async def ours(job: dict[str, object]) -> dict[str, float]:
@@ -88,11 +99,7 @@ async def ours(job: dict[str, object]) -> dict[str, float]:
     folder = Path(str(job["folder"]))
     endpoint = Endpoint("127.0.0.1", int(str(job["port"])), Security(str(job["security"])))
     auth = PasswordAuth(str(job["user"]), str(job["password"]))
-    context = None
-    if job["ca"]:
-        import ssl
-
-        context = ssl.create_default_context(cafile=str(job["ca"]))
+    context = ssl.create_default_context(cafile=str(job["ca"])) if job["ca"] else None
 
     async def connect() -> ImapSource:
         return await connect_imap(endpoint, auth, ssl_context=context, allow_networks=LOOPBACK)
@@ -122,9 +129,10 @@ async def ours(job: dict[str, object]) -> dict[str, float]:
     await supervisor.sync_once(engine.mailbox_id)
     seconds = time.perf_counter() - begin
     cpu = time.process_time() - cpu_before
-    count = len(await engine.rows("messages"))
-    await engine.close(check=False)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with engine.db.read() as conn:
+        count = (await conn.exec_driver_sql("SELECT count(*) FROM messages")).scalar_one()
+    await engine.close(check=False)
     return {"seconds": seconds, "first": first[0], "count": count, "rss": peak / 1024, "cpu": cpu}
 
 
