@@ -8,7 +8,7 @@ foreign key then refuses the whole transaction.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -61,35 +61,47 @@ _SHARED = Freed(0, 0)
 
 async def end_copies(
     tx: Transaction, tenant_id: str, copies: Sequence[Ending | Row[Any]], *, now: Instant, run_id: str | None = None
-) -> dict[str, Freed]:
+) -> Mapping[str, Freed]:
     """Delete these locked copies; what became of the blob of each, by message id.
 
     A blob that loses its last reference loses its row, and with it its data key, and is queued to be erased.
     """
-    ids = [copy.id for copy in copies]
-    indexed = [copy.id for copy in copies if copy.indexed]
-    if indexed:
-        await forget_words(tx, indexed)
-    await tx.conn.execute(delete(origins).where(among(origins.c.message_id, ids, sqlite=tx.sqlite)))
-    await tx.conn.execute(delete(messages).where(among(messages.c.id, ids, sqlite=tx.sqlite)))
-    return await _release(tx, tenant_id, copies, now, run_id)
+    end = await prepare_end(tx, tenant_id, copies, now=now, run_id=run_id)
+    await end.carry_out()
+    return end.freed
 
 
-async def forget_words(tx: Transaction, ids: Collection[str]) -> None:
-    """Take messages out of the text index."""
-    gone = (
-        delete(search_docs).where(among(search_docs.c.message_id, ids, sqlite=tx.sqlite)).returning(search_docs.c.doc)
-    )
-    docs = list((await tx.conn.execute(gone)).scalars())
-    if docs:
-        index = _SEARCH_INDEX[tx.sqlite]
-        key = index.c.rowid if tx.sqlite else index.c.doc
-        await tx.conn.execute(delete(index).where(among_numbers(key, docs, sqlite=tx.sqlite)))
+@dataclass(frozen=True, slots=True)
+class End:
+    """The end of some copies, decided and not yet carried out: what becomes of the blob of each is known already."""
+
+    freed: Mapping[str, Freed]
+    _tx: Transaction
+    _ids: Sequence[str]
+    _indexed: Sequence[str]
+    _shared: Sequence[dict[str, Any]]
+    _queue: Sequence[tuple[Any, ...]]
+
+    async def carry_out(self) -> None:
+        """Delete the rows, drop the references, queue the erasures."""
+        tx = self._tx
+        if self._indexed:
+            await forget_words(tx, self._indexed)
+        await tx.conn.execute(delete(origins).where(among(origins.c.message_id, self._ids, sqlite=tx.sqlite)))
+        await tx.conn.execute(delete(messages).where(among(messages.c.id, self._ids, sqlite=tx.sqlite)))
+        if self._shared:
+            fewer = update(blobs).where(blobs.c.id == bindparam("blob"))
+            await tx.conn.execute(fewer.values(refs=blobs.c.refs - bindparam("count")), list(self._shared))
+        if self._queue:
+            gone = [row[0] for row in self._queue]
+            await tx.conn.execute(delete(blobs).where(among(blobs.c.id, gone, sqlite=tx.sqlite)))
+            await insert_many(tx.conn, blob_erasures, _QUEUE_COLUMNS, self._queue, sqlite=tx.sqlite)
 
 
-async def _release(
-    tx: Transaction, tenant_id: str, copies: Sequence[Ending | Row[Any]], now: Instant, run_id: str | None
-) -> dict[str, Freed]:
+async def prepare_end(
+    tx: Transaction, tenant_id: str, copies: Sequence[Ending | Row[Any]], *, now: Instant, run_id: str | None = None
+) -> End:
+    """Lock the blobs of these locked copies and see which lose their last reference."""
     references = Counter(copy.blob_id for copy in copies)
     # In the order of content tokens, as everything locks blobs: two transactions never wait for each other.
     locked = (
@@ -105,18 +117,24 @@ async def _release(
             last[blob_id] = stored_size
         else:
             shared.append({"blob": blob_id, "count": references[blob_id]})
-    if shared:
-        await tx.conn.execute(
-            update(blobs).where(blobs.c.id == bindparam("blob")).values(refs=blobs.c.refs - bindparam("count")), shared
-        )
     freed = {copy.id: _SHARED for copy in copies}
-    if last:
-        await tx.conn.execute(delete(blobs).where(among(blobs.c.id, last, sqlite=tx.sqlite)))
-        queue = []
-        for copy in reversed(copies):  # a blob shared within the batch is freed by the last copy that refers to it
-            stored_size = last.pop(copy.blob_id, -1)
-            if stored_size >= 0:
-                freed[copy.id] = Freed(1, stored_size)
-                queue.append((copy.blob_id, tenant_id, copy.item_ref, run_id, stored_size, now, now))
-        await insert_many(tx.conn, blob_erasures, _QUEUE_COLUMNS, queue, sqlite=tx.sqlite)
-    return freed
+    queue: list[tuple[Any, ...]] = []
+    for copy in reversed(copies):  # a blob shared among them is freed by the last copy that refers to it
+        stored_size = last.pop(copy.blob_id, -1)
+        if stored_size >= 0:
+            freed[copy.id] = Freed(1, stored_size)
+            queue.append((copy.blob_id, tenant_id, copy.item_ref, run_id, stored_size, now, now))
+    indexed = [copy.id for copy in copies if copy.indexed]
+    return End(freed, tx, [copy.id for copy in copies], indexed, shared, queue)
+
+
+async def forget_words(tx: Transaction, ids: Collection[str]) -> None:
+    """Take messages out of the text index."""
+    gone = (
+        delete(search_docs).where(among(search_docs.c.message_id, ids, sqlite=tx.sqlite)).returning(search_docs.c.doc)
+    )
+    docs = list((await tx.conn.execute(gone)).scalars())
+    if docs:
+        index = _SEARCH_INDEX[tx.sqlite]
+        key = index.c.rowid if tx.sqlite else index.c.doc
+        await tx.conn.execute(delete(index).where(among_numbers(key, docs, sqlite=tx.sqlite)))
