@@ -12,6 +12,13 @@ from mailgate.clock import DAY, SECOND, to_rfc3339
 from mailgate.ids import new_id
 from tests.api.conftest import START, Gateway, mailbox_body
 
+
+@pytest.fixture
+def database_url(sqlite_url: str) -> str:
+    """What is tested here does not hang on the database."""
+    return sqlite_url
+
+
 UNKNOWN = new_id(START)
 
 
