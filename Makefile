@@ -7,12 +7,13 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 BIN := .venv/bin
 ARGS ?=
+FUZZ ?= 600
 PACKAGES := mailgate connectors retention
 
 .PHONY: help demo run test check format bench soak setup lock docs picture clean
 
 help: ## This list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1mmake %-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## The main job on generated mail, start to finish; then serves it (ARGS=--exit ends instead)
 	@.ci/setup-venv run
@@ -39,15 +40,20 @@ format: ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: ## Measure against mbsync, Dovecot and the raw socket
+bench: ## Measure everything beside its peers and raw limits (ARGS=import: only tests/bench/bench_import.py)
 	@.ci/setup-venv dev
-	@.ci/setup-servers
-	@$(BIN)/python -m pytest -m bench -p no:randomly --timeout=1800 -s tests/bench $(ARGS)
+	@.ci/setup-servers bench
+	@for bench in $(if $(ARGS),$(ARGS),$(patsubst tests/bench/bench_%.py,%,$(sort $(wildcard tests/bench/bench_*.py)))); do \
+		printf '\n=== %s\n' $$bench; $(BIN)/python -m tests.bench.bench_$$bench; \
+	done
 
-soak: ## The long tests: far more examples for every property, and fuzzing
-	@.ci/setup-venv dev
+soak: ## The long tests: far more examples for every property, then FUZZ seconds (600) of fuzzing
+	@.ci/setup-venv soak
 	@.ci/setup-servers
 	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m "not bench" --timeout=7200 $(ARGS)
+	@for fuzz in $(patsubst tests/fuzz/fuzz_%.py,%,$(wildcard tests/fuzz/fuzz_*.py)); do \
+		$(BIN)/python -m tests.fuzz.fuzz_$$fuzz -max_total_time=$(FUZZ); \
+	done
 
 setup: ## Make .venv with everything for development, and install the servers that the tests use
 	@.ci/setup-venv dev
