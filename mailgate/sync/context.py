@@ -48,6 +48,11 @@ class Meter:
         self.folder_done += count
         self.folder_total = max(self.folder_total, self.folder_done)
 
+    def leave_out(self, folder_id: str, count: int) -> None:
+        """So many messages that were counted are not to be had: gone meanwhile, or outside the window after all."""
+        self.totals[folder_id] -= count
+        self.folder_total -= count
+
     def due(self, now: Instant, *, last: bool) -> Progress | None:
         """What to write now, if it is time."""
         if not last and now - self.written_at < PROGRESS_EVERY:

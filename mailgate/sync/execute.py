@@ -78,8 +78,7 @@ class FolderPass:
 
     async def _first(self, seen: FolderLook) -> None:
         context, folder = self._context, self._folder
-        since = _day(context.window().search_since)
-        uids = seen.below_top(await context.source.search_since(since)) if seen.status.exists else []
+        uids = await self._inside(seen)
         here = await self._compare_all(seen)
         here.update(await context.store.marked(context.owner, folder, seen.uidvalidity))
         seen.saw(uids)
@@ -87,6 +86,26 @@ class FolderPass:
         if context.meter is not None:
             context.meter.begin_folder(folder.id, len(uids) - len(todo), len(uids))
         await self._take(seen, todo, initial=context.meter is not None)
+
+    async def _inside(self, seen: FolderLook) -> list[int]:
+        """UIDs of the messages inside the window, ascending.
+
+        SEARCH SINCE compares whole days in the server's own zone, so it is asked for one day more; which messages of
+        the days in doubt are meant, their INTERNALDATE tells.
+        """
+        source, window = self._context.source, self._context.window()
+        if not seen.status.exists:
+            return []
+        uids = seen.below_top(await source.search_since(_day(window.search_since)))
+        if not uids:
+            return []
+        certain = set(await source.search_since(_day(window.certain_since)))
+        doubtful = [uid for uid in uids if uid not in certain]
+        outside: set[int] = set()
+        async with closing(source.fetch_meta(_ranges(doubtful))) as batches:
+            async for batch in batches:
+                outside.update(meta.uid for meta in batch if not window.admits(received(meta.internal_date)))
+        return [uid for uid in uids if uid not in outside]
 
     async def _compare_all(self, seen: FolderLook) -> set[int]:
         """Compare copies that are here from an earlier, cut import; the UIDs of which something is known."""
@@ -133,7 +152,20 @@ class FolderPass:
         if self._again:
             await self._write(seen)
             return
-        await self._take(seen, sorted(set(new), reverse=True), initial=False)
+        found = set(new)
+        if seen.holds_more(len(found)):
+            found.update(await self._left_out(seen))
+        await self._take(seen, sorted(found, reverse=True), initial=False)
+
+    async def _left_out(self, seen: FolderLook) -> list[int]:
+        """Messages inside the window of which nothing is known, though the checkpoint covers them."""
+        context, folder = self._context, self._folder
+        uids = await self._inside(seen)
+        known: set[int] = set()
+        for start in range(0, len(uids), CHUNK):
+            chunk = uids[start : start + CHUNK]
+            known.update(await context.store.views(context.owner, folder, seen.uidvalidity, chunk))
+        return [uid for uid in uids if uid not in known]
 
     async def _reset(self, seen: FolderLook) -> None:
         context, folder = self._context, self._folder
@@ -294,11 +326,16 @@ class FolderPass:
         """Messages that the server listed but did not send: gone meanwhile, or asked for once more, or set aside."""
         listing = set(await self._context.source.list_uids())
         standing = [uid for uid in uids if uid in listing]
+        meter = self._context.meter
+        if meter is not None:
+            meter.leave_out(self._folder.id, len(uids) - len(standing))
         if not standing:
             return
         self._looked_again.update(self._context.folders)  # they are kept or set aside, whatever else looks like them
         outcome = await self._pull(seen, standing, None, initial=initial)
         if outcome.unanswered:
+            if meter is not None:
+                meter.add(len(outcome.unanswered))
             aside = [Aside(uid, "the server lists it but does not send it") for uid in outcome.unanswered]
             await self._commit(seen, [], aside, None)
 

@@ -114,6 +114,7 @@ class _Decided:
     aside: Sequence[Aside] = ()
     actions: Sequence[Action] = ()
     done: int = 0
+    outside: int = 0
 
 
 class Puller:
@@ -222,7 +223,7 @@ class Puller:
         window = context.window()
         keep: list[Arrived] = []
         actions: list[Action] = []
-        decided = 0
+        decided = outside = 0
         for arrived in batch:
             uid, meta = arrived.meta.uid, arrived.meta
             if uid in recognised.suspects:
@@ -237,13 +238,15 @@ class Puller:
                 self._open.discard(arrived.sink)
             elif action is not None:
                 actions.append(action)
+            elif entry.near is None:
+                outside += 1
         now = context.clock()
         prepared = await context.workers.prepare(preparer, keep, now, bulk=bulk)
         for arrived in batch:
             if arrived.sink in self._open:
                 self._open.discard(arrived.sink)
                 arrived.sink.abandon()
-        return _Decided(prepared.messages, prepared.aside, actions, decided)
+        return _Decided(prepared.messages, prepared.aside, actions, decided - outside, outside)
 
     async def _start_commit(self, decided: _Decided) -> None:
         """Commit beside the next batch's preparation, one at a time and in order."""
@@ -257,6 +260,7 @@ class Puller:
         meter = context.meter
         progress = None
         if meter is not None:
+            meter.leave_out(job.folder.id, decided.outside)
             meter.add(decided.done)
             progress = meter.due(now, last=checkpoint is not None)
         batch = Batch(

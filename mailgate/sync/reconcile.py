@@ -66,9 +66,21 @@ class Window:
         return counted + self.days * DAY > self.now
 
     @property
+    def since_at(self) -> Instant:
+        """Nothing received before is admitted."""
+        if self.days is None or self.anchor_from is not AnchorFrom.RECEIVED:
+            return self.floor_at
+        return max(self.floor_at, self.now - self.days * DAY)
+
+    @property
     def search_since(self) -> Instant:
         """What SEARCH SINCE is asked for: one day more, since it compares dates in the server's own zone."""
-        return self.floor_at - DAY
+        return self.since_at - DAY
+
+    @property
+    def certain_since(self) -> Instant:
+        """From the day of this instant on, whatever the server's zone, all messages are inside."""
+        return self.since_at + 2 * DAY
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from enum import Enum
 from typing import Any, Final, TypeVar, cast
 
-from connectors.model import FlagsChange, QResync, Selected
+from connectors.model import FlagsChange, FolderStatus, QResync, Selected
 from connectors.port import Source
 from mailgate.clock import Instant
 from mailgate.sync.port import Checkpoint, FolderState
@@ -61,7 +61,8 @@ class FolderLook:
             self.kind = Kind.RESET
         else:
             self.kind = Kind.FIRST if folder.uidnext is None else Kind.DELTA
-        self._top = self.status.uidnext or LAST_UID
+        self._uidnext = _believable(self.status, None if self.kind is Kind.RESET else folder.uidnext)
+        self._top = self._uidnext or LAST_UID
         self._highest = (folder.uidnext or 1) - 1
 
     @property
@@ -131,6 +132,14 @@ class FolderLook:
             return ()
         return self.absent(await self._source.list_uids())
 
+    def holds_more(self, new: int) -> bool:
+        """Whether the folder has more messages than the checkpoint and `new` ones since can explain.
+
+        Then some were left out when they came: the server showed an empty folder for a moment, or what it said of a
+        new message could not be read.
+        """
+        return self.status.exists > self._folder.exists + new
+
     def absent(self, listing: Sequence[int]) -> Sequence[range] | None:
         """What a listing of all UIDs proves to be gone, or None when its count contradicts EXISTS."""
         present = sorted({uid for uid in listing if uid < self._top})
@@ -158,11 +167,21 @@ class FolderLook:
         """Up to where the folder is known once everything that this look showed is written."""
         return Checkpoint(
             uidvalidity=self.status.uidvalidity,
-            uidnext=self.status.uidnext or self._highest + 1,
+            uidnext=self._uidnext or self._highest + 1,
             highestmodseq=self.status.highestmodseq,
             exists=self.status.exists,
             looked_at=self.began_at,
         )
+
+
+def _believable(status: FolderStatus, known: int | None) -> int | None:
+    """UIDNEXT, or None when it can't be true: each message has a UID of its own below it, and it never falls (RFC 9051
+    §2.3.1.1). Believing it would leave out whatever stands above.
+    """
+    uidnext = status.uidnext
+    if uidnext is None or uidnext <= status.exists or (known is not None and uidnext < known):
+        return None
+    return uidnext
 
 
 async def look(source: Source, folder: FolderState, now: Instant, *, all_flags: bool) -> FolderLook:
