@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.actors import COMMAND
-from mailgate.api.routes.mailboxes import MailboxBody
+from mailgate.api.routes.mailbox_models import MailboxBody
 from mailgate.app.application import imap_connector, supervisor_of
 from mailgate.app.core import Core
 from mailgate.app.verify import Verifier, tls_context
