@@ -190,10 +190,22 @@ async def _set_vanished(tx: Transaction, batch: Batch, uids: Sequence[int], at: 
         await tx.conn.execute(update(origins).where(here).values(vanished_at=at))
 
 
-async def vanish_renumbered(tx: Transaction, folder_id: str, uidvalidity: int, now: Instant) -> None:
-    """After a UIDVALIDITY change was worked through: what was not recognised under the new one has vanished."""
-    left = (origins.c.folder_id == folder_id) & (origins.c.uidvalidity != uidvalidity) & origins.c.vanished_at.is_(None)
-    await tx.conn.execute(update(origins).where(left).values(vanished_at=now))
+async def vanish_renumbered(tx: Transaction, owner: Owner, account_ref: bytes, batch: Batch) -> None:
+    """After a UIDVALIDITY change: what was not recognised under the new one has vanished, purged messages too."""
+    left = (
+        (origins.c.folder_id == batch.folder.id)
+        & (origins.c.uidvalidity != batch.uidvalidity)
+        & origins.c.vanished_at.is_(None)
+    )
+    await tx.conn.execute(update(origins).where(left).values(vanished_at=batch.now))
+    buried = (
+        (tombstones.c.tenant_id == owner.tenant_id)
+        & (tombstones.c.account_ref == account_ref)
+        & (tombstones.c.folder == batch.folder.name)
+        & (tombstones.c.uidvalidity != batch.uidvalidity)
+        & tombstones.c.gone_at.is_(None)
+    )
+    await tx.conn.execute(update(tombstones).where(buried).values(gone_at=batch.now))
 
 
 async def _forget_aside(tx: Transaction, batch: Batch, uids: Sequence[int]) -> None:

@@ -328,7 +328,7 @@ class SqlSyncStore:
             await messages.discard(tx, owner.tenant_id, unused, batch.now)
             await changes.set_aside(tx, owner, batch, batch.aside)
             if batch.others_gone:
-                await changes.vanish_renumbered(tx, batch.folder.id, batch.uidvalidity, batch.now)
+                await changes.vanish_renumbered(tx, owner, account_ref, batch)
             await self._move_folder_on(tx, owner, batch)
             return Applied(created=len(new)) + applied
 

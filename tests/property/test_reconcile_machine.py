@@ -30,17 +30,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
 from connectors.model import SpecialUse
-from mailgate.actors import SYSTEM
 from mailgate.clock import DAY, SECOND
 from mailgate.settings import SyncSettings
-from mailgate.store.expiry import Expiry
 from mailgate.store.migrate import upgrade
-from mailgate.store.pins import Pins
-from mailgate.store.purge import SqlPurgeStore
-from mailgate.store.purge_lease import PurgeLease
-from retention.engine import Engine as PurgeEngine
-from retention.model import SCHEDULER, Graces
-from retention.port import Run
 from tests.sync.engine import Engine, mail
 
 T = TypeVar("T")
@@ -84,7 +76,6 @@ class SyncMachine(RuleBasedStateMachine):
         self.originals: Counter[bytes] = Counter()
         self.outside: set[int] = set()  # ids of server messages that a pass may have judged to be outside
         self.pinned: set[str] = set()
-        self.purges = 0
 
     def run(self, work: Awaitable[T]) -> T:
         async def call() -> T:
@@ -206,26 +197,12 @@ class SyncMachine(RuleBasedStateMachine):
         rows = [copies[message_id] for message_id in order if message_id in copies]
         if rows:
             row = rows[data.draw(st.integers(0, len(rows) - 1))]
-            pins = Pins(self.engine.db, self.engine.ring, self.engine.log, Expiry(self.engine.subscriptions, Graces()))
-            now = self.engine.clock()
-            self.run(pins.put("acme", row.id, "deal", "D", note=None, now=now, actor=SYSTEM))
+            self.run(self.engine.pin(row.id))
             self.pinned.add(row.id)
 
     @rule()
     def purge(self) -> None:
-        self.run(self._purge())
-
-    async def _purge(self) -> None:
-        engine = self.engine
-        lease = PurgeLease("machine")
-        await lease.acquire(engine.db, engine.clock())
-        expiry = Expiry(engine.subscriptions, Graces())
-        store = SqlPurgeStore(engine.db, engine.log, engine.subscriptions, expiry, engine.clock, lease)
-        self.purges += 1
-        now = engine.clock()
-        run = Run(f"{self.purges:026d}", "acme", now, now, "request", SCHEDULER, 1, "ab" * 32)
-        await PurgeEngine(store, engine.clock).run(run)
-        await lease.release(engine.db)
+        self.run(self.engine.purge())
 
     @rule(steps=st.integers(0, 60))
     def sync_and_be_cut(self, steps: int) -> None:

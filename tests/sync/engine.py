@@ -14,6 +14,7 @@ from connectors.port import Connect
 from mailgate.actors import SYSTEM
 from mailgate.blobs import BlobStore
 from mailgate.clock import DAY, SECOND, Instant
+from mailgate.ids import new_id
 from mailgate.keys import KeyRing
 from mailgate.settings import SyncSettings
 from mailgate.store import tenants
@@ -22,6 +23,9 @@ from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.mailboxes import Mailboxes, MailboxPatch, MailboxSpec
+from mailgate.store.pins import Pins
+from mailgate.store.purge import SqlPurgeStore
+from mailgate.store.purge_lease import PurgeLease
 from mailgate.store.schema import blobs as blobs_table
 from mailgate.store.schema import events, folders, mailboxes, messages, origins, quarantine, tombstones
 from mailgate.store.subscriptions import SubscriptionChange, Subscriptions
@@ -30,7 +34,9 @@ from mailgate.sync.port import MailboxConfig
 from mailgate.sync.supervisor import Parts, Supervisor
 from mailgate.tenants.catalogue import parse_catalogue
 from mailgate.tenants.subscription import SubscriptionRules
-from retention.model import Graces
+from retention.engine import Engine as Purge
+from retention.model import SCHEDULER, Graces
+from retention.port import Run
 
 NOW: Instant = 20_000 * DAY
 PLANS = Path(__file__).parents[2] / "config" / "plans.toml"
@@ -160,6 +166,21 @@ class Engine:
     async def sync(self) -> None:
         """One complete pass, as `mailgate sync --once`."""
         await self.supervisor().sync_once(self.mailbox_id)
+
+    async def purge(self) -> None:
+        """One run of the purge over everything."""
+        lease = PurgeLease(self.process)
+        assert await lease.acquire(self.db, self.clock())
+        expiry = Expiry(self.subscriptions, Graces())
+        store = SqlPurgeStore(self.db, self.log, self.subscriptions, expiry, self.clock, lease)
+        now = self.clock()
+        await Purge(store, self.clock).run(Run(new_id(now), None, now, now, "request", SCHEDULER, 1, "ab" * 32))
+        await lease.release(self.db)
+
+    async def pin(self, message_id: str) -> None:
+        """A deal refers to the message."""
+        pins = Pins(self.db, self.ring, self.log, Expiry(self.subscriptions, Graces()))
+        await pins.put(self.tenant_id, message_id, "deal", "D", note=None, now=self.clock(), actor=SYSTEM)
 
     async def rows(self, table: str, where: Callable[[Any], Any] | None = None) -> list[Any]:
         """All rows of a table."""
