@@ -179,8 +179,21 @@ def test_the_anchor_may_count_from_storing() -> None:
     assert decided(None, None, FarPresent(NONE, NOW - 40 * DAY), window) == Pull(7)
 
 
-def test_the_search_asks_for_one_day_more() -> None:
+def test_the_search_asks_for_one_day_more_and_trusts_what_is_younger_by_two() -> None:
     assert WINDOW.search_since == NOW - 31 * DAY
+    assert WINDOW.certain_since == NOW - 28 * DAY
+
+
+def test_the_search_never_reaches_beyond_the_plan_or_the_floor() -> None:
+    shorter = Window(NOW, NOW - 90 * DAY, 30, entitled=True)
+    assert shorter.since_at == NOW - 30 * DAY
+    longer = Window(NOW, NOW - 10 * DAY, 30, entitled=True)
+    assert longer.since_at == NOW - 10 * DAY
+
+
+def test_the_search_reaches_to_the_floor_when_age_counts_from_storing_or_the_plan_is_not_known() -> None:
+    assert Window(NOW, NOW - 90 * DAY, 30, entitled=True, anchor_from=AnchorFrom.STORED).since_at == NOW - 90 * DAY
+    assert Window(NOW, NOW - 90 * DAY, None, entitled=True).since_at == NOW - 90 * DAY
 
 
 # The whole.
