@@ -122,6 +122,13 @@ def test_routes_that_are_named_exist(path: Path) -> None:
                 assert any(pattern.fullmatch(whole) for pattern in patterns), f"{whole} in {code}"
 
 
+@pytest.mark.parametrize("path", [path for path in sorted((ROOT / "config").iterdir()) if path.is_file()], ids=ids)
+def test_variables_in_deploy_files_are_settings(path: Path) -> None:
+    settings = {name for name, _ in each()} | {"admin_token", "master_key", "config"}
+    for variable in re.findall(r"\bMAILGATE_[A-Z_]+", path.read_text(encoding="utf-8")):
+        assert variable.removeprefix("MAILGATE_").lower().replace("__", ".") in settings, variable
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
