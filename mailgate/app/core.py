@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 from mailgate import __version__
 from mailgate.blobs import BlobStore
 from mailgate.clock import DAY, SECOND, Clock, system_clock
@@ -93,7 +95,8 @@ class Core:
         policy = policy_of(settings, catalogue)
         if create:
             _make_private(settings.data_dir.absolute())
-        ring = await asyncio.to_thread(KeyRing.open, settings.keys_url, master=secrets.master_key, create=create)
+        # Without them a command has nothing to look for in a database, which looking could make.
+        keys = None if create else await _open_keys(settings, secrets, create=False)
         blobs = await asyncio.to_thread(BlobStore.open, settings.blobs_url)
         try:
             await asyncio.to_thread(migrate.upgrade if create else _require_schema, settings.database_url)
@@ -106,6 +109,8 @@ class Core:
             busy_timeout_s=settings.database.busy_timeout_s,
         )
         try:
+            ring = keys or await _keys_of(db, settings, secrets)
+            await _recognise(db, ring)
             origin = await _origin(db, settings)
         except BaseException:
             await db.close()
@@ -213,6 +218,27 @@ def _require_schema(url: str) -> None:
     if found != needed:
         raise ConfigurationError(
             f"the database has schema {found}, this program needs {needed}; run `mailgate migrate`"
+        )
+
+
+async def _open_keys(settings: Settings, secrets: Secrets, *, create: bool) -> KeyRing:
+    return await asyncio.to_thread(KeyRing.open, settings.keys_url, master=secrets.master_key, create=create)
+
+
+async def _keys_of(db: Database, settings: Settings, secrets: Secrets) -> KeyRing:
+    """The key store of the installation in `db`. It is made for a new one only: new keys beside an old database would
+    open nothing, sign its logs with another key, and stand in the way of those that were not mounted or not restored.
+    """
+    async with db.read() as conn:
+        begun = await installation.read(conn, installation.LEDGER_ORIGIN) is not None
+    return await _open_keys(settings, secrets, create=not begun)
+
+
+async def _recognise(db: Database, ring: KeyRing) -> None:
+    key = Ed25519PrivateKey.from_private_bytes(ring.ledger_seed).public_key().public_bytes_raw().hex()
+    if await installation.fix(db, installation.LEDGER_KEY, key) != key:
+        raise ConfigurationError(
+            "the key store belongs to another installation: its purge logs are signed with another key (keys.url)"
         )
 
 

@@ -23,7 +23,7 @@ from mailgate.keys.errors import KeyStoreError
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}){0,2}")
 _TEMPORARY = ".new-"
-RESTORE = "run `mailgate init` for a new key store, or restore it from the backup of the keys"
+RESTORE = "mount it, or restore it from the backup of the keys (`mailgate init` makes one for a new installation only)"
 
 
 class DirectoryLock:
@@ -143,7 +143,12 @@ class KeyDirectory:
         return DirectoryLock(descriptor)
 
     def make_folder(self, name: str) -> None:
-        """Make a folder and those above it, durably; one that is there is kept."""
+        """Make a folder and those above it, durably; one that is there is kept.
+
+        The key store itself is never made here: keys in a volume that is not mounted would be lost with the next mount.
+        """
+        if not self._root.is_dir():
+            raise KeyStoreError(f"the key store {self._root} is gone: {RESTORE}")
         try:
             self._make_folders(self._path(name))
         except OSError as error:

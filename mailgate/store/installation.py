@@ -10,6 +10,8 @@ from mailgate.store.schema import installation
 from mailgate.store.transaction import Transaction
 
 LEDGER_ORIGIN = "ledger.origin"
+LEDGER_KEY = "ledger.key"
+"""The public key that purge logs are signed with, in hexadecimal: it tells a key store that is not this one's."""
 CLOCK_MARK = "clock.last_seen_at"
 """The latest time on record, kept by `mailgate.store.retention`."""
 

@@ -54,6 +54,14 @@ def test_opening_again_gives_the_same_keys(url: str) -> None:
     assert again.open_sealed(sealed, "mailbox/1/imap") == b"hunter2"
 
 
+def test_a_key_store_that_vanished_is_not_made_anew_for_a_tenant(url: str) -> None:
+    ring = KeyRing.open(url, create=True)
+    folder(url).rename(folder(url).with_name("elsewhere"))
+    with pytest.raises(KeyStoreError, match="is gone"):
+        ring.create_tenant("new", NOVEMBER)
+    assert not folder(url).exists()
+
+
 def test_modes_keep_other_users_out(url: str) -> None:
     KeyRing.open(url, create=True).create_tenant("t1", NOVEMBER)
     for path in [folder(url), *folder(url).rglob("*")]:
