@@ -45,6 +45,26 @@ class LocalDisk:
         """Release the directory."""
         os.close(self._descriptor)
 
+    def check(self) -> None:
+        """Raises BlobStoreError unless this is still the directory that was opened, and it takes a new file.
+
+        A volume that was unmounted, or a folder that was renamed, would else be written to where nobody looks for it.
+        """
+        try:
+            there, opened = self.root.stat(), os.fstat(self._descriptor)
+            same = (there.st_dev, there.st_ino) == (opened.st_dev, opened.st_ino)
+            if same:
+                descriptor, temporary = self.create_temporary("00/check")
+                try:
+                    os.write(descriptor, bytes(4_096))
+                finally:
+                    os.close(descriptor)
+                    temporary.unlink()
+        except OSError as error:
+            raise BlobStoreError(f"the blob directory {self.root} can't be used: {error.strerror}") from error
+        if not same:
+            raise BlobStoreError(f"another directory was put in the place of {self.root}: start mailgate again")
+
     def note(self, path: str) -> None:
         """Remember that `path` was written, removed or renamed and is not durable yet."""
         if self._syncfs is None:

@@ -202,6 +202,13 @@ class BlobStore:
             raise BlobStoreError(f"blob {blob_id} can't be looked up: {_first_line(error)}") from error
         return True
 
+    async def check(self) -> None:
+        """Raises BlobStoreError unless objects could be read and written now; a remote store is only asked."""
+        if self._disk is not None:
+            await asyncio.to_thread(self._disk.check)
+        else:
+            await self.exists("check")
+
     def list_ids(self) -> Iterator[str]:
         """Every blob id in the store, in no order, in constant memory; objects that are no blobs are left out."""
         with _failing("blobs can't be listed"):
