@@ -94,7 +94,7 @@ class Engine:
     mailbox_id: str = ""
     tenant_id: str = "acme"
     process: str = "test-1"
-    supervisors: list[Supervisor] = field(default_factory=list)
+    others: dict[str, Connect] = field(default_factory=dict)
 
     @classmethod
     async def open(
@@ -140,9 +140,15 @@ class Engine:
         now = self.clock()
         await tenants.put(self.db, self.ring, self.log, self.tenant_id, "Acme", now, SYSTEM)
         await self.plan(plan)
-        imap = {"host": "imap.example.com", "port": 993, "security": "tls", "username": "bob"}
-        spec = MailboxSpec("bob@example.com", imap, {"imap": {"password": "secret"}})
-        self.mailbox_id = (await self.mailboxes.create(self.tenant_id, spec, self.clock(), SYSTEM)).id
+        self.mailbox_id = await self.add_mailbox("bob", self.account)
+        del self.others["bob"]
+
+    async def add_mailbox(self, username: str, account: MemoryAccount) -> str:
+        """One more mailbox, of another account; its id."""
+        self.others[username] = account.connect
+        imap = {"host": "imap.example.com", "port": 993, "security": "tls", "username": username}
+        spec = MailboxSpec(f"{username}@example.com", imap, {"imap": {"password": "secret"}})
+        return (await self.mailboxes.create(self.tenant_id, spec, self.clock(), SYSTEM)).id
 
     async def plan(self, plan: str) -> None:
         """Set the tenant's plan."""
@@ -157,8 +163,8 @@ class Engine:
     def supervisor(self, process: str | None = None) -> Supervisor:
         """A supervisor over these parts."""
 
-        def connector(_config: MailboxConfig) -> Connect:
-            return self.connect
+        def connector(config: MailboxConfig) -> Connect:
+            return self.others.get(config.auth.username, self.connect)
 
         parts = Parts(self.store, connector, self.ring, self.blobs, self.settings, self.clock, process or self.process)
         return Supervisor(parts)

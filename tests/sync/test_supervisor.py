@@ -279,5 +279,65 @@ async def test_a_defect_in_one_session_does_not_end_the_others(
         await until(agree(engine))
 
 
+async def test_a_large_import_does_not_hold_up_another_mailbox(engine: Engine, account: MemoryAccount) -> None:
+    engine.settings = SyncSettings(poll_interval_s=1, imports_at_once=1)
+    large = MemoryAccount()
+    async with running(engine) as supervisor:
+        await until(is_(engine, "live"))
+        for n in range(600):
+            large.append("INBOX", mail(n, body=f"{n} " * 5_000), internal_date=system_clock() - HOUR)
+        large_id = await engine.add_mailbox("large", large)
+        supervisor.wake()
+
+        async def importing() -> bool:
+            return len(await engine.rows("messages", lambda c: c.mailbox_id == large_id)) > 0
+
+        await until(importing)
+        account.append("INBOX", mail(9), internal_date=system_clock())
+
+        async def arrived() -> bool:
+            return len(await engine.rows("messages", lambda c: c.mailbox_id == engine.mailbox_id)) == 6
+
+        await until(arrived)
+
+        async def imported() -> bool:
+            return len(await engine.rows("messages", lambda c: c.mailbox_id == large_id)) == 600
+
+        await until(imported)
+    created = await engine.events("message.created")
+    order = [event.mailbox_id for event in created]
+    assert order.index(engine.mailbox_id, 5) < len(order) - 100
+
+
+async def test_an_import_that_the_plan_interrupts_goes_on_without_fetching_again(
+    engine: Engine, account: MemoryAccount
+) -> None:
+    engine.settings = SyncSettings(poll_interval_s=1, batch_messages=5)
+    for n in range(100, 400):
+        account.append("INBOX", mail(n, body=f"{n} " * 2_000), internal_date=system_clock() - HOUR)
+    async with running(engine) as supervisor:
+
+        async def half() -> bool:
+            return len(await engine.rows("messages")) > 50
+
+        await until(half)
+        await engine.plan("free")
+        supervisor.wake()
+        await until(is_(engine, "not_entitled"))
+        assert account.connections == []
+        kept = {row.id for row in await engine.rows("messages")}
+        assert len(kept) < 305
+        await engine.plan("professional")
+        supervisor.wake()
+
+        async def whole() -> bool:
+            return len(await engine.rows("messages")) == 305
+
+        await until(whole)
+        assert await engine.near() == engine.far()
+        assert kept <= {row.id for row in await engine.rows("messages")}
+    assert len(await engine.events("message.created")) == 305
+
+
 def test_an_owner_shows_what_it_owns() -> None:
     assert "fence=3" in repr(Owner("m", "t", "p", 3))

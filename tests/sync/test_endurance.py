@@ -1,0 +1,217 @@
+"""Lines and servers that fail again and again: pauses, turns, and what goes on all the same."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from connectors.imap.source import connect_imap
+from connectors.memory import MemoryAccount
+from connectors.model import Endpoint, PasswordAuth, Security
+from connectors.net import parse_networks
+from connectors.port import Source
+from mailgate.clock import HOUR, system_clock
+from mailgate.settings import SyncSettings
+from mailgate.store import leases
+from mailgate.store.sync import lease_name
+from mailgate.sync import mailbox as mailbox_module
+from mailgate.sync.mailbox import MailboxTask
+from tests.fakeimap import FakeImap, Mail, Talk
+from tests.sync.engine import Engine, mail
+from tests.sync.test_supervisor import QUICK, is_, running, until
+
+LOOPBACK = parse_networks(["127.0.0.0/8"])
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FakeImap]:
+    """Five messages in INBOX."""
+    async with FakeImap({"INBOX": [Mail(n, mail(n)) for n in range(1, 6)]}) as server:
+        yield server
+
+
+@pytest.fixture
+async def engine(sqlite_url: str, tmp_path: Path, server: FakeImap) -> AsyncIterator[Engine]:
+    async def connect() -> Source:
+        endpoint = Endpoint("127.0.0.1", server.port, Security.NONE)
+        return await connect_imap(endpoint, PasswordAuth("bob", "x"), ssl_context=None, allow_networks=LOOPBACK)
+
+    clock = system_clock
+    made = await Engine.open(sqlite_url, tmp_path, MemoryAccount(), connect=connect, settings=QUICK, clock=clock)  # type: ignore[arg-type]
+    yield made
+    await made.close()
+
+
+async def kept(engine: Engine, count: int) -> None:
+    """Until so many copies are here."""
+
+    async def here() -> bool:
+        return len(await engine.rows("messages")) == count
+
+    await until(here)
+
+
+async def test_a_server_that_refuses_idle_is_polled(engine: Engine, server: FakeImap) -> None:
+    async def refuse(talk: Talk, rest: bytes) -> None:
+        await talk.send(talk.tag + b" BAD no such command")
+
+    server.lies["IDLE"] = refuse
+    async with running(engine):
+        await until(is_(engine, "polling"))
+        assert "IDLE was answered BAD" in (await engine.rows("mailboxes"))[0].state_reason
+        server.folders["INBOX"].append(Mail(6, mail(6)))
+        await kept(engine, 6)
+        assert server.accepted == 1
+
+
+async def test_flags_that_idle_tells_of_arrive_at_once(engine: Engine, server: FakeImap) -> None:
+    """Without CONDSTORE all flags are compared only now and then, but not when the server says that some changed."""
+
+    async def tell(talk: Talk, rest: bytes) -> None:
+        await talk.send(b"+ idling")
+        first = server.folders["INBOX"][0]
+        if first.flags != b"\\Flagged":
+            first.flags = b"\\Flagged"
+            await talk.send(b"* 1 FETCH (FLAGS (\\Flagged))")
+        await talk.reader.readuntil(b"\r\n")
+        await talk.ok()
+
+    server.lies["IDLE"] = tell
+    async with running(engine):
+
+        async def flagged() -> bool:
+            return any(row.flagged for row in await engine.rows("messages"))
+
+        await until(flagged, within=5)
+
+
+async def test_a_refused_folder_does_not_keep_the_import_open(engine: Engine, server: FakeImap) -> None:
+    async def refuse(talk: Talk, rest: bytes) -> None:
+        if b"Private" in rest:
+            await talk.send(talk.tag + b" NO permission denied")
+        else:
+            await talk.truth("EXAMINE", rest)
+
+    server.folders["Private"] = []
+    server.lies["EXAMINE"] = refuse
+    async with running(engine):
+        await until(is_(engine, "live"))
+        mailbox = (await engine.rows("mailboxes"))[0]
+        assert mailbox.imported_at is not None
+        assert mailbox.last_checked_at is not None
+        folder = next(row for row in await engine.rows("folders") if row.name == "Private")
+        assert "permission denied" in folder.last_error
+
+
+async def test_waiting_in_line_keeps_the_line_alive_and_ends_at_once(engine: Engine, server: FakeImap) -> None:
+    async with running(engine) as supervisor:
+        await asyncio.gather(*(supervisor._slots.importing.acquire() for _ in range(QUICK.imports_at_once)))
+
+        async def waits() -> bool:
+            return (await engine.rows("mailboxes"))[0].state_reason == "waiting in line"
+
+        await until(waits)
+        await engine.enable(False)
+        supervisor.wake()
+
+        async def closed() -> bool:
+            return not server.open and not supervisor._running
+
+        await until(closed, within=1)
+        await engine.enable(True)
+        supervisor.wake()
+        await until(waits)
+        for _ in range(QUICK.imports_at_once):
+            supervisor._slots.importing.release()
+        await kept(engine, 5)
+        await until(is_(engine, "live"))
+        assert not supervisor._slots.importing.locked()
+
+
+async def test_pauses_grow_with_faults_and_shrink_with_success(
+    engine: Engine, server: FakeImap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.settings = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1, lease_s=5)
+    pauses: list[float] = []
+    real = MailboxTask._next_pause_s
+
+    def noted(self: MailboxTask, *, never: bool) -> float:
+        pauses.append(real(self, never=never))
+        return pauses[-1]
+
+    monkeypatch.setattr(MailboxTask, "_next_pause_s", noted)
+    monkeypatch.setattr("random.uniform", lambda _low, high: high)
+
+    async def hang_up(talk: Talk, rest: bytes) -> None:
+        talk.writer.transport.abort()
+
+    server.lies["LOGIN"] = hang_up
+    async with running(engine):
+
+        async def six() -> bool:
+            return len(pauses) >= 6
+
+        await until(six)
+        assert pauses[:6] == [0.01, 0.02, 0.04, 0.08, 0.16, 0.32]
+        del server.lies["LOGIN"]
+        await until(is_(engine, "live"))
+        count = len(pauses)
+        server.hang_up()
+        await until(is_(engine, "backoff"))
+        assert pauses[count] == 0.01 * 2**mailbox_module.FRUITFUL
+        monkeypatch.setattr(mailbox_module, "STEADY_S", 0.0)
+        await until(is_(engine, "live"))
+        server.hang_up()
+        await until(is_(engine, "backoff"))
+        assert pauses[count + 1] == 0.01
+
+
+async def test_another_owner_is_no_fault(engine: Engine, server: FakeImap, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for a lease for long begins with the shortest pause once it has the mailbox."""
+    engine.settings = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1, lease_s=5)
+    name = lease_name(engine.mailbox_id)
+    fence = await leases.acquire(engine.db, name, "other", HOUR, system_clock())
+    assert fence is not None
+    attempts: list[int] = []
+    real = MailboxTask._acquire
+
+    async def noted(self: MailboxTask) -> object:
+        attempts.append(self._faults)
+        self._wanted.set()
+        return await real(self)
+
+    monkeypatch.setattr(MailboxTask, "_acquire", noted)
+    async with running(engine) as supervisor:
+
+        async def tried() -> bool:
+            for task in supervisor._running.values():
+                task._wanted.set()
+            return len(attempts) > 5
+
+        await until(tried)
+        assert set(attempts) == {0}
+        assert server.accepted == 0
+        await leases.release(engine.db, name, "other", fence)
+
+
+async def test_a_server_that_never_lets_in_is_left_after_a_while(
+    engine: Engine, server: FakeImap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says something all the time, so no command ever times out."""
+    engine.settings = SyncSettings(backoff_min_s=0.05, connect_timeout_s=1, command_timeout_s=1)
+
+    async def drip(talk: Talk, rest: bytes) -> None:
+        while True:
+            await talk.send(b"* OK still busy")
+            await asyncio.sleep(0.05)
+
+    server.lies["LOGIN"] = drip
+    async with running(engine):
+        await until(is_(engine, "backoff"), within=6)
+        reason = (await engine.rows("mailboxes"))[0].state_reason
+        assert reason.startswith("the login was not completed within 2 s")
+        del server.lies["LOGIN"]
+        await kept(engine, 5)
