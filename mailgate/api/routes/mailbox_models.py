@@ -9,12 +9,13 @@ from pydantic import Field, StringConstraints
 from mailgate.api.types import Answer, Body, TenantId, Time, text
 from mailgate.sync.port import MailboxState
 
-Address = Annotated[
-    str, StringConstraints(max_length=320, pattern=r"^[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,255}$")
-]
+# Engines disagree about `\s` beyond ASCII (U+0085, U+FEFF): named, these mean the same to every client.
+_BLANKS = r"\s\x00-\x1f\x7f-\xa0\ufeff"
+
+Address = Annotated[str, StringConstraints(max_length=320, pattern=rf"^[^@{_BLANKS}]{{1,64}}@[^@{_BLANKS}]{{1,255}}$")]
 Host = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=253, pattern=r"^[^\s/@\\\[\]\x00-\x1f\x7f]+$"),
+    StringConstraints(min_length=1, max_length=253, pattern=rf"^[^/@\\\[\]{_BLANKS}]+$"),
     Field(description="a DNS name or an IP address", examples=["imap.example.com"]),
 ]
 UserName = Annotated[str, StringConstraints(min_length=1, max_length=320, pattern=r"^[^\x00-\x1f\x7f]+$")]
