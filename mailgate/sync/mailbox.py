@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from connectors.errors import AuthError, ConnectorError, Retry
+from connectors.errors import AuthError, ConnectorError, NetworkError, Retry
 from connectors.port import Connect, Source
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import SECOND, Clock
@@ -34,6 +34,12 @@ Connector: TypeAlias = Callable[[MailboxConfig], Connect]
 
 STEADY_S: Final = 60.0
 """A session that lasted so long starts the pauses anew."""
+FRUITFUL: Final = 3
+"""A shorter one that brought something keeps the pauses from growing beyond so many faults: a line that breaks again
+and again still makes progress.
+"""
+LONGEST_WISH_S: Final = 6 * 3600.0
+"""The longest pause that a server is granted: what asks for more is a mistake or malice."""
 STOP_S: Final = 5.0
 """How long a stopped session may take to finish what it is writing."""
 
@@ -72,6 +78,7 @@ class MailboxTask:
         self._wanted = asyncio.Event()
         self._run_ids: list[str] = []
         self._stopping = False
+        self._faults = 0  # in a row, less what good sessions made up for
         self.id = head.id
         self.tenant_id = head.tenant_id
         self.config_version = head.config_version
@@ -92,10 +99,11 @@ class MailboxTask:
     async def stop(self) -> None:
         """Drop the connection at once, let what is being written end, give the lease back."""
         self._stopping = True
+        resting = self._session is None or self._session.resting
         if self._source is not None:
             await self._source.close()
         if self.task is not None and not self.task.done():
-            if self._source is None:
+            if resting:
                 self.task.cancel()
             await asyncio.wait({self.task}, timeout=STOP_S)
             self.task.cancel()
@@ -103,13 +111,8 @@ class MailboxTask:
 
     async def run(self) -> None:
         """Sessions and pauses, until stopped, or until the login is refused."""
-        attempt = 0
         while not self._over():
-            started_s = asyncio.get_running_loop().time()
-            pause_s = await self._attempt(attempt)
-            if asyncio.get_running_loop().time() - started_s >= STEADY_S:
-                attempt = 0
-            attempt += 1
+            pause_s = await self._attempt()
             if self._over():
                 return
             self._wanted.clear()
@@ -140,7 +143,7 @@ class MailboxTask:
             if await self._parts.store.renew([owner], lease_s * SECOND, self._parts.clock()) and self._source:
                 await self._source.close()
 
-    async def _attempt(self, attempt: int) -> float:
+    async def _attempt(self) -> float:
         """One session, from lease to fault; how long to pause, in seconds."""
         settings = self._parts.settings
         try:
@@ -151,14 +154,14 @@ class MailboxTask:
             await self._session_of(self.owner, once=False)
         except ConnectorError as error:
             if not self._stopping:
-                return await self._fault(error, error.retry_after_s, attempt)
+                return await self._fault(error, error.retry_after_s)
         except MailgateError as error:
             if error.slug in ("lease_lost", "mailbox_disabled") or self._stopping:
                 return settings.lease_s / 3
-            return await self._fault(error, None, attempt)
+            return await self._fault(error, None)
         except Exception as error:
             log.exception("session_failed", mailbox_id=self.id)
-            return await self._fault(error, None, attempt)
+            return await self._fault(error, None)
         finally:
             await self._give_back()
         return 0.0
@@ -188,8 +191,8 @@ class MailboxTask:
         if not entitled.sync or entitled.days is None:
             return  # not one command to the server
         floor_at = config.import_floor_at
-        async with self._slots.connecting:
-            source = self._source = await parts.connector(config)()
+        source = self._source = await self._connect(config)
+        began_s = asyncio.get_running_loop().time()
         try:
             if self._over():
                 return
@@ -221,30 +224,47 @@ class MailboxTask:
             self._run_ids = []
             await session.run(once=once)
         finally:
+            if asyncio.get_running_loop().time() - began_s >= STEADY_S:
+                self._faults = 0
             if self._session is not None:
                 self._run_ids = self._session.waiting_runs
+                if self._session.fruitful:
+                    self._faults = min(self._faults, FRUITFUL)
             self._session = self._source = None
             await source.close()
+
+    async def _connect(self, config: MailboxConfig) -> Source:
+        """Connected and logged in. A server that keeps talking without ever letting us in holds no place for ever."""
+        settings = self._parts.settings
+        limit_s = settings.connect_timeout_s + settings.command_timeout_s
+        async with self._slots.connecting:
+            try:
+                async with asyncio.timeout(limit_s):
+                    return await self._parts.connector(config)()
+            except TimeoutError:
+                raise NetworkError(f"the login was not completed within {limit_s:g} s") from None
+
+    def _next_pause_s(self, *, never: bool) -> float:
+        """Twice the last one, with jitter. `never`: nothing changes by itself, so the longest."""
+        settings = self._parts.settings
+        grown = settings.backoff_min_s * 2 ** min(self._faults, 30)
+        self._faults += 1
+        longest = settings.backoff_max_s
+        return (longest if never else min(longest, grown)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
 
     async def _report(self, state: MailboxState, reason: str | None) -> None:
         if not self._stopping:
             await self._parts.store.set_state(self.id, state, reason, self._parts.clock(), self.owner)
 
-    async def _fault(self, error: Exception, retry_after_s: float | None, attempt: int) -> float:
+    async def _fault(self, error: Exception, retry_after_s: float | None) -> float:
         """Say what is wrong and how long to pause; a refused login is not tried again with the same credentials."""
         if isinstance(error, AuthError):
             self.login_refused = True
             state, reason = MailboxState.AUTH_FAILED, f"{error}; enter the credentials again"
             pause_s = 0.0
         else:
-            settings = self._parts.settings
             never = isinstance(error, ConnectorError) and error.retry is Retry.NEVER
-            grown = (
-                settings.backoff_max_s
-                if never
-                else min(settings.backoff_max_s, settings.backoff_min_s * 2 ** min(attempt, 30))
-            )
-            pause_s = max(grown * random.uniform(0.5, 1.0), retry_after_s or 0.0)  # noqa: S311 - jitter
+            pause_s = max(self._next_pause_s(never=never), min(retry_after_s or 0.0, LONGEST_WISH_S))
             what = str(error) if isinstance(error, ConnectorError | MailgateError) else type(error).__name__
             state, reason = MailboxState.BACKOFF, f"{what}; tried again in {max(1, round(pause_s))} s"
         log.warning("mailbox_fault", mailbox_id=self.id, state=str(state), reason=reason)

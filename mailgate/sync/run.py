@@ -14,20 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 import structlog
 
-from connectors.errors import ConnectorError, FolderGoneError, NetworkError, Scope
+from connectors.errors import ConnectorError, NetworkError, Scope, ServerError
 from connectors.model import Folder, FolderStatus, SpecialUse
 from connectors.port import FolderChange
 from mailgate.clock import SECOND, Instant
 from mailgate.sync import guards, listing
 from mailgate.sync.context import Context, Meter
 from mailgate.sync.execute import FolderPass
-from mailgate.sync.port import FolderState, ListingChanges, MailboxState, PendingCount
+from mailgate.sync.port import Applied, FolderState, ListingChanges, MailboxState, PendingCount
 from mailgate.sync.reconcile import settle
 
 log = structlog.get_logger()
@@ -53,6 +53,17 @@ SETTLE: Final = 500
 
 _MARGIN_S: Final = 10.0
 
+IN_LINE_S: Final = 60.0
+"""How often a line is proved alive, and kept so, while its mailbox waits for its turn to import."""
+
+BREATH_S: Final = 0.5
+"""Between two passes over the same folder because of what IDLE said: a server that never stops telling, or a client
+that marks a thousand messages one by one, gets passes at this pace. The first change after a while is not held up.
+"""
+
+FLAGS_BREATH_S: Final = 2.0
+"""The same when flags changed and, without CONDSTORE, only a comparison of all shows which."""
+
 Report = Callable[[MailboxState, str | None], Awaitable[None]]
 
 
@@ -69,6 +80,16 @@ class Session:
         self._wanted = asyncio.Event()
         self._runs: list[str] = []
         self._refusal: str | None = None
+        self._idle_refused: str | None = None
+        self._passed_s = 0.0
+        self.resting = False
+        """Nothing is being read or written: it may be cancelled without loss."""
+        self._passed = False
+
+    @property
+    def fruitful(self) -> bool:
+        """Whether it brought anything."""
+        return self._passed or self._context.applied != Applied()
 
     @property
     def waiting_runs(self) -> list[str]:
@@ -146,8 +167,10 @@ class Session:
         try:
             await context.source.open(name)
             found = [(meta.uid, header) async for meta, header in context.source.fetch_headers(sorted(sample))]
-        except FolderGoneError:
-            return False
+        except ConnectorError as error:
+            if error.scope is not Scope.FOLDER:
+                raise
+            return False  # gone again, or not to be read: then it is a new folder
         tokens = context.preparer.header_tokens([header for _, header in found])
         return dict(zip((uid for uid, _ in found), tokens, strict=True)) == dict(sample)
 
@@ -157,7 +180,7 @@ class Session:
         """Read every followed folder to its end for the first time, or go on where the last attempt was cut."""
         context = self._context
         await self._report(MailboxState.IMPORTING, "waiting in line")
-        async with self._slot:
+        async with self._turn():
             await self._report(MailboxState.IMPORTING, None)
             folders = sorted((f for f in context.followed() if f.uidnext is None), key=_import_order)
             statuses = await context.source.status([folder.name for folder in folders]) if folders else {}
@@ -167,6 +190,23 @@ class Session:
                 await self._pass(folder)
             context.meter = None
         self._imported = all(folder.uidnext is not None or folder.last_error for folder in context.followed())
+
+    @contextlib.asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """The slot, waited for without forgetting the line: servers end connections that are silent for long."""
+        turn = asyncio.ensure_future(self._slot.__aenter__())
+        try:
+            self.resting = True
+            while not (await asyncio.wait({turn}, timeout=IN_LINE_S))[0]:
+                await self._context.source.noop()
+            self.resting = False
+            yield
+        finally:
+            self.resting = False
+            turn.cancel()
+            await asyncio.gather(turn, return_exceptions=True)
+            if not turn.cancelled():
+                await self._slot.__aexit__(None, None, None)
 
     # Polling.
 
@@ -183,9 +223,10 @@ class Session:
                 complete = await self._poll_once()
                 if not await self._settle():
                     break
-            if complete:
-                await context.store.checked(context.owner, context.clock(), imported=self._imported)
+            # A folder that can't be read says so itself; it must not hold up what is said of all the others.
+            await context.store.checked(context.owner, context.clock(), imported=self._imported)
             await self._report_standing()
+            self._passed = True
         except BaseException as error:
             if runs:
                 done = (context.applied - before).to_json()
@@ -283,8 +324,21 @@ class Session:
                 continue
             inbox = self._inbox()
             vanished = context.applied.vanished
+            if change.flags and inbox is not None and inbox.highestmodseq is None:
+                context.flags_at.pop(inbox.id, None)
+                await self._breathe(FLAGS_BREATH_S)
+            else:
+                await self._breathe(BREATH_S)
             if inbox is None or not await self._pass(inbox) or context.applied.vanished != vanished:
                 return
+
+    async def _breathe(self, pause_s: float) -> None:
+        """Wait until the last pass of this kind is so long ago."""
+        loop = asyncio.get_running_loop()
+        wait_s = self._passed_s + pause_s - loop.time()
+        if wait_s > 0:
+            await asyncio.sleep(wait_s)
+        self._passed_s = loop.time()
 
     async def _idle(self, timeout_s: float) -> FolderChange | None:
         """IDLE, ended by a change, the time, or a request. A server that does not answer in time is a dead line."""
@@ -304,9 +358,16 @@ class Session:
 
     async def _wait_for_change(self, timeout_s: float) -> FolderChange | None:
         inbox = self._inbox()
-        if inbox is not None and not inbox.last_error:
-            return await self._context.source.idle(timeout_s)
-        await asyncio.sleep(timeout_s)  # nothing is open to wait on; the next poll tells
+        self.resting = True
+        try:
+            if inbox is not None and not inbox.last_error and self._idle_refused is None:
+                return await self._context.source.idle(timeout_s)
+            await asyncio.sleep(timeout_s)  # there is nothing to wait on; the next poll tells
+        except ServerError as error:
+            self._idle_refused = str(error)  # it offers IDLE and does not have it: proxies do that
+            await self._report_standing()
+        finally:
+            self.resting = False
         return None
 
     def _inbox(self) -> FolderState | None:
@@ -316,6 +377,8 @@ class Session:
     async def _report_standing(self) -> None:
         if self._refusal is not None:
             await self._report(MailboxState.NEEDS_APPROVAL, self._refusal)
+        elif self._idle_refused is not None:
+            await self._report(MailboxState.POLLING, f"{self._idle_refused}; it is asked at an interval")
         elif "IDLE" in self._context.source.capabilities:
             await self._report(MailboxState.LIVE, None)
         else:

@@ -35,7 +35,8 @@ async def watch(database_url: str, tmp_path: Path) -> AsyncIterator[Watch]:
 
         options.setdefault("settings", SyncSettings(poll_interval_s=1, backoff_min_s=0.05))
         account = MemoryAccount()
-        made.append(await Engine.open(database_url, tmp_path, account, connect=connect, clock=system_clock, **options))
+        clock = system_clock
+        made.append(await Engine.open(database_url, tmp_path, account, connect=connect, clock=clock, **options))  # type: ignore[arg-type]
         return made[-1]
 
     yield open_
