@@ -306,9 +306,7 @@ class Story:
             ("hashes", "green"),
             ("rules", "green"),
         ]
-        self._screen.say(
-            "one Merkle log for each tenant, checked by a copy of [bold]retention/ledger[/] that stands alone:"
-        )
+        self._screen.say("one Merkle log for each tenant, checked by a copy of [bold]retention/ledger[/] alone:")
         self._screen.table(columns, rows)
         self._screen.proved("one entry for each purge; no pinned copy purged, none early: shown from the log alone")
         forged = await auditor.check("verify", auditor.tampered(last), key)
