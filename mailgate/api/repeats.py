@@ -45,7 +45,7 @@ class Repeats:
         keep = parts.settings.limits.idempotency_hours * HOUR
         try:
             kept = await idempotency.reserve(
-                parts.db, who.token_id, key, _fingerprint(scope), keep=keep, now=parts.clock()
+                parts.db, who.token_id, key, self._fingerprint(scope), keep=keep, now=parts.clock()
             )
         except MailgateError as error:
             await from_error(error)(scope, receive, send)
@@ -61,6 +61,13 @@ class Repeats:
             made = 200 <= answer.status < 300 and answer.complete
             sealed = parts.ring.seal(answer.pack(), context) if made else b""
             await idempotency.settle(parts.db, who.token_id, key, Kept(answer.status, sealed) if made else None)
+
+    def _fingerprint(self, scope: Scope) -> bytes:
+        """Of everything that makes the request; keyed, since bodies hold passwords of mailboxes."""
+        path, query, body = scope["path"].encode(), scope.get("query_string", b""), scope.get("body", b"")
+        parts = (scope["method"].encode(), path, query, body)
+        digests = b"".join(hashlib.sha256(part).digest() for part in parts)
+        return self._parts.ring.fingerprint(digests, "idempotency")
 
 
 class _Answer:
@@ -95,8 +102,3 @@ async def _send_kept(packed: bytes, status: int, send: Send) -> None:
     headers += [(b"content-length", str(len(body)).encode()), (b"idempotent-replayed", b"true")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def _fingerprint(scope: Scope) -> bytes:
-    parts = (scope["method"].encode(), scope["path"].encode(), scope.get("query_string", b""), scope.get("body", b""))
-    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).digest()

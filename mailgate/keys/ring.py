@@ -15,6 +15,7 @@ Two processes that open an empty key store at the same time end with the same ke
 
 from __future__ import annotations
 
+import hmac
 import re
 import threading
 
@@ -127,6 +128,13 @@ class KeyRing:
     def open_sealed(self, sealed: bytes, context: str) -> bytes:
         """What `seal` took. Raises KeyUnwrapError when the bytes were changed or belong to another context."""
         return unwrap(self._service, sealed, b"mailgate secret\0" + context.encode())
+
+    def fingerprint(self, data: bytes, context: str) -> bytes:
+        """HMAC-SHA256 under a key of this installation: equal data is recognised, and what it was can't be found by
+        trying, as it could with a plain hash of something that holds a password.
+        """
+        key = hmac.digest(self._ledger_seed, b"mailgate fingerprint\0" + context.encode(), "sha256")
+        return hmac.digest(key, data, "sha256")
 
     @property
     def ledger_seed(self) -> bytes:

@@ -54,6 +54,14 @@ def test_opening_again_gives_the_same_keys(url: str) -> None:
     assert again.open_sealed(sealed, "mailbox/1/imap") == b"hunter2"
 
 
+def test_fingerprints_are_of_this_key_store(url: str, tmp_path: Path) -> None:
+    ring, other = KeyRing.open(url, create=True), KeyRing.open(f"file://{tmp_path}/other", create=True)
+    found = ring.fingerprint(b"a password", "idempotency")
+    assert found == KeyRing.open(url, create=False).fingerprint(b"a password", "idempotency")
+    assert len({found, other.fingerprint(b"a password", "idempotency"), ring.fingerprint(b"a password", "x")}) == 3
+    assert found != hashlib.sha256(b"a password").digest()
+
+
 def test_a_key_store_that_vanished_is_not_made_anew_for_a_tenant(url: str) -> None:
     ring = KeyRing.open(url, create=True)
     folder(url).rename(folder(url).with_name("elsewhere"))
