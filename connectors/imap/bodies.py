@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from connectors.errors import ServerError
+from connectors.errors import ProtocolError, ServerError
 from connectors.imap.collect import FetchStream
 from connectors.imap.refusal import command_error
 from connectors.imap.responses import Body, Fetch
@@ -26,6 +26,9 @@ LARGEST_BATCH: Final = 500
 BATCH_BYTES: Final = 4 << 20
 """What one FETCH should bring, by the mean size so far."""
 
+HALVES_BYTES: Final = 32 << 20
+"""Bodies that wait for their flags; a server that sends so many of them will not send the flags any more."""
+
 MAX_REFUSED: Final = 20
 """So many messages refused one after the other, and it is not about the messages."""
 
@@ -42,6 +45,7 @@ class _Reader(Generic[T]):
         self._section = section
         self._make = make
         self._halves: dict[int, Fetch] = {}
+        self._halves_bytes = 0
 
     def read(self, fetch: Fetch) -> T | None:
         # Without a UID nobody can say whose bytes these are; with one that was not asked for they are nobody's (RFC
@@ -56,12 +60,16 @@ class _Reader(Generic[T]):
         if body is None or body.sink is None or fetch.flags is None:
             return None
         self.wanted.discard(uid)
-        self._halves.pop(uid, None)
+        if self._halves.pop(uid, None) is not None:
+            self._halves_bytes -= body.octets
         size = fetch.size if fetch.size is not None else body.octets
         meta = MessageMeta(uid, fetch.flags, fetch.internal_date, size, fetch.modseq, fetch.email_id)
         return self._make(meta, body)
 
     def _join(self, uid: int, fetch: Fetch) -> Fetch:
+        self._halves_bytes += sum(body.octets for body in fetch.bodies.values())
+        if self._halves_bytes > HALVES_BYTES and len(self._halves) > 1:
+            raise ProtocolError("the server sends bodies without the flags that were asked for")
         half = self._halves.get(uid)
         if half is None:
             self._halves[uid] = fetch

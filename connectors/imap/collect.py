@@ -22,6 +22,7 @@ from connectors.imap.responses import (
     Unparsed,
     Vanished,
 )
+from connectors.imap.syntax import MAX_NUMBER
 from connectors.imap.uidset import size
 from connectors.model import FlagsChange
 from connectors.port import Sink
@@ -154,8 +155,9 @@ class Opening:
 
 
 def _code_number(status: Status) -> int | None:
-    """The number of a response code; None when it is none, which counts as not said."""
-    return int(status.arguments) if status.arguments.isdigit() and len(status.arguments) < 20 else None
+    """The number of a response code; None when it is none or no number can be so large, which counts as not said."""
+    number = int(status.arguments) if status.arguments.isdigit() and len(status.arguments) < 20 else None
+    return number if number is not None and number <= MAX_NUMBER else None
 
 
 class FetchStream(Generic[T]):
@@ -211,7 +213,7 @@ class FetchStream(Generic[T]):
             octets += body.octets
         self.count += 1
         self.octets += octets
-        cost = octets + ITEM_COST
+        cost = octets + ITEM_COST + response.weight
         self._untaken += cost
         self._ready.append((item, cost))
         if self._untaken > self._window:

@@ -142,6 +142,8 @@ class Fetch:
     size: int | None = None
     modseq: int | None = None
     email_id: str | None = None
+    weight: int = field(default=0, compare=False, repr=False)
+    """About how many bytes of memory its flags take beyond the usual."""
     bodies: dict[str, Body] = field(default_factory=dict)
 
 

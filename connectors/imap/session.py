@@ -43,6 +43,12 @@ from connectors.port import Sink
 READ_BUFFER: Final = 64 * 1024
 """Small enough to stay in the processor's cache between the socket and the sink; larger ones measured no faster."""
 
+TALK_LIMIT: Final = 5_000
+"""Untagged OK, NO and BAD between two tagged answers."""
+
+UNASKED_LIMIT: Final = 1_000_000
+"""Other responses that no command wants, between two tagged answers: a folder of a million messages may be emptied."""
+
 _buffers = threading.local()
 
 
@@ -111,6 +117,9 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         self._ending = False
         self._starttls_tag: str | None = None
         self._plaintext_over = False
+        self._talk = self._unasked = (
+            0  # untagged lines of text, and responses that nobody wanted, since the last answer
+        )
 
     # Commands.
 
@@ -297,6 +306,7 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         if isinstance(response, Fetch):
             pass  # first, since it is by far the most frequent
         elif isinstance(response, Status):
+            self._count_talk(response)
             if not self.greeting.done():
                 self.greeting.set_result(response)
             if response.code == "CAPABILITY":
@@ -312,12 +322,25 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
             self._learn(response.words)
         elif isinstance(response, Enabled):
             self.enabled |= response.words
-        if not self._inflight.respond(response) and self.listener is not None:
-            self.listener(response)
+        if not self._inflight.respond(response):
+            self._unasked += 1
+            if self._unasked > UNASKED_LIMIT:
+                raise ProtocolError("the server never stops saying what nobody asked for")
+            if self.listener is not None:
+                self.listener(response)
 
     def literal(self, uid: int | None, section: str, octets: int) -> Sink | None:
         """From the parser, when a body begins."""
         return self._inflight.literal(uid, section, octets)
+
+    def _count_talk(self, status: Status) -> None:
+        """`* OK still here` is a sign of life, thousands of them without an answer are an attack on our time."""
+        if status.tag is not None:
+            self._talk = self._unasked = 0
+            return
+        self._talk += 1
+        if self._talk > TALK_LIMIT:
+            raise ProtocolError("the server keeps talking without an answer")
 
     def _learn(self, words: frozenset[str]) -> None:
         self.capabilities = words

@@ -44,6 +44,8 @@ from connectors.imap.uidset import MAX_UID, parse_set
 
 MAX_DEPTH: Final = 100
 MAX_NUMBER: Final = (1 << 63) - 1
+USUAL_FLAGS: Final = 200
+"""Octets of a list of flags."""
 
 
 class Text(bytes):
@@ -231,6 +233,11 @@ def _flag(word: bytes) -> str:
         return word.decode("latin-1")
 
 
+def flags_weight(octets: int) -> int:
+    """What flags of that length on the wire take in memory, when they are more than the usual few."""
+    return 10 * octets if octets >= USUAL_FLAGS else 0
+
+
 def _flag_list(token: Token) -> frozenset[str]:
     if not isinstance(token, list):
         raise MalformedError("flags that are no list")
@@ -270,6 +277,7 @@ def _attribute(fetch: Fetch, name: str, value: Token) -> None:
             raise MalformedError("UID 0")
     elif name == "FLAGS":
         fetch.flags = _flag_list(value)
+        fetch.weight = flags_weight(sum(len(flag) + 1 for flag in fetch.flags))
     elif name == "INTERNALDATE":
         fetch.internal_date = parse_internal_date(value) if isinstance(value, bytes) else None
     elif name == "RFC822.SIZE":
@@ -353,7 +361,7 @@ def _list(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
         raise MalformedError("LIST with an impossible name")
     return ListItem(
         attributes=frozenset(match[1].decode("latin-1").lower().split()),
-        delimiter=match[2].decode("latin-1") if match[2] is not None else None,
+        delimiter=match[2].decode("latin-1") if match[2] is not None and match[2] >= b" " else None,
         name=bytes(name),
     )
 

@@ -3,7 +3,10 @@
 Two laws, for all bytes and all text, kept by property tests:
 
 1. `encode_name(decode_name(raw)) == raw`: what a server called a folder is what it hears again, to the byte.
-2. `decode_name(encode_name(text)) == text` for text without lone surrogates that does not begin with one of the marks.
+2. `decode_name(encode_name(text)) == text` for text without lone surrogates and NUL that does not begin with one of the
+   marks.
+
+No decoded name holds NUL, which databases and C programs can't keep.
 
 Names that are no canonical modified UTF-7 (raw UTF-8, Latin-1, broken or superfluous shift sequences, lone surrogates)
 would break law 1, since their encoding differs from what came. They are kept as they are behind an invisible mark,
@@ -44,7 +47,7 @@ def encode_name(name: str) -> bytes:
 def decode_name(raw: bytes) -> str:
     """The text of a folder name as it came; never fails."""
     text = _decode(raw)
-    if text is not None and not text.startswith(_MARKS) and _encode(text) == raw:
+    if text is not None and "\0" not in text and not text.startswith(_MARKS) and _encode(text) == raw:
         return text
     try:
         return RAW_UTF8_MARK + raw.decode()

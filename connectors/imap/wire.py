@@ -27,11 +27,23 @@ from typing import Final, Protocol
 from connectors.errors import ProtocolError
 from connectors.imap.internaldate import parse_internal_date
 from connectors.imap.responses import WHOLE, Body, Fetch, Response
-from connectors.imap.syntax import MAX_NUMBER, Piece, Text, is_status_like, parse, parse_flags, section_of
+from connectors.imap.syntax import (
+    MAX_NUMBER,
+    USUAL_FLAGS,
+    Piece,
+    Text,
+    flags_weight,
+    is_status_like,
+    parse,
+    parse_flags,
+    section_of,
+)
 from connectors.imap.uidset import MAX_UID
 from connectors.port import Sink
 
 LINE_LIMIT: Final = 1 << 20
+MAX_BODIES: Final = 16
+"""In one FETCH; more would fill the sinks' memory before anybody could tell whose they are."""
 LIST_LIMIT: Final = 16 << 20
 """SEARCH, ESEARCH and VANISHED may be one line for a whole folder: 16 MiB are some two million UIDs."""
 
@@ -67,6 +79,7 @@ class Parser:
     """Feed it what comes; it calls the receiver. One per connection, for one stream of plaintext."""
 
     __slots__ = (
+        "_bodies",
         "_fast",
         "_kept",
         "_left",
@@ -95,6 +108,7 @@ class Parser:
         self._octets = 0  # the whole size of that literal
         self._sink: Sink | None = None
         self._text: bytearray | None = None  # a literal that is kept
+        self._bodies = 0  # how many of the response's literals were bodies
         self._uid: int | None = None  # the UID that this response named so far: a hint for who opens the sink
         self._fast: Fetch | None = None  # the response that the hot path read, waiting for its body and ")"
 
@@ -162,11 +176,17 @@ class Parser:
         fetch = Fetch(
             n,
             u,
-            None if flags is None else parse_flags(flags) if len(flags) < 200 else parse_flags.__wrapped__(flags),
+            None
+            if flags is None
+            else parse_flags(flags)
+            if len(flags) < USUAL_FLAGS
+            else parse_flags.__wrapped__(flags),
             None if date is None else parse_internal_date(date),
             None if size is None else int(size),
             None if modseq is None else int(modseq),
         )
+        if flags is not None and len(flags) >= USUAL_FLAGS:
+            fetch.weight = flags_weight(len(flags))
         if octets is None:
             self._receiver.response(fetch)
             return True
@@ -228,6 +248,9 @@ class Parser:
         self._kept += len(line)
         section = self._section(rest)
         if section is not None:
+            self._bodies += 1
+            if self._bodies > MAX_BODIES:
+                raise ProtocolError("the server sent more bodies in one response than anybody asks for")
             self._begin(self._receiver.literal(self._uid, section, octets), octets, keep=False)
             return
         if self._kept + octets > self._limit:
@@ -248,7 +271,7 @@ class Parser:
     def _finish(self, line: bytes) -> None:
         pieces = [*self._pieces, line]
         self._pieces = []
-        self._kept = 0
+        self._kept = self._bodies = 0
         self._uid = None
         response = parse(pieces)
         if isinstance(response, Fetch):

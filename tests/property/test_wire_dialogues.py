@@ -23,7 +23,9 @@ DIALOGUES = sorted(path.stem for path in CORPUS.glob("*.bin"))
 def show(response: Response) -> str:
     """One line; sets in order."""
     parts = []
-    for name in response.__dataclass_fields__:
+    for name, spec in response.__dataclass_fields__.items():
+        if not spec.repr:
+            continue
         value = getattr(response, name)
         if isinstance(response, Fetch) and value in (None, {}):
             continue

@@ -169,7 +169,7 @@ def test_search_date() -> None:
         ("a & b", b"a &- b"),
         ("☺!", b"&Jjo-!"),
         ("\U0001f4e7", b"&2D3c5w-"),
-        ("tab\tnul\0", b"tab&AAk-nul&AAA-"),
+        ("tab\tbell\a", b"tab&AAk-bell&AAc-"),
     ],
 )
 def test_modified_utf7(name: str, raw: bytes) -> None:
