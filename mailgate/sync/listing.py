@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Final
 
 from connectors.model import Folder, FolderStatus, SpecialUse
 from mailgate.sync.port import FolderState
@@ -44,9 +45,17 @@ class Difference:
     gone: Sequence[FolderState]
 
 
+NAME_LIMIT: Final = 900
+"""Characters of a name that can be stored. No mail program makes longer ones; such folders are not seen at all."""
+
+FOLDERS_LIMIT: Final = 10_000
+"""Folders of one mailbox; what a server lists beyond is not seen, so that one account can't take the others' time."""
+
+
 def compare(known: Sequence[FolderState], listed: Sequence[Folder], rules: Rules) -> Difference:
     """What differs. A server that lists a folder twice is believed once."""
-    by_name = {folder.name: folder for folder in reversed(listed)}
+    storable = [folder for folder in listed if len(folder.name) <= NAME_LIMIT][:FOLDERS_LIMIT]
+    by_name = {folder.name: folder for folder in reversed(storable)}
     states = {state.name: state for state in known}
     changed = {
         state.id: by_name[state.name]

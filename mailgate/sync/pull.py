@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from connectors.errors import ProtocolError
 from mailgate.clock import Instant
 from mailgate.sync.context import Context
 from mailgate.sync.identity import Candidate, Likeness, pair
@@ -32,12 +33,17 @@ from mailgate.sync.port import (
     Known,
     PreparedMessage,
 )
-from mailgate.sync.prepare import HUGE, Arrived, MessageSink
+from mailgate.sync.prepare import HEAD, HUGE, Arrived, MessageSink
 from mailgate.sync.reconcile import Action, Entry, FarPresent, Near, Pull, Tombstoned, decide
 from mailgate.sync.snapshot import closing
 
 FIRST_BATCH: Final = 8
 """Messages in the first batch of a pull."""
+
+ARRIVING_BYTES: Final = 64 << 20
+"""What may arrive and not be delivered: the source's window, and halves of answers. More belongs to no message that was
+asked for, and nobody would ever let go of it.
+"""
 
 _PATIENCE_S: Final = 0.2
 """How long a prepared batch waits for the next one, so that the checkpoint can go with the last."""
@@ -99,6 +105,11 @@ def recognise(
     return Recognised({uid: by_key[key].near for uid, key in pairs.items()}, suspects)
 
 
+def _cost(octets: int) -> int:
+    """What the sink of so many octets may keep: its head when it is streamed, and itself."""
+    return min(octets, HUGE + HEAD) + 1024
+
+
 class _End:
     """The fetching is over; `error` when it failed."""
 
@@ -126,6 +137,7 @@ class Puller:
         self._queue: asyncio.Queue[list[Arrived] | _End] = asyncio.Queue(1)
         self._waiting = dict.fromkeys(job.uids)  # not decided yet, in order
         self._open: set[MessageSink] = set()  # sinks of messages that are arriving or wait
+        self._arriving = 0  # octets kept of those that were not delivered yet
         self._committing: asyncio.Task[None] | None = None
 
     async def run(self) -> Outcome:
@@ -154,6 +166,7 @@ class Puller:
         try:
             async with closing(context.source.fetch_bodies(self._job.uids, self._sink)) as messages:
                 async for fetched in messages:
+                    self._arriving -= _cost(fetched.octets)
                     batch.append(Arrived(fetched.meta, fetched.sink, fetched.octets))
                     size += min(fetched.octets, HUGE)
                     if len(batch) >= most or size >= settings.batch_bytes:
@@ -166,6 +179,9 @@ class Puller:
         await self._queue.put(_End(error))
 
     def _sink(self, octets: int) -> MessageSink:
+        self._arriving += _cost(octets)
+        if self._arriving > ARRIVING_BYTES:
+            raise ProtocolError("the server sends bodies that belong to no message")
         sink = self._context.preparer.open_sink(octets, self._context.clock())
         self._open.add(sink)
         return sink

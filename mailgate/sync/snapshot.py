@@ -20,12 +20,18 @@ from contextlib import AbstractAsyncContextManager, aclosing
 from enum import Enum
 from typing import Any, Final, TypeVar, cast
 
+from connectors.errors import ProtocolError
 from connectors.model import FlagsChange, FolderStatus, QResync, Selected
 from connectors.port import Source
 from mailgate.clock import Instant
 from mailgate.sync.port import Checkpoint, FolderState
 
 T = TypeVar("T")
+
+SLACK: Final = 10_000
+"""So many messages may come while a look goes on; more answers than that beyond EXISTS are a lie that would only fill
+our memory.
+"""
 
 LAST_UID: Final = 1 << 32
 """UIDs are 32 bits (RFC 9051 §2.3.1.1)."""
@@ -98,8 +104,12 @@ class FolderLook:
             wanted = range(known, self._top)
         if not wanted or self.status.exists == 0:
             return
+        heard = 0
         async with closing(self._source.fetch_flags([wanted], changed_since=since)) as batches:
             async for batch in batches:
+                heard += len(batch)
+                if heard > self.status.exists + SLACK:
+                    raise ProtocolError("the server tells of more messages than there are")
                 below = self._below(batch)
                 if self._seen is not None:
                     self._seen.extend(change.uid for change in below)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from connectors.errors import ProtocolError
 from connectors.imap.source import connect_imap
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
@@ -173,3 +174,82 @@ async def test_progress_leaves_out_what_vanished_meanwhile(watch: Watch) -> None
         assert kept == 17
         mailbox = (await engine.rows("mailboxes"))[0]
         assert (mailbox.progress_done, mailbox.progress_total) == (kept, kept)
+
+
+async def test_bodies_of_no_message_end_the_line(watch: Watch) -> None:
+    server = FakeImap({"INBOX": some(5)})
+
+    async def flood(talk: Talk, rest: bytes) -> None:
+        if b"BODY" not in rest:
+            await talk.truth("UID FETCH", rest)
+            return
+        while True:
+            await talk.raw(b"* 1 FETCH (BODY[] {1000000}\r\n" + bytes(1_000_000) + b")\r\n")
+
+    server.lies["UID FETCH"] = flood
+    async with server:
+        engine = await watch(server)
+        with pytest.raises(ProtocolError, match="belong to no message"):
+            await engine.sync()
+        del server.lies["UID FETCH"]
+        await engine.sync()
+        assert len(await copies(engine)) == 5
+
+
+async def test_more_flags_than_messages_end_the_line(watch: Watch) -> None:
+    server = FakeImap({"INBOX": some(5)})
+
+    async def flood(talk: Talk, rest: bytes) -> None:
+        for start in range(1, 100_000, 1000):
+            await talk.send(*(b"* 1 FETCH (UID %d FLAGS ())" % uid for uid in range(start, start + 1000)))
+        await talk.ok()
+
+    async with server:
+        engine = await watch(server)
+        await engine.sync()
+        server.lies["UID FETCH"] = flood
+        server.lies["EXAMINE"] = opens_with(6, 1, 2**32 - 1)
+        with pytest.raises(ProtocolError, match="more messages than there are"):
+            await engine.sync()
+        assert len(await copies(engine)) == 5
+
+
+NAMES = [
+    b'"a&AAA-b"', b'"a&AAo-b"', b'"../../etc"', b'"&2AA-"', b'"&AAAAAA"', b'"\xff\xfe"', b'"' + b"n" * 10_000 + b'"',
+    b'"twice"', b'"twice"', b'{3}\r\na\0b', b'{4}\r\na\r\nb', b'""', "\"\u2063a\"".encode(), '"日本"'.encode(),
+    b'"&ZeVnLIqe-"', b'"inBox"', b"Inbox",
+]  # fmt: skip
+
+
+async def test_names_that_no_folder_should_have_harm_no_other_folder(watch: Watch) -> None:
+    server = FakeImap({"INBOX": some(5)})
+    asked: list[bytes] = []
+
+    async def names(talk: Talk, rest: bytes) -> None:
+        await talk.send(b'* LIST () "/" INBOX', *(b'* LIST () "/" ' + name for name in NAMES))
+        await talk.send(b'* LIST (\\Noselect) "/" parent', b"* LIST () NIL flat", b'* LIST () "\0" "nul"')
+        await talk.ok()
+
+    async def open_(talk: Talk, rest: bytes) -> None:
+        asked.append(rest)
+        if b'"INBOX"' in rest:
+            await talk.truth("EXAMINE", rest)
+        else:
+            await opens_with(0, 1, 1)(talk, rest)
+
+    async def status(talk: Talk, rest: bytes) -> None:
+        await talk.send(b"* STATUS " + rest.split(b" ", 1)[1].rpartition(b" (")[0] + b" (MESSAGES 0 UIDVALIDITY 1)")
+        await talk.ok()
+
+    server.lies |= {"LIST": names, "EXAMINE": open_, "STATUS": status}
+    async with server:
+        engine = await watch(server)
+        await engine.sync()
+        assert len(await copies(engine)) == 5
+        rows = {row.name: row for row in await engine.rows("folders")}
+        assert {"INBOX", "../../etc", "日本語", "twice", "a\nb", "parent", "flat", "nul"} <= set(rows)
+        assert all(row.last_error is None for row in rows.values())
+        assert max(map(len, rows)) < 1000
+        assert b'EXAMINE "a&AAA-b"' in asked
+        await engine.sync()
+        assert {row.name for row in await engine.rows("folders")} == set(rows)

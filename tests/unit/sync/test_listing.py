@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from connectors.model import Folder, FolderStatus, SpecialUse
-from mailgate.sync.listing import Rules, compare, renames
+from mailgate.sync.listing import FOLDERS_LIMIT, NAME_LIMIT, Rules, compare, renames
 from mailgate.sync.port import FolderState
 
 
@@ -71,3 +71,10 @@ def test_another_uidvalidity_or_fewer_uids_is_another_folder() -> None:
 
 def test_a_server_without_uidnext_can_rename_too() -> None:
     assert list(renames([state("A", "a")], [listed("C")], {"C": status(5, None)})) == ["a"]
+
+
+def test_names_too_long_to_be_kept_and_folders_beyond_all_measure_are_not_seen() -> None:
+    long = [listed("n" * NAME_LIMIT), listed("n" * (NAME_LIMIT + 1))]
+    assert [folder.name for folder in compare([], long, Rules()).appeared] == ["n" * NAME_LIMIT]
+    many = [listed(f"f{n:06}") for n in range(FOLDERS_LIMIT + 5)]
+    assert len(compare([], many, Rules()).appeared) == FOLDERS_LIMIT
