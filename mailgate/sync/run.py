@@ -58,8 +58,10 @@ IN_LINE_S: Final = 60.0
 
 BREATH_S: Final = 0.5
 """Between two passes over the same folder because of what IDLE said: a server that never stops telling, or a client
-that marks a thousand messages one by one, gets passes at this pace. The first change after a while is not held up.
+that marks a thousand messages one by one, gets passes at this pace, once `BURST` of them have followed each other.
 """
+BURST: Final = 20
+"""So many changes in a row are taken at once: an hour's new mail that arrives together is not held up."""
 
 FLAGS_BREATH_S: Final = 2.0
 """The same when flags changed and, without CONDSTORE, only a comparison of all shows which."""
@@ -81,7 +83,7 @@ class Session:
         self._runs: list[str] = []
         self._refusal: str | None = None
         self._idle_refused: str | None = None
-        self._passed_s = 0.0
+        self._paced_s = 0.0
         self.resting = False
         """Nothing is being read or written: it may be cancelled without loss."""
         self._passed = False
@@ -326,19 +328,19 @@ class Session:
             vanished = context.applied.vanished
             if change.flags and inbox is not None and inbox.highestmodseq is None:
                 context.flags_at.pop(inbox.id, None)
-                await self._breathe(FLAGS_BREATH_S)
+                await self._breathe(FLAGS_BREATH_S, 1)
             else:
-                await self._breathe(BREATH_S)
+                await self._breathe(BREATH_S, BURST)
             if inbox is None or not await self._pass(inbox) or context.applied.vanished != vanished:
                 return
 
-    async def _breathe(self, pause_s: float) -> None:
-        """Wait until the last pass of this kind is so long ago."""
-        loop = asyncio.get_running_loop()
-        wait_s = self._passed_s + pause_s - loop.time()
+    async def _breathe(self, pause_s: float, burst: int) -> None:
+        """Keep passes of this kind `pause_s` apart in the long run, `burst` of them free (a leaky bucket)."""
+        now_s = asyncio.get_running_loop().time()
+        self._paced_s = max(self._paced_s, now_s) + pause_s
+        wait_s = self._paced_s - now_s - burst * pause_s
         if wait_s > 0:
             await asyncio.sleep(wait_s)
-        self._passed_s = loop.time()
 
     async def _idle(self, timeout_s: float) -> FolderChange | None:
         """IDLE, ended by a change, the time, or a request. A server that does not answer in time is a dead line."""
