@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from mailgate import __version__
 from mailgate.api import problems, reference
 from mailgate.api.gate import Gate, Observed
+from mailgate.api.heads import Heads
 from mailgate.api.problems import Problem
 from mailgate.api.repeats import Repeats
 from mailgate.api.routes import (
@@ -64,6 +65,7 @@ def create_app(services: Services) -> FastAPI:
         generate_unique_id_function=lambda route: route.name,
         middleware=[
             Middleware(Observed, metrics=services.metrics, clock=services.clock),
+            Middleware(Heads),
             Middleware(Gate, authenticator=authenticator, request_bytes=services.settings.limits.request_bytes),
             Middleware(Repeats, services=services),
         ],

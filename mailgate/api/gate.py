@@ -1,7 +1,8 @@
 """What every request passes before a route sees it: ASGI middleware, outermost first.
 
 1. `Observed`: a request id, the metrics, one line in the log, and 500 without internals for what nobody foresaw.
-2. `Gate`: paths and queries that are no text, NUL, bodies that are too large or no JSON, and authentication of all
+2. `Heads` (mailgate.api.heads): HEAD becomes GET without a body.
+3. `Gate`: paths and queries that are no text, NUL, bodies that are too large or no JSON, and authentication of all
    of /v1, so that without a token nothing is parsed, looked up or told. Bodies are read here, up to their limit.
 """
 

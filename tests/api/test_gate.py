@@ -138,6 +138,27 @@ async def test_another_media_type_is_refused(gateway: Gateway) -> None:
         assert (refused.status_code, refused.json()["type"]) == (415, "unsupported_media_type")
 
 
+async def test_head_answers_as_get_without_a_body(gateway: Gateway) -> None:
+    await gateway.tenant()
+    export = "/v1/purge-log/export?tenant=acme"
+    for path in ("/v1/tenants", "/v1/tenants/acme", "/v1/tenants/nobody", export, "/healthz"):
+        got = await gateway.client.get(path)
+        head = await gateway.client.head(path)
+        assert head.status_code == got.status_code
+        assert head.content == b""
+        assert got.content
+        differ = {"x-request-id", "etag", "last-modified"}  # an export is made anew each time
+        assert {k: v for k, v in head.headers.items() if k not in differ} == {
+            k: v for k, v in got.headers.items() if k not in differ
+        }
+    async with gateway.with_token(None) as client:
+        assert (await client.head("/v1/tenants")).status_code == 401
+        metrics = (await client.get("/metrics")).text
+    assert any('method="HEAD"' in line and 'route="/v1/tenants/{tenant_id}"' in line for line in metrics.splitlines())
+    refused = await gateway.client.head("/v1/mailboxes/verify")
+    assert refused.status_code == 405
+
+
 async def test_a_body_over_the_limit_is_refused(gateway: Gateway) -> None:
     most = gateway.core.settings.limits.request_bytes
     headers = {"content-type": "application/json"}
