@@ -5,6 +5,7 @@ An `Instant` is an integer: microseconds since the epoch in UTC. Text forms (RFC
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,8 @@ MINUTE: Instant = 60 * SECOND
 HOUR: Instant = 60 * MINUTE
 DAY: Instant = 24 * HOUR
 
+# RFC 3339 §5.6: date-time. `T` and `Z` may be small letters. Python's own parser takes most of ISO 8601.
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -47,5 +50,9 @@ def to_rfc3339(at: Instant) -> str:
 
 
 def from_rfc3339(text: str) -> Instant:
-    """Parse an RFC 3339 time. Raises ValueError that says what is wrong."""
-    return from_datetime(datetime.fromisoformat(text))
+    """Parse an RFC 3339 time with any offset; digits beyond the microsecond are cut off. Raises ValueError that says
+    what is wrong: other forms of ISO 8601 (no dashes, weeks, no seconds, no zone, a comma) are refused.
+    """
+    if not _RFC3339.fullmatch(text):
+        raise ValueError("a time is written in full with its zone: 2026-01-31T00:00:00Z or 2026-01-31T01:00:00+01:00")
+    return from_datetime(datetime.fromisoformat(text.upper()))

@@ -21,7 +21,7 @@ def _instant(value: object) -> Instant:
     if not isinstance(value, str):
         raise ValueError("a time is text as RFC 3339 has it, e.g. 2026-01-31T00:00:00Z")  # noqa: TRY004 - becomes a 422
     try:
-        at = from_rfc3339(value.upper())
+        at = from_rfc3339(value)
     except ValueError:
         raise ValueError("this is no time; write it as RFC 3339 has it, e.g. 2026-01-31T00:00:00Z") from None
     return min(max(at, _FIRST), _LAST)

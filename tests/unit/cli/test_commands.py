@@ -105,6 +105,7 @@ def test_tenants(shell: Shell) -> None:
         (["tenant", "plan", "nobody", "demo"], 4, "tenant_not_found"),
         (["tenant", "add", "a b"], 2, "1 to 64 letters"),
         (["tenant", "plan", "acme", "demo", "--until", "soon"], 2, "2026-01-31"),
+        (["purge", "--dry-run", "--at", "20260131T000000Z"], 2, "2026-01-31"),
         (["mailbox", "list", "nobody"], 4, "tenant_not_found"),
         (["mailbox", "enable", "nobody@acme.example"], 4, "mailbox_not_found"),
         (["sync", "nobody@acme.example"], 4, "mailbox_not_found"),
