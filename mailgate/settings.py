@@ -53,6 +53,21 @@ def _listed(value: object) -> object:
     return [entry.strip() for entry in value.split(",") if entry.strip()]
 
 
+def _networks(value: object) -> object:
+    """Networks as text: a number would be taken for the address that it is in binary."""
+    entries = _listed(value)
+    if isinstance(entries, (list, tuple)) and not all(isinstance(entry, (str, Network)) for entry in entries):
+        raise ValueError('networks are written as text, e.g. ["10.0.0.0/8"]')
+    return entries
+
+
+def _named(value: object) -> object:
+    """A path that was given: an empty one would mean the working directory."""
+    if isinstance(value, str) and not value.strip():
+        raise ValueError("it is empty; name a directory, or leave it out for the default")
+    return value
+
+
 def setting(default: Any, description: str, *, unit: str | None = None, secret: bool = False, **bounds: Any) -> Any:
     """One setting: default, what it does, unit, bounds. `secret` keeps the value out of every printed form."""
     return Field(
@@ -144,7 +159,7 @@ class HttpSettings(Section):
 class NetSettings(Section):
     """What the gateway may connect to."""
 
-    allow: Annotated[tuple[Network, ...], BeforeValidator(_listed)] = setting(
+    allow: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = setting(
         (),
         "Private, loopback or link-local networks to which mail servers and webhooks may resolve; others are refused.",
         unit="networks",
@@ -273,7 +288,7 @@ class LimitsSettings(Section):
 class Settings(Section):
     """All settings. `load` reads them; making one directly looks at neither file nor environment."""
 
-    data_dir: Path = setting(
+    data_dir: Annotated[Path, BeforeValidator(_named)] = setting(
         Path("data"),
         "Directory for everything that has no address of its own. Made when missing, readable by its owner only.",
     )

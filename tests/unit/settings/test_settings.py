@@ -79,6 +79,9 @@ def test_lists_in_the_environment(written: str) -> None:
         ("[http]\nport = 70000", "http.port: Input should be less than or equal to 65535"),
         ("[http]\nport = 'much'", "http.port: Input should be a valid integer"),
         ("[net]\nallow = ['10.0.0.1/8']", "net.allow"),
+        ("[net]\nallow = [10]", 'net.allow: networks are written as text, e.g. ["10.0.0.0/8"]'),
+        ("[net]\nallow = ['10.0.0.0/8', true]", "net.allow: networks are written as text"),
+        ("data_dir = ''", "data_dir: it is empty; name a directory"),
         ("[retention]\nanchor = 'sent'", "retention.anchor: Input should be 'received' or 'stored'"),
         ("http = 3", "http"),
         ("[sync]\nbackoff_min_s = 9\nbackoff_max_s = 8", "sync.backoff_min_s is larger than sync.backoff_max_s"),
@@ -99,6 +102,17 @@ def test_an_unknown_variable_is_refused_and_the_nearest_named() -> None:
 def test_a_value_in_the_environment_is_blamed_on_the_environment() -> None:
     with pytest.raises(ConfigurationError, match=r"environment MAILGATE_SYNC__LEASE_S: sync\.lease_s"):
         load(environ={"MAILGATE_SYNC__LEASE_S": "0"})
+
+
+@pytest.mark.parametrize("written", ["", " "])
+def test_an_empty_data_dir_is_not_the_working_directory(written: str) -> None:
+    with pytest.raises(ConfigurationError, match="environment MAILGATE_DATA_DIR: data_dir: it is empty"):
+        load(environ={"MAILGATE_DATA_DIR": written})
+
+
+def test_a_network_in_the_environment_is_text() -> None:
+    with pytest.raises(ConfigurationError, match="environment MAILGATE_NET__ALLOW: .* written as text"):
+        load(environ={"MAILGATE_NET__ALLOW": "[10]"})
 
 
 def test_what_kubernetes_sets_for_a_service_named_mailgate_is_no_setting() -> None:
