@@ -21,10 +21,9 @@ from mailgate.errors import ForbiddenError, NotFoundError, UnauthorizedError
 from mailgate.store import tenants, tokens
 from mailgate.store.database import Database
 from mailgate.store.tenants import Tenant
-from mailgate.store.tokens import Scope, secret_hash
+from mailgate.store.tokens import LONGEST_SECRET, Scope, secret_hash
 
 ENVIRONMENT_TOKEN_ID = "environment"  # noqa: S105 - an id, not a secret
-_MOST_SECRET = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class Authenticator:
             raise UnauthorizedError("this needs `Authorization: Bearer <token>`")
         scheme, _, secret = header.partition(" ")
         secret = secret.strip()
-        if scheme.lower() != "bearer" or not secret or len(secret) > _MOST_SECRET:
+        if scheme.lower() != "bearer" or not secret or len(secret) > LONGEST_SECRET:
             raise UnauthorizedError("the Authorization header must be `Bearer <token>`")
         if self._admin_hash is not None and hmac.compare_digest(self._admin_hash, secret_hash(secret)):
             return Principal(ENVIRONMENT_TOKEN_ID, frozenset({Scope.ADMIN}), None)

@@ -29,6 +29,7 @@ from mailgate.store.pins import Pins
 from mailgate.store.reading import MessageReader
 from mailgate.store.retention import RetentionService
 from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.tokens import LONGEST_SECRET
 from mailgate.tenants.catalogue import Catalogue, parse_catalogue
 from mailgate.tenants.subscription import SubscriptionRules
 from retention.model import AnchorFrom, Graces
@@ -55,6 +56,11 @@ class Secrets:
         if token is not None and len(token) < _SHORTEST_ADMIN_TOKEN:
             raise ConfigurationError(
                 f"{ADMIN_TOKEN_VARIABLE} must have at least {_SHORTEST_ADMIN_TOKEN} characters; "
+                "make one with `openssl rand -hex 32`"
+            )
+        if token is not None and len(token) > LONGEST_SECRET:
+            raise ConfigurationError(
+                f"{ADMIN_TOKEN_VARIABLE} has more than {LONGEST_SECRET} characters, which no request may bring; "
                 "make one with `openssl rand -hex 32`"
             )
         master = environ.get(MASTER_KEY_VARIABLE) or None

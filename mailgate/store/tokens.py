@@ -24,6 +24,8 @@ from mailgate.store.schema import tenants, tokens
 from mailgate.store.transaction import Transaction
 
 PREFIX = "mg_"
+LONGEST_SECRET = 512
+"""In characters: what is longer is refused before it is looked up."""
 
 
 class Scope(StrEnum):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.app.core import Core
+from mailgate.app.core import Core, Secrets
 from mailgate.errors import ConfigurationError
 from mailgate.settings import Settings
 
@@ -53,3 +53,15 @@ async def test_an_installation_that_was_cut_before_it_began(tmp_path: Path) -> N
         file.unlink()
     await (await Core.open(Settings(data_dir=tmp_path / "data"))).close()
     assert (tmp_path / "data" / "keys" / "master").read_bytes() == keys
+
+
+@pytest.mark.parametrize(("length", "said"), [(15, "at least 16"), (513, "more than 512")])
+def test_an_admin_token_that_is_too_short_or_too_long(length: int, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        Secrets.from_environment({"MAILGATE_ADMIN_TOKEN": "x" * length})
+    assert "xxx" not in caught.value.detail
+
+
+@pytest.mark.parametrize("length", [16, 512])
+def test_an_admin_token_may_have_any_length_that_a_request_may_bring(length: int) -> None:
+    assert Secrets.from_environment({"MAILGATE_ADMIN_TOKEN": "x" * length}).admin_token == "x" * length
