@@ -16,7 +16,7 @@ from enum import StrEnum
 from sqlalchemy import Row, bindparam, desc, insert, select, update
 
 from mailgate.clock import Instant
-from mailgate.errors import NotFoundError
+from mailgate.errors import NotFoundError, PreconditionError
 from mailgate.ids import new_id
 from mailgate.store.database import Database
 from mailgate.store.paging import Page, cut
@@ -73,7 +73,13 @@ async def create(
     expires_at: Instant | None = None,
     now: Instant,
 ) -> tuple[Token, str]:
-    """Make a token; (token, secret), the secret to be shown once. Raises NotFoundError for an unknown tenant."""
+    """Make a token; (token, secret), the secret to be shown once. Raises NotFoundError for an unknown tenant and
+    PreconditionError when the token would never be valid.
+    """
+    if expires_at is not None and expires_at <= now:
+        raise PreconditionError(
+            "`expires_at` lies in the past: the token would never be valid", slug="expires_at_in_the_past"
+        )
     secret = new_secret()
     token = Token(new_id(now), name, frozenset(scopes), tenant_id, now, expires_at, None, None)
 

@@ -115,6 +115,15 @@ async def test_a_token_for_an_unknown_tenant_is_not_made(gateway: Gateway) -> No
     assert (refused.status_code, refused.json()["type"]) == (404, "tenant_not_found")
 
 
+@pytest.mark.parametrize("expires_at", [START - HOUR, START])
+async def test_a_token_that_would_never_be_valid_is_not_made(gateway: Gateway, expires_at: int) -> None:
+    body = {"name": "x", "scopes": ["crm"], "expires_at": to_rfc3339(expires_at)}
+    refused = await gateway.client.post("/v1/tokens", json=body)
+    assert (refused.status_code, refused.json()["type"]) == (422, "expires_at_in_the_past")
+    assert "lies in the past" in refused.json()["detail"]
+    assert (await gateway.client.get("/v1/tokens")).json()["items"] == []
+
+
 async def test_unknown_paths_and_methods(gateway: Gateway) -> None:
     refused = await gateway.client.get("/v1/nothing")
     assert (refused.status_code, refused.json()["type"]) == (404, "route_not_found")
