@@ -11,7 +11,7 @@ message (S9): three equal messages at the server are three messages, so recognit
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
@@ -40,13 +40,13 @@ class Candidate(Generic[K]):
     token_suffices: bool = False
 
 
-_Rule: TypeAlias = Callable[[Likeness, Likeness, bool], bool]
+_Trait: TypeAlias = Callable[[Likeness], Hashable | None]
+"""What must be equal, beside the token; None: not known, so equal to nothing."""
 
-_RULES: tuple[_Rule, ...] = (
-    lambda far, known, _: _same(far.size, known.size) and _same(far.internal_date, known.internal_date),
-    lambda far, known, _: _same(far.size, known.size),
-    lambda far, known, _: _same(far.internal_date, known.internal_date),
-    lambda _far, _known, suffices: suffices,
+_TRAITS: tuple[_Trait, ...] = (
+    lambda like: None if like.size is None or like.internal_date is None else (like.size, like.internal_date),
+    lambda like: like.size,
+    lambda like: like.internal_date,
 )
 
 
@@ -66,20 +66,24 @@ def pair(far: Sequence[tuple[F, Likeness]], known: Sequence[Candidate[K]]) -> di
 
 
 def _pair_group(messages: list[tuple[F, Likeness]], candidates: list[Candidate[K]], pairs: dict[F, K]) -> None:
-    """Pair messages and candidates of one token, the best agreement first."""
-    left = list(messages)
-    free = list(candidates)
-    for rule in _RULES:
+    """Pair messages and candidates of one token, the best agreement first; in time linear in their number, since a
+    sender can make thousands that are alike.
+    """
+    left = messages
+    free = dict(enumerate(candidates))
+    for trait in _TRAITS:
+        by_trait: defaultdict[Hashable, deque[int]] = defaultdict(deque)
+        for number, candidate in free.items():
+            by_trait[trait(candidate.likeness)].append(number)
         unpaired: list[tuple[F, Likeness]] = []
         for key, likeness in left:
-            found = next((c for c in free if rule(likeness, c.likeness, c.token_suffices)), None)
-            if found is None:
-                unpaired.append((key, likeness))
+            wanted = trait(likeness)
+            equal = by_trait.get(wanted) if wanted is not None else None
+            if equal:
+                pairs[key] = free.pop(equal.popleft()).key
             else:
-                free.remove(found)
-                pairs[key] = found.key
+                unpaired.append((key, likeness))
         left = unpaired
-
-
-def _same(a: int | None, b: int | None) -> bool:
-    return a is not None and a == b
+    sufficing = [candidate for candidate in free.values() if candidate.token_suffices]
+    for (key, _), candidate in zip(left, sufficing, strict=False):
+        pairs[key] = candidate.key

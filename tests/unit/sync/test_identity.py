@@ -66,3 +66,22 @@ def test_pairs_are_one_to_one_and_of_one_token(far: list[Likeness], near: list[t
         for candidate in candidates:
             if uid not in pairs and candidate.key not in pairs.values() and candidate.token_suffices:
                 assert likeness.token != candidate.likeness.token
+
+
+def test_thousands_that_are_alike_cost_no_quadratic_time() -> None:
+    """As many comparisons as messages, not as pairs: counted, not timed."""
+    compared = 0
+
+    class Size(int):
+        def __eq__(self, other: object) -> bool:
+            nonlocal compared
+            compared += 1
+            return int(self) == other
+
+        __hash__ = int.__hash__
+
+    count = 2_000
+    far = [(n, Likeness(b"t", Size(n), n)) for n in range(count)]
+    known = [Candidate(n, Likeness(b"t", Size(count + n), count + n)) for n in range(count)]
+    assert pair(far, known) == {}
+    assert compared < 20 * count
