@@ -16,7 +16,7 @@ from typing import Annotated, Generic, TypeAlias, TypeVar
 
 from pydantic import Field
 
-from mailgate.api.types import Answer, Body, text
+from mailgate.api.types import Answer, Parameters, text
 from mailgate.errors import BadRequestError
 from mailgate.store.paging import Page
 
@@ -29,7 +29,7 @@ LARGEST = 200
 _LONGEST_TEXT = 1_000
 
 
-class PageQuery(Body):
+class PageQuery(Parameters):
     """Query parameters of every listing."""
 
     limit: int = Field(default=50, ge=1, le=LARGEST, description="entries on the page")

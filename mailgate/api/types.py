@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 
 from mailgate.clock import Instant, from_rfc3339, to_rfc3339
 from mailgate.ids import ID_PATTERN
@@ -56,7 +65,23 @@ def text(most: int, least: int = 1) -> StringConstraints:
 
 
 class Body(BaseModel):
-    """Base of what clients send: a field that is not known is an error, since a typo must not pass silently."""
+    """Base of JSON that clients send: a field that is not known is an error, since a typo must not pass silently;
+    true is no number, 1 is not true, and neither is text.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, value: object) -> object:
+        """JSON has one kind of number: 993.0 is the integer 993 (JSON Schema, validation §6.1.1)."""
+        if not isinstance(value, dict):
+            return value
+        return {key: int(v) if isinstance(v, float) and v.is_integer() else v for key, v in value.items()}
+
+
+class Parameters(BaseModel):
+    """Base of query parameters, where everything is text at first; unknown ones are errors too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 

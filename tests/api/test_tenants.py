@@ -125,6 +125,11 @@ async def test_the_history_names_each_period_and_its_event(gateway: Gateway) -> 
         ({"plan": "standard", "period_end": "2026-01-31T00:00:00"}, 422, "invalid"),
         ({"plan": "standard", "period_end": 5}, 422, "invalid"),
         ({"plan": "standard", "seats": 0}, 422, "invalid"),
+        ({"plan": "standard", "seats": True}, 422, "invalid"),
+        ({"plan": "standard", "seats": "5"}, 422, "invalid"),
+        ({"plan": "standard", "seats": 5.5}, 422, "invalid"),
+        ({"plan": "standard", "auto_renew": 1}, 422, "invalid"),
+        ({"plan": "standard", "auto_renew": "yes"}, 422, "invalid"),
         ({"plan": "standard", "price": 5}, 422, "invalid"),
         ({"plan": "a\0b"}, 422, "invalid"),
         ([], 422, "invalid"),
@@ -134,6 +139,13 @@ async def test_bad_subscriptions_are_refused(gateway: Gateway, body: object, sta
     await gateway.tenant("acme", "free")
     refused = await gateway.client.put("/v1/tenants/acme/subscription", json=body)
     assert (refused.status_code, refused.json()["type"]) == (status, slug)
+
+
+async def test_a_whole_number_may_be_written_with_a_point(gateway: Gateway) -> None:
+    await gateway.tenant("acme", "free")
+    put = await gateway.client.put("/v1/tenants/acme/subscription", json={"plan": "standard", "seats": 5.0})
+    assert put.status_code == 200
+    assert put.json()["seats"]["max"] == 5
 
 
 async def test_plans_are_compared(gateway: Gateway) -> None:

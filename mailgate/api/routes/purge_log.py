@@ -23,7 +23,7 @@ from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, Principal, TenantOf, Who, only
 from mailgate.api.services import Services
-from mailgate.api.types import Answer, Body, ObjectId, TenantId, Time, TimeIn, text
+from mailgate.api.types import Answer, ObjectId, Parameters, TenantId, Time, TimeIn, text
 from mailgate.clock import from_rfc3339
 from mailgate.errors import NotFoundError
 from mailgate.store import tenants
@@ -63,7 +63,7 @@ class LogQuery(PageQuery):
     item: Annotated[str, text(64)] | None = Field(default=None, description="`item_ref` of a copy")
 
 
-class ExportQuery(Body):
+class ExportQuery(Parameters):
     """What to hand out."""
 
     tenant: TenantId

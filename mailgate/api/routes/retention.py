@@ -10,7 +10,7 @@ from pydantic import Field
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, Principal, TenantOf, Who, only
-from mailgate.api.types import Answer, Body, ObjectId, TenantId, Time, TimeIn
+from mailgate.api.types import Answer, Body, ObjectId, Parameters, TenantId, Time, TimeIn
 from mailgate.errors import NotFoundError, PreconditionError
 from mailgate.store import runs
 from mailgate.store.runs import RunRecord
@@ -51,7 +51,7 @@ class PreviewAnswer(Counts):
     days: int | None
 
 
-class PreviewQuery(Body):
+class PreviewQuery(Parameters):
     """What to look at."""
 
     tenant: TenantId
