@@ -17,6 +17,9 @@ from connectors.net import Network, Resolver, checked_addresses, resolve_host
 MAX_ADDRESSES: Final = 6
 """How many addresses of one host are tried."""
 
+# What OpenSSL says of a first record that is none, such as a greeting in clear; the second since 3.2.
+_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
+
 
 async def open_session(
     endpoint: Endpoint,
@@ -102,6 +105,10 @@ async def _connect(
                     server_hostname=endpoint.host if tls is not None else None,
                 )
         except ssl.SSLError as error:
+            if error.reason in _NO_TLS:
+                raise TlsError(
+                    f"{endpoint.host} does not speak TLS on port {endpoint.port}; try security starttls, or none"
+                ) from None
             raise TlsError(f"TLS with {endpoint.host} failed: {_tls_reason(error)}") from None
         except TimeoutError:
             failures.append(f"{address}: no answer within {share_s:g} s")

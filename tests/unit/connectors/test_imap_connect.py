@@ -246,7 +246,7 @@ async def test_tls_with_a_server_that_speaks_none() -> None:
         await talk.gone()
 
     async with serve(script) as server:
-        with pytest.raises(TlsError):
+        with pytest.raises(TlsError, match=r"does not speak TLS on port \d+; try security starttls"):
             await open_session(
                 Endpoint("127.0.0.1", server.port, Security.TLS),
                 AUTH,
