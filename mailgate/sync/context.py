@@ -9,6 +9,7 @@ from connectors.port import Source
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import DAY, SECOND, Clock, Instant
 from mailgate.settings import SyncSettings
+from mailgate.sync.breakers import Breakers
 from mailgate.sync.port import Applied, Checkpoint, Entitled, FolderState, MailboxConfig, Owner, Progress, SyncStore
 from mailgate.sync.prepare import Preparer, Workers
 from mailgate.sync.reconcile import Window
@@ -84,6 +85,7 @@ class Context:
     flags_at: dict[str, Instant] = field(default_factory=dict)
     applied: Applied = field(default_factory=Applied)
     meter: Meter | None = None
+    breakers: Breakers = field(default_factory=Breakers)
 
     def window(self) -> Window:
         """Which messages are fetched, now."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date
 from typing import Final
 
-from connectors.errors import ProtocolError, Scope
+from connectors.errors import ConnectorError, ProtocolError, Scope
 from connectors.model import MessageMeta
 from mailgate.clock import SECOND, Instant, to_datetime
 from mailgate.sync.context import Context
@@ -268,12 +268,15 @@ class FolderPass:
         """Keep copies of these; the checkpoint goes with the last."""
         checkpoint = seen.checkpoint()
         await self._write(seen, None if uids else checkpoint)
-        todo = list(uids)
+        todo = await self._without_breakers(seen, uids)
         written = not uids
         rounds = 0
         while todo:
-            outcome = await self._pull(seen, todo, checkpoint, initial=initial)
-            written, todo = outcome.checkpointed, outcome.left
+            part = self._context.breakers.next((self._folder.id, seen.uidvalidity), todo)
+            last = len(part) == len(todo)
+            outcome = await self._pull(seen, part, checkpoint if last else None, initial=initial)
+            written = outcome.checkpointed
+            todo = outcome.left if last else [*outcome.left, *(uid for uid in todo if uid != part[0])]
             if outcome.look_again:
                 rounds += 1
                 if rounds > _ROUNDS:
@@ -286,6 +289,15 @@ class FolderPass:
         if not written:
             await self._write(seen, checkpoint)
         self._context.reached(self._folder, checkpoint)
+
+    async def _without_breakers(self, seen: FolderLook, uids: Sequence[int]) -> list[int]:
+        """Without those that ended the line again and again, which are set aside."""
+        given_up = self._context.breakers.given_up((self._folder.id, seen.uidvalidity), uids)
+        if given_up:
+            if self._context.meter is not None:
+                self._context.meter.add(len(given_up))
+            await self._commit(seen, [], [Aside(uid, reason) for uid, reason in given_up.items()], None)
+        return [uid for uid in uids if uid not in given_up]
 
     def _inbox_due_at(self) -> Instant | None:
         """During an import of another folder: when INBOX, if it was imported already, is to be looked at again."""
@@ -309,8 +321,16 @@ class FolderPass:
         await self._reopen(seen)
 
     async def _pull(
-        self, seen: FolderLook, uids: Sequence[int], checkpoint: Checkpoint | None, *, initial: bool
+        self,
+        seen: FolderLook,
+        uids: Sequence[int],
+        checkpoint: Checkpoint | None,
+        *,
+        initial: bool,
+        whole: bool = False,
     ) -> Outcome:
+        """Fetch and keep these; `whole`: all of them, however long it takes."""
+        where = self._folder.id, seen.uidvalidity
         job = Job(
             folder=self._folder,
             uidvalidity=seen.uidvalidity,
@@ -318,9 +338,16 @@ class FolderPass:
             checkpoint=checkpoint,
             initial=initial,
             looked_again=frozenset(self._looked_again),
-            pause_at=self._inbox_due_at(),
+            pause_at=None if whole else self._inbox_due_at(),
         )
-        return await Puller(self._context, job).run()
+        puller = Puller(self._context, job)
+        try:
+            outcome = await puller.run()
+        except ConnectorError as error:
+            self._context.breakers.ended(where, uids, puller.waiting, error)
+            raise
+        self._context.breakers.came(where)
+        return outcome
 
     async def _unanswered(self, seen: FolderLook, uids: Sequence[int], *, initial: bool) -> None:
         """Messages that the server listed but did not send: gone meanwhile, or asked for once more, or set aside."""
@@ -332,7 +359,7 @@ class FolderPass:
         if not standing:
             return
         self._looked_again.update(self._context.folders)  # they are kept or set aside, whatever else looks like them
-        outcome = await self._pull(seen, standing, None, initial=initial)
+        outcome = await self._pull(seen, standing, None, initial=initial, whole=True)
         if outcome.unanswered:
             if meter is not None:
                 meter.add(len(outcome.unanswered))

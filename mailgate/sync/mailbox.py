@@ -22,6 +22,7 @@ from mailgate.clock import SECOND, Clock
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing
 from mailgate.settings import SyncSettings
+from mailgate.sync.breakers import Breakers
 from mailgate.sync.context import Context, import_floor
 from mailgate.sync.port import MailboxConfig, MailboxHead, MailboxState, Owner, SyncStore
 from mailgate.sync.prepare import Preparer, Workers
@@ -78,6 +79,7 @@ class MailboxTask:
         self._wanted = asyncio.Event()
         self._run_ids: list[str] = []
         self._stopping = False
+        self._breakers = Breakers()
         self._faults = 0  # in a row, less what good sessions made up for
         self.id = head.id
         self.tenant_id = head.tenant_id
@@ -217,6 +219,7 @@ class MailboxTask:
                 anchor_from=parts.anchor_from,
                 floor_at=floor_at,
                 entitled=entitled,
+                breakers=self._breakers,
             )
             imported = config.imported_at is not None
             session = self._session = Session(context, self._report, self._slots.importing, imported=imported)

@@ -154,6 +154,11 @@ class Puller:
                 sink.abandon()
         return outcome
 
+    @property
+    def waiting(self) -> int:
+        """How many messages are still to come."""
+        return len(self._waiting)
+
     # Fetching.
 
     async def _fetch(self) -> None:

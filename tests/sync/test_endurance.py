@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from mailgate.store import leases
 from mailgate.store.sync import lease_name
 from mailgate.sync import mailbox as mailbox_module
 from mailgate.sync.mailbox import MailboxTask
-from tests.fakeimap import FakeImap, Mail, Talk
+from tests.fakeimap import FakeImap, Mail, Talk, in_set
 from tests.sync.engine import Engine, mail
 from tests.sync.test_supervisor import QUICK, is_, running, until
 
@@ -215,3 +215,44 @@ async def test_a_server_that_never_lets_in_is_left_after_a_while(
         assert reason.startswith("the login was not completed within 2 s")
         del server.lies["LOGIN"]
         await kept(engine, 5)
+
+
+async def kill(talk: Talk, rest: bytes) -> None:
+    talk.writer.transport.abort()
+
+
+async def babble(talk: Talk, rest: bytes) -> None:
+    await talk.raw(b"* 3 FETCH (UID 3 FLAGS () BODY[] {5}\r\nshort but then it goes on\r\n)\r\n")
+
+
+@pytest.mark.parametrize("strike", [kill, babble])
+async def test_a_message_that_ends_the_line_is_set_aside_and_the_others_come(
+    engine: Engine, server: FakeImap, strike: Callable[[Talk, bytes], Awaitable[None]]
+) -> None:
+    """Servers crash over single messages, for ever; everything behind them is wanted all the same."""
+    server.folders["INBOX"] = [Mail(n, mail(n)) for n in range(1, 30)]
+
+    async def fetch(talk: Talk, rest: bytes) -> None:
+        asked = rest.split(b" ")[2]
+        if b"BODY.PEEK[]" not in rest or not in_set(asked, 3):
+            await talk.truth("UID FETCH", rest)
+            return
+        for number, message in enumerate(server.folders["INBOX"], start=1):
+            if in_set(asked, message.uid) and message.uid != 3:
+                await talk.answer(number, message, rest)
+            elif message.uid == 3:
+                await strike(talk, rest)
+                return
+
+    server.lies["UID FETCH"] = fetch
+    async with running(engine):
+        await until(is_(engine, "live"))
+        assert len(await engine.rows("messages")) == 28
+        (aside,) = await engine.rows("quarantine")
+        assert aside.uid == 3
+        assert aside.reason.startswith("asking for it ended the connection again and again: ")
+        mailbox = (await engine.rows("mailboxes"))[0]
+        assert mailbox.imported_at is not None
+        assert mailbox.progress_done == mailbox.progress_total
+        server.folders["INBOX"].append(Mail(30, mail(30)))
+        await kept(engine, 29)
