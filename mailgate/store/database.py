@@ -139,14 +139,16 @@ class Database:
                     raise
         raise AssertionError("unreachable")
 
-    async def truncate_wal(self) -> None:
+    async def truncate_wal(self) -> bool:
         """SQLite: move the write-ahead log into the file and empty it, so that what was purged does not linger
-        there.
+        there. False when somebody read longer than busy_timeout, and the log was left as it is.
         """
-        if self.sqlite:
-            async with self._turn, self._writer.connect() as conn:
-                raw = await conn.get_raw_connection()
-                await _execute_outside_transaction(raw.driver_connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+        if not self.sqlite:
+            return True
+        async with self._turn, self._writer.connect() as conn:
+            raw = await conn.get_raw_connection()
+            rows = await _execute_outside_transaction(raw.driver_connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+        return not rows[0][0]  # (busy, pages in the log, pages moved): being busy is no error to SQLite
 
 
 async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
@@ -163,10 +165,11 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-async def _execute_outside_transaction(connection: Any, statement: str) -> None:
+async def _execute_outside_transaction(connection: Any, statement: str) -> list[Any]:
     cursor = await connection.execute(statement)
-    await cursor.fetchall()
+    rows = list(await cursor.fetchall())
     await cursor.close()
+    return rows
 
 
 def _sqlite_engine(url: URL, *, pool_size: int, busy_timeout_s: float, begin: str, query_only: bool) -> AsyncEngine:

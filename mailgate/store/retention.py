@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import structlog
 from sqlalchemy import ColumnElement, and_, case, func, literal, select
 
 from mailgate.actors import Actor
@@ -36,6 +37,8 @@ from retention.model import Actor as RetentionActor
 from retention.model import Counts
 from retention.policy import ClockLimits, Policy, clock_fault
 from retention.port import Run
+
+_log = structlog.get_logger("mailgate.retention")
 
 CLOCK_MARK = "clock.last_seen_at"
 CLOCK_APPROVED = "clock"
@@ -270,13 +273,17 @@ class RetentionService:
                 approved=approved,
             )
         )
-        await self._db.truncate_wal()
+        await self._empty_wal()
         return await runs.get(self._db, record.id)
+
+    async def _empty_wal(self) -> None:
+        if not await self._db.truncate_wal():
+            _log.warning("wal_not_emptied", detail="somebody reads the database; the next run tries again")
 
     async def _finish_cut_runs(self) -> int:
         done = 0
         while await self._engine.resume(self._policy.sha256) is not None:
-            await self._db.truncate_wal()
+            await self._empty_wal()
             done += 1
         return done
 

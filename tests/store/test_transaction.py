@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
@@ -189,4 +190,20 @@ async def test_a_transaction_that_began_ends_before_its_caller_is_cancelled(
     await asyncio.wait({task})
     assert task.cancelled()
     assert committed.is_set()
+    await db.close()
+
+
+async def test_a_write_ahead_log_that_somebody_reads_is_not_emptied(tmp_path: Path) -> None:
+    db = Database(f"sqlite:///{tmp_path}/wal.db", busy_timeout_s=0.1)
+    wal = tmp_path / "wal.db-wal"
+    async with db.write() as tx:
+        await tx.conn.execute(text("CREATE TABLE t (n INTEGER)"))
+    async with db.read() as reading:
+        await reading.execute(text("SELECT * FROM t"))
+        async with db.write() as tx:
+            await tx.conn.execute(text("INSERT INTO t VALUES (1)"))
+        assert not await db.truncate_wal()
+        assert wal.stat().st_size
+    assert await db.truncate_wal()
+    assert wal.stat().st_size == 0
     await db.close()
