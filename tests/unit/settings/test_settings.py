@@ -111,7 +111,7 @@ def test_an_empty_data_dir_is_not_the_working_directory(written: str) -> None:
 
 
 def test_a_network_in_the_environment_is_text() -> None:
-    with pytest.raises(ConfigurationError, match="environment MAILGATE_NET__ALLOW: .* written as text"):
+    with pytest.raises(ConfigurationError, match=r"environment MAILGATE_NET__ALLOW: .* written as text"):
         load(environ={"MAILGATE_NET__ALLOW": "[10]"})
 
 
