@@ -149,7 +149,7 @@ class MailServer:
         shadow = [f"{account.address}:{hashing.hash(account.password)}:::::::" for account in self._accounts]
         (base / "pymap-etc-passwd").write_text("\n".join((*users, "")), encoding="utf-8")
         (base / "pymap-etc-shadow").write_text("\n".join((*shadow, "")), encoding="utf-8")
-        program = [sys.executable, "-c", "import sys; from pymap.main import main; sys.exit(main())"]
+        program = [sys.executable, str(Path(__file__).with_name("pymap_server.py"))]
         options = ["--no-service", "admin", "--host", "127.0.0.1", "--port", str(self.port), "--no-tls"]
         return [*program, *options, "maildir", str(base)]
 

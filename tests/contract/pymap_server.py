@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mailgate.demo import pymap_server as program_of_pymap
 from tests.servers import Server, free_port, leave_out, listening
 
 
@@ -28,7 +29,7 @@ class Pymap:
             (self._mail / f"pymap-etc-{name}").touch()
         self._names = itertools.count(1)
         self.port = free_port()
-        program = [sys.executable, "-c", "import sys; from pymap.main import main; sys.exit(main())"]
+        program = [sys.executable, program_of_pymap.__file__]
         options = ["--no-service", "admin", "--host", "127.0.0.1", "--port", str(self.port), "--no-tls"]
         # pymap renames temporary files into the mail folder, so they must lie on the same file system.
         temporary = folder / "tmp"
