@@ -181,10 +181,7 @@ async def test_a_new_uidvalidity_costs_no_message_its_id(
     await engine.sync()
     before = sorted(row.id for row in await engine.rows("messages"))
     own_dovecot.stop()
-    for index in (account.home / "Maildir").glob("dovecot*"):
-        index.unlink()
-    for entry in (account.home / "Maildir" / "cur").iterdir():
-        entry.rename(entry.with_name("9" + entry.name))
+    account.renew_uidvalidity()
     own_dovecot.start()
     await engine.sync()
     assert sorted(row.id for row in await engine.rows("messages")) == before
