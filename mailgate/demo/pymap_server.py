@@ -1,8 +1,7 @@
 """Runs pymap, with the one thing that it lacks: a hold on its own sessions.
 
 asyncio keeps only weak references to tasks. pymap's sessions are tasks that nobody else refers to: Python's collector
-of cycles now and then ends one in the middle ("Task was destroyed but it is pending!"); the client sees a closed
-line.
+of cycles now and then ends one in the middle ("Task was destroyed but it is pending!"); the client sees a closed line.
 
 Run by its path: `python …/pymap_server.py ARGUMENTS`, with pymap's own arguments. It imports nothing of the gateway.
 """
