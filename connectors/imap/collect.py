@@ -36,6 +36,10 @@ ITEM_COST: Final = 512
 """What an item without a body counts in the window: about what its values take in memory."""
 
 
+MANY_RANGES: Final = 200_000
+CHANGES_BYTES: Final = 128 << 20
+"""What the changes that EXAMINE tells of may take: a quarter of a million messages."""
+
 GATHERED: Final = 200_000
 """No account has so many folders: more responses of one kind to one command only fill our memory."""
 
@@ -118,6 +122,7 @@ class Opening:
         self.vanished: list[range] = []
         self.changed: dict[int, FlagsChange] = {}
         self.unread: str | None = None
+        self._weight = 0
 
     def claim(self, response: Response, /) -> bool:
         if isinstance(response, Exists):
@@ -126,9 +131,15 @@ class Opening:
             self._code(response)
         elif isinstance(response, Vanished):
             self.vanished += response.uids
+            if len(self.vanished) > MANY_RANGES:
+                self.vanished.clear()
+                self.unread = "VANISHED"  # more than is worth keeping: a listing of what stands says the same
         elif isinstance(response, Fetch):
             if response.uid is not None and response.flags is not None:
                 self.changed[response.uid] = FlagsChange(response.uid, response.flags, response.modseq)
+                self._weight += ITEM_COST + response.weight
+                if self._weight > CHANGES_BYTES:
+                    raise ProtocolError("the server answered EXAMINE with more changes than anybody can take")
         elif isinstance(response, Unparsed):
             self.unread = response.word
         else:

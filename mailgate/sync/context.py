@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from connectors.model import SpecialUse
 from connectors.port import Source
@@ -16,6 +18,12 @@ from mailgate.sync.reconcile import Window
 from retention.model import AnchorFrom
 
 PROGRESS_EVERY: Instant = SECOND // 2
+
+STALLED_S: Final = 900.0
+"""A server that keeps the line alive for so long and brings nothing is stuck, or means it."""
+
+SLOWEST: Final = 1_000
+"""Octets per second of the slowest line that a large message is waited for on."""
 
 
 @dataclass(slots=True)
@@ -86,6 +94,14 @@ class Context:
     applied: Applied = field(default_factory=Applied)
     meter: Meter | None = None
     breakers: Breakers = field(default_factory=Breakers)
+    deadline: asyncio.Timeout | None = None
+
+    def getting_on(self, octets: int = 0) -> None:
+        """The server brought something, or begins to bring so many octets: what is being done gets more time."""
+        deadline = self.deadline
+        if deadline is not None and not deadline.expired():
+            due_s = asyncio.get_running_loop().time() + STALLED_S + octets / SLOWEST
+            deadline.reschedule(max(deadline.when() or due_s, due_s))
 
     def window(self) -> Window:
         """Which messages are fetched, now."""

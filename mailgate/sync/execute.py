@@ -139,6 +139,7 @@ class FolderPass:
         new: list[int] = []
         async with closing(seen.changes()) as batches:
             async for batch in batches:
+                context.getting_on()
                 new += [change.uid for change in batch if change.uid >= first_new]
                 old = {change.uid: change.flags for change in batch if change.uid < first_new}
                 views = await context.store.views(context.owner, folder, seen.uidvalidity, list(old))
@@ -244,6 +245,7 @@ class FolderPass:
         headers: list[bytes] = []
         async with closing(context.source.fetch_headers(uids)) as messages:
             async for meta, header in messages:
+                context.getting_on()
                 metas.append(meta)
                 headers.append(header)
         tokens = await context.workers.run(lambda: context.preparer.header_tokens(headers), bulk=len(headers) > FEW)

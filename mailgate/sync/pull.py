@@ -172,6 +172,7 @@ class Puller:
             async with closing(context.source.fetch_bodies(self._job.uids, self._sink)) as messages:
                 async for fetched in messages:
                     self._arriving -= _cost(fetched.octets)
+                    context.getting_on()
                     batch.append(Arrived(fetched.meta, fetched.sink, fetched.octets))
                     size += min(fetched.octets, HUGE)
                     if len(batch) >= most or size >= settings.batch_bytes:
@@ -187,6 +188,7 @@ class Puller:
         self._arriving += _cost(octets)
         if self._arriving > ARRIVING_BYTES:
             raise ProtocolError("the server sends bodies that belong to no message")
+        self._context.getting_on(octets)
         sink = self._context.preparer.open_sink(octets, self._context.clock())
         self._open.add(sink)
         return sink
@@ -278,6 +280,7 @@ class Puller:
     async def _commit(self, decided: _Decided, checkpoint: Checkpoint | None) -> None:
         context, job = self._context, self._job
         now = context.clock()
+        context.getting_on()
         meter = context.meter
         progress = None
         if meter is not None:

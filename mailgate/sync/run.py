@@ -25,7 +25,7 @@ from connectors.model import Folder, FolderStatus, SpecialUse
 from connectors.port import FolderChange
 from mailgate.clock import SECOND, Instant
 from mailgate.sync import guards, listing
-from mailgate.sync.context import Context, Meter
+from mailgate.sync.context import STALLED_S, Context, Meter
 from mailgate.sync.execute import FolderPass
 from mailgate.sync.port import Applied, FolderState, ListingChanges, MailboxState, PendingCount
 from mailgate.sync.reconcile import settle
@@ -107,13 +107,32 @@ class Session:
 
     async def run(self, *, once: bool = False) -> None:
         """Import, then stay live until the line drops or the task is cancelled; with `once`, one complete pass."""
-        await self.list_folders()
+        async with self._watched():
+            await self.list_folders()
         if not self._imported:
             await self._import()
-        await self.poll()
+        async with self._watched():
+            await self.poll()
         while not once:
             await self._live_until_poll()
-            await self.poll()
+            async with self._watched():
+                await self.poll()
+
+    @contextlib.asynccontextmanager
+    async def _watched(self) -> AsyncIterator[None]:
+        """What is done here ends when the server brings nothing for long, though it keeps the line alive."""
+        context = self._context
+        try:
+            async with asyncio.timeout(STALLED_S) as deadline:
+                context.deadline = deadline
+                try:
+                    yield
+                finally:
+                    context.deadline = None
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise NetworkError(f"the server kept the line alive but brought nothing for {STALLED_S:g} s") from None
 
     # Folders.
 
@@ -182,7 +201,7 @@ class Session:
         """Read every followed folder to its end for the first time, or go on where the last attempt was cut."""
         context = self._context
         await self._report(MailboxState.IMPORTING, "waiting in line")
-        async with self._turn():
+        async with self._turn(), self._watched():
             await self._report(MailboxState.IMPORTING, None)
             folders = sorted((f for f in context.followed() if f.uidnext is None), key=_import_order)
             statuses = await context.source.status([folder.name for folder in folders]) if folders else {}
@@ -270,6 +289,7 @@ class Session:
     async def _pass(self, folder: FolderState) -> bool:
         """One pass; False when the folder can't be read now, which is written to it."""
         context = self._context
+        context.getting_on()
         try:
             await FolderPass(context, folder).run()
         except ConnectorError as error:
@@ -331,7 +351,9 @@ class Session:
                 await self._breathe(FLAGS_BREATH_S, 1)
             else:
                 await self._breathe(BREATH_S, BURST)
-            if inbox is None or not await self._pass(inbox) or context.applied.vanished != vanished:
+            async with self._watched():
+                passed = inbox is not None and await self._pass(inbox)
+            if not passed or context.applied.vanished != vanished:
                 return
 
     async def _breathe(self, pause_s: float, burst: int) -> None:

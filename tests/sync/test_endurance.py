@@ -17,7 +17,9 @@ from mailgate.clock import HOUR, system_clock
 from mailgate.settings import SyncSettings
 from mailgate.store import leases
 from mailgate.store.sync import lease_name
+from mailgate.sync import context as context_module
 from mailgate.sync import mailbox as mailbox_module
+from mailgate.sync import run as run_module
 from mailgate.sync.mailbox import MailboxTask
 from tests.fakeimap import FakeImap, Mail, Talk, in_set
 from tests.sync.engine import Engine, mail
@@ -215,6 +217,31 @@ async def test_a_server_that_never_lets_in_is_left_after_a_while(
         assert reason.startswith("the login was not completed within 2 s")
         del server.lies["LOGIN"]
         await kept(engine, 5)
+
+
+@pytest.mark.parametrize("command", ["LIST", "STATUS", "EXAMINE", "UID SEARCH", "UID FETCH"])
+async def test_a_server_that_only_keeps_the_line_alive_is_left(
+    engine: Engine, server: FakeImap, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """A mailbox would seem to be importing for ever, and hold one of the few turns to import."""
+
+    async def drip(talk: Talk, rest: bytes) -> None:
+        while True:
+            await talk.send(b"* OK still busy")
+            await asyncio.sleep(0.05)
+
+    for module in (context_module, run_module):
+        monkeypatch.setattr(module, "STALLED_S", 0.5)
+    server.lies[command] = drip
+    server.folders["Archive"] = [Mail(1, mail(1000))]
+    async with running(engine) as supervisor:
+        await until(is_(engine, "backoff"), within=5)
+        reason = (await engine.rows("mailboxes"))[0].state_reason
+        assert reason.startswith("the server kept the line alive but brought nothing for 0.5 s")
+        server.lies.clear()
+        await kept(engine, 6)
+        await until(is_(engine, "live"))
+        assert not supervisor._slots.importing.locked()
 
 
 async def kill(talk: Talk, rest: bytes) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from connectors.errors import ProtocolError
+from connectors.imap.collect import MANY_RANGES
 from connectors.imap.session import TALK_LIMIT, UNASKED_LIMIT
 from connectors.imap.wire import MAX_BODIES
+from connectors.model import QResync
 from tests.unit.connectors.scripted import Talk, connect, serve
 from tests.wirelog import Bytes
 
@@ -138,4 +140,37 @@ async def test_numbers_that_no_number_can_be_are_not_told(number: int) -> None:
         assert (status.uidnext, status.highestmodseq) == (None, None)
         with pytest.raises(ProtocolError, match="UIDVALIDITY"):
             await source.open("INBOX")
+        await source.close()
+
+
+async def test_changes_without_end_in_the_answer_to_examine_end_the_line() -> None:
+    async def script(talk: Talk) -> None:
+        await talk.greet()
+        await talk.expect(b"EXAMINE")
+        uid = 1
+        while True:
+            await talk.send(*(b"* 1 FETCH (UID %d FLAGS (\\Seen))" % (uid + n) for n in range(10_000)))
+            uid += 10_000
+
+    async with serve(script) as server:
+        source = await connect(server)
+        with pytest.raises(ProtocolError, match="more changes"):
+            await source.open("INBOX")
+
+
+async def test_more_gaps_than_are_worth_keeping_mean_no_resync() -> None:
+    """The folder is listed instead."""
+
+    async def script(talk: Talk) -> None:
+        await talk.greet(b"IMAP4rev1 ENABLE QRESYNC CONDSTORE")
+        await talk.answer(b"ENABLE", b"* ENABLED QRESYNC")
+        gaps = b",".join(b"%d" % uid for uid in range(1, 2 * MANY_RANGES + 10, 2))
+        await talk.examine(5, b"* OK [HIGHESTMODSEQ 9] x", b"* VANISHED (EARLIER) " + gaps)
+        await talk.gone()
+
+    async with serve(script) as server:
+        source = await connect(server)
+        selected = await source.open("INBOX", QResync(1, 5))
+        assert not selected.resynced
+        assert selected.vanished == ()
         await source.close()
