@@ -113,7 +113,7 @@ async def test_waiting_in_line_keeps_the_line_alive_and_ends_at_once(engine: Eng
         await asyncio.gather(*(supervisor._slots.importing.acquire() for _ in range(QUICK.imports_at_once)))
 
         async def waits() -> bool:
-            return (await engine.rows("mailboxes"))[0].state_reason == "waiting in line"
+            return bool((await engine.rows("mailboxes"))[0].state_reason == "waiting in line")
 
         await until(waits)
         await engine.enable(False)
