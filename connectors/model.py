@@ -84,7 +84,9 @@ class MessageMeta:
 
     `flags` are as the server spells system flags canonically (`\\\\Seen`) and keywords verbatim; `internal_date` is
     None when absent or unparsable;
-    `size` is RFC822.SIZE, which some servers report wrongly; `modseq` None without CONDSTORE.
+    `size` is RFC822.SIZE, which some servers report wrongly; `modseq` None without CONDSTORE; `email_id` is the
+    server's own identity of the message (EMAILID of RFC 8474, or X-GM-MSGID), `labels` its labels (X-GM-LABELS;
+    system ones keep their backslash), None where there is no such thing.
     """
 
     uid: int
@@ -93,15 +95,17 @@ class MessageMeta:
     size: int
     modseq: int | None = None
     email_id: str | None = None
+    labels: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class FlagsChange:
-    """A message's flags now (a FETCH with UID and FLAGS only)."""
+    """A message's flags now (a FETCH with UID and FLAGS, and labels where the server has them)."""
 
     uid: int
     flags: frozenset[str]
     modseq: int | None = None
+    labels: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

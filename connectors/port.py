@@ -1,10 +1,13 @@
-"""The port through which the gateway reads a mail account: one `Source` is one authenticated connection.
+"""The port through which the gateway reads and changes a mail account: one `Connection` is one authenticated line, a
+`Source` that reads and a `Target` that writes.
 
-Implementations: `connectors.imap.source.ImapSource` (real) and `connectors.memory.MemorySource` (tests); both pass
-`tests/contract`.
+Implementations: `connectors.imap` (real) and `connectors.memory` (tests); both pass `tests/contract`.
 
 Rules that every implementation keeps:
 * reading marks nothing as seen (BODY.PEEK only; folders are opened with EXAMINE);
+* writing touches exactly the messages that are named: never a bare EXPUNGE or CLOSE;
+* a mutating command is sent once; when its answer is lost that is a `NetworkError`, and the caller finds out what was
+  done;
 * a dropped line fails everything in flight at once with `NetworkError`;
 * `close()` may be called at any time, from any task, ends everything in flight, and never raises;
 * no body is ever kept whole: its bytes go to a sink that the caller supplies.
@@ -12,12 +15,12 @@ Rules that every implementation keeps:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Generic, Protocol, TypeVar
 
-from connectors.model import FlagsChange, Folder, FolderStatus, MessageMeta, QResync, Selected
+from connectors.model import FlagsChange, Folder, FolderStatus, Instant, MessageMeta, QResync, Selected, SpecialUse
 
 
 class Sink(Protocol):
@@ -125,8 +128,104 @@ class Source(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a command put messages (RFC 4315: COPYUID, APPENDUID): UID there by UID here; for APPEND the key is 0."""
+
+    uidvalidity: int
+    uids: Mapping[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the server can do, as far as a change depends on it. `places`: it tells new UIDs (UIDPLUS)."""
+
+    move: bool
+    """MOVE (RFC 6851): at once or not at all, for each message."""
+    expunge: bool
+    """UID EXPUNGE (RFC 4315): some messages only."""
+    places: bool
+    labels: bool
+    """X-GM-EXT-1."""
+
+
+class Target(Protocol):
+    """The writing side. At most one folder is open; those about messages need it opened by `select`.
+
+    Refusals are ServerError (with the server's words and response code), FolderGoneError; ThrottledError and
+    NetworkError as when reading. UIDs that are not there any more are passed over in silence (RFC 9051 §6.4.9).
+    """
+
+    @property
+    def abilities(self) -> Abilities:
+        """As of after the login."""
+        ...
+
+    async def select(self, name: str) -> Selected:
+        """SELECT: opened for writing. `read_only` tells when the server does not allow it; `permanent_flags` which
+        flags it keeps (RFC 9051 §7.1).
+        """
+        ...
+
+    async def store_flags(
+        self, uids: Sequence[int], *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
+    ) -> dict[int, frozenset[str]]:
+        """UID STORE +FLAGS, then -FLAGS; all flags of each message afterwards, as the server tells them. UIDs that are
+        gone are missing. `\\Deleted` and `\\Recent` are refused with ValueError: removing is `expunge`.
+        """
+        ...
+
+    async def store_labels(
+        self, uids: Sequence[int], *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
+    ) -> None:
+        """UID STORE ±X-GM-LABELS; needs `abilities.labels`."""
+        ...
+
+    async def move(self, uids: Sequence[int], to: str) -> Placed | None:
+        """UID MOVE; needs `abilities.move`. None when the server does not say where to."""
+        ...
+
+    async def copy(self, uids: Sequence[int], to: str) -> Placed | None:
+        """UID COPY."""
+        ...
+
+    async def expunge(self, uids: Sequence[int]) -> None:
+        """+FLAGS.SILENT (\\Deleted) and UID EXPUNGE of exactly these; needs `abilities.expunge`."""
+        ...
+
+    async def append(
+        self,
+        name: str,
+        size: int,
+        chunks: AsyncIterable[bytes],
+        *,
+        flags: frozenset[str] = frozenset(),
+        internal_date: Instant | None = None,
+    ) -> Placed | None:
+        """APPEND of exactly `size` bytes, streamed in bounded memory; needs no open folder."""
+        ...
+
+    async def create_folder(self, name: str, special_use: SpecialUse | None = None) -> None:
+        """CREATE, with USE where offered (RFC 6154 §3), and SUBSCRIBE. A folder that is there already is a ServerError
+        with code ALREADYEXISTS where the server says so.
+        """
+        ...
+
+    async def rename_folder(self, name: str, to: str) -> None:
+        """RENAME (its inferiors go along, RFC 9051 §6.3.6), and the subscription."""
+        ...
+
+    async def delete_folder(self, name: str) -> None:
+        """DELETE: the folder with all its messages, and the subscription."""
+        ...
+
+
+class Connection(Source, Target, Protocol):
+    """One authenticated line, for one task at a time; only `close` may be called from anywhere."""
+
+
 class Connect(Protocol):
-    """Opens a `Source`: resolves, checks the address, connects, secures, logs in. Raises the errors of
+    """Opens a connection: resolves, checks the address, connects, secures, logs in. Raises the errors of
     `connectors.errors`.
     """
 

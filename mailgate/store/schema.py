@@ -135,6 +135,7 @@ mailboxes = Table(
     Column("last_checked_at", BigInteger, comment="when all folders were last known to agree with the server"),
     Column("created_at", BigInteger, nullable=False),
     Column("removed_at", BigInteger),
+    Column("op_seq", BigInteger, nullable=False, server_default="0", comment="number of the last operation"),
     Index("ix_mailboxes_tenant_id", "tenant_id", "id"),
 )
 
@@ -170,6 +171,8 @@ folders = Table(
     Column("last_pass_at", BigInteger),
     Column("last_error", String(500)),
     Column("gone_at", BigInteger, comment="no longer listed by the server"),
+    Column("wanted_name", String(1000), comment="near side's name while a rename is on its way; name is the server's"),
+    Column("on_its_way", String(8), comment="create or delete, until the server did it"),
     UniqueConstraint("mailbox_id", "name"),
 )
 
@@ -233,11 +236,30 @@ messages = Table(
         server_default=text("false"),
         comment="search words are written behind the import",
     ),
+    Column("labels", JSON, nullable=False, server_default="[]", comment="the near side's labels (Gmail), sorted"),
+    Column("email_token", LargeBinary, comment="keyed token of EMAILID or X-GM-MSGID: the server's own identity"),
+    Column("moving_to", Id, comment="the near side's folder while a move or an append is on its way to the server"),
+    Column(
+        "deleted_at", BigInteger, comment="deleted by a user: hidden; the server's answer, or a hold, is waited for"
+    ),
     Index("ix_messages_tenant_id_anchor_at", "tenant_id", "anchor_at", "id"),
     Index("ix_messages_mailbox_id_header_token", "mailbox_id", "header_token"),
     Index("ix_messages_tenant_id_thread_id", "tenant_id", "thread_id"),
     Index("ix_messages_tenant_id_msgid_token", "tenant_id", "msgid_token"),
     Index("ix_messages_blob_id", "blob_id"),
+    Index(
+        "ix_messages_email_token",
+        "mailbox_id",
+        "email_token",
+        sqlite_where=text("email_token IS NOT NULL"),
+        postgresql_where=text("email_token IS NOT NULL"),
+    ),
+    Index(
+        "ix_messages_moving_to",
+        "moving_to",
+        sqlite_where=text("moving_to IS NOT NULL"),
+        postgresql_where=text("moving_to IS NOT NULL"),
+    ),
     Index(
         "ix_messages_unindexed",
         "tenant_id",
@@ -260,6 +282,7 @@ origins = Table(
     Column(
         "vanished_at", BigInteger, comment="gone with evidence; waits for the other folders' passes (it may be a move)"
     ),
+    Column("labels", JSON, comment="base: the labels on which both sides last agreed; null where there are none"),
     PrimaryKeyConstraint("folder_id", "uid", "uidvalidity"),
     Index("ix_origins_message_id", "message_id"),
     Index(
@@ -454,6 +477,68 @@ quarantine = Table(
     Column("first_seen_at", BigInteger, nullable=False),
     Column("last_seen_at", BigInteger, nullable=False),
     UniqueConstraint("folder_id", "uidvalidity", "uid"),
+)
+
+operations = Table(
+    "operations",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Name, ForeignKey("tenants.id"), nullable=False),
+    Column("mailbox_id", Id, ForeignKey("mailboxes.id"), nullable=False),
+    Column("seq", BigInteger, nullable=False, comment="order in which the mailbox's operations are brought"),
+    Column("kind", String(16), nullable=False),
+    Column("state", String(16), nullable=False, comment="pending, sent (its answer is not known), applied or failed"),
+    Column("message_id", Id, comment="of ours; the copy may be gone by now"),
+    Column("folder_id", Id, comment="where to, or the folder that is created, renamed or deleted"),
+    Column("from_folder_id", Id, comment="where the message stood when it was asked for"),
+    Column("detail", JSON, nullable=False, comment="what is asked for, by kind"),
+    Column("journal", JSON, comment="what was written down before the command was sent"),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    Column("next_at", BigInteger, comment="not before; null: at once"),
+    Column("reason", String(500), comment="why it failed, or what it waits for"),
+    Column("code", String(64), comment="slug of the reason, or the server's response code"),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("requested_by", String(200), nullable=False),
+    Column("finished_at", BigInteger),
+    UniqueConstraint("mailbox_id", "seq"),
+    Index("ix_operations_tenant_id", "tenant_id", "id"),
+    Index(
+        "ix_operations_open",
+        "mailbox_id",
+        "seq",
+        sqlite_where=text("finished_at IS NULL"),
+        postgresql_where=text("finished_at IS NULL"),
+    ),
+    Index(
+        "ix_operations_open_message",
+        "message_id",
+        sqlite_where=text("finished_at IS NULL"),
+        postgresql_where=text("finished_at IS NULL"),
+    ),
+    comment="changes that the CRM asked for and that the server must make",
+)
+
+guards = Table(
+    "guards",
+    metadata,
+    Column("id", Id, primary_key=True),
+    Column("tenant_id", Name, ForeignKey("tenants.id"), nullable=False),
+    Column("mailbox_id", Id, ForeignKey("mailboxes.id"), nullable=False),
+    Column("folder_id", Id, ForeignKey("folders.id"), nullable=False),
+    Column("uidvalidity", BigInteger, nullable=False),
+    Column(
+        "digest", LargeBinary, nullable=False, comment="SHA-256 of the UIDs that are gone: changed evidence, new guard"
+    ),
+    Column("known", Integer, nullable=False),
+    Column("gone", Integer, nullable=False),
+    Column("reason", String(500), nullable=False),
+    Column("raised_at", BigInteger, nullable=False),
+    Column("approved_at", BigInteger),
+    Column("approved_by", String(200)),
+    Column("closed_at", BigInteger, comment="carried out, or void because the evidence changed"),
+    UniqueConstraint("folder_id", "uidvalidity", "digest"),
+    Index("ix_guards_mailbox_id", "mailbox_id", "id"),
+    comment="deletions that were refused as improbable",
 )
 
 search_docs = Table(

@@ -1,0 +1,182 @@
+"""The rows of operations: asked for, finished, read. Who changes the near side with them stands beside this module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, desc, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mailgate.actors import Actor
+from mailgate.clock import Instant
+from mailgate.errors import NotFoundError
+from mailgate.ids import new_id
+from mailgate.store.database import Database
+from mailgate.store.paging import Page, cut
+from mailgate.store.schema import mailboxes, operations
+from mailgate.store.transaction import Transaction
+from mailgate.sync.operations import Operation, OperationKind, OperationState
+
+_O = operations.c
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRecord:
+    """An operation as clients see it. `reason` and `code`: why it failed, or what it waits for."""
+
+    id: str
+    mailbox_id: str
+    kind: OperationKind
+    state: OperationState
+    message_id: str | None
+    folder_id: str | None
+    attempts: int
+    reason: str | None
+    code: str | None
+    requested_at: Instant
+    requested_by: str
+    finished_at: Instant | None
+
+
+async def ask(
+    tx: Transaction,
+    *,
+    tenant_id: str,
+    mailbox_id: str,
+    kind: OperationKind,
+    now: Instant,
+    actor: Actor,
+    message_id: str | None = None,
+    folder_id: str | None = None,
+    from_folder_id: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> str:
+    """Add an operation behind the mailbox's others; its id. The caller changes the near side in this transaction and
+    holds the mailbox's row: lock order is tenant → mailbox → messages → heads.
+    """
+    count = update(mailboxes).where(mailboxes.c.id == mailbox_id).values(op_seq=mailboxes.c.op_seq + 1)
+    seq: int = (await tx.conn.execute(count.returning(mailboxes.c.op_seq))).scalar_one()
+    operation_id = new_id(now)
+    await tx.conn.execute(
+        insert(operations).values(
+            id=operation_id,
+            tenant_id=tenant_id,
+            mailbox_id=mailbox_id,
+            seq=seq,
+            kind=kind.value,
+            state=OperationState.PENDING.value,
+            message_id=message_id,
+            folder_id=folder_id,
+            from_folder_id=from_folder_id,
+            detail=dict(detail or {}),
+            requested_at=now,
+            requested_by=str(actor),
+        )
+    )
+    return operation_id
+
+
+async def finish(
+    tx: Transaction,
+    tenant_id: str,
+    operation: Operation,
+    state: OperationState,
+    now: Instant,
+    *,
+    reason: str | None = None,
+    code: str | None = None,
+) -> bool:
+    """Write the end, `applied` or `failed`, with its event; False when it was finished before."""
+    ended = {"state": state.value, "finished_at": now, "code": code, "reason": None if reason is None else reason[:500]}
+    mine = (_O.id == operation.id) & _O.finished_at.is_(None)
+    if (await tx.conn.execute(update(operations).where(mine).values(ended))).rowcount != 1:
+        return False
+    tx.emit(
+        tenant_id,
+        f"operation.{state.value}",
+        at=now,
+        mailbox_id=operation.mailbox_id,
+        message_id=operation.message_id,
+        payload={"operation_id": operation.id, "kind": operation.kind.value, **({"code": code} if code else {})},
+    )
+    return True
+
+
+async def open_of(conn: AsyncConnection, mailbox_id: str, limit: int) -> list[Operation]:
+    """Operations of a mailbox that are not finished, in order."""
+    query = select(operations).where(_O.mailbox_id == mailbox_id, _O.finished_at.is_(None)).order_by(_O.seq)
+    return [operation_of(row) for row in await conn.execute(query.limit(limit))]
+
+
+def operation_of(row: Row[Any]) -> Operation:
+    """A row as the sync engine takes it."""
+    return Operation(
+        id=row.id,
+        mailbox_id=row.mailbox_id,
+        seq=row.seq,
+        kind=OperationKind(row.kind),
+        state=OperationState(row.state),
+        message_id=row.message_id,
+        folder_id=row.folder_id,
+        from_folder_id=row.from_folder_id,
+        detail=row.detail,
+        journal=row.journal,
+        attempts=row.attempts,
+        next_at=row.next_at,
+    )
+
+
+async def get(db: Database, tenant_id: str, operation_id: str) -> OperationRecord:
+    """One operation. Raises NotFoundError."""
+    query = select(operations).where(_O.id == operation_id, _O.tenant_id == tenant_id)
+    async with db.read() as conn:
+        row = (await conn.execute(query)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"there is no operation {operation_id}", slug="operation_not_found")
+    return _record(row)
+
+
+async def list_page(
+    db: Database,
+    tenant_id: str,
+    *,
+    mailbox_id: str | None = None,
+    message_id: str | None = None,
+    state: OperationState | None = None,
+    after: str | None = None,
+    limit: int,
+) -> Page[OperationRecord]:
+    """The tenant's operations, newest first. `state` PENDING includes those that were sent. The page's key: the id."""
+    query = select(operations).where(_O.tenant_id == tenant_id).order_by(desc(_O.id))
+    if mailbox_id is not None:
+        query = query.where(_O.mailbox_id == mailbox_id)
+    if message_id is not None:
+        query = query.where(_O.message_id == message_id)
+    if state is OperationState.PENDING:
+        query = query.where(_O.finished_at.is_(None))
+    elif state is not None:
+        query = query.where(_O.state == state.value)
+    if after is not None:
+        query = query.where(_O.id < after)
+    async with db.read() as conn:
+        rows, more = cut((await conn.execute(query.limit(limit + 1))).all(), limit)
+    return Page([_record(row) for row in rows], (rows[-1].id,) if more else None)
+
+
+def _record(row: Row[Any]) -> OperationRecord:
+    return OperationRecord(
+        id=row.id,
+        mailbox_id=row.mailbox_id,
+        kind=OperationKind(row.kind),
+        state=OperationState(row.state),
+        message_id=row.message_id,
+        folder_id=row.folder_id,
+        attempts=row.attempts,
+        reason=row.reason,
+        code=row.code,
+        requested_at=row.requested_at,
+        requested_by=row.requested_by,
+        finished_at=row.finished_at,
+    )
