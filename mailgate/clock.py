@@ -29,6 +29,13 @@ def system_clock() -> Instant:
     return time.time_ns() // 1_000
 
 
+def monotonic_s() -> float:
+    """Seconds on a clock that nobody sets, for how long something lasts. Read anew at each call, in contrast to an
+    event loop's time, which may be that of the beginning of its turn.
+    """
+    return time.monotonic()
+
+
 def to_datetime(at: Instant) -> datetime:
     """The instant as an aware datetime in UTC. Exact to the microsecond; raises OverflowError outside years 1 to
     9999.

@@ -12,6 +12,7 @@ from mailgate.blobs.store import BlobStore
 from mailgate.clock import DAY, SECOND, Clock, Instant
 from mailgate.settings import SyncSettings
 from mailgate.sync.breakers import Breakers
+from mailgate.sync.ownership import Lease
 from mailgate.sync.port import Applied, Checkpoint, Entitled, FolderState, MailboxConfig, Owner, Progress, SyncStore
 from mailgate.sync.prepare import Preparer, Workers
 from mailgate.sync.reconcile import Window
@@ -77,7 +78,7 @@ class Context:
     """
 
     config: MailboxConfig
-    owner: Owner
+    lease: Lease
     source: Source
     store: SyncStore
     blobs: BlobStore
@@ -95,6 +96,22 @@ class Context:
     meter: Meter | None = None
     breakers: Breakers = field(default_factory=Breakers)
     deadline: asyncio.Timeout | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """What goes with every write."""
+        return self.lease.owner
+
+    async def own_for(self, seconds: float) -> None:
+        """Before each command that changes something at the server: the mailbox is ours until that command's time-out
+        of `seconds` is over. Raises OwnershipLostError (`lease_lost`), or what the database raises; the connection is
+        closed then, and nothing may be sent.
+        """
+        try:
+            await self.lease.hold(seconds)
+        except Exception:
+            await self.source.close()
+            raise
 
     def getting_on(self, octets: int = 0) -> None:
         """The server brought something, or begins to bring so many octets: what is being done gets more time."""

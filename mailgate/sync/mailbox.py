@@ -18,13 +18,14 @@ import structlog
 from connectors.errors import AuthError, ConnectorError, NetworkError, Retry
 from connectors.port import Connect, Source
 from mailgate.blobs.store import BlobStore
-from mailgate.clock import SECOND, Clock
+from mailgate.clock import Clock
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing
 from mailgate.settings import SyncSettings
 from mailgate.sync.breakers import Breakers
 from mailgate.sync.context import Context, import_floor
-from mailgate.sync.port import MailboxConfig, MailboxHead, MailboxState, Owner, SyncStore
+from mailgate.sync.ownership import Lease, Leases
+from mailgate.sync.port import MailboxConfig, MailboxHead, MailboxState, SyncStore
 from mailgate.sync.prepare import Preparer, Workers
 from mailgate.sync.run import Session
 from retention.model import AnchorFrom
@@ -60,9 +61,11 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
-    """What mailboxes take turns in."""
+class Shared:
+    """What the mailboxes of a process have together: threads, leases, and what they take turns in."""
 
+    workers: Workers
+    leases: Leases
     connecting: asyncio.Semaphore
     importing: asyncio.Semaphore
 
@@ -70,10 +73,9 @@ class Slots:
 class MailboxTask:
     """One mailbox that may run: connects, runs sessions, pauses after faults."""
 
-    def __init__(self, parts: Parts, workers: Workers, slots: Slots, head: MailboxHead) -> None:
+    def __init__(self, parts: Parts, shared: Shared, head: MailboxHead) -> None:
         self._parts = parts
-        self._workers = workers
-        self._slots = slots
+        self._shared = shared
         self._session: Session | None = None
         self._source: Source | None = None
         self._wanted = asyncio.Event()
@@ -84,7 +86,7 @@ class MailboxTask:
         self.id = head.id
         self.tenant_id = head.tenant_id
         self.config_version = head.config_version
-        self.owner: Owner | None = None
+        self.lease: Lease | None = None
         self.login_refused = False
         self.task: asyncio.Task[None] | None = None
 
@@ -126,34 +128,32 @@ class MailboxTask:
 
     async def once(self) -> None:
         """One complete pass; faults are the caller's."""
-        owner = await self._acquire()
-        if owner is None:
+        lease = self.lease = await self._shared.leases.take(self.id, self.tenant_id)
+        if lease is None:
             raise MailgateError("another process has this mailbox and does what was asked for", slug="lease_busy")
-        self.owner = owner
-        renewing = asyncio.create_task(self._keep_lease(owner))
+        renewing = asyncio.create_task(self._keep(lease))
         try:
-            await self._session_of(owner, once=True)
+            await self._session_of(lease, once=True)
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
-            await self._parts.store.release(owner)
+            await self._shared.leases.give_back(lease)
 
-    async def _keep_lease(self, owner: Owner) -> None:
-        lease_s = self._parts.settings.lease_s
+    async def _keep(self, lease: Lease) -> None:
         while True:
-            await asyncio.sleep(lease_s / 3)
-            if await self._parts.store.renew([owner], lease_s * SECOND, self._parts.clock()) and self._source:
+            await asyncio.sleep(self._parts.settings.lease_s / 3)
+            if await self._shared.leases.renew([lease]) and self._source:
                 await self._source.close()
 
     async def _attempt(self) -> float:
         """One session, from lease to fault; how long to pause, in seconds."""
         settings = self._parts.settings
         try:
-            self.owner = await self._acquire()
-            if self.owner is None:
+            self.lease = await self._shared.leases.take(self.id, self.tenant_id)
+            if self.lease is None:
                 return settings.lease_s / 3  # another process has it: see later whether it still does
             await self._report(MailboxState.CONNECTING, None)
-            await self._session_of(self.owner, once=False)
+            await self._session_of(self.lease, once=False)
         except ConnectorError as error:
             if not self._stopping:
                 return await self._fault(error, error.retry_after_s)
@@ -168,20 +168,15 @@ class MailboxTask:
             await self._give_back()
         return 0.0
 
-    async def _acquire(self) -> Owner | None:
-        parts = self._parts
-        ttl = parts.settings.lease_s * SECOND
-        return await parts.store.acquire(self.id, self.tenant_id, parts.process, ttl, parts.clock())
-
     async def _give_back(self) -> None:
-        owner, self.owner = self.owner, None
-        if owner is not None:
+        lease, self.lease = self.lease, None
+        if lease is not None:
             try:
-                await asyncio.shield(self._parts.store.release(owner))
+                await asyncio.shield(self._shared.leases.give_back(lease))
             except Exception as error:  # noqa: BLE001 - a lease that can't be given back runs out by itself
                 log.warning("lease_not_released", mailbox_id=self.id, error=str(error))
 
-    async def _session_of(self, owner: Owner, *, once: bool) -> None:
+    async def _session_of(self, lease: Lease, *, once: bool) -> None:
         """Connect and run. The connection is closed whatever happens."""
         parts = self._parts
         config = await parts.store.load(self.id)
@@ -199,10 +194,10 @@ class MailboxTask:
             if self._over():
                 return
             if floor_at is None:
-                floor_at = await parts.store.set_floor(owner, import_floor(now, entitled.days), now)
+                floor_at = await parts.store.set_floor(lease.owner, import_floor(now, entitled.days), now)
             context = Context(
                 config=config,
-                owner=owner,
+                lease=lease,
                 source=source,
                 store=parts.store,
                 blobs=parts.blobs,
@@ -213,7 +208,7 @@ class MailboxTask:
                     max_bytes=parts.settings.max_message_bytes,
                     anchor_from=parts.anchor_from,
                 ),
-                workers=self._workers,
+                workers=self._shared.workers,
                 settings=parts.settings,
                 clock=parts.clock,
                 anchor_from=parts.anchor_from,
@@ -222,7 +217,7 @@ class MailboxTask:
                 breakers=self._breakers,
             )
             imported = config.imported_at is not None
-            session = self._session = Session(context, self._report, self._slots.importing, imported=imported)
+            session = self._session = Session(context, self._report, self._shared.importing, imported=imported)
             session.request(self._run_ids)
             self._run_ids = []
             await session.run(once=once)
@@ -240,7 +235,7 @@ class MailboxTask:
         """Connected and logged in. A server that keeps talking without ever letting us in holds no place for ever."""
         settings = self._parts.settings
         limit_s = settings.connect_timeout_s + settings.command_timeout_s
-        async with self._slots.connecting:
+        async with self._shared.connecting:
             try:
                 async with asyncio.timeout(limit_s):
                     return await self._parts.connector(config)()
@@ -257,7 +252,8 @@ class MailboxTask:
 
     async def _report(self, state: MailboxState, reason: str | None) -> None:
         if not self._stopping:
-            await self._parts.store.set_state(self.id, state, reason, self._parts.clock(), self.owner)
+            owner = None if self.lease is None else self.lease.owner
+            await self._parts.store.set_state(self.id, state, reason, self._parts.clock(), owner)
 
     async def _fault(self, error: Exception, retry_after_s: float | None) -> float:
         """Say what is wrong and how long to pause; a refused login is not tried again with the same credentials."""

@@ -24,9 +24,9 @@ from typing import Final
 
 import structlog
 
-from mailgate.clock import SECOND
 from mailgate.errors import NotFoundError
-from mailgate.sync.mailbox import Connector, MailboxTask, Parts, Slots
+from mailgate.sync.mailbox import Connector, MailboxTask, Parts, Shared
+from mailgate.sync.ownership import Leases
 from mailgate.sync.port import MailboxHead, MailboxState
 from mailgate.sync.prepare import Workers
 
@@ -47,8 +47,12 @@ class Supervisor:
         self._running: dict[str, MailboxTask] = {}
         self._refused: dict[str, int] = {}  # mailbox id → config version with which the login was refused
         self._wake = asyncio.Event()
-        self._workers = Workers()
-        self._slots = Slots(asyncio.Semaphore(CONNECTS_AT_ONCE), asyncio.Semaphore(parts.settings.imports_at_once))
+        self._shared = Shared(
+            workers=Workers(),
+            leases=Leases(parts.store, parts.process, parts.settings.lease_s, parts.clock),
+            connecting=asyncio.Semaphore(CONNECTS_AT_ONCE),
+            importing=asyncio.Semaphore(parts.settings.imports_at_once),
+        )
         self._renewed_s = 0.0
 
     def wake(self) -> None:
@@ -69,7 +73,7 @@ class Supervisor:
         finally:
             stopped = list(self._running.values())
             await self._stop(stopped)
-            self._workers.close()
+            self._shared.workers.close()
             await self._say_stopped(stopped)
 
     async def _say_stopped(self, mailboxes: Sequence[MailboxTask]) -> None:
@@ -96,12 +100,12 @@ class Supervisor:
         head = next((h for h in await self._parts.store.heads(self._parts.clock()) if h.id == mailbox_id), None)
         if head is None:
             raise NotFoundError(f"there is no mailbox {mailbox_id}", slug="mailbox_not_found")
-        mailbox = MailboxTask(self._parts, self._workers, self._slots, head)
+        mailbox = MailboxTask(self._parts, self._shared, head)
         mailbox.request(run_ids)
         try:
             await mailbox.once()
         finally:
-            self._workers.close()
+            self._shared.workers.close()
 
     async def _look(self) -> None:
         parts = self._parts
@@ -131,7 +135,7 @@ class Supervisor:
             await self._parts.store.set_state(head.id, state, reason, self._parts.clock())
 
     def _start(self, head: MailboxHead, run_ids: Sequence[str]) -> None:
-        mailbox = MailboxTask(self._parts, self._workers, self._slots, head)
+        mailbox = MailboxTask(self._parts, self._shared, head)
         mailbox.request(run_ids)
         self._running[head.id] = mailbox
         mailbox.task = asyncio.create_task(mailbox.run(), name=f"mailbox {head.id}")
@@ -153,13 +157,12 @@ class Supervisor:
         now_s = asyncio.get_running_loop().time()
         if now_s - self._renewed_s < self._parts.settings.lease_s / 3:
             return
-        owners = {m.owner: m for m in self._running.values() if m.owner is not None}
-        if owners:
-            ttl = self._parts.settings.lease_s * SECOND
-            lost = await self._parts.store.renew(list(owners), ttl, self._parts.clock())
-            for owner in lost:
-                log.warning("lease_lost", mailbox_id=owner.mailbox_id)
-            await self._stop([owners[owner] for owner in lost])
+        held = {m.lease.owner: m for m in self._running.values() if m.lease is not None}
+        leases = [mailbox.lease for mailbox in held.values() if mailbox.lease is not None]
+        lost = await self._shared.leases.renew(leases)
+        for owner in lost:
+            log.warning("lease_lost", mailbox_id=owner.mailbox_id)
+        await self._stop([held[owner] for owner in lost])
         self._renewed_s = now_s
 
 
