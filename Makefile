@@ -72,5 +72,5 @@ picture: ## Take the picture of make demo that the README shows (docs/demo.svg)
 	@$(BIN)/mailgate demo --exit --record docs/demo.svg
 
 clean: ## Remove .venv, caches and the data of demo and run
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist data
+	rm -rf .venv .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist data
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
