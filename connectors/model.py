@@ -69,6 +69,41 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
+class Namespace:
+    """Where folders of a user's own stand (RFC 2342): names but INBOX begin with `prefix` (Courier: `INBOX.`).
+
+    `delimiter` is None for a flat namespace.
+    """
+
+    prefix: str
+    delimiter: str | None
+
+    def name_of(self, *parts: str) -> str:
+        """The server's name of the folder that a person calls so, from the top down: `Work` → `INBOX.Work`.
+
+        Raises ValueError for names that cannot be: an empty part, control characters, the delimiter inside a part, or
+        a folder inside another where there are none.
+        """
+        if len(parts) == 1 and parts[0].upper() == "INBOX":
+            return "INBOX"
+        if not parts or not all(parts):
+            raise ValueError("the name of a folder is empty")
+        for part in parts:
+            if any(ord(c) < 32 or 127 <= ord(c) < 160 or 0xD800 <= ord(c) < 0xE000 for c in part):
+                raise ValueError("the name of a folder holds control characters")
+            if self.delimiter is not None and self.delimiter in part:
+                raise ValueError(f"the name of a folder holds {self.delimiter!r}, which parts folders at this server")
+        if len(parts) > 1 and self.delimiter is None:
+            raise ValueError("this server has no folders inside others")
+        return self.prefix + (self.delimiter or "").join(parts)
+
+    def parts_of(self, name: str) -> tuple[str, ...]:
+        """The inverse of `name_of` for a server's name; one that stands elsewhere keeps all its parts."""
+        inside = name.removeprefix(self.prefix) or name
+        return tuple(inside.split(self.delimiter)) if self.delimiter else (inside,)
+
+
+@dataclass(frozen=True, slots=True)
 class FolderStatus:
     """The state of a folder at an instant (SELECT or STATUS). `highestmodseq` is None without CONDSTORE (RFC 7162)."""
 

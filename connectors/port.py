@@ -20,7 +20,17 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Generic, Protocol, TypeVar
 
-from connectors.model import FlagsChange, Folder, FolderStatus, Instant, MessageMeta, QResync, Selected, SpecialUse
+from connectors.model import (
+    FlagsChange,
+    Folder,
+    FolderStatus,
+    Instant,
+    MessageMeta,
+    Namespace,
+    QResync,
+    Selected,
+    SpecialUse,
+)
 
 
 class Sink(Protocol):
@@ -161,6 +171,12 @@ class Target(Protocol):
         """As of after the login."""
         ...
 
+    async def namespace(self) -> Namespace:
+        """Where the user's own folders stand (RFC 2342 NAMESPACE, else told from LIST). Names at this port are full:
+        `namespace.name_of("Work")` is what to create.
+        """
+        ...
+
     async def select(self, name: str) -> Selected:
         """SELECT: opened for writing. `read_only` tells when the server does not allow it; `permanent_flags` which
         flags it keeps (RFC 9051 §7.1).
@@ -171,7 +187,8 @@ class Target(Protocol):
         self, uids: Sequence[int], *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
     ) -> dict[int, frozenset[str]]:
         """UID STORE +FLAGS, then -FLAGS; all flags of each message afterwards, as the server tells them. UIDs that are
-        gone are missing. `\\Deleted` and `\\Recent` are refused with ValueError: removing is `expunge`.
+        gone are missing. Raises ValueError for what is no flag (see `connectors.flags`), and for `\\Deleted` and
+        `\\Recent`: removing is `expunge`.
         """
         ...
 
@@ -202,7 +219,11 @@ class Target(Protocol):
         flags: frozenset[str] = frozenset(),
         internal_date: Instant | None = None,
     ) -> Placed | None:
-        """APPEND of exactly `size` bytes, streamed in bounded memory; needs no open folder."""
+        """APPEND of exactly `size` bytes, streamed in bounded memory; needs no open folder.
+
+        Without `internal_date` it is the server's now. When the chunks make another size (ValueError), or end in an
+        error, the line is dropped and nothing is stored.
+        """
         ...
 
     async def create_folder(self, name: str, special_use: SpecialUse | None = None) -> None:
