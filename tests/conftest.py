@@ -23,7 +23,13 @@ import uvloop
 
 from tests.servers import missing_go
 
-pytest_plugins = ["tests.courier", "tests.cyrus", "tests.dovecot", "tests.postgres"]
+pytest_plugins = [
+    "tests.contract.pymap_server",
+    "tests.courier",
+    "tests.cyrus",
+    "tests.dovecot",
+    "tests.postgres",
+]
 
 hypothesis.settings.register_profile("test", derandomize=True, deadline=None, database=None, print_blob=True)
 hypothesis.settings.register_profile(

@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+import pytest
+
 from connectors.imap.source import connect_imap
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security, SpecialUse
@@ -334,6 +336,24 @@ class OnPymap(OverProxy):
         super().__init__(server.port, server.account(), condstore=False)
         for folder in ("Archive", "Drafts", "Junk", "Sent", "Trash"):
             self._run("create", folder)
+
+
+def make_remote(name: str, request: pytest.FixtureRequest) -> Remote:
+    """A new account: `memory`, `memory-condstore`, `memory-plain`, `dovecot`, `dovecot-starttls`, `dovecot-tls`,
+    `dovecot-plain`, `cyrus`, `courier` or `pymap`. An `OverProxy` wants `aclose` at the end.
+    """
+    server = {"dovecot-plain": "plain_dovecot", "pymap": "pymap_server"}.get(name, name.partition("-")[0])
+    match name:
+        case "memory" | "memory-condstore" | "memory-plain":
+            return InMemory(qresync=name == "memory", condstore=name != "memory-plain")
+        case "cyrus":
+            return OnCyrus(request.getfixturevalue(server))
+        case "courier":
+            return OnCourier(request.getfixturevalue(server))
+        case "pymap":
+            return OnPymap(request.getfixturevalue(server))
+    security = {"dovecot-starttls": Security.STARTTLS, "dovecot-tls": Security.TLS}.get(name, Security.NONE)
+    return OnDovecot(request.getfixturevalue(server), condstore=name != "dovecot-plain", security=security)
 
 
 def _quoted(folder: str) -> str:

@@ -11,9 +11,9 @@ from datetime import UTC, date, datetime
 import pytest
 
 from connectors.errors import FolderGoneError, NetworkError, ServerError
-from connectors.model import FlagsChange, MessageMeta, QResync, Security, SpecialUse
+from connectors.model import FlagsChange, MessageMeta, QResync, SpecialUse
 from connectors.port import FolderChange, Source
-from tests.contract.accounts import InMemory, OnCourier, OnCyrus, OnDovecot, OnPymap, OverProxy, Remote
+from tests.contract.accounts import OverProxy, Remote, make_remote
 from tests.wirelog import Bytes
 
 DAY = 86_400_000_000
@@ -36,30 +36,10 @@ EVERYTHING = [range(1, 1 << 32)]
     ]
 )
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[Remote]:
-    made = make_remote(request)
+    made = make_remote(request.param, request)
     yield made
     if isinstance(made, OverProxy):
         await made.aclose()
-
-
-def make_remote(request: pytest.FixtureRequest) -> Remote:
-    match request.param:
-        case "cyrus":
-            return OnCyrus(request.getfixturevalue("cyrus"))
-        case "courier":
-            return OnCourier(request.getfixturevalue("courier"))
-        case "pymap":
-            return OnPymap(request.getfixturevalue("pymap_server"))
-        case "memory":
-            return InMemory()
-        case "memory-condstore":
-            return InMemory(qresync=False)
-        case "memory-plain":
-            return InMemory(qresync=False, condstore=False)
-        case "dovecot-plain":
-            return OnDovecot(request.getfixturevalue("plain_dovecot"), condstore=False)
-    security = {"dovecot-starttls": Security.STARTTLS, "dovecot-tls": Security.TLS}.get(request.param, Security.NONE)
-    return OnDovecot(request.getfixturevalue("dovecot"), condstore=True, security=security)
 
 
 @pytest.fixture
