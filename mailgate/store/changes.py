@@ -5,7 +5,7 @@ What a purge took meanwhile is skipped: every copy that an action names is locke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, delete, or_, select, update
@@ -15,20 +15,12 @@ from mailgate.ids import new_id
 from mailgate.store.expiry import COPY_COLUMNS, Horizon
 from mailgate.store.folders import AnyRow
 from mailgate.store.messages import chunks
-from mailgate.store.schema import messages, origins, quarantine, tombstones
+from mailgate.store.schema import messages, operations, origins, quarantine, tombstones
 from mailgate.store.transaction import Transaction
+from mailgate.sync.actions import Action, Forget, Link, MarkGone, Merge, Pull, Reappear, Rebury, Vanish
+from mailgate.sync.operations import OperationKind
 from mailgate.sync.port import Applied, Aside, Batch, Owner
-from mailgate.sync.reconcile import (
-    Action,
-    Forget,
-    Link,
-    MarkGone,
-    Merge,
-    Pull,
-    Reappear,
-    Rebury,
-    Vanish,
-)
+from mailgate.sync.views import wished
 
 
 async def apply_actions(tx: Transaction, owner: Owner, batch: Batch, horizon: Horizon) -> Applied:
@@ -42,7 +34,7 @@ async def apply_actions(tx: Transaction, owner: Owner, batch: Batch, horizon: Ho
     alive = await _lock(tx, sorted({action.message_id for action in touched}))
     mailbox_of = dict.fromkeys(alive, owner.mailbox_id)
     holding = await horizon.holds.count(tx.conn, mailbox_of, sqlite=tx.sqlite)
-    changes = _Changes(tx, owner, batch, horizon, alive, holding)
+    changes = _Changes(tx, owner, batch, horizon, alive, holding, await _wishes(tx, alive))
     await changes.link([action for action in linked if action.message_id in alive])
     await changes.merge([action for action in merged if action.message_id in alive])
     vanished = [action.uid for action in by_kind.get(Vanish, [])]
@@ -64,10 +56,26 @@ async def _lock(tx: Transaction, ids: Sequence[str]) -> dict[str, AnyRow]:
     columns = messages.c
     for chunk in chunks(ids):
         await tx.conn.execute(select(columns.id).where(columns.id.in_(chunk)).order_by(columns.id).with_for_update())
-        query = select(*COPY_COLUMNS, columns.flags)
+        query = select(*COPY_COLUMNS, columns.flags, columns.labels, columns.moving_to, columns.deleted_at)
         for row in await tx.conn.execute(query.where(columns.id.in_(chunk))):
             rows[row.id] = row
     return rows
+
+
+async def _wishes(tx: Transaction, ids: Iterable[str]) -> dict[str, list[AnyRow]]:
+    """What the CRM changed and the server did not yet, by message: flags and labels, in order."""
+    found: dict[str, list[AnyRow]] = {}
+    columns = operations.c
+    for chunk in chunks(list(ids)):
+        query = (
+            select(columns.message_id, columns.kind, columns.detail)
+            .where(columns.message_id.in_(chunk), columns.finished_at.is_(None))
+            .where(columns.kind.in_([OperationKind.FLAGS.value, OperationKind.LABELS.value]))
+            .order_by(columns.seq)
+        )
+        for row in await tx.conn.execute(query):
+            found.setdefault(row.message_id, []).append(row)
+    return found
 
 
 class _Changes:
@@ -81,6 +89,7 @@ class _Changes:
         horizon: Horizon,
         alive: dict[str, AnyRow],
         holding: Mapping[str, int],
+        wishes: Mapping[str, Sequence[AnyRow]],
     ) -> None:
         self._tx = tx
         self._owner = owner
@@ -88,9 +97,10 @@ class _Changes:
         self._horizon = horizon
         self._alive = alive
         self._holding = holding
+        self._wishes = wishes
 
     async def merge(self, actions: Sequence[Merge]) -> None:
-        """Base and near flags become what the actions say."""
+        """The messages stand where they stood; base and near become what the server says and the CRM wishes."""
         if not actions:
             return
         batch = self._batch
@@ -101,22 +111,28 @@ class _Changes:
                 origins.c.uidvalidity == batch.uidvalidity,
                 origins.c.uid == bindparam("b_uid"),
             )
-            .values(flags=bindparam("b_flags"))
+            .values(flags=bindparam("b_flags"), vanished_at=None)
         )
-        await self._tx.conn.execute(
-            statement, [{"b_uid": action.uid, "b_flags": sorted(action.base_flags)} for action in actions]
-        )
-        await self._set_flags(actions)
-        for action in actions:
-            self._emit("message.updated", action.message_id, {})
+        bases: list[dict[str, Any]] = [{"b_uid": action.uid, "b_flags": sorted(action.flags)} for action in actions]
+        if any(action.labels is not None for action in actions):
+            statement = statement.values(labels=bindparam("b_labels"))
+            for base, action in zip(bases, actions, strict=True):
+                base["b_labels"] = sorted(action.labels or ())
+        await self._tx.conn.execute(statement, bases)
+        for message_id in await self._set_near(actions):
+            self._emit("message.updated", message_id, {})
 
     async def link(self, actions: Sequence[Link]) -> None:
         """The copies stand at new addresses; the void ones go."""
-        for action in actions:
-            await self._link(action)
-        await self._set_flags(actions)
+        if not actions:
+            return
+        told = [action.message_id for action in actions if await self._link(action)]
+        for message_id in await self._set_near(actions):
+            if message_id not in told:
+                self._emit("message.updated", message_id, {})
 
-    async def _link(self, action: Link) -> None:
+    async def _link(self, action: Link) -> bool:
+        """Move one address; whether there was an event to tell of it."""
         batch, conn = self._batch, self._tx.conn
         mine = origins.c.message_id == action.message_id
         void = or_(
@@ -132,41 +148,60 @@ class _Changes:
             tenant_id=self._owner.tenant_id,
             mailbox_id=self._owner.mailbox_id,
             message_id=action.message_id,
-            flags=sorted(action.base_flags),
+            flags=sorted(action.flags),
+            labels=None if action.labels is None else sorted(action.labels),
         )
         await conn.execute(statement.on_conflict_do_nothing())
+        if self._alive[action.message_id].moving_to == batch.folder.id:
+            return False  # where the CRM has it already
         if not before:
             self._emit("message.updated", action.message_id, {"origin_present": True})
         elif batch.folder.id not in before:
-            self._emit(
-                "message.moved",
-                action.message_id,
-                {"from_folder_id": before[0], "folder_id": batch.folder.id},
-            )
-        elif sorted(action.near_flags) != self._alive[action.message_id].flags:
-            self._emit("message.updated", action.message_id, {})
+            moved = {"from_folder_id": before[0], "folder_id": batch.folder.id}
+            self._emit("message.moved", action.message_id, moved)
+        else:
+            return False
+        return True
 
-    async def _set_flags(self, actions: Sequence[Merge] | Sequence[Link]) -> None:
-        if not actions:
-            return
-        statement = (
-            update(messages)
-            .where(messages.c.id == bindparam("b_id"))
-            .values(flags=bindparam("b_flags"), seen=bindparam("b_seen"), flagged=bindparam("b_flagged"))
-        )
-        rows = [
-            {
-                "b_id": action.message_id,
-                "b_flags": sorted(action.near_flags),
-                "b_seen": "\\Seen" in action.near_flags,
-                "b_flagged": "\\Flagged" in action.near_flags,
-            }
-            for action in actions
-        ]
-        await self._tx.conn.execute(statement, rows)
+    async def _set_near(self, actions: Sequence[Merge] | Sequence[Link]) -> list[str]:
+        """Flags and labels of the near side; the ids of the messages of which they changed."""
+        changed: dict[str, dict[str, Any]] = {}
+        for action in actions:
+            row = self._alive[action.message_id]
+            wishes = self._wishes.get(action.message_id, ())
+            flags = self._near(action.flags, wishes, OperationKind.FLAGS)
+            labels = row.labels if action.labels is None else self._near(action.labels, wishes, OperationKind.LABELS)
+            if (flags, labels) != (row.flags, row.labels):
+                changed[action.message_id] = {
+                    "b_id": action.message_id,
+                    "b_flags": flags,
+                    "b_seen": "\\Seen" in flags,
+                    "b_flagged": "\\Flagged" in flags,
+                    "b_labels": labels,
+                }
+        if changed:
+            statement = (
+                update(messages)
+                .where(messages.c.id == bindparam("b_id"))
+                .values(
+                    flags=bindparam("b_flags"),
+                    seen=bindparam("b_seen"),
+                    flagged=bindparam("b_flagged"),
+                    labels=bindparam("b_labels"),
+                )
+            )
+            await self._tx.conn.execute(statement, list(changed.values()))
+        return list(changed)
+
+    @staticmethod
+    def _near(base: frozenset[str], wishes: Sequence[AnyRow], kind: OperationKind) -> list[str]:
+        mine = ((row.detail["add"], row.detail["remove"]) for row in wishes if row.kind == kind.value)
+        return sorted(wished(base, mine))
 
     def _emit(self, type_: str, message_id: str, payload: dict[str, Any]) -> None:
         row = self._alive[message_id]
+        if row.deleted_at is not None:
+            return  # nobody sees it any more
         expires_at = self._horizon.expires_at(row, self._holding.get(message_id, 0))
         self._tx.emit(
             self._owner.tenant_id,

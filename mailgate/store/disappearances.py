@@ -15,8 +15,8 @@ from mailgate.store.log import PurgeLog
 from mailgate.store.schema import folders, origins
 from mailgate.store.schema import messages as messages_table
 from mailgate.store.transaction import Transaction
+from mailgate.sync.actions import Detach, Drop, Pending, Remove, Settlement
 from mailgate.sync.port import Applied, Owner, PendingCount
-from mailgate.sync.reconcile import Detach, Drop, Pending, Remove, Settlement
 
 
 async def counts(conn: AsyncConnection, mailbox_id: str) -> list[PendingCount]:

@@ -20,12 +20,7 @@ from mailgate.store.messages import chunks
 from mailgate.store.schema import folders, messages, origins, quarantine, tombstones
 from mailgate.store.transaction import Transaction
 from mailgate.sync.port import FolderState, ListingChanges, Owner, View
-from mailgate.sync.reconcile import (
-    Base,
-    Present,
-    SetAside,
-    Tombstoned,
-)
+from mailgate.sync.views import Base, Deleting, Moving, Near, Present, SetAside, Tombstoned
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
@@ -69,17 +64,19 @@ async def views(
         query = (
             select(
                 origins.c.uid,
-                origins.c.flags.label("base_flags"),
+                origins.c.flags,
+                origins.c.labels,
                 origins.c.vanished_at,
                 messages.c.id,
-                messages.c.flags.label("near_flags"),
+                messages.c.moving_to,
+                messages.c.deleted_at,
             )
             .join(messages, messages.c.id == origins.c.message_id)
             .where(here)
         )
         for row in await conn.execute(query):
-            base = Base(frozenset(row.base_flags), row.vanished_at is not None)
-            found[row.uid] = View(base, Present(row.id, frozenset(row.near_flags)))
+            labels = None if row.labels is None else frozenset(row.labels)
+            found[row.uid] = View(Base(frozenset(row.flags), row.vanished_at is not None, labels), near_of(row))
         rest = [uid for uid in chunk if uid not in found]
         if not rest:
             continue
@@ -90,6 +87,13 @@ async def views(
         for row in await conn.execute(select(quarantine.c.uid).where(aside & quarantine.c.uid.in_(rest))):
             found.setdefault(row.uid, View(None, SetAside()))
     return found
+
+
+def near_of(row: AnyRow) -> Near:
+    """The near side of a copy that has, or had, an original. The row: id, moving_to, deleted_at."""
+    if row.deleted_at is not None:
+        return Deleting(row.id)
+    return Present(row.id) if row.moving_to is None else Moving(row.id, row.moving_to)
 
 
 async def standing(conn: AsyncConnection, folder_id: str, uidvalidity: int) -> list[int]:

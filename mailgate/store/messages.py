@@ -76,6 +76,9 @@ _BLOB_COLUMNS = (
 _TOKEN = _BLOB_COLUMNS.index("content_token")
 _REFS = _BLOB_COLUMNS.index("refs")
 
+USER_DELETED = "user_deleted"
+"""The reason in the purge log's `item.remove` when a user of the CRM deleted the message."""
+
 _METHOD = "data_key_destroyed"  # as a purge ends copies
 
 SERVER = Actor("system", "mail_server")
@@ -242,7 +245,8 @@ async def remove(
     now: Instant,
 ) -> tuple[list[str], list[str]]:
     """End the copies whose originals were deleted; (removed, kept). Kept: pinned or held by now; they lose their
-    originals and stay. Ids that are gone by now are in neither.
+    originals and stay. Ids that are gone by now are in neither. Of those that a user deleted before, that is the
+    reason, and their events were told then.
     """
     columns = messages.c
     wanted = among(columns.id, ids, sqlite=tx.sqlite)
@@ -257,6 +261,7 @@ async def remove(
         columns.size,
         columns.content_commit,
         columns.msgid_commit,
+        columns.deleted_at,
         or_(columns.pins > 0, protecting.held()).label("kept"),
     )
     rows = (await tx.conn.execute(query.where(wanted).order_by(columns.id))).all()
@@ -277,14 +282,15 @@ async def remove(
             mailbox_ref=mailbox_id,
             content_commit=row.content_commit.hex(),
             msgid_commit=row.msgid_commit.hex(),
-            reason=reason,
+            reason=reason if row.deleted_at is None else USER_DELETED,
             pins=0,
             holds=0,
             blobs=leaves.Blobs(1, freed[row.id].freed, freed[row.id].bytes),
             method=_METHOD,
         )
-        tx.emit(tenant_id, "message.deleted", at=now, mailbox_id=mailbox_id, message_id=row.id)
-    for message_id in kept:
+        if row.deleted_at is None:
+            tx.emit(tenant_id, "message.deleted", at=now, mailbox_id=mailbox_id, message_id=row.id)
+    for message_id in (row.id for row in rows if row.kept and row.deleted_at is None):
         payload = {"origin_present": False, "expires_at": None}
         tx.emit(tenant_id, "message.updated", at=now, mailbox_id=mailbox_id, message_id=message_id, payload=payload)
     tx.count(tenant_id, copies=-len(going), storage_bytes=-sum(row.size for row in going))

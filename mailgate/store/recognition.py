@@ -1,27 +1,25 @@
 """Which copies and tombstones a message at the server may be: those with its header token, and whether they are free.
 
-A copy is free when no original of it is believed to stand anywhere; a tombstone when its address is void: its original
+A copy is free when no original of it is believed to stand anywhere, an appended one when APPEND may have brought it
+here; a tombstone when its address is void: its original
 is known to be gone, or the folder has another UIDVALIDITY by now, or is no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mailgate.store.folders import AnyRow, listed
+from mailgate.store.folders import AnyRow, listed, near_of
 from mailgate.store.messages import chunks
-from mailgate.store.schema import folders, messages, origins, tombstones
+from mailgate.store.schema import folders, messages, operations, origins, tombstones
 from mailgate.sync.identity import Likeness
+from mailgate.sync.operations import OperationKind, OperationState
 from mailgate.sync.port import FolderState, Known
-from mailgate.sync.reconcile import (
-    Detached,
-    Present,
-    Tombstoned,
-)
+from mailgate.sync.views import Appending, Detached, Near, Tombstoned
 
 
 async def has_free(
@@ -83,7 +81,8 @@ async def recognisable(
                 messages.c.header_token,
                 messages.c.size,
                 messages.c.internal_date_at,
-                messages.c.flags,
+                messages.c.moving_to,
+                messages.c.deleted_at,
                 origins.c.folder_id,
                 origins.c.uidvalidity,
                 origins.c.vanished_at,
@@ -110,19 +109,46 @@ async def recognisable(
     if not copies and not buried:
         return []
     current = {state.name: state for state in await listed(conn, mailbox_id)}
-    known = [_known_copy(row, addresses.get(row.id, []), folder, uidvalidity) for row in copies.values()]
+    expected = await _expected(conn, [row.id for row in copies.values() if row.moving_to == folder.id])
+    found = (_known_copy(row, addresses.get(row.id, []), folder, uidvalidity, expected) for row in copies.values())
+    known = [copy for copy in found if copy is not None]
     known += [_known_tombstone(row, current, folder, uidvalidity) for row in buried]
     return sorted(known, key=lambda item: (not item.free, isinstance(item.near, Tombstoned), item.key))
 
 
-def _known_copy(row: AnyRow, addresses: list[AnyRow], folder: FolderState, uidvalidity: int) -> Known:
+async def _expected(conn: AsyncConnection, ids: Sequence[str]) -> set[str]:
+    """Which of these appended copies may stand at the server: APPEND was sent, and its answer is not known."""
+    found: set[str] = set()
+    columns = operations.c
+    for chunk in chunks(ids):
+        sent = columns.message_id.in_(chunk) & (columns.kind == OperationKind.APPEND.value)
+        query = select(columns.message_id).where(sent, columns.state == OperationState.SENT.value)
+        found.update((await conn.execute(query)).scalars())
+    return found
+
+
+def _known_copy(
+    row: AnyRow, addresses: list[AnyRow], folder: FolderState, uidvalidity: int, expected: Container[str]
+) -> Known | None:
+    """What a copy may be taken for; None: for nothing. An appended copy is met only where it was sent; one that a user
+    deleted and only a hold keeps is nobody's any more, and what equals it is another message.
+    """
     stands = [
         at
         for at in addresses
         if at.vanished_at is None and not (at.folder_id == folder.id and at.uidvalidity != uidvalidity)
     ]
-    flags = frozenset(row.flags)
-    near = Present(row.id, flags) if addresses else Detached(row.id, flags)
+    near: Near
+    if addresses:
+        near = near_of(row)
+    elif row.deleted_at is not None:
+        return None
+    elif row.moving_to is not None:
+        if row.id not in expected:
+            return None
+        near = Appending(row.id, row.moving_to)
+    else:
+        near = Detached(row.id)
     likeness = Likeness(row.header_token, row.size, row.internal_date_at)
     return Known(near, row.id, likeness, not stands, tuple(sorted({at.folder_id for at in stands})))
 

@@ -25,6 +25,7 @@ from mailgate.store.schema import folders, mailboxes, subscription_periods, tena
 from mailgate.store.schema import leases as leases_table
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
+from mailgate.sync.actions import Pending, Settlement
 from mailgate.sync.port import (
     Applied,
     Batch,
@@ -40,7 +41,6 @@ from mailgate.sync.port import (
     PendingCount,
     View,
 )
-from mailgate.sync.reconcile import Pending, Settlement
 from mailgate.tenants.subscription import Entitlements
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from mailgate.sync.breakers import Breakers
 from mailgate.sync.ownership import Lease
 from mailgate.sync.port import Applied, Checkpoint, Entitled, FolderState, MailboxConfig, Owner, Progress, SyncStore
 from mailgate.sync.prepare import Preparer, Workers
-from mailgate.sync.reconcile import Window
+from mailgate.sync.views import Window
 from retention.model import AnchorFrom
 
 PROGRESS_EVERY: Instant = SECOND // 2

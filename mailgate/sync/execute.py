@@ -19,13 +19,15 @@ from typing import Final
 from connectors.errors import ConnectorError, ProtocolError, Scope
 from connectors.model import MessageMeta
 from mailgate.clock import SECOND, Instant, to_datetime
+from mailgate.sync.actions import Action, Pull
 from mailgate.sync.context import Context
 from mailgate.sync.identity import Likeness
 from mailgate.sync.port import Aside, Batch, Checkpoint, FolderState
 from mailgate.sync.prepare import received
 from mailgate.sync.pull import Job, Outcome, Puller, recognise
-from mailgate.sync.reconcile import FAR_GONE, Action, Entry, FarPresent, Pull, Snapshot, reconcile
+from mailgate.sync.reconcile import reconcile
 from mailgate.sync.snapshot import FolderLook, Kind, closing, look
+from mailgate.sync.views import FAR_GONE, Entry, FarPresent, Snapshot
 
 CHUNK: Final = 500
 """Messages that are compared, recognised or written at a time."""

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 
 from connectors.model import Endpoint, Folder, PasswordAuth, SpecialUse
 from mailgate.clock import Instant
+from mailgate.sync.actions import Action, Pending, Settlement
 from mailgate.sync.identity import Likeness
-from mailgate.sync.reconcile import Action, Base, Near, Pending, Settlement
+from mailgate.sync.views import Base, Near
 
 
 class MailboxState(StrEnum):

@@ -22,6 +22,7 @@ from typing import Final
 
 from connectors.errors import ProtocolError
 from mailgate.clock import Instant
+from mailgate.sync.actions import Action, Pull
 from mailgate.sync.context import Context
 from mailgate.sync.identity import Candidate, Likeness, pair
 from mailgate.sync.port import (
@@ -34,8 +35,9 @@ from mailgate.sync.port import (
     PreparedMessage,
 )
 from mailgate.sync.prepare import HEAD, HUGE, Arrived, MessageSink
-from mailgate.sync.reconcile import Action, Entry, FarPresent, Near, Pull, Tombstoned, decide
+from mailgate.sync.reconcile import decide
 from mailgate.sync.snapshot import closing
+from mailgate.sync.views import Entry, FarPresent, Near, Tombstoned
 
 FIRST_BATCH: Final = 8
 """Messages in the first batch of a pull."""
