@@ -278,8 +278,14 @@ def item_remove(
     holds: int,
     blobs: Blobs,
     method: str,
+    original: str | None = None,
 ) -> bytes:
-    """A copy went because its original did: `remote_expunged`, `user_deleted`. Belongs to no run."""
+    """A copy went, and not by retention. Belongs to no run.
+
+    `remote_expunged`: its original is gone. `user_deleted`: a person deleted it, and the original with it, or the copy
+    only (`original` is `untouched`). `append_refused`: it never had one, the server did not take it.
+    """
+    originals = REMOVE_ORIGINALS.get(reason, ("",))
     return _leaf(
         "item.remove",
         common,
@@ -291,7 +297,7 @@ def item_remove(
         checks={"pins": pins, "holds": holds},
         blobs={"refs": blobs.refs, "freed": blobs.freed, "bytes": blobs.bytes},
         method=method,
-        original=REMOVE_ORIGINALS.get(reason, ""),
+        original=originals[0] if original is None else original,
     )
 
 

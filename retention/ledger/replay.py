@@ -276,9 +276,8 @@ class Replay:
 
     def _item_remove(self, leaf: Leaf) -> None:
         checks = leaf["checks"]
-        spare_pins = leaf["reason"] == "remote_expunged"
         item = (leaf["item_ref"], leaf["mailbox_ref"])
-        self._check_gone(*item, leaf["at"], checks["pins"], checks["holds"], spare_pins=spare_pins)
+        self._check_gone(*item, leaf["at"], checks["pins"], checks["holds"], spare_pins=True)
 
     def _held(self, item_ref: str, mailbox_ref: str, now: str) -> int:
         standing = sum(hold.covers(item_ref, mailbox_ref) for hold in self._holds.values())

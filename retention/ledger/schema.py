@@ -22,7 +22,12 @@ MAX_COVER = 500
 
 PURGE_REASONS = ("age", "plan_end", "erasure_request", "mailbox_removed", "offboarding")
 ANCHOR_SOURCES = ("internaldate", "stored", "rehydrated")
-REMOVE_ORIGINALS = {"remote_expunged": "gone", "user_deleted": "expunged_by_user"}
+REMOVE_ORIGINALS = {
+    "remote_expunged": ("gone",),
+    "user_deleted": ("expunged_by_user", "untouched"),
+    "append_refused": ("none",),
+}
+"""Why a copy was removed → what may have become of its original; the first is what is meant when nothing is said."""
 
 Check = Callable[[Any], bool]
 Leaf = dict[str, Any]
@@ -168,7 +173,7 @@ TYPES: dict[str, dict[str, Check]] = {
         "checks": _CHECKS,
         "blobs": _BLOBS,
         "method": SLUG,
-        "original": one_of(*REMOVE_ORIGINALS.values()),
+        "original": one_of(*(original for originals in REMOVE_ORIGINALS.values() for original in originals)),
     },
     "item.deferred": {"item_ref": REF, "mailbox_ref": REF, "reason": SLUG},
     "blob.erase": {"blob_ref": REF, "outcome": one_of("erased", "missing"), "bytes": is_count},
@@ -242,5 +247,5 @@ def check_leaf(leaf: object) -> None:
             raise LeafError(f"{kind}: {field} is missing or not as it must be")
     if not leaf["origin"].endswith("/purge/" + leaf["tenant_ref"]):
         raise LeafError(f"{kind}: origin and tenant_ref differ")
-    if kind == "item.remove" and leaf["original"] != REMOVE_ORIGINALS[leaf["reason"]]:
+    if kind == "item.remove" and leaf["original"] not in REMOVE_ORIGINALS[leaf["reason"]]:
         raise LeafError("item.remove: original does not go with its reason")

@@ -91,13 +91,19 @@ def test_item_remove_knows_what_became_of_the_original() -> None:
         k: v for k, v in purge_fields(1).items() if k in ("item_ref", "mailbox_ref", "content_commit", "msgid_commit")
     }
     tail = {"pins": 0, "holds": 0, "blobs": Blobs(1, 1, 1), "method": "key_destroyed"}
-    assert (
-        parse_leaf(leaves.item_remove(common(1), **own, **tail, reason="user_deleted"))["original"]
-        == "expunged_by_user"
-    )
-    assert parse_leaf(leaves.item_remove(common(1), **own, **tail, reason="remote_expunged"))["original"] == "gone"
+
+    def original(reason: str, **given: str) -> str:
+        return str(parse_leaf(leaves.item_remove(common(1), **own, **tail, reason=reason, **given))["original"])
+
+    assert original("user_deleted") == "expunged_by_user"
+    assert original("user_deleted", original="untouched") == "untouched"
+    assert original("remote_expunged") == "gone"
+    assert original("append_refused") == "none"
+    for reason, odd in (("remote_expunged", "untouched"), ("user_deleted", "gone"), ("append_refused", "untouched")):
+        with pytest.raises(LeafError):
+            original(reason, original=odd)
     with pytest.raises(LeafError):
-        leaves.item_remove(common(1), **own, **tail, reason="age")
+        original("age")
     with pytest.raises(LeafError):
         leaves.item_remove(common(1, run=ulid(1)), **own, **tail, reason="user_deleted")
 

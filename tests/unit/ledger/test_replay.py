@@ -238,7 +238,7 @@ def test_rehydrated_copies() -> None:
 def test_removals() -> None:
     Log().remove(1, "remote_expunged").check()
     Log().pin().remove(1, "remote_expunged", pins=1).check("was pinned")
-    Log().pin().remove(1, "user_deleted", pins=1).check()
+    Log().pin().remove(1, "user_deleted", pins=1).check("was pinned")
     Log().hold().remove(1, "user_deleted", holds=1).check("was held")
 
 
