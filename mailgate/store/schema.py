@@ -173,6 +173,11 @@ folders = Table(
     Column("gone_at", BigInteger, comment="no longer listed by the server"),
     Column("wanted_name", String(1000), comment="near side's name while a rename is on its way; name is the server's"),
     Column("on_its_way", String(8), comment="create or delete, until the server did it"),
+    Column(
+        "believed",
+        JSON,
+        comment="disappearances believed in the last hour, [[instant, count]]: guards count slices together",
+    ),
     UniqueConstraint("mailbox_id", "name"),
 )
 
@@ -476,7 +481,23 @@ quarantine = Table(
     Column("attempts", Integer, nullable=False),
     Column("first_seen_at", BigInteger, nullable=False),
     Column("last_seen_at", BigInteger, nullable=False),
+    Column("cause", String(16), nullable=False, server_default="unknown", comment="slug of the reason"),
+    Column("size", BigInteger, comment="of the original, as the server announced it; null while not known"),
+    Column("header_token", LargeBinary, comment="keyed token of the header block, if that much arrived"),
+    Column(
+        "message_id", Id, comment="the copy that holds its bytes all the same, with an empty summary; null: no bytes"
+    ),
+    Column("build", String(64), comment="program version of the last attempt"),
+    Column("limit_bytes", BigInteger, comment="sync.max_message_bytes at the last attempt"),
+    Column("retry_at", BigInteger, comment="when a retry was asked for; null: none waits"),
     UniqueConstraint("folder_id", "uidvalidity", "uid"),
+    Index("ix_quarantine_mailbox_id", "mailbox_id", "id"),
+    Index(
+        "ix_quarantine_message_id",
+        "message_id",
+        sqlite_where=text("message_id IS NOT NULL"),
+        postgresql_where=text("message_id IS NOT NULL"),
+    ),
 )
 
 operations = Table(
@@ -535,9 +556,16 @@ guards = Table(
     Column("raised_at", BigInteger, nullable=False),
     Column("approved_at", BigInteger),
     Column("approved_by", String(200)),
-    Column("closed_at", BigInteger, comment="carried out, or void because the evidence changed"),
-    UniqueConstraint("folder_id", "uidvalidity", "digest"),
+    Column("closed_at", BigInteger),
+    Column("outcome", String(16), comment="how it was closed: carried_out, restored or changed"),
     Index("ix_guards_mailbox_id", "mailbox_id", "id"),
+    Index(
+        "ix_guards_open",
+        "folder_id",
+        unique=True,
+        sqlite_where=text("closed_at IS NULL"),
+        postgresql_where=text("closed_at IS NULL"),
+    ),
     comment="deletions that were refused as improbable",
 )
 

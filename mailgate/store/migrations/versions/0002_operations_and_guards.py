@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -152,29 +154,89 @@ def upgrade() -> None:
         sa.Column("raised_at", sa.BigInteger(), nullable=False),
         sa.Column("approved_at", sa.BigInteger(), nullable=True),
         sa.Column("approved_by", sa.String(length=200), nullable=True),
+        sa.Column("closed_at", sa.BigInteger(), nullable=True),
         sa.Column(
-            "closed_at", sa.BigInteger(), nullable=True, comment="carried out, or void because the evidence changed"
+            "outcome",
+            sa.String(length=16),
+            nullable=True,
+            comment="how it was closed: carried_out, restored or changed",
         ),
         sa.ForeignKeyConstraint(["folder_id"], ["folders.id"], name=op.f("fk_guards_folder_id")),
         sa.ForeignKeyConstraint(["mailbox_id"], ["mailboxes.id"], name=op.f("fk_guards_mailbox_id")),
         sa.ForeignKeyConstraint(["tenant_id"], ["tenants.id"], name=op.f("fk_guards_tenant_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_guards")),
-        sa.UniqueConstraint("folder_id", "uidvalidity", "digest", name=op.f("uq_guards_folder_id_uidvalidity_digest")),
         comment="deletions that were refused as improbable",
     )
     op.create_index("ix_guards_mailbox_id", "guards", ["mailbox_id", "id"], unique=False)
+    closed = sa.text("closed_at IS NULL")
+    op.create_index(
+        "ix_guards_open", "guards", ["folder_id"], unique=True, sqlite_where=closed, postgresql_where=closed
+    )
+    op.add_column(
+        "folders",
+        sa.Column(
+            "believed",
+            sa.JSON(),
+            nullable=True,
+            comment="disappearances believed in the last hour, [[instant, count]]: guards count slices together",
+        ),
+    )
+    for column in _quarantine():
+        op.add_column("quarantine", column)
+    op.create_index("ix_quarantine_mailbox_id", "quarantine", ["mailbox_id", "id"], unique=False)
+    kept = sa.text("message_id IS NOT NULL")
+    op.create_index(
+        "ix_quarantine_message_id",
+        "quarantine",
+        ["message_id"],
+        unique=False,
+        sqlite_where=kept,
+        postgresql_where=kept,
+    )
 
 
 def downgrade() -> None:
     op.drop_table("guards")
     op.drop_table("operations")
+    op.drop_index("ix_quarantine_message_id", "quarantine")
+    op.drop_index("ix_quarantine_mailbox_id", "quarantine")
     op.drop_index("ix_messages_moving_to", "messages")
     op.drop_index("ix_messages_email_token", "messages")
     for table, columns in (
         ("origins", ["labels"]),
         ("messages", ["deleted_at", "moving_to", "email_token", "labels"]),
-        ("folders", ["on_its_way", "wanted_name"]),
+        ("quarantine", [column.name for column in reversed(_quarantine())]),
+        ("folders", ["believed", "on_its_way", "wanted_name"]),
         ("mailboxes", ["op_seq"]),
     ):
         for column in columns:
             op.drop_column(table, column)
+
+
+def _quarantine() -> list[sa.Column[Any]]:
+    return [
+        sa.Column(
+            "cause", sa.String(length=16), nullable=False, server_default="unknown", comment="slug of the reason"
+        ),
+        sa.Column(
+            "size",
+            sa.BigInteger(),
+            nullable=True,
+            comment="of the original, as the server announced it; null while not known",
+        ),
+        sa.Column(
+            "header_token",
+            sa.LargeBinary(),
+            nullable=True,
+            comment="keyed token of the header block, if that much arrived",
+        ),
+        sa.Column(
+            "message_id",
+            sa.String(length=26),
+            nullable=True,
+            comment="the copy that holds its bytes all the same, with an empty summary; null: no bytes",
+        ),
+        sa.Column("build", sa.String(length=64), nullable=True, comment="program version of the last attempt"),
+        sa.Column("limit_bytes", sa.BigInteger(), nullable=True, comment="sync.max_message_bytes at the last attempt"),
+        sa.Column("retry_at", sa.BigInteger(), nullable=True, comment="when a retry was asked for; null: none waits"),
+    ]
