@@ -27,6 +27,7 @@ from mailgate.store.holds import active
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import blob_erasures, blobs, messages, origins
 from mailgate.store.sets import among
+from mailgate.store.tombstones import bury
 from mailgate.store.transaction import Transaction
 from mailgate.sync.port import PreparedBlob, PreparedMessage
 from retention.ledger import leaves
@@ -86,12 +87,12 @@ SERVER = Actor("system", "mail_server")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where new copies were found."""
+    """Where new copies were found. `uidvalidity` None: on their way there, not at the server yet."""
 
     tenant_id: str
     mailbox_id: str
     folder_id: str
-    uidvalidity: int
+    uidvalidity: int | None
 
 
 def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -111,11 +112,22 @@ async def add(
     blob_ids = await _refer(tx, place.tenant_id, [message.blob for message in prepared], now)
     rows = [_message_row(place, message, blob_ids[message.blob.content_token]) for message in prepared]
     await insert_many(tx.conn, messages, _MESSAGE_COLUMNS, rows, sqlite=tx.sqlite)
+    if place.uidvalidity is None:
+        coming = among(messages.c.id, [message.id for message in prepared], sqlite=tx.sqlite)
+        await tx.conn.execute(update(messages).where(coming).values(moving_to=place.folder_id))
+    else:
+        await _add_origins(tx, place, place.uidvalidity, prepared)
+    for message in prepared:
+        _tell_created(tx, place, message, horizon, held=held, initial=initial)
+    tx.count(place.tenant_id, copies=len(prepared), storage_bytes=sum(message.size for message in prepared))
+
+
+async def _add_origins(tx: Transaction, place: Place, uidvalidity: int, prepared: Sequence[PreparedMessage]) -> None:
     addresses = [
         (
             place.folder_id,
             message.uid,
-            place.uidvalidity,
+            uidvalidity,
             place.tenant_id,
             place.mailbox_id,
             message.id,
@@ -124,24 +136,27 @@ async def add(
         for message in prepared
     ]
     await insert_many(tx.conn, origins, _ORIGIN_COLUMNS, addresses, sqlite=tx.sqlite)
-    for message in prepared:
-        copy = Copy(message.id, message.anchor_at, message.stored_at)
-        payload: dict[str, Any] = {
-            "anchor_at": message.anchor_at,
-            "expires_at": None if held else due_at(copy, horizon.rules),
-            "folder_id": place.folder_id,
-        }
-        if initial:
-            payload["initial"] = True
-        tx.emit(
-            place.tenant_id,
-            "message.created",
-            at=now,
-            mailbox_id=place.mailbox_id,
-            message_id=message.id,
-            payload=payload,
-        )
-    tx.count(place.tenant_id, copies=len(prepared), storage_bytes=sum(message.size for message in prepared))
+
+
+def _tell_created(
+    tx: Transaction, place: Place, message: PreparedMessage, horizon: Horizon, *, held: int, initial: bool
+) -> None:
+    copy = Copy(message.id, message.anchor_at, message.stored_at)
+    payload: dict[str, Any] = {
+        "anchor_at": message.anchor_at,
+        "expires_at": None if held else due_at(copy, horizon.rules),
+        "folder_id": place.folder_id,
+    }
+    if initial:
+        payload["initial"] = True
+    tx.emit(
+        place.tenant_id,
+        "message.created",
+        at=horizon.now,
+        mailbox_id=place.mailbox_id,
+        message_id=message.id,
+        payload=payload,
+    )
 
 
 async def discard(tx: Transaction, tenant_id: str, unused: Iterable[PreparedBlob], now: Instant) -> None:
@@ -243,10 +258,16 @@ async def remove(
     ids: Sequence[str],
     reason: str,
     now: Instant,
+    actor: Actor = SERVER,
+    original: str | None = None,
+    tombstone: bool = False,
 ) -> tuple[list[str], list[str]]:
-    """End the copies whose originals were deleted; (removed, kept). Kept: pinned or held by now; they lose their
-    originals and stay. Ids that are gone by now are in neither. Of those that a user deleted before, that is the
-    reason, and their events were told then.
+    """End copies otherwise than by retention; (removed, kept). Kept: pinned or held by now; they lose their originals
+    and stay. Ids that are gone by now are in neither.
+
+    `reason` and `original` are those of `retention.ledger.leaves.item_remove`. With `tombstone` what is still at the
+    server is not downloaded again. Of copies that a user deleted before, that is the reason, and their events were told
+    then: they go, or stay, in silence.
     """
     columns = messages.c
     wanted = among(columns.id, ids, sqlite=tx.sqlite)
@@ -255,7 +276,10 @@ async def remove(
     protecting = await active(tx.conn, tenant_id, now)
     query = select(
         columns.id,
+        columns.mailbox_id,
         columns.item_ref,
+        columns.header_token,
+        columns.anchor_at,
         columns.blob_id,
         columns.indexed,
         columns.size,
@@ -265,11 +289,14 @@ async def remove(
         or_(columns.pins > 0, protecting.held()).label("kept"),
     )
     rows = (await tx.conn.execute(query.where(wanted).order_by(columns.id))).all()
-    kept = [row.id for row in rows if row.kept]
+    kept = [row for row in rows if row.kept]
     going = [row for row in rows if not row.kept]
+    if going and tombstone:
+        await bury(tx, tenant_id, going, [reason] * len(going), at=now)
     freed = await end_copies(tx, tenant_id, going, now=now) if going else {}
     if kept:
-        await tx.conn.execute(delete(origins).where(among(origins.c.message_id, kept, sqlite=tx.sqlite)))
+        left = among(origins.c.message_id, [row.id for row in kept], sqlite=tx.sqlite)
+        await tx.conn.execute(delete(origins).where(left))
     for row in going:
         log.write(
             tx,
@@ -277,7 +304,7 @@ async def remove(
             tenant_ref,
             leaves.item_remove,
             at=now,
-            actor=SERVER,
+            actor=actor,
             item_ref=row.item_ref,
             mailbox_ref=mailbox_id,
             content_commit=row.content_commit.hex(),
@@ -287,11 +314,13 @@ async def remove(
             holds=0,
             blobs=leaves.Blobs(1, freed[row.id].freed, freed[row.id].bytes),
             method=_METHOD,
+            original=original,
         )
         if row.deleted_at is None:
             tx.emit(tenant_id, "message.deleted", at=now, mailbox_id=mailbox_id, message_id=row.id)
-    for message_id in (row.id for row in rows if row.kept and row.deleted_at is None):
-        payload = {"origin_present": False, "expires_at": None}
-        tx.emit(tenant_id, "message.updated", at=now, mailbox_id=mailbox_id, message_id=message_id, payload=payload)
+    payload = {"origin_present": False, "expires_at": None}
+    for row in kept:
+        if row.deleted_at is None:
+            tx.emit(tenant_id, "message.updated", at=now, mailbox_id=mailbox_id, message_id=row.id, payload=payload)
     tx.count(tenant_id, copies=-len(going), storage_bytes=-sum(row.size for row in going))
-    return [row.id for row in going], kept
+    return [row.id for row in going], [row.id for row in kept]

@@ -21,15 +21,15 @@ from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.ids import new_id
 from mailgate.store import runs, tenants
-from mailgate.store.bulk import insert_many
 from mailgate.store.discard import Freed, prepare_end
 from mailgate.store.expiry import Expiry, Horizon, of_age, removed_mailboxes
 from mailgate.store.holds import active
 from mailgate.store.log import PurgeLog
-from mailgate.store.schema import folders, mailboxes, messages, origins, tombstones
+from mailgate.store.schema import messages
 from mailgate.store.sets import among
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenants import Tenant
+from mailgate.store.tombstones import bury
 from mailgate.store.transaction import Leaf, Transaction
 from retention.ledger import leaves
 from retention.ledger.purge_template import ItemPurgeTemplate
@@ -63,23 +63,6 @@ class _Row(NamedTuple):
 
 
 _PURGED_COLUMNS = tuple(_M[name] for name in _Row._fields)
-
-_TOMBSTONE_COLUMNS = (
-    "id",
-    "tenant_id",
-    "account_ref",
-    "mailbox_id",
-    "message_id",
-    "item_ref",
-    "folder",
-    "uidvalidity",
-    "uid",
-    "header_token",
-    "anchor_at",
-    "reason",
-    "run_id",
-    "created_at",
-)
 
 
 class SqlPurgeUnit:
@@ -172,7 +155,8 @@ class SqlPurgeUnit:
     async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
         """Tombstones, rows, blob references, log entries, events, usage."""
         rows = [self._rows[copy.id] for copy, _ in due]
-        await self._bury(rows, [verdict for _, verdict in due])
+        reasons = [str(verdict.reason) for _, verdict in due]
+        await bury(self._tx, self._tenant_id, rows, reasons, at=self._at, run_id=self._run.id)
         end = await prepare_end(self._tx, self._tenant_id, rows, now=self._at, run_id=self._run.id)
         ending = asyncio.create_task(end.carry_out())  # the database deletes while the entries are written here
         try:
@@ -241,47 +225,6 @@ class SqlPurgeUnit:
         query = query.where(_M.tenant_id == self._tenant_id, of_age(bounds, self._known_horizon().removed))
         return query if after is None else query.where(tuple_(_M.anchor_at, _M.id) > _position(after))
 
-    async def _bury(self, rows: Sequence[_Row], verdicts: Sequence[Verdict]) -> None:
-        """One tombstone per original, or one without an address for a copy that had none."""
-        tx = self._tx
-        ids = [row.id for row in rows]
-        found = (
-            select(origins.c.message_id, folders.c.name, origins.c.uidvalidity, origins.c.uid)
-            .join(folders, folders.c.id == origins.c.folder_id)
-            .where(among(origins.c.message_id, ids, sqlite=tx.sqlite))
-        )
-        addresses: dict[str, list[tuple[str | None, int | None, int | None]]] = {}
-        for message_id, folder, uidvalidity, uid in (await tx.conn.execute(found)).all():
-            addresses.setdefault(message_id, []).append((folder, uidvalidity, uid))
-        accounts = select(mailboxes.c.id, mailboxes.c.account_ref).where(
-            among(mailboxes.c.id, {row.mailbox_id for row in rows}, sqlite=tx.sqlite)
-        )
-        account_refs = {row[0]: row[1] for row in (await tx.conn.execute(accounts)).all()}
-        await insert_many(
-            tx.conn,
-            tombstones,
-            _TOMBSTONE_COLUMNS,
-            [
-                (
-                    new_id(self._at),
-                    self._tenant_id,
-                    account_refs[row.mailbox_id],
-                    row.mailbox_id,
-                    row.id,
-                    row.item_ref,
-                    *address,
-                    row.header_token,
-                    row.anchor_at,
-                    str(verdict.reason),
-                    self._run.id,
-                    self._at,
-                )
-                for row, verdict in zip(rows, verdicts, strict=True)
-                for address in addresses.get(row.id, _NO_ORIGINAL)
-            ],
-            sqlite=tx.sqlite,
-        )
-
     def _template(self, rules: Rules, reason: str) -> ItemPurgeTemplate:
         return ItemPurgeTemplate(self._common(), plan=rules.plan, days=rules.days or 0, reason=reason, method=METHOD)
 
@@ -324,9 +267,6 @@ class SqlPurgeUnit:
             run=self._run.id,
             **fields,
         )
-
-
-_NO_ORIGINAL: tuple[tuple[str | None, int | None, int | None], ...] = ((None, None, None),)
 
 
 def _position(position: Position) -> Any:
