@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, case, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from connectors.model import Folder, SpecialUse
@@ -43,8 +43,12 @@ def state_of(row: AnyRow) -> FolderState:
 
 
 async def listed(conn: AsyncConnection, mailbox_id: str) -> list[FolderState]:
-    """The folders that the server lists, INBOX first, then by name."""
-    query = select(folders).where(folders.c.mailbox_id == mailbox_id, folders.c.gone_at.is_(None))
+    """The folders that the server lists, INBOX first, then by name. One that the CRM created and the server did not yet
+    is none of them.
+    """
+    query = select(folders).where(
+        folders.c.mailbox_id == mailbox_id, folders.c.gone_at.is_(None), folders.c.on_its_way.is_distinct_from("create")
+    )
     found = [state_of(row) for row in await conn.execute(query)]
     return sorted(found, key=lambda folder: (folder.special_use is not SpecialUse.INBOX, folder.name))
 
@@ -153,7 +157,10 @@ async def save_listing(
         old = (await tx.conn.execute(select(folders.c.name).where(folders.c.id == folder_id))).scalar_one()
         # A folder of that name that went earlier: its row makes room, its originals vanished with it.
         await _rename_away(tx, owner, folder.name, now)
-        await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(_listed_values(folder)))
+        # Whoever renamed it: a name that the CRM wanted and it has now is no wish any more.
+        wanted = case((folders.c.wanted_name == folder.name, None), else_=folders.c.wanted_name)
+        values = {**_listed_values(folder), "wanted_name": wanted}
+        await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(values))
         await tx.conn.execute(
             update(tombstones)
             .where(
@@ -165,15 +172,15 @@ async def save_listing(
         )
         tell("folder.renamed", folder_id)
     for folder, followed in changes.created:
-        revived = (
-            await tx.conn.execute(select(folders.c.id).where(mine, folders.c.name == folder.name))
-        ).scalar_one_or_none()
-        folder_id = revived or new_id(now)
+        row = select(folders.c.id, folders.c.on_its_way).where(mine, folders.c.name == folder.name)
+        revived = (await tx.conn.execute(row)).one_or_none()
+        folder_id = new_id(now) if revived is None else revived.id
         # A folder that comes back is read as if for the first time: what vanished with it may have come back too.
         values = {
             **_listed_values(folder),
             "followed": followed,
             "gone_at": None,
+            "on_its_way": None,
             "uidnext": None,
             "highestmodseq": None,
         }
@@ -181,8 +188,9 @@ async def save_listing(
             values |= {"id": folder_id, "tenant_id": owner.tenant_id, "mailbox_id": owner.mailbox_id}
             await tx.conn.execute(insert(folders).values(values))
         else:
-            await tx.conn.execute(update(folders).where(folders.c.id == revived).values(values))
-        tell("folder.created", folder_id)
+            await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(values))
+        if revived is None or revived.on_its_way != "create":  # the CRM has it already
+            tell("folder.created", folder_id)
     for folder_id, (folder, followed) in changes.updated.items():
         await tx.conn.execute(
             update(folders).where(folders.c.id == folder_id).values({**_listed_values(folder), "followed": followed})
