@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, and_, case, delete, exists, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from connectors.model import SpecialUse
@@ -15,44 +15,66 @@ from mailgate.store.log import PurgeLog
 from mailgate.store.schema import folders, origins
 from mailgate.store.schema import messages as messages_table
 from mailgate.store.transaction import Transaction
+from mailgate.sync import guards
 from mailgate.sync.actions import Detach, Drop, Pending, Remove, Settlement
 from mailgate.sync.port import Applied, Owner, PendingCount
 
 
-async def counts(conn: AsyncConnection, mailbox_id: str) -> list[PendingCount]:
-    """Folders with disappearances that wait; gone folders too."""
-    waiting = (
-        select(origins.c.folder_id)
-        .where(origins.c.mailbox_id == mailbox_id, origins.c.vanished_at.is_not(None))
-        .distinct()
-    )
-    query = (
-        select(
-            folders.c.id,
-            folders.c.name,
-            folders.c.special_use,
-            func.count().label("known"),
-            func.count(origins.c.vanished_at).label("gone"),
-            func.max(origins.c.vanished_at).label("latest"),
-        )
-        .join(folders, folders.c.id == origins.c.folder_id)
-        .where(origins.c.folder_id.in_(waiting))
-        .group_by(folders.c.id, folders.c.name, folders.c.special_use)
-        .order_by(folders.c.name)
-    )
-    if (await conn.execute(waiting.limit(1))).first() is None:
+async def counts(conn: AsyncConnection, mailbox_id: str, now: Instant) -> list[PendingCount]:
+    """The mailbox's folders when something waits in any of them; gone folders too, when something waits in them."""
+    waiting = (origins.c.mailbox_id == mailbox_id) & origins.c.vanished_at.is_not(None)
+    if (await conn.execute(select(origins.c.uid).where(waiting).limit(1))).first() is None:
         return []
+    evidence = func.count(case((is_evidence(), 1)))
+    by_folder = (
+        select(origins.c.folder_id, evidence.label("gone"), func.max(origins.c.vanished_at).label("latest"))
+        .join(messages_table, messages_table.c.id == origins.c.message_id)
+        .where(waiting)
+        .group_by(origins.c.folder_id)
+    )
+    gone = {row.folder_id: row for row in await conn.execute(by_folder)}
+    somewhere = folders.c.id.in_(select(origins.c.folder_id).where(waiting))
+    query = select(folders.c.id, folders.c.name, folders.c.special_use, folders.c.believed, folders.c.gone_at).where(
+        folders.c.mailbox_id == mailbox_id, or_(folders.c.gone_at.is_(None), somewhere)
+    )
+    rows = (await conn.execute(query.order_by(folders.c.name))).all()
+    recent = {row.id: guards.recent(row.believed or (), now) for row in rows}
+    known: dict[str, int] = {}
+    if sum(recent.values()) + sum(row.gone for row in gone.values()) > guards.FEW:  # else nothing can be refused
+        stood = select(origins.c.folder_id, func.count()).join(folders, folders.c.id == origins.c.folder_id)
+        by_id = stood.where(folders.c.mailbox_id == mailbox_id).group_by(origins.c.folder_id)
+        known = {row[0]: row[1] for row in await conn.execute(by_id)}
     return [
         PendingCount(
             folder_id=row.id,
             folder=row.name,
             special_use=None if row.special_use is None else SpecialUse(row.special_use),
-            known=row.known,
-            gone=row.gone,
-            latest_at=row.latest,
+            known=known.get(row.id, 0),
+            gone=gone[row.id].gone if row.id in gone else 0,
+            latest_at=gone[row.id].latest if row.id in gone else None,
+            recent=recent[row.id],
+            listed=row.gone_at is None,
         )
-        for row in await conn.execute(query)
+        for row in rows
     ]
+
+
+def is_evidence() -> ColumnElement[bool]:
+    """Whether an original of `origins`, gone, with its row of `messages`, tells of a deletion by somebody else: not
+    when the CRM asked for it, nor when the copy has another original that stands.
+    """
+    other = origins.alias("other")
+    stands = exists().where(other.c.message_id == messages_table.c.id, other.c.vanished_at.is_(None))
+    return and_(messages_table.c.deleted_at.is_(None), messages_table.c.moving_to.is_(None), ~stands)
+
+
+async def remember(tx: Transaction, believed: Mapping[str, int], now: Instant) -> None:
+    """Count what is believed now of each folder, for the guards of the next hour."""
+    for folder_id, count in believed.items():
+        mine = folders.c.id == folder_id
+        before = (await tx.conn.execute(select(folders.c.believed).where(mine))).scalar_one()
+        slices = guards.remember(before or (), now, count)
+        await tx.conn.execute(update(folders).where(mine).values(believed=slices))
 
 
 async def pending(

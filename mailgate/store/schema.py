@@ -556,6 +556,9 @@ guards = Table(
     Column("raised_at", BigInteger, nullable=False),
     Column("approved_at", BigInteger),
     Column("approved_by", String(200)),
+    Column(
+        "through_at", BigInteger, comment="approved and found valid: what was seen gone until then is being carried out"
+    ),
     Column("closed_at", BigInteger),
     Column("outcome", String(16), comment="how it was closed: carried_out, restored or changed"),
     Index("ix_guards_mailbox_id", "mailbox_id", "id"),

@@ -1,31 +1,31 @@
 """The sync engine's port (`mailgate.sync.port`) on the database: each method one transaction, each write fenced.
 
-Lock order of every write here: the lease (shared) → the mailbox → messages by id → heads. Settings and
-entitlements are read; the CRM's side of a mailbox (switch, credentials) is written by `mailgate.store.mailboxes`.
+Fences and lock order: `mailgate.store.fenced`. Settings and entitlements are read; the CRM's side of a mailbox (switch,
+credentials) is written by `mailgate.store.mailboxes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.clock import SECOND, Instant
-from mailgate.errors import ConflictError
-from mailgate.store import changes, disappearances, leases, messages, recognition, sync_runs
+from mailgate.store import changes, leases, messages, recognition, sync_runs
 from mailgate.store import folders as folder_rows
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
+from mailgate.store.fenced import lease_name
 from mailgate.store.log import PurgeLog
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.schema import folders, mailboxes, subscription_periods, tenants
 from mailgate.store.schema import leases as leases_table
+from mailgate.store.settling import SqlSettling
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
-from mailgate.sync.actions import Pending, Settlement
 from mailgate.sync.port import (
     Applied,
     Batch,
@@ -38,40 +38,24 @@ from mailgate.sync.port import (
     MailboxHead,
     MailboxState,
     Owner,
-    PendingCount,
     View,
 )
 from mailgate.tenants.subscription import Entitlements
-
-T = TypeVar("T")
 
 _RECHECK = 10 * SECOND
 """How long entitlements are trusted while no period was recorded: they also change by mere passing of time."""
 
 
-def lease_name(mailbox_id: str) -> str:
-    """The lease of a mailbox's sync."""
-    return f"mailbox:{mailbox_id}"
-
-
-class MailboxOffError(ConflictError):
-    """The mailbox was switched off or removed meanwhile; nothing more is written for its sync."""
-
-    default_slug = "mailbox_disabled"
-
-
-class SqlSyncStore:
+class SqlSyncStore(SqlSettling):
     """Implements `mailgate.sync.port.SyncStore`."""
 
     def __init__(
         self, db: Database, mailbox_settings: Mailboxes, subscriptions: Subscriptions, log: PurgeLog, expiry: Expiry
     ) -> None:
-        self._db = db
+        super().__init__(db, log)
         self._settings = mailbox_settings
         self._subscriptions = subscriptions
-        self._log = log
         self._expiry = expiry
-        self._accounts: dict[str, tuple[str, bytes]] = {}
         self._entitled: tuple[object, Instant, Mapping[str, Entitlements]] = (None, 0, {})
 
     # Which mailboxes, whose, and may they run.
@@ -177,19 +161,6 @@ class SqlSyncStore:
         """Give the lease back."""
         await leases.release(self._db, lease_name(owner.mailbox_id), owner.process, owner.fence)
 
-    async def _owned(self, owner: Owner, now: Instant, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """One fenced transaction: the lease is ours until the commit, and the mailbox is still switched on."""
-
-        async def guarded(tx: Transaction) -> T:
-            await leases.require(tx, lease_name(owner.mailbox_id), owner.process, owner.fence, now)
-            query = select(mailboxes.c.enabled, mailboxes.c.removed_at).where(mailboxes.c.id == owner.mailbox_id)
-            row = (await tx.conn.execute(query.with_for_update(key_share=True))).one_or_none()
-            if row is None or row.removed_at is not None or not row.enabled:
-                raise MailboxOffError(f"mailbox {owner.mailbox_id} was switched off")
-            return await work(tx)
-
-        return await self._db.transact(guarded)
-
     # What the mailbox says of itself.
 
     async def set_state(
@@ -273,6 +244,13 @@ class SqlSyncStore:
             await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(last_error=text))
 
         await self._owned(owner, now, work)
+
+    async def distrust(self, owner: Owner, folder: FolderState, now: Instant) -> FolderState:
+        """What is known of the folder by UID is void; the folder as it stands then."""
+        _, account_ref = await self._account(owner.mailbox_id)
+        return await self._owned(
+            owner, now, lambda tx: folder_rows.distrust(tx, owner, account_ref, folder, now)
+        )
 
     async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
         """Header tokens of a few copies that stand in the folder, newest first."""
@@ -371,27 +349,6 @@ class SqlSyncStore:
         if values:
             await tx.conn.execute(update(folders).where(folders.c.id == batch.folder.id).values(values))
 
-    # Disappearances.
-
-    async def pending_counts(self, mailbox_id: str) -> list[PendingCount]:
-        """Folders with disappearances that wait; gone folders too."""
-        async with self._db.read() as conn:
-            return await disappearances.counts(conn, mailbox_id)
-
-    async def pending(self, folder_id: str, before: Instant, now: Instant, limit: int) -> list[Pending]:
-        """Disappearances of a folder, seen before that instant, oldest first."""
-        async with self._db.read() as conn:
-            return await disappearances.pending(conn, folder_id, before, now, limit, sqlite=self._db.sqlite)
-
-    async def settle(self, owner: Owner, settlements: Sequence[Settlement], now: Instant) -> Applied:
-        """Believe disappearances. Pins and holds are judged again under the messages' locks."""
-        tenant_ref, _ = await self._account(owner.mailbox_id)
-
-        async def work(tx: Transaction) -> Applied:
-            return await disappearances.settle(tx, self._log, owner, tenant_ref, settlements, now)
-
-        return await self._owned(owner, now, work)
-
     # Passes that somebody asked for.
 
     async def request_run(self, mailbox_id: str, tenant_id: str, actor: str, now: Instant) -> str:
@@ -412,19 +369,3 @@ class SqlSyncStore:
     ) -> None:
         """The runs ended; `failure` says why they failed."""
         await self._db.transact(lambda tx: sync_runs.finish(tx, run_ids, now, counts, failure))
-
-    # Whose account.
-
-    async def _account(self, mailbox_id: str) -> tuple[str, bytes]:
-        """Tenant reference and account reference of a mailbox; read once, and again by each `load`."""
-        known = self._accounts.get(mailbox_id)
-        if known is None:
-            query = (
-                select(tenants.c.ref, mailboxes.c.account_ref)
-                .join(tenants, tenants.c.id == mailboxes.c.tenant_id)
-                .where(mailboxes.c.id == mailbox_id)
-            )
-            async with self._db.read() as conn:
-                row = (await conn.execute(query)).one()
-            known = self._accounts[mailbox_id] = (row.ref, row.account_ref)
-        return known

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from connectors.model import Endpoint, Folder, PasswordAuth, SpecialUse
 from mailgate.clock import Instant
 from mailgate.sync.actions import Action, Pending, Settlement
+from mailgate.sync.guards import Outcome
 from mailgate.sync.identity import Likeness
 from mailgate.sync.views import Base, Near
 
@@ -253,14 +254,32 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class PendingCount:
-    """How many of a folder's `known` copies wait as disappeared, and when the latest was seen gone."""
+    """How many of a folder's `known` copies wait as disappeared, and when the latest was seen gone (None: nothing is).
+
+    `gone` leaves out what the CRM asked for and what has another original. `known` is counted only where it could
+    matter. `recent`: believed shortly before; `listed`: the server still lists the folder.
+    """
 
     folder_id: str
     folder: str
     special_use: SpecialUse | None
     known: int
     gone: int
-    latest_at: Instant
+    latest_at: Instant | None
+    recent: int = 0
+    listed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class OpenGuard:
+    """A folder's guard that is not closed. `through_at`: it was approved and found valid; what was seen gone until then
+    may be believed.
+    """
+
+    id: str
+    folder_id: str
+    reason: str
+    through_at: Instant | None
 
 
 class FolderReader(Protocol):
@@ -289,7 +308,41 @@ class FolderReader(Protocol):
         ...
 
 
-class SyncStore(FolderReader, Protocol):
+class Settling(Protocol):
+    """Disappearances that wait, and the guards that refuse them."""
+
+    async def pending_counts(self, mailbox_id: str, now: Instant) -> list[PendingCount]:
+        """The mailbox's folders when something waits in any of them, gone folders too; else nothing."""
+        ...
+
+    async def pending(self, folder_id: str, before: Instant, now: Instant, limit: int) -> list[Pending]:
+        """Disappearances of a folder, seen before that instant, oldest first; also those with another origin."""
+        ...
+
+    async def settle(
+        self, owner: Owner, settlements: Sequence[Settlement], now: Instant, believed: Mapping[str, int]
+    ) -> Applied:
+        """Believe disappearances: judged again under the messages' locks, so a pin that was accepted is never lost.
+        `believed`: how many of them, by folder, count towards what the folder's guard is judged by.
+        """
+        ...
+
+    async def open_guards(self, mailbox_id: str) -> list[OpenGuard]:
+        """The mailbox's guards that are not closed."""
+        ...
+
+    async def guard(self, owner: Owner, count: PendingCount, reason: str, now: Instant) -> OpenGuard:
+        """The folder's guard for exactly what is gone from it now: the one that stands, or a new one in its place, with
+        its event. One that was approved has `through_at` from here on.
+        """
+        ...
+
+    async def close_guard(self, owner: Owner, guard_id: str, outcome: Outcome, now: Instant) -> None:
+        """The guard is over, with its event."""
+        ...
+
+
+class SyncStore(FolderReader, Settling, Protocol):
     """The whole port."""
 
     async def heads(self, now: Instant) -> list[MailboxHead]:
@@ -342,24 +395,18 @@ class SyncStore(FolderReader, Protocol):
         """Why the folder can't be read, or None when it can again."""
         ...
 
+    async def distrust(self, owner: Owner, folder: FolderState, now: Instant) -> FolderState:
+        """The server gave UIDs again: what is known of the folder by UID is void; the folder as it stands then. The
+        next look at it is a reset.
+        """
+        ...
+
     async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
         """Header tokens of a few copies that stand in the folder, newest first: to tell a renamed folder."""
         ...
 
     async def commit(self, owner: Owner, batch: Batch) -> Applied:
         """Write a batch about one folder."""
-        ...
-
-    async def pending_counts(self, mailbox_id: str) -> list[PendingCount]:
-        """Folders with disappearances that wait."""
-        ...
-
-    async def pending(self, folder_id: str, before: Instant, now: Instant, limit: int) -> list[Pending]:
-        """Disappearances of a folder, seen before that instant, oldest first; also those with another origin."""
-        ...
-
-    async def settle(self, owner: Owner, settlements: Sequence[Settlement], now: Instant) -> Applied:
-        """Believe disappearances: judged again under the messages' locks, so a pin that was accepted is never lost."""
         ...
 
     async def request_run(self, mailbox_id: str, tenant_id: str, actor: str, now: Instant) -> str:

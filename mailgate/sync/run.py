@@ -24,11 +24,11 @@ from connectors.errors import ConnectorError, NetworkError, Scope, ServerError
 from connectors.model import Folder, FolderStatus, SpecialUse
 from connectors.port import FolderChange
 from mailgate.clock import SECOND, Instant
-from mailgate.sync import guards, listing
+from mailgate.sync import listing
 from mailgate.sync.context import STALLED_S, Context, Meter
 from mailgate.sync.execute import FolderPass
-from mailgate.sync.port import Applied, FolderState, ListingChanges, MailboxState, PendingCount
-from mailgate.sync.reconcile import settle
+from mailgate.sync.port import Applied, FolderState, ListingChanges, MailboxState
+from mailgate.sync.settling import settle_mailbox
 
 log = structlog.get_logger()
 
@@ -47,9 +47,6 @@ _ORDER: Final[Mapping[SpecialUse | None, int]] = {
 
 SAMPLE: Final = 3
 """So many messages must agree before a folder counts as renamed."""
-
-SETTLE: Final = 500
-"""Disappearances that one transaction settles."""
 
 _MARGIN_S: Final = 10.0
 
@@ -301,38 +298,11 @@ class Session:
             return False
         return True
 
-    # Disappearances.
-
     async def _settle(self) -> bool:
         """Believe what may be believed; whether something still waits for a look at other folders."""
-        context = self._context
-        counts = await context.store.pending_counts(context.config.id)
-        waits = False
-        refusals: list[guards.Refusal] = []
-        for count in counts:
-            bound = min((at for folder, at in context.looked_at.items() if folder != count.folder_id), default=None)
-            if bound is None:
-                bound = context.clock() + 1  # the mailbox has no other folder
-            if count.latest_at >= bound:
-                waits = True
-                continue
-            refusal = guards.judge(guards.Disappearance(count.folder, count.special_use, count.known, count.gone))
-            if refusal is not None:
-                refusals.append(refusal)
-                continue
-            await self._settle_folder(count, bound)
-        self._refusal = refusals[0].reason if refusals else None
-        return waits
-
-    async def _settle_folder(self, count: PendingCount, bound: Instant) -> None:
-        context = self._context
-        while True:
-            now = context.clock()
-            pending = await context.store.pending(count.folder_id, bound, now, SETTLE)
-            settlements = settle(pending, context.looked_at)
-            if not settlements:
-                return
-            context.applied += await context.store.settle(context.owner, settlements, now)
+        settled = await settle_mailbox(self._context)
+        self._refusal = settled.refusal
+        return settled.waits
 
     # Live.
 

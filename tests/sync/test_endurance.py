@@ -16,7 +16,7 @@ from connectors.port import Source
 from mailgate.clock import HOUR, system_clock
 from mailgate.settings import SyncSettings
 from mailgate.store import leases
-from mailgate.store.sync import lease_name
+from mailgate.store.fenced import lease_name
 from mailgate.sync import context as context_module
 from mailgate.sync import mailbox as mailbox_module
 from mailgate.sync import run as run_module

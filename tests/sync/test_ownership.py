@@ -9,8 +9,8 @@ import pytest
 from connectors.memory import MemoryAccount
 from mailgate.clock import SECOND
 from mailgate.errors import ConflictError
+from mailgate.store.fenced import lease_name
 from mailgate.store.schema import leases as leases_table
-from mailgate.store.sync import lease_name
 from mailgate.sync import ownership
 from mailgate.sync.context import Context
 from mailgate.sync.ownership import MARGIN_S, Lease, Leases, OwnershipLostError

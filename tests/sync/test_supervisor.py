@@ -14,10 +14,10 @@ from mailgate.actors import SYSTEM
 from mailgate.clock import DAY, HOUR, SECOND, system_clock
 from mailgate.settings import SyncSettings
 from mailgate.store import leases
+from mailgate.store.fenced import lease_name
 from mailgate.store.leases import LeaseLostError
 from mailgate.store.mailboxes import MailboxPatch
 from mailgate.store.schema import runs
-from mailgate.store.sync import lease_name
 from mailgate.sync.port import Batch, Owner
 from mailgate.sync.supervisor import Supervisor
 from tests.sync.engine import TABLES, Engine, mail

@@ -154,6 +154,12 @@ def upgrade() -> None:
         sa.Column("raised_at", sa.BigInteger(), nullable=False),
         sa.Column("approved_at", sa.BigInteger(), nullable=True),
         sa.Column("approved_by", sa.String(length=200), nullable=True),
+        sa.Column(
+            "through_at",
+            sa.BigInteger(),
+            nullable=True,
+            comment="approved and found valid: what was seen gone until then is being carried out",
+        ),
         sa.Column("closed_at", sa.BigInteger(), nullable=True),
         sa.Column(
             "outcome",
