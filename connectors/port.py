@@ -171,6 +171,15 @@ class Target(Protocol):
         """As of after the login."""
         ...
 
+    def longest_s(self, messages: int | None = 1, octets: int = 0) -> float:
+        """How long a change to so many messages may take, in seconds; None: to a folder. What is not answered within
+        has lost its line, so whoever owns the mailbox need not hold it for longer.
+
+        APPEND takes effect with its last octet and is over that long after it: `octets` is the message's size. While
+        its chunks are asked for no time passes.
+        """
+        ...
+
     async def namespace(self) -> Namespace:
         """Where the user's own folders stand (RFC 2342 NAMESPACE, else told from LIST). Names at this port are full:
         `namespace.name_of("Work")` is what to create.
@@ -222,7 +231,7 @@ class Target(Protocol):
         """APPEND of exactly `size` bytes, streamed in bounded memory; needs no open folder.
 
         Without `internal_date` it is the server's now. When the chunks make another size (ValueError), or end in an
-        error, the line is dropped and nothing is stored.
+        error, nothing is stored, and the line may be dropped. MessageError: the server takes no such message (NUL).
         """
         ...
 
@@ -250,4 +259,4 @@ class Connect(Protocol):
     `connectors.errors`.
     """
 
-    async def __call__(self) -> Source: ...
+    async def __call__(self) -> Connection: ...

@@ -63,7 +63,7 @@ class _Reader(Generic[T]):
         if self._halves.pop(uid, None) is not None:
             self._halves_bytes -= body.octets
         size = fetch.size if fetch.size is not None else body.octets
-        meta = MessageMeta(uid, fetch.flags, fetch.internal_date, size, fetch.modseq, fetch.email_id)
+        meta = MessageMeta(uid, fetch.flags, fetch.internal_date, size, fetch.modseq, fetch.email_id, fetch.labels)
         return self._make(meta, body)
 
     def _join(self, uid: int, fetch: Fetch) -> Fetch:
@@ -74,7 +74,7 @@ class _Reader(Generic[T]):
         if half is None:
             self._halves[uid] = fetch
             return fetch
-        for name in ("flags", "internal_date", "size", "modseq", "email_id"):
+        for name in ("flags", "internal_date", "size", "modseq", "email_id", "labels"):
             value = getattr(fetch, name)
             if value is not None:
                 setattr(half, name, value)

@@ -9,8 +9,9 @@ from typing import Final
 
 from connectors.errors import ConnectorError, NetworkError, ProtocolError, ServerError, TlsError
 from connectors.imap.refusal import bye_error
-from connectors.imap.session import Client, Reader, Session
+from connectors.imap.session import Client, Session
 from connectors.imap.settings import Limits, Timeouts
+from connectors.imap.transport import Reader
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import Network, Resolver, checked_addresses, resolve_host
 

@@ -55,3 +55,18 @@ def _days(day: bytes, month: bytes, year: bytes) -> int | None:
 def format_search_date(day: date) -> str:
     """`7-Feb-2026` (RFC 9051 §9, date)."""
     return f"{day.day}-{_NAMES[day.month - 1]}-{day.year:04d}"
+
+
+def format_internal_date(at: Instant) -> str:
+    """` 7-Feb-2026 09:05:01 +0000` (RFC 9051 §9, date-time); fractions of a second have no place there.
+
+    Raises ValueError outside the years 1 to 9999.
+    """
+    days, seconds = divmod(at // MICROSECONDS, 86_400)
+    try:
+        day = date.fromordinal(_EPOCH + days)
+    except (ValueError, OverflowError):
+        raise ValueError("a date outside the years 1 to 9999") from None
+    minutes, second = divmod(seconds, 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{day.day:2d}-{_NAMES[day.month - 1]}-{day.year:04d} {hour:02d}:{minute:02d}:{second:02d} +0000"

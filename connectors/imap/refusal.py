@@ -14,6 +14,7 @@ from connectors.errors import (
     FolderGoneError,
     NetworkError,
     ProtocolError,
+    Retry,
     ServerError,
     ThrottledError,
     clean_text,
@@ -36,6 +37,28 @@ _LATER_WORDS = re.compile(
 # Exchange: "Request is throttled. Suggested Backoff Time: 299961 milliseconds"
 _BACKOFF = re.compile(r"backoff time: (\d{1,9}) milliseconds", re.IGNORECASE)
 _GONE_WORDS = re.compile(r"doesn'?t exist|does not exist|no such|not found|nonexistent|unknown mailbox", re.IGNORECASE)
+
+# For changes, where LIMIT means that what is asked for is too much: asking again does not help.
+_PAUSE_CODES: Final = frozenset({"UNAVAILABLE", "INUSE", "THROTTLED"})
+_CHANGE_RETRY: Final = {"EXPUNGEISSUED": Retry.NOW, "SERVERBUG": Retry.LATER, "CORRUPTION": Retry.LATER}
+_CHANGE_WORDS: Final = tuple(
+    (code, re.compile(words, re.IGNORECASE))
+    for code, words in (
+        ("OVERQUOTA", r"\bquota\b|over ?quota|no space|disk full"),
+        ("ALREADYEXISTS", r"already exists|mailbox exists"),
+        (
+            "NONEXISTENT",
+            r"(mailbox|folder).{0,200}(doesn'?t exist|does not exist|not found)|(no such|unknown) (mailbox|folder)",
+        ),
+        (
+            "THROTTLED",
+            r"throttl|temporar|try again later|server (is )?busy|overload|too many .{0,40}(connections|requests)",
+        ),
+        ("INUSE", r"\block(ed)?\b|in use"),
+        ("NOPERM", r"permission denied|access denied|not permitted|not allowed|read-only"),
+        ("SERVERBUG", r"internal error|i/o error"),
+    )
+)
 
 _HIDDEN = "***"
 
@@ -74,14 +97,38 @@ def command_error(status: Status, name: str) -> ConnectorError:
     return ServerError(text, code=status.code)
 
 
-def open_error(status: Status) -> ConnectorError:
-    """For NO or BAD to EXAMINE (RFC 5530 NONEXISTENT; Dovecot, Cyrus and Courier also say it in words)."""
-    error = command_error(status, "EXAMINE")
-    if type(error) is not ServerError or status.condition != "NO":
-        return error
-    if status.code in _GONE_CODES or (status.code is None and _GONE_WORDS.search(status.text)):
+def open_error(status: Status, name: str) -> ConnectorError:
+    """For NO or BAD to EXAMINE, SELECT or STATUS (RFC 5530 NONEXISTENT; Dovecot, Cyrus and Courier also say it in
+    words).
+    """
+    error = command_error(status, name)
+    if type(error) is ServerError and _is_gone(status):
         return FolderGoneError(str(error), code=status.code)
     return error
+
+
+def change_error(status: Status, name: str) -> ConnectorError:
+    """For NO or BAD to a command that changes something: ThrottledError (later), FolderGoneError, or ServerError.
+
+    A ServerError's `retry` is NEVER when the server means it, NOW when only somebody else's expunge was in the way,
+    LATER when something broke at the server. A reason that is given in words alone gets the code that fits.
+    """
+    text = f"{name} was answered {status.condition}: {_words(status)}"
+    code = status.code
+    if code in (None, "ALERT") and status.condition == "NO":
+        code = next((known for known, words in _CHANGE_WORDS if words.search(status.text)), code)
+    if code in _PAUSE_CODES:
+        return ThrottledError(text, retry_after_s=_pause_s(status.text))
+    if status.condition == "NO" and code in _GONE_CODES:
+        return FolderGoneError(text, code=code)
+    error = ServerError(text, code=code)
+    error.retry = _CHANGE_RETRY.get(code or "", Retry.NEVER)
+    return error
+
+
+def _is_gone(status: Status) -> bool:
+    said = status.code is None and _GONE_WORDS.search(status.text) is not None
+    return status.condition == "NO" and (said or status.code in _GONE_CODES)
 
 
 def login_error(status: Status, secrets: Iterable[str]) -> ConnectorError:

@@ -53,6 +53,13 @@ class ListItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Namespaces:
+    """NAMESPACE (RFC 2342 §5), the personal ones: (prefix as on the wire, delimiter or None when flat)."""
+
+    personal: tuple[tuple[bytes, str | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StatusItem:
     """One STATUS response (§7.3.4). `items` holds the numeric ones, upper case."""
 
@@ -142,6 +149,7 @@ class Fetch:
     size: int | None = None
     modseq: int | None = None
     email_id: str | None = None
+    labels: frozenset[str] | None = None
     weight: int = field(default=0, compare=False, repr=False)
     """About how many bytes of memory its flags take beyond the usual."""
     bodies: dict[str, Body] = field(default_factory=dict)
@@ -170,6 +178,7 @@ Response: TypeAlias = (
     | Capability
     | Enabled
     | ListItem
+    | Namespaces
     | StatusItem
     | Search
     | Esearch

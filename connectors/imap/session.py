@@ -21,9 +21,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import socket
-import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, Final
 
 import aioimaplib.aioimaplib as lib
@@ -37,61 +35,15 @@ from connectors.imap.responses import Capability, Enabled, Fetch, Response, Stat
 from connectors.imap.settings import Limits as Limits
 from connectors.imap.settings import Timeouts as Timeouts
 from connectors.imap.syntax import parse_words
+from connectors.imap.transport import keep_alive
 from connectors.imap.wire import Parser
 from connectors.port import Sink
-
-READ_BUFFER: Final = 64 * 1024
-"""Small enough to stay in the processor's cache between the socket and the sink; larger ones measured no faster."""
 
 TALK_LIMIT: Final = 5_000
 """Untagged OK, NO and BAD between two tagged answers."""
 
 UNASKED_LIMIT: Final = 1_000_000
 """Other responses that no command wants, between two tagged answers: a folder of a million messages may be emptied."""
-
-_buffers = threading.local()
-
-
-def _read_buffer() -> tuple[bytearray, memoryview]:
-    """One buffer for all connections of a thread: a loop asks for it, fills it and hands it over before it reads
-    another socket. The loop gets the view, since asyncio's TLS slices what it gets, and a slice of a bytearray would
-    be a copy.
-    """
-    try:
-        buffer: tuple[bytearray, memoryview] = _buffers.buffer
-    except AttributeError:
-        data = bytearray(READ_BUFFER)
-        buffer = _buffers.buffer = (data, memoryview(data))
-    return buffer
-
-
-class Reader(asyncio.BufferedProtocol):
-    """The transport's side of a `Session`: bytes go from the socket into the shared buffer and are parsed where they
-    lie.
-
-    Apart from the session, because uvloop takes no subclass of `asyncio.Protocol` (which aioimaplib's is) for a
-    buffered protocol.
-    """
-
-    __slots__ = ("_session",)
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._session.connection_made(transport)
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return _read_buffer()[1]
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._session.received(_read_buffer()[0], nbytes)
-
-    def eof_received(self) -> None:
-        self._session.drop(lambda: NetworkError("the server closed the connection"))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._session.connection_lost(exc)
 
 
 class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has no types
@@ -114,6 +66,7 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         self._timer: asyncio.TimerHandle | None = None
         self._heard_at = loop.time()
         self._paused = False
+        self._room: asyncio.Future[None] | None = None
         self._ending = False
         self._starttls_tag: str | None = None
         self._plaintext_over = False
@@ -200,6 +153,47 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
                 self._inflight.write_for(command, b"DONE\r\n")
                 self._watch()
         await self.finish(command)
+
+    def write_for(self, command: Command, data: bytes) -> None:
+        """More of a command that holds the line (`reply`): the octets of a literal."""
+        self._inflight.write_for(command, data)
+
+    def expect(self, command: Command, timeout_s: float) -> None:
+        """From now on the server may keep silent so long before it answers; `math.inf`: it is not its turn."""
+        command.timeout_s = timeout_s
+        command.sent_at = self.loop.time()
+        self._watch()
+
+    @contextlib.asynccontextmanager
+    async def within(self, seconds: float, what: str) -> AsyncIterator[None]:
+        """All that is done inside is over in time, or the line drops: whoever owns the mailbox next may rely on it."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            text = f"the server did not finish {what} within {seconds:g} s"
+            self.drop(lambda: NetworkError(text))
+            raise NetworkError(text) from None
+
+    async def drained(self) -> None:
+        """Until the transport takes more. A server that takes nothing for the time-out of a command ends the line."""
+        while self._failure is None and self._room is not None:
+            done, _ = await asyncio.wait({self._room}, timeout=self.timeouts.command_s)
+            if not done:
+                self.drop(lambda: NetworkError(f"the server took nothing within {self.timeouts.command_s:g} s"))
+        if self._failure is not None:
+            raise self._failure()
+
+    def pause_writing(self) -> None:
+        """From the transport: its buffer is full."""
+        if self._room is None:
+            self._room = self.loop.create_future()
+
+    def resume_writing(self) -> None:
+        """From the transport: there is room again."""
+        room, self._room = self._room, None
+        if room is not None and not room.done():
+            room.set_result(None)
 
     async def ask_capabilities(self) -> None:
         """CAPABILITY, unless the server has told by itself."""
@@ -371,6 +365,7 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
                 self.greeting.set_exception(make_error())
                 self.greeting.exception()
             self._inflight.fail(make_error)
+            self.resume_writing()
         if self.transport is not None:
             self.transport.abort()
 
@@ -413,15 +408,6 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
             self.drop(lambda: NetworkError(text))
         else:
             self._watch()
-
-
-def keep_alive(sock: socket.socket) -> None:
-    """TCP finds a dead peer within two minutes by itself, also while idling."""
-    with contextlib.suppress(OSError, AttributeError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
 
 
 class Client(lib.IMAP4):  # type: ignore[misc]  # aioimaplib has no types

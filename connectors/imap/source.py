@@ -8,37 +8,23 @@ concerned); the place says which, and why.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import date
 from typing import Final, TypeVar
 
-from connectors.errors import ProtocolError, Scope, ThrottledError
+from connectors.errors import ProtocolError, ThrottledError
 from connectors.imap.bodies import fetch_messages
-from connectors.imap.collect import FetchStream, Gather, Hits, Opening
-from connectors.imap.command import Argument, Str
-from connectors.imap.connect import open_session
+from connectors.imap.collect import FetchStream, Gather, Hits
+from connectors.imap.command import Str
 from connectors.imap.folders import folder_name, folders_of
 from connectors.imap.internaldate import format_search_date
-from connectors.imap.refusal import command_error, open_error
-from connectors.imap.responses import (
-    WHOLE,
-    Body,
-    Exists,
-    Expunge,
-    Fetch,
-    ListItem,
-    Response,
-    StatusItem,
-    Vanished,
-)
+from connectors.imap.line import ImapLine
+from connectors.imap.refusal import command_error
+from connectors.imap.responses import WHOLE, Body, Fetch, ListItem, StatusItem
 from connectors.imap.session import Session
-from connectors.imap.settings import Limits, Timeouts
-from connectors.imap.syntax import parse_flags
-from connectors.imap.uidset import UidSet, format_sets, join, size
+from connectors.imap.uidset import UidSet, format_sets
 from connectors.imap.utf7 import encode_name
-from connectors.model import Endpoint, FlagsChange, Folder, FolderStatus, MessageMeta, PasswordAuth, QResync, Selected
-from connectors.net import Network, Resolver, resolve_host
+from connectors.model import FlagsChange, Folder, FolderStatus, MessageMeta, QResync, Selected
 from connectors.port import Fetched, FolderChange, S
 
 _T = TypeVar("_T")
@@ -57,56 +43,12 @@ _SLACK: Final = 100_000
 """A search may find this many more than EXISTS before it counts as a lie that would only fill our memory."""
 
 
-async def connect_imap(
-    endpoint: Endpoint,
-    auth: PasswordAuth,
-    *,
-    ssl_context: ssl.SSLContext | None,
-    allow_networks: Sequence[Network] = (),
-    timeouts: Timeouts | None = None,
-    limits: Limits | None = None,
-    resolver: Resolver = resolve_host,
-) -> ImapSource:
-    """Resolves, checks the address, connects, secures and logs in. See `connect.open_session` for what it raises."""
-    session = await open_session(
-        endpoint,
-        auth,
-        ssl_context=ssl_context,
-        allow_networks=allow_networks,
-        timeouts=timeouts,
-        limits=limits,
-        resolver=resolver,
-    )
-    source = ImapSource(session)
-    try:
-        await source.enable_extensions()
-    except BaseException:
-        await source.close()
-        raise
-    return source
-
-
-class ImapSource:
-    """One authenticated connection, for one task at a time; only `close` may be called from anywhere."""
+class ImapSource(ImapLine):
+    """The reading side of one authenticated connection."""
 
     def __init__(self, session: Session) -> None:
-        self._session = session
-        self._qresync = False
-        self._exists = 0
-        self._modseq = False
+        super().__init__(session)
         self._folder_count: int | None = None
-        self._change: FolderChange | None = None
-        self._waker: asyncio.Future[None] | None = None
-        session.listener = self._unasked
-
-    async def enable_extensions(self) -> None:
-        """ENABLE QRESYNC (which implies CONDSTORE) where offered (RFC 7162 §3.2.3)."""
-        if {"ENABLE", "QRESYNC"} <= self.capabilities:
-            self._qresync = "QRESYNC" in await self._session.enable("QRESYNC")
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        return self._session.capabilities
 
     # Folders.
 
@@ -162,41 +104,7 @@ class ImapSource:
                     )
 
     async def open(self, name: str, qresync: QResync | None = None) -> Selected:
-        use = qresync if qresync is not None and self._qresync and qresync.modseq > 0 else None
-        arguments: list[Argument] = [Str(encode_name(name))]
-        if use is not None:
-            arguments.append(f"(QRESYNC ({use.uidvalidity} {use.modseq}))")
-        elif "CONDSTORE" in self.capabilities and not self._qresync:
-            arguments.append("(CONDSTORE)")
-        opening = Opening()
-        self._exists, self._modseq, self._change = 0, False, None
-        status = await self._session.wait_for(self._session.start("EXAMINE", *arguments, collector=opening))
-        if status.condition != "OK":
-            raise open_error(status)
-        if opening.exists is None or not opening.uidvalidity:
-            # Without these nothing can be told of the folder; other folders may be well.
-            error = ProtocolError("the server opened the folder without EXISTS or UIDVALIDITY")
-            error.scope = Scope.FOLDER
-            raise error
-        self._exists = opening.exists
-        self._modseq = opening.highestmodseq is not None
-        resynced = (
-            use is not None and opening.uidvalidity == use.uidvalidity and self._modseq and opening.unread is None
-        )
-        flags = opening.permanent_flags
-        return Selected(
-            status=FolderStatus(
-                uidvalidity=opening.uidvalidity,
-                uidnext=opening.uidnext or None,
-                exists=opening.exists,
-                highestmodseq=opening.highestmodseq or None,
-            ),
-            read_only=status.code != "READ-WRITE",
-            resynced=resynced,
-            vanished=tuple(join(opening.vanished)) if resynced else (),
-            changed=tuple(opening.changed[uid] for uid in sorted(opening.changed)) if resynced else (),
-            permanent_flags=parse_flags.__wrapped__(flags) if flags is not None else None,
-        )
+        return await self._open("EXAMINE", name, qresync)
 
     # Searching.
 
@@ -228,7 +136,9 @@ class ImapSource:
             # else's change.
             if fetch.uid is None or fetch.flags is None or fetch.size is None or fetch.uid not in wanted:
                 return None
-            return MessageMeta(fetch.uid, fetch.flags, fetch.internal_date, fetch.size, fetch.modseq, fetch.email_id)
+            return MessageMeta(
+                fetch.uid, fetch.flags, fetch.internal_date, fetch.size, fetch.modseq, fetch.email_id, fetch.labels
+            )
 
         stream = FetchStream(self._session, read, wanted)
         async for batch in self._batches(stream, wanted, f"({self._meta_items()})", changed_since):
@@ -242,10 +152,11 @@ class ImapSource:
         def read(fetch: Fetch) -> FlagsChange | None:
             if fetch.uid is None or fetch.flags is None or fetch.uid not in wanted:
                 return None
-            return FlagsChange(fetch.uid, fetch.flags, fetch.modseq)
+            return FlagsChange(fetch.uid, fetch.flags, fetch.modseq, fetch.labels)
 
         stream = FetchStream(self._session, read, wanted)
-        async for batch in self._batches(stream, wanted, "(UID FLAGS)", changed_since):
+        items = "(UID FLAGS X-GM-LABELS)" if "X-GM-EXT-1" in self.capabilities else "(UID FLAGS)"
+        async for batch in self._batches(stream, wanted, items, changed_since):
             yield batch
 
     def fetch_bodies(self, uids: Sequence[int], open_sink: Callable[[int], S]) -> AsyncIterator[Fetched[S]]:
@@ -272,6 +183,8 @@ class ImapSource:
             items.append("EMAILID")
         elif "X-GM-EXT-1" in self.capabilities:
             items.append("X-GM-MSGID")
+        if "X-GM-EXT-1" in self.capabilities:
+            items.append("X-GM-LABELS")
         return " ".join(items)
 
     async def _batches(
@@ -325,41 +238,6 @@ class ImapSource:
                 break
         change, self._change = self._change, None
         return change
-
-    async def noop(self) -> None:
-        await self._session.run("NOOP")
-
-    async def close(self) -> None:
-        await self._session.close()
-
-    def _unasked(self, response: Response) -> None:
-        """What nobody in flight wanted: the server tells what others did to the folder (RFC 9051 §7)."""
-        if isinstance(response, Exists):
-            if response.count == self._exists:
-                return
-            # Fewer without an EXPUNGE breaks §7.4.1; a pass will find out what is true.
-            self._changed(exists=response.count, expunged=response.count < self._exists)
-            self._exists = response.count
-        elif isinstance(response, Expunge):
-            # A sequence number beyond EXISTS breaks §7.5.1; that something is gone is all that is taken from it anyway.
-            self._exists = max(0, self._exists - 1)
-            self._changed(expunged=True)
-        elif isinstance(response, Vanished):
-            if not response.earlier:
-                self._exists = max(0, self._exists - size(response.uids))
-            self._changed(expunged=True)
-        elif isinstance(response, Fetch) and response.flags is not None:
-            self._changed(flags=True)
-
-    def _changed(self, *, exists: int | None = None, expunged: bool = False, flags: bool = False) -> None:
-        before = self._change or FolderChange()
-        self._change = FolderChange(
-            exists=exists if exists is not None else before.exists,
-            expunged=expunged or before.expunged,
-            flags=flags or before.flags,
-        )
-        if self._waker is not None and not self._waker.done():
-            self._waker.set_result(None)
 
 
 class HeaderSink:

@@ -31,6 +31,7 @@ from connectors.imap.responses import (
     Fetch,
     FolderFlags,
     ListItem,
+    Namespaces,
     Recent,
     Response,
     Search,
@@ -41,6 +42,7 @@ from connectors.imap.responses import (
     Vanished,
 )
 from connectors.imap.uidset import MAX_UID, parse_set
+from connectors.imap.utf7 import decode_name
 
 MAX_DEPTH: Final = 100
 MAX_NUMBER: Final = (1 << 63) - 1
@@ -247,6 +249,16 @@ def _flag_list(token: Token) -> frozenset[str]:
     return frozenset(_flag(w) for w in words) - _NOT_FLAGS
 
 
+def _labels(token: Token) -> frozenset[str]:
+    """X-GM-LABELS: atoms or strings in modified UTF-7; system ones are `\\Inbox`, quoted or not."""
+    if not isinstance(token, list):
+        raise MalformedError("labels that are no list")
+    words = [t for t in token if isinstance(t, bytes)]
+    if len(words) != len(token):
+        raise MalformedError("a label that is no string")
+    return frozenset(decode_name(bytes(word)) for word in words)
+
+
 def _fetch(number: int, at: int, pieces: Sequence[Piece]) -> Fetch:
     """FETCH: pairs of name and value (§7.5.2). A value given twice must be the same."""
     if not 0 < number <= MAX_UID:
@@ -277,7 +289,7 @@ def _attribute(fetch: Fetch, name: str, value: Token) -> None:
             raise MalformedError("UID 0")
     elif name == "FLAGS":
         fetch.flags = _flag_list(value)
-        fetch.weight = flags_weight(sum(len(flag) + 1 for flag in fetch.flags))
+        fetch.weight += flags_weight(sum(len(flag) + 1 for flag in fetch.flags))
     elif name == "INTERNALDATE":
         fetch.internal_date = parse_internal_date(value) if isinstance(value, bytes) else None
     elif name == "RFC822.SIZE":
@@ -294,6 +306,9 @@ def _attribute(fetch: Fetch, name: str, value: Token) -> None:
     elif name == "X-GM-MSGID":
         if isinstance(value, bytes):
             fetch.email_id = value.decode("latin-1")
+    elif name == "X-GM-LABELS":
+        fetch.labels = _labels(value)
+        fetch.weight += flags_weight(sum(len(label) + 1 for label in fetch.labels))
     else:
         section = section_of(name)
         if section is None:
@@ -366,6 +381,22 @@ def _list(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
     )
 
 
+def _namespaces(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
+    """NAMESPACE (RFC 2342 §5): the personal ones. Extensions of an entry are skipped."""
+    tokens = tokenize(pieces, at)
+    if not tokens:
+        raise MalformedError("NAMESPACE without anything")
+    personal = tokens[0] if isinstance(tokens[0], list) else []
+    found: list[tuple[bytes, str | None]] = []
+    for entry in personal:
+        match entry:
+            case [bytes() as prefix, bytes() as delimiter, *_] if len(delimiter) == 1 or is_nil(delimiter):
+                found.append((bytes(prefix), None if is_nil(delimiter) else delimiter.decode("latin-1")))
+            case _:
+                raise MalformedError("NAMESPACE in an unknown form")
+    return Namespaces(tuple(found))
+
+
 def _status_item(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
     tokens = tokenize(pieces, at)
     if len(tokens) < 2 or not isinstance(tokens[-1], list):
@@ -430,6 +461,7 @@ _READERS: dict[str, Callable[[bytes, int, Sequence[Piece]], Response]] = {
     "CAPABILITY": lambda head, at, _: Capability(parse_words(head[at:])),
     "ENABLED": lambda head, at, _: Enabled(parse_words(head[at:])),
     "LIST": _list,
+    "NAMESPACE": _namespaces,
     "STATUS": _status_item,
     "SEARCH": _search,
     "ESEARCH": _esearch,

@@ -20,6 +20,9 @@ _LATER = frozenset({"INUSE", "UNAVAILABLE", "LIMIT"})
 class MemoryTarget(MemoryLine):
     """Implements `connectors.port.Target`."""
 
+    def longest_s(self, messages: int | None = 1, octets: int = 0) -> float:
+        return 60.0
+
     async def namespace(self) -> Namespace:
         await self._step("NAMESPACE")
         return Namespace(self._account.prefix, self._account.delimiter)

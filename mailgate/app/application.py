@@ -12,9 +12,9 @@ import ssl
 import structlog
 from fastapi import FastAPI
 
+from connectors.imap.connection import connect_imap
 from connectors.imap.session import Timeouts
-from connectors.imap.source import connect_imap
-from connectors.port import Connect, Source
+from connectors.port import Connect, Connection
 from mailgate.actors import SYSTEM
 from mailgate.api.application import create_app
 from mailgate.api.services import Services, Verify
@@ -213,7 +213,7 @@ def imap_connector(settings: Settings, context: ssl.SSLContext) -> Connector:
     )
 
     def connector(config: MailboxConfig) -> Connect:
-        async def connect() -> Source:
+        async def connect() -> Connection:
             return await connect_imap(
                 config.endpoint,
                 config.auth,

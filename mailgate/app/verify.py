@@ -5,8 +5,8 @@ from __future__ import annotations
 import ssl
 
 from connectors.errors import AuthError, ConnectorError, NetworkError, ServerError, ThrottledError, TlsError
+from connectors.imap.connection import connect_imap
 from connectors.imap.session import Timeouts
-from connectors.imap.source import connect_imap
 from connectors.model import Endpoint, PasswordAuth
 from connectors.net import checked_addresses
 from mailgate.api.services import Verification

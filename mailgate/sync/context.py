@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from connectors.model import SpecialUse
-from connectors.port import Source
+from connectors.port import Connection
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import DAY, SECOND, Clock, Instant
 from mailgate.settings import SyncSettings
@@ -79,7 +79,7 @@ class Context:
 
     config: MailboxConfig
     lease: Lease
-    source: Source
+    source: Connection
     store: SyncStore
     blobs: BlobStore
     preparer: Preparer

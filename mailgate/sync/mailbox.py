@@ -16,7 +16,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from connectors.errors import AuthError, ConnectorError, NetworkError, Retry
-from connectors.port import Connect, Source
+from connectors.port import Connect, Connection
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import Clock
 from mailgate.errors import MailgateError
@@ -77,7 +77,7 @@ class MailboxTask:
         self._parts = parts
         self._shared = shared
         self._session: Session | None = None
-        self._source: Source | None = None
+        self._source: Connection | None = None
         self._wanted = asyncio.Event()
         self._run_ids: list[str] = []
         self._stopping = False
@@ -231,7 +231,7 @@ class MailboxTask:
             self._session = self._source = None
             await source.close()
 
-    async def _connect(self, config: MailboxConfig) -> Source:
+    async def _connect(self, config: MailboxConfig) -> Connection:
         """Connected and logged in. A server that keeps talking without ever letting us in holds no place for ever."""
         settings = self._parts.settings
         limit_s = settings.connect_timeout_s + settings.command_timeout_s

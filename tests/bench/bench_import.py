@@ -31,7 +31,7 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from connectors.imap.source import ImapSource, connect_imap
+from connectors.imap.connection import ImapConnection, connect_imap
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
@@ -101,7 +101,7 @@ async def ours(job: dict[str, object]) -> dict[str, float]:
     auth = PasswordAuth(str(job["user"]), str(job["password"]))
     context = ssl.create_default_context(cafile=str(job["ca"])) if job["ca"] else None
 
-    async def connect() -> ImapSource:
+    async def connect() -> ImapConnection:
         return await connect_imap(endpoint, auth, ssl_context=context, allow_networks=LOOPBACK)
 
     url = str(job["url"] or f"sqlite:///{folder / 'mailgate.db'}")

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 
 import uvloop
 
-from connectors.imap.source import connect_imap
+from connectors.imap.connection import connect_imap
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
 from tests.dovecot import Account, Dovecot, start_dovecot

@@ -21,7 +21,8 @@ from typing import Any
 
 import uvloop
 
-from connectors.imap.source import ImapSource, connect_imap
+from connectors.imap.connection import ImapConnection, connect_imap
+from connectors.imap.source import ImapSource
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
@@ -70,7 +71,7 @@ async def run(job: dict[str, Any]) -> None:
     endpoint = Endpoint("127.0.0.1", job["port"], Security.NONE)
     auth = PasswordAuth(job["user"], job["password"])
 
-    async def connect() -> ImapSource:
+    async def connect() -> ImapConnection:
         return await connect_imap(endpoint, auth, ssl_context=None, allow_networks=parse_networks(["127.0.0.0/8"]))
 
     engine = await Engine.open(

@@ -12,8 +12,9 @@ import pytest
 import uvloop
 
 from connectors.errors import AuthError, NetworkError, TlsError
+from connectors.imap.connection import connect_imap
 from connectors.imap.settings import Limits, Timeouts
-from connectors.imap.source import ImapSource, connect_imap
+from connectors.imap.source import ImapSource
 from connectors.model import Endpoint, PasswordAuth, QResync, Security
 from connectors.port import FolderChange
 from tests.contract.accounts import LOOPBACK

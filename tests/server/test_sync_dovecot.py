@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from connectors.imap.source import ImapSource, connect_imap
+from connectors.imap.connection import ImapConnection, connect_imap
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
@@ -54,7 +54,7 @@ async def opened(database_url: str, tmp_path: Path) -> AsyncIterator[Callable[..
         )
         context = server.ssl_context() if tls else None
 
-        async def connect() -> ImapSource:
+        async def connect() -> ImapConnection:
             auth = PasswordAuth(account.name, account.password)
             return await connect_imap(endpoint, auth, ssl_context=context, allow_networks=LOOPBACK)
 

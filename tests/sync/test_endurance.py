@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from connectors.imap.source import connect_imap
+from connectors.imap.connection import connect_imap
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
-from connectors.port import Source
+from connectors.port import Connection
 from mailgate.clock import HOUR, system_clock
 from mailgate.settings import SyncSettings
 from mailgate.store import leases
@@ -37,7 +37,7 @@ async def server() -> AsyncIterator[FakeImap]:
 
 @pytest.fixture
 async def engine(sqlite_url: str, tmp_path: Path, server: FakeImap) -> AsyncIterator[Engine]:
-    async def connect() -> Source:
+    async def connect() -> Connection:
         endpoint = Endpoint("127.0.0.1", server.port, Security.NONE)
         return await connect_imap(endpoint, PasswordAuth("bob", "x"), ssl_context=None, allow_networks=LOOPBACK)
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from connectors.errors import ProtocolError
-from connectors.imap.source import connect_imap
+from connectors.imap.connection import connect_imap
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
-from connectors.port import Source
+from connectors.port import Connection
 from mailgate.clock import DAY, system_clock
 from mailgate.settings import SyncSettings
 from tests.fakeimap import FakeImap, Lie, Mail, Talk
@@ -30,7 +30,7 @@ async def watch(database_url: str, tmp_path: Path) -> AsyncIterator[Watch]:
     made: list[Engine] = []
 
     async def open_(server: FakeImap, **options: Any) -> Engine:
-        async def connect() -> Source:
+        async def connect() -> Connection:
             endpoint = Endpoint("127.0.0.1", server.port, Security.NONE)
             return await connect_imap(endpoint, PasswordAuth("bob", "x"), ssl_context=None, allow_networks=LOOPBACK)
 

@@ -9,8 +9,9 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from connectors.imap.connection import connect_imap
 from connectors.imap.settings import Limits, Timeouts
-from connectors.imap.source import ImapSource, connect_imap
+from connectors.imap.source import ImapSource
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
 

@@ -21,8 +21,8 @@ from connectors.errors import (
     TlsError,
 )
 from connectors.imap.connect import open_session
+from connectors.imap.connection import connect_imap
 from connectors.imap.settings import Timeouts
-from connectors.imap.source import connect_imap
 from connectors.model import Endpoint, PasswordAuth, Security
 from tests.unit.connectors.scripted import AUTH, LOOPBACK, QUICK, Talk, connect, serve
 

@@ -91,7 +91,7 @@ def test_a_cut_text_never_shows_a_part_of_a_secret() -> None:
     ],
 )
 def test_why_a_folder_does_not_open(status: Status, error: type[Exception]) -> None:
-    assert type(open_error(status)) is error
+    assert type(open_error(status, "EXAMINE")) is error
 
 
 def test_commands_and_goodbyes() -> None:

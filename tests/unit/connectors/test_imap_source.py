@@ -258,7 +258,7 @@ async def test_a_refused_fetch_of_metadata_is_an_error() -> None:
 
 async def test_gmail_and_objectid_say_which_message_it_is() -> None:
     for capabilities, item, answer in (
-        (PLAIN + b" X-GM-EXT-1", b"X-GM-MSGID", b"X-GM-MSGID 1278455344230334865"),
+        (PLAIN + b" X-GM-EXT-1", b"X-GM-MSGID X-GM-LABELS", b"X-GM-MSGID 1278455344230334865 X-GM-LABELS ()"),
         (PLAIN + b" OBJECTID", b"EMAILID", b"EMAILID (M6d99ac3275bb4e)"),
     ):
 
@@ -269,6 +269,23 @@ async def test_gmail_and_objectid_say_which_message_it_is() -> None:
         async with talking(script, capabilities) as source:
             ((meta,),) = [batch async for batch in source.fetch_meta([range(1, 2)])]
             assert meta.email_id in ("1278455344230334865", "M6d99ac3275bb4e")
+            assert meta.labels == (frozenset() if b"X-GM" in capabilities else None)
+
+
+async def test_labels_in_every_form() -> None:
+    labels = b'("\\\\Inbox" \\Sent Important "Muy Importante" "&AOk-t&AOk-" {3}\r\na"b)'
+    expected = {"\\Inbox", "\\Sent", "Important", "Muy Importante", "été", 'a"b'}
+
+    async def script(talk: Talk) -> None:
+        for items in (b"(UID FLAGS INTERNALDATE RFC822.SIZE X-GM-MSGID X-GM-LABELS)", b"(UID FLAGS X-GM-LABELS)"):
+            fetch = b"* 1 FETCH (UID 1 FLAGS (\\Seen) RFC822.SIZE 1 X-GM-MSGID 12 X-GM-LABELS " + labels + b")"
+            await talk.answer(b"UID FETCH 1 " + items, fetch)
+
+    async with talking(script, PLAIN + b" X-GM-EXT-1") as source:
+        ((meta,),) = [batch async for batch in source.fetch_meta([range(1, 2)])]
+        assert (meta.labels, meta.email_id) == (expected, "12")
+        ((change,),) = [batch async for batch in source.fetch_flags([range(1, 2)])]
+        assert (change.labels, change.flags) == (expected, {"\\Seen"})
 
 
 # Searching

@@ -1,0 +1,341 @@
+"""`ImapTarget`: the port `Target` over one IMAP session.
+
+Invariants:
+1. A command that changes something is sent once, names exactly the messages that the caller named, and never depends on
+   what another client marked (no bare EXPUNGE, no CLOSE).
+2. A change is over within the time that `longest_s` tells, or the line drops.
+3. What the server says of a change that it has carried out is never a reason to fail; what it leaves out is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import AsyncIterable, Iterable, Sequence
+from typing import Final
+
+from connectors.errors import Retry, ServerError, ThrottledError
+from connectors.flags import check_flags
+from connectors.imap.collect import Gather
+from connectors.imap.command import Argument, Group, Str
+from connectors.imap.folders import folder_name
+from connectors.imap.inflight import Collector, Command
+from connectors.imap.internaldate import format_internal_date
+from connectors.imap.line import ImapLine
+from connectors.imap.placed import parse_appenduid, parse_copyuid
+from connectors.imap.refusal import change_error
+from connectors.imap.responses import Fetch, ListItem, Namespaces, Response, Status
+from connectors.imap.uidset import UidSet, format_sets, ranges_of
+from connectors.imap.upload import COLLECTED, collect, send_collected, stream
+from connectors.imap.utf7 import decode_name, encode_name
+from connectors.model import Instant, Namespace, Selected, SpecialUse
+from connectors.port import Abilities, Placed, Sink
+
+_IN_TRANSIT: Final = 4 << 20
+"""Octets that the system may have taken from us and not sent yet."""
+
+_SYSTEM_LABEL = re.compile(r"\\[A-Za-z]+")
+_USES: Final[dict[SpecialUse, str]] = {
+    use: f"\\{use.value.capitalize()}" for use in SpecialUse if use is not SpecialUse.INBOX
+}
+
+
+class ImapTarget(ImapLine):
+    """The writing side of one authenticated connection."""
+
+    @property
+    def abilities(self) -> Abilities:
+        words = self.capabilities
+        rev2 = "IMAP4REV2" in words  # which has MOVE and UIDPLUS inside (RFC 9051 appendix E)
+        return Abilities(
+            move=rev2 or "MOVE" in words,
+            expunge=rev2 or "UIDPLUS" in words,
+            places=rev2 or "UIDPLUS" in words,
+            labels="X-GM-EXT-1" in words,
+        )
+
+    def longest_s(self, messages: int | None = 1, octets: int = 0) -> float:
+        timeouts = self._session.timeouts
+        if messages is None:
+            return timeouts.folder_s
+        return timeouts.command_s + messages * timeouts.message_s + min(octets, _IN_TRANSIT) / timeouts.octets_per_s
+
+    async def namespace(self) -> Namespace:
+        if "NAMESPACE" in self.capabilities or "IMAP4REV2" in self.capabilities:
+            said = Gather(Namespaces, frozenset({"NAMESPACE"}), strict=False)
+            status = await self._session.wait_for(self._session.start("NAMESPACE", collector=said))
+            if status.condition == "OK" and said.found and said.found[0].personal:
+                prefix, delimiter = said.found[0].personal[0]
+                return Namespace(decode_name(prefix), delimiter)
+        listed = Gather(ListItem, frozenset({"LIST"}), strict=False)
+        await self._session.run("LIST", Str(b""), Str(b"*"), collector=listed)
+        return namespace_of(listed.found)
+
+    async def select(self, name: str) -> Selected:
+        return await self._open("SELECT", name)
+
+    # Flags and labels.
+
+    async def store_flags(
+        self, uids: Sequence[int], *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
+    ) -> dict[int, frozenset[str]]:
+        check_flags(add)
+        check_flags(remove)
+        wanted = UidSet(ranges_of(uids))
+        if not wanted or not (add or remove):
+            return {}
+        told = _Told(wanted)
+        changes = [(sign, flags) for sign, flags in (("+FLAGS", add), ("-FLAGS", remove)) if flags]
+        async with self._session.within(self.longest_s(len(uids)), "STORE"):
+            await self._finish(
+                self._start("UID STORE", part, sign, f"({' '.join(sorted(flags))})", collector=told)
+                for sign, flags in changes
+                for part, _ in format_sets(wanted)
+            )
+            # Some servers tell nothing of a message, or not what became of it: what stands there now is asked for.
+            unsure = [uid for uid in uids if not _fits(told.flags.get(uid), add, remove)]
+            for uid in unsure:
+                told.flags.pop(uid, None)
+            await self._finish(
+                self._start("UID FETCH", part, "(UID FLAGS)", collector=told)
+                for part, _ in format_sets(ranges_of(unsure))
+            )
+        return told.flags
+
+    async def store_labels(
+        self, uids: Sequence[int], *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
+    ) -> None:
+        self._need(self.abilities.labels, "X-GM-EXT-1")
+        changes = [(sign, labels) for sign, labels in (("+", add), ("-", remove)) if labels]
+        async with self._session.within(self.longest_s(len(uids)), "STORE"):
+            await self._finish(
+                self._start("UID STORE", part, f"{sign}X-GM-LABELS.SILENT", format_labels(labels))
+                for sign, labels in changes
+                for part, _ in format_sets(ranges_of(uids))
+            )
+
+    # Moving, copying, removing.
+
+    async def move(self, uids: Sequence[int], to: str) -> Placed | None:
+        self._need(self.abilities.move, "MOVE")
+        return await self._place("UID MOVE", uids, to)
+
+    async def copy(self, uids: Sequence[int], to: str) -> Placed | None:
+        return await self._place("UID COPY", uids, to)
+
+    async def _place(self, name: str, uids: Sequence[int], to: str) -> Placed | None:
+        wanted = UidSet(ranges_of(uids))
+        folder = Str(encode_name(to))
+        codes: list[_Code] = []
+        async with self._session.within(self.longest_s(len(uids)), name):
+            commands = []
+            for part, _ in format_sets(wanted):
+                code = _Code("COPYUID")
+                codes.append(code)
+                commands.append(self._start(name, part, folder, collector=code))
+            statuses = await self._finish(commands)
+        # For COPY it stands in the tagged OK, for MOVE in one before (RFC 6851 §4.3).
+        said = [
+            parse_copyuid(arguments, wanted, len(uids))
+            for code, status in zip(codes, statuses, strict=True)
+            if (arguments := code.of(status)) is not None
+        ]
+        return _joined(said)
+
+    async def expunge(self, uids: Sequence[int]) -> None:
+        self._need(self.abilities.expunge, "UIDPLUS")
+        parts = [part for part, _ in format_sets(ranges_of(uids))]
+        async with self._session.within(self.longest_s(2 * len(uids)), "EXPUNGE"):
+            marks = [self._start("UID STORE", part, "+FLAGS.SILENT", "(\\Deleted)") for part in parts]
+            try:
+                await self._finish([*marks, *(self._start("UID EXPUNGE", part) for part in parts)])
+            except (ServerError, ThrottledError):
+                # What the server keeps must not stay marked: another client's EXPUNGE would remove it later.
+                await self._try([self._start("UID STORE", part, "-FLAGS.SILENT", "(\\Deleted)") for part in parts])
+                raise
+
+    async def append(
+        self,
+        name: str,
+        size: int,
+        chunks: AsyncIterable[bytes],
+        *,
+        flags: frozenset[str] = frozenset(),
+        internal_date: Instant | None = None,
+    ) -> Placed | None:
+        if size < 1:
+            raise ValueError("an empty message cannot be appended")
+        limit = append_limit(self.capabilities)
+        if limit is not None and size > limit:
+            error = ServerError(f"the server takes messages of up to {limit} octets", code="TOOBIG")
+            error.retry = Retry.NEVER
+            raise error
+        arguments: list[Argument] = [Str(encode_name(name))]
+        if check_flags(flags):
+            arguments.append(f"({' '.join(sorted(flags))})")
+        if internal_date is not None:
+            arguments.append(f'"{format_internal_date(internal_date)}"')
+        longest_s = self.longest_s(1, size)
+        if size <= COLLECTED:
+            data = await collect(size, chunks)
+            async with self._session.within(longest_s, "APPEND"):
+                status = await send_collected(self._session, data, *arguments, timeout_s=longest_s)
+        else:
+            status = await stream(self._session, size, chunks, *arguments, timeout_s=longest_s)
+        if status.condition != "OK":
+            raise change_error(status, "APPEND")
+        return parse_appenduid(status.arguments) if status.code == "APPENDUID" else None
+
+    # Folders.
+
+    async def create_folder(self, name: str, special_use: SpecialUse | None = None) -> None:
+        folder = Str(encode_name(name))
+        use = _USES.get(special_use) if special_use is not None else None
+        async with self._session.within(self.longest_s(None), "CREATE"):
+            try:
+                if use is not None and "CREATE-SPECIAL-USE" in self.capabilities:
+                    await self._finish([self._start("CREATE", folder, f"(USE ({use}))")])
+                else:
+                    await self._finish([self._start("CREATE", folder)])
+            except ServerError as error:
+                if error.code != "USEATTR":  # this server cannot have that use there (RFC 6154 §3), but the folder
+                    raise
+                await self._finish([self._start("CREATE", folder)])
+            await self._try([self._start("SUBSCRIBE", folder)])
+
+    async def rename_folder(self, name: str, to: str) -> None:
+        before, after = Str(encode_name(name)), Str(encode_name(to))
+        async with self._session.within(self.longest_s(None), "RENAME"):
+            await self._leave(name)
+            await self._finish([self._start("RENAME", before, after)])
+            await self._try([self._start("UNSUBSCRIBE", before), self._start("SUBSCRIBE", after)])
+
+    async def delete_folder(self, name: str) -> None:
+        folder = Str(encode_name(name))
+        async with self._session.within(self.longest_s(None), "DELETE"):
+            await self._leave(name)
+            await self._finish([self._start("DELETE", folder)])
+            await self._try([self._start("UNSUBSCRIBE", folder)])
+
+    async def _leave(self, name: str) -> None:
+        """Closes what is open if it may be this folder, or one inside it: servers hang up on who has it open.
+
+        By UNSELECT (RFC 3691), else by opening another: CLOSE would expunge.
+        """
+        if self._open_name is None or not self._open_name.startswith(name):
+            return
+        if "UNSELECT" in self.capabilities or "IMAP4REV2" in self.capabilities:
+            await self._session.run("UNSELECT")
+            self._closed()
+        else:
+            await self._open("EXAMINE", "INBOX")
+
+    # The way of a change.
+
+    def _start(self, name: str, *arguments: Argument, collector: Collector | None = None) -> Command:
+        """How long it may take is watched over all commands of a change, by `within`."""
+        return self._session.start(name, *arguments, collector=collector, timeout_s=math.inf)
+
+    async def _finish(self, commands: Iterable[Command]) -> list[Status]:
+        """All are sent, then all answers waited for. Raises for the first that was refused."""
+        sent = list(commands)
+        statuses = [await self._session.wait_for(command) for command in sent]
+        for command, status in zip(sent, statuses, strict=True):
+            if status.condition != "OK":
+                raise change_error(status, command.name)
+        return statuses
+
+    async def _try(self, commands: Iterable[Command]) -> None:
+        """Whatever the server says is well."""
+        for command in list(commands):
+            await self._session.wait_for(command)
+
+    def _need(self, offered: bool, what: str) -> None:
+        if not offered:
+            raise ValueError(f"the server does not offer {what}")
+
+
+class _Told:
+    """The flags that FETCH responses tell of wanted messages: the last word counts."""
+
+    def __init__(self, wanted: UidSet) -> None:
+        self.flags: dict[int, frozenset[str]] = {}
+        self._wanted = wanted
+
+    def claim(self, response: Response, /) -> bool:
+        if not isinstance(response, Fetch) or response.uid is None or response.flags is None:
+            return False
+        if response.uid not in self._wanted:
+            return False
+        self.flags[response.uid] = response.flags
+        return True
+
+    def literal(self, uid: int | None, section: str, octets: int, /) -> tuple[bool, Sink | None]:
+        return False, None
+
+
+class _Code:
+    """The arguments of one response code, in an untagged OK or in the tagged one."""
+
+    def __init__(self, code: str) -> None:
+        self._code = code
+        self._untagged: bytes | None = None
+
+    def claim(self, response: Response, /) -> bool:
+        if not isinstance(response, Status) or response.tag is not None or response.code != self._code:
+            return False
+        self._untagged = response.arguments
+        return True
+
+    def literal(self, uid: int | None, section: str, octets: int, /) -> tuple[bool, Sink | None]:
+        return False, None
+
+    def of(self, status: Status) -> bytes | None:
+        return status.arguments if status.code == self._code else self._untagged
+
+
+def format_labels(labels: Iterable[str]) -> Group:
+    """X-GM-LABELS: system labels as they are (`\\Inbox`), others as strings in modified UTF-7. Raises ValueError."""
+    words: list[str | Str] = []
+    for label in sorted(labels):
+        if not label:
+            raise ValueError("a label without a name")
+        words.append(label if _SYSTEM_LABEL.fullmatch(label) else Str(encode_name(label)))
+    return Group(tuple(words))
+
+
+def append_limit(capabilities: frozenset[str]) -> int | None:
+    """APPENDLIMIT=n (RFC 7889 §2): the largest message that the server takes into any folder; None when it does not
+    say.
+    """
+    for word in capabilities:
+        name, _, limit = word.partition("=")
+        if name == "APPENDLIMIT" and limit.isdigit() and len(limit) < 19:
+            return int(limit)
+    return None
+
+
+def namespace_of(items: Sequence[ListItem]) -> Namespace:
+    """What LIST lets guess, for servers without NAMESPACE: where all folders but INBOX stand inside it, new ones do."""
+    delimiter = next((item.delimiter for item in items if item.delimiter is not None), None)
+    names = [name for item in items if (name := folder_name(item.name)) != "INBOX"]
+    inside = f"INBOX{delimiter}"
+    within = delimiter is not None and bool(names) and all(name.startswith(inside) for name in names)
+    return Namespace(inside if within else "", delimiter)
+
+
+def _fits(flags: frozenset[str] | None, add: frozenset[str], remove: frozenset[str]) -> bool:
+    """Could these be a message's flags after the change? Keywords are compared without case (RFC 9051 §2.3.2)."""
+    if flags is None:
+        return False
+    folded = {flag.lower() for flag in flags}
+    return folded.issuperset(f.lower() for f in add) and folded.isdisjoint(f.lower() for f in remove)
+
+
+def _joined(said: Sequence[Placed | None]) -> Placed | None:
+    """One answer out of those of several commands; None when one of them can't be used."""
+    known = [placed for placed in said if placed is not None]
+    if not known or len(known) < len(said) or len({placed.uidvalidity for placed in known}) > 1:
+        return None
+    uids = {uid: to for placed in known for uid, to in placed.uids.items()}
+    return Placed(known[0].uidvalidity, uids)
