@@ -8,6 +8,7 @@ into the other in one transaction, so whatever happens in between, a purged mess
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from sqlalchemy import Row, case, insert, select, update
@@ -39,6 +40,7 @@ def state_of(row: AnyRow) -> FolderState:
         exists=row.exists_count,
         delimiter=row.delimiter,
         last_error=row.last_error,
+        unreadable_at=row.unreadable_at,
     )
 
 
@@ -200,6 +202,18 @@ async def save_listing(
         left = (origins.c.folder_id == folder_id) & origins.c.vanished_at.is_(None)
         await tx.conn.execute(update(origins).where(left).values(vanished_at=now))
         tell("folder.deleted", folder_id)
+
+
+async def distrust(tx: Transaction, owner: Owner, account_ref: bytes, folder: FolderState, now: Instant) -> FolderState:
+    """What is known by UID gets a UIDVALIDITY that no server has: it is recognised by content, or has vanished."""
+    void, uidvalidity = -now, folder.uidvalidity or 0
+    for table in (origins, quarantine):
+        mine = (table.c.folder_id == folder.id) & (table.c.uidvalidity == uidvalidity)
+        await tx.conn.execute(update(table).where(mine).values(uidvalidity=void))
+    graves = buried_at(owner.tenant_id, account_ref, folder.name, uidvalidity)
+    await tx.conn.execute(update(tombstones).where(graves).values(uidvalidity=void))
+    await tx.conn.execute(update(folders).where(folders.c.id == folder.id).values(uidvalidity=void))
+    return replace(folder, uidvalidity=void)
 
 
 async def _rename_away(tx: Transaction, owner: Owner, name: str, now: Instant) -> None:

@@ -170,6 +170,7 @@ folders = Table(
     Column("imported_at", BigInteger),
     Column("last_pass_at", BigInteger),
     Column("last_error", String(500)),
+    Column("unreadable_at", BigInteger, comment="since when it can't be read; null while it can"),
     Column("gone_at", BigInteger, comment="no longer listed by the server"),
     Column("wanted_name", String(1000), comment="near side's name while a rename is on its way; name is the server's"),
     Column("on_its_way", String(8), comment="create or delete, until the server did it"),

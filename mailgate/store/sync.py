@@ -240,17 +240,17 @@ class SqlSyncStore(SqlSettling):
         """Why the folder can't be read, or None when it can again."""
 
         async def work(tx: Transaction) -> None:
-            text = None if error is None else error[:500]
-            await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(last_error=text))
+            values = {"last_error": None, "unreadable_at": None}
+            if error is not None:
+                values = {"last_error": error[:500], "unreadable_at": func.coalesce(folders.c.unreadable_at, now)}
+            await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(values))
 
         await self._owned(owner, now, work)
 
     async def distrust(self, owner: Owner, folder: FolderState, now: Instant) -> FolderState:
         """What is known of the folder by UID is void; the folder as it stands then."""
         _, account_ref = await self._account(owner.mailbox_id)
-        return await self._owned(
-            owner, now, lambda tx: folder_rows.distrust(tx, owner, account_ref, folder, now)
-        )
+        return await self._owned(owner, now, lambda tx: folder_rows.distrust(tx, owner, account_ref, folder, now))
 
     async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
         """Header tokens of a few copies that stand in the folder, newest first."""
@@ -333,6 +333,7 @@ class SqlSyncStore(SqlSettling):
                 "exists_count": checkpoint.exists,
                 "last_pass_at": checkpoint.looked_at,
                 "last_error": None,
+                "unreadable_at": None,
                 "imported_at": func.coalesce(folders.c.imported_at, batch.now),
             }
         elif batch.folder.uidvalidity is None:

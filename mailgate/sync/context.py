@@ -147,6 +147,7 @@ class Context:
             highestmodseq=checkpoint.highestmodseq,
             exists=checkpoint.exists,
             last_error=None,
+            unreadable_at=None,
         )
         self.folders[folder.id] = state
         self.looked_at[folder.id] = checkpoint.looked_at

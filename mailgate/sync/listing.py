@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from connectors.model import Folder, FolderStatus, SpecialUse
+from mailgate.clock import DAY, Instant
 from mailgate.sync.port import FolderState
 
 VIEWS = frozenset({SpecialUse.ALL, SpecialUse.FLAGGED})
@@ -87,6 +88,22 @@ def renames(
             if status.uidnext is None or status.uidnext >= state.uidnext:
                 found[state.id] = folder
     return found
+
+
+LOST_AFTER: Final[Instant] = DAY
+"""So long a folder that can't be read any more may hold back what disappeared from others: it may have been moved
+there. After that the disappearances are believed. Nothing is lost by it but identity: what does turn up there again is
+downloaded as a new message, unless its copy was kept (pinned or held), which is recognised by content.
+"""
+
+
+def is_lost(folder: FolderState, now: Instant) -> bool:
+    """Whether the folder is not waited for before disappearances from other folders are believed: it never could be
+    read, or not for long.
+    """
+    if folder.last_error is None:
+        return False
+    return folder.uidvalidity is None or (folder.unreadable_at is not None and now - folder.unreadable_at >= LOST_AFTER)
 
 
 def _differs(state: FolderState, folder: Folder, rules: Rules) -> bool:

@@ -96,7 +96,9 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class FolderState:
-    """A folder as the store knows it. `uidnext` None: its first import is not complete."""
+    """A folder as the store knows it. `uidnext` None: its first import is not complete. `unreadable_at`: since when it
+    can't be read.
+    """
 
     id: str
     name: str
@@ -109,6 +111,7 @@ class FolderState:
     exists: int = 0
     delimiter: str | None = None
     last_error: str | None = None
+    unreadable_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)

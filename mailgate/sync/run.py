@@ -152,8 +152,11 @@ class Session:
             )
             known = await context.store.save_listing(context.owner, changes, context.clock())
         context.folders = {folder.id: folder for folder in known}
+        now = context.clock()
         context.looked_at = {
-            folder.id: context.looked_at.get(folder.id, 0) for folder in context.followed() if not _unreadable(folder)
+            folder.id: context.looked_at.get(folder.id, 0)
+            for folder in context.followed()
+            if not listing.is_lost(folder, now)
         }
 
     async def _really_gone(self, missing: Sequence[FolderState]) -> list[FolderState]:
@@ -293,8 +296,11 @@ class Session:
             if error.scope is not Scope.FOLDER:
                 raise
             log.warning("folder_unreadable", mailbox_id=context.config.id, folder_id=folder.id, error=str(error))
-            context.folders[folder.id] = replace(folder, last_error=str(error))
-            await context.store.folder_error(context.owner, folder.id, str(error), context.clock())
+            now = context.clock()
+            state = context.folders.get(folder.id, folder)
+            since_at = now if state.unreadable_at is None else state.unreadable_at
+            context.folders[folder.id] = replace(state, last_error=str(error), unreadable_at=since_at)
+            await context.store.folder_error(context.owner, folder.id, str(error), now)
             return False
         return True
 
@@ -381,8 +387,3 @@ class Session:
 
 def _import_order(folder: FolderState) -> tuple[int, str]:
     return _ORDER.get(folder.special_use, 3), folder.name
-
-
-def _unreadable(folder: FolderState) -> bool:
-    """A folder that never could be read holds nothing back."""
-    return folder.uidvalidity is None and folder.last_error is not None

@@ -15,16 +15,20 @@ Messages that arrive while a look goes on belong to the next one: nothing at or 
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
+from datetime import date
 from enum import Enum
 from typing import Any, Final, TypeVar, cast
 
 from connectors.errors import ProtocolError
 from connectors.model import FlagsChange, FolderStatus, QResync, Selected
 from connectors.port import Source
-from mailgate.clock import Instant
+from mailgate.clock import Instant, to_datetime
 from mailgate.sync.port import Checkpoint, FolderState
+from mailgate.sync.prepare import received
+from mailgate.sync.uids import ranges
+from mailgate.sync.views import Window
 
 T = TypeVar("T")
 
@@ -32,6 +36,9 @@ SLACK: Final = 10_000
 """So many messages may come while a look goes on; more answers than that beyond EXISTS are a lie that would only fill
 our memory.
 """
+
+UNSURE: Final = -1
+"""As a checkpoint's `exists`: the server contradicted itself."""
 
 LAST_UID: Final = 1 << 32
 """UIDs are 32 bits (RFC 9051 §2.3.1.1)."""
@@ -61,6 +68,7 @@ class FolderLook:
         self._selected = selected
         self._all_flags = all_flags
         self._seen: array[int] | None = None
+        self._doubtful = False
         self.began_at = began_at
         self.status = selected.status
         if folder.uidvalidity is not None and folder.uidvalidity != self.status.uidvalidity:
@@ -129,18 +137,40 @@ class FolderLook:
             folder.uidnext,
         )
 
-    async def gone(self, new: int) -> Sequence[range] | None:
-        """UIDs that are gone, with evidence; they may be of messages never known. None: nothing can be said.
+    async def gone(self, new: Collection[int]) -> tuple[Sequence[range] | None, Sequence[int]]:
+        """UIDs that are gone, with evidence (they may be of messages never known; None: nothing can be said), and
+        UIDs of new messages that the server did not tell of.
 
-        Call it after `changes` was read to its end; `new` is how many new messages that gave.
+        Call it after `changes` was read to its end; `new` are the new messages which that told.
         """
         if self._selected.resynced:
-            return self._selected.vanished
+            vanished = self._selected.vanished
+            if self._all_told(new, vanished):
+                return vanished, ()
+            listing = await self.listing()
+            return self.absent(listing) or vanished, self._untold(new, listing)
         if self._seen is not None:
-            return self.absent(self._seen)
-        if self.status.exists == self._folder.exists + new:
-            return ()
-        return self.absent(await self._source.list_uids())
+            gone = self.absent(self._seen)
+            if gone is not None:
+                return gone, ()
+        elif self.status.exists == self._folder.exists + len(new) and self._all_told(new, ()):
+            return (), ()
+        listing = await self.listing()
+        return self.absent(listing), self._untold(new, listing)
+
+    def _all_told(self, new: Collection[int], vanished: Sequence[range]) -> bool:
+        """Whether the server accounted for each UID that it gave since the checkpoint. Counts alone don't tell: one
+        message gone and one come that can't be read leave them as they were.
+        """
+        first, top = self._folder.uidnext or 1, self._uidnext
+        if top is None:
+            return True
+        went = sum(max(0, min(gap.stop, top) - max(gap.start, first)) for gap in vanished)
+        return len(new) + went >= top - first
+
+    def _untold(self, new: Collection[int], listing: Sequence[int]) -> Sequence[int]:
+        first, known = self._folder.uidnext or 1, set(new)
+        return [uid for uid in listing if uid >= first and uid not in known]
 
     def holds_more(self, new: int) -> bool:
         """Whether the folder has more messages than the checkpoint and `new` ones since can explain.
@@ -150,10 +180,19 @@ class FolderLook:
         """
         return self.status.exists > self._folder.exists + new
 
+    async def listing(self) -> list[int]:
+        """All UIDs of the folder that belong to this look, ascending."""
+        if not self.status.exists:
+            return []
+        return self.below_top(await self._source.list_uids())
+
     def absent(self, listing: Sequence[int]) -> Sequence[range] | None:
-        """What a listing of all UIDs proves to be gone, or None when its count contradicts EXISTS."""
+        """What a listing of all UIDs proves to be gone, or None when its count contradicts EXISTS: then the checkpoint
+        vouches for no count, and the next look lists again.
+        """
         present = sorted({uid for uid in listing if uid < self._top})
-        if len(present) != self.status.exists:
+        self._doubtful = len(present) != self.status.exists
+        if self._doubtful:
             return None
         gaps: list[range] = []
         next_uid = 1
@@ -163,6 +202,20 @@ class FolderLook:
             next_uid = uid + 1
         gaps.append(range(next_uid, LAST_UID))
         return gaps
+
+    async def was_set_back(self) -> bool:
+        """Whether the server shows an earlier state of the folder than the checkpoint, under the same UIDVALIDITY: a
+        backup was restored, and UIDs may have been given again. Neither UIDNEXT (RFC 9051 §2.3.1.1) nor HIGHESTMODSEQ
+        (RFC 7162 §3.1.2.1) ever falls otherwise.
+        """
+        if self.kind is not Kind.DELTA:
+            return False
+        known, status = self._folder, self.status
+        if self.by_modseq and (status.highestmodseq or 0) < (known.highestmodseq or 0):
+            return True
+        if status.uidnext is None or not status.exists < status.uidnext < (known.uidnext or 1):
+            return False
+        return all(uid < status.uidnext for uid in await self._source.list_uids())  # else UIDNEXT is a mere lie
 
     def saw(self, uids: Sequence[int]) -> None:
         """These UIDs stand in the folder (for servers that tell no UIDNEXT)."""
@@ -179,7 +232,7 @@ class FolderLook:
             uidvalidity=self.status.uidvalidity,
             uidnext=self._uidnext or self._highest + 1,
             highestmodseq=self.status.highestmodseq,
-            exists=self.status.exists,
+            exists=UNSURE if self._doubtful else self.status.exists,
             looked_at=self.began_at,
         )
 
@@ -201,3 +254,27 @@ async def look(source: Source, folder: FolderState, now: Instant, *, all_flags: 
         since = QResync(folder.uidvalidity, folder.highestmodseq)
     selected = await source.open(folder.name, since)
     return FolderLook(source, folder, selected, now, all_flags=all_flags)
+
+
+async def inside(source: Source, seen: FolderLook, window: Window) -> list[int]:
+    """UIDs of the messages of an opened folder inside the window, ascending.
+
+    SEARCH SINCE compares whole days in the server's own zone, so it is asked for one day more; which messages of the
+    days in doubt are meant, their INTERNALDATE tells.
+    """
+    if not seen.status.exists:
+        return []
+    uids = seen.below_top(await source.search_since(_day(window.search_since)))
+    if not uids:
+        return []
+    certain = set(await source.search_since(_day(window.certain_since)))
+    doubtful = [uid for uid in uids if uid not in certain]
+    outside: set[int] = set()
+    async with closing(source.fetch_meta(ranges(doubtful))) as batches:
+        async for batch in batches:
+            outside.update(meta.uid for meta in batch if not window.admits(received(meta.internal_date)))
+    return [uid for uid in uids if uid not in outside]
+
+
+def _day(at: Instant) -> date:
+    return to_datetime(max(at, 0)).date()

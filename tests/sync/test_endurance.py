@@ -283,3 +283,37 @@ async def test_a_message_that_ends_the_line_is_set_aside_and_the_others_come(
         assert mailbox.progress_done == mailbox.progress_total
         server.folders["INBOX"].append(Mail(30, mail(30)))
         await kept(engine, 29)
+
+
+@pytest.mark.parametrize("strike", [kill, babble])
+async def test_a_message_whose_header_ends_the_line_is_set_aside_and_the_others_come(
+    engine: Engine, server: FakeImap, strike: Callable[[Talk, bytes], Awaitable[None]]
+) -> None:
+    """Where messages are looked at before they are fetched: after a UIDVALIDITY change, here."""
+    server.folders["INBOX"] = [Mail(n, mail(n)) for n in range(1, 30)]
+    async with running(engine):
+        await until(is_(engine, "live"))
+        await kept(engine, 29)
+    server.uidvalidity["INBOX"] = 2
+    server.folders["INBOX"].append(Mail(30, mail(30)))
+
+    async def fetch(talk: Talk, rest: bytes) -> None:
+        asked = rest.split(b" ")[2]
+        if b"BODY.PEEK[" not in rest or not in_set(asked, 3):
+            await talk.truth("UID FETCH", rest)
+            return
+        for number, message in enumerate(server.folders["INBOX"], start=1):
+            if in_set(asked, message.uid) and message.uid != 3:
+                await talk.answer(number, message, rest)
+            elif message.uid == 3:
+                await strike(talk, rest)
+                return
+
+    server.lies["UID FETCH"] = fetch
+    async with running(engine):
+        await kept(engine, 30)
+        await until(is_(engine, "live"))
+        (aside,) = await engine.rows("quarantine")
+        assert aside.uid == 3
+        assert len(await engine.events("message.created")) == 30
+        assert not await engine.events("message.deleted")

@@ -187,6 +187,15 @@ def upgrade() -> None:
             comment="disappearances believed in the last hour, [[instant, count]]: guards count slices together",
         ),
     )
+    op.add_column(
+        "folders",
+        sa.Column(
+            "unreadable_at",
+            sa.BigInteger(),
+            nullable=True,
+            comment="since when it can't be read; null while it can",
+        ),
+    )
     for column in _quarantine():
         op.add_column("quarantine", column)
     op.create_index("ix_quarantine_mailbox_id", "quarantine", ["mailbox_id", "id"], unique=False)
@@ -212,7 +221,7 @@ def downgrade() -> None:
         ("origins", ["labels"]),
         ("messages", ["deleted_at", "moving_to", "email_token", "labels"]),
         ("quarantine", [column.name for column in reversed(_quarantine())]),
-        ("folders", ["believed", "on_its_way", "wanted_name"]),
+        ("folders", ["unreadable_at", "believed", "on_its_way", "wanted_name"]),
         ("mailboxes", ["op_seq"]),
     ):
         for column in columns:
