@@ -240,7 +240,7 @@ class SqlSyncStore(SqlSettling):
         """Why the folder can't be read, or None when it can again."""
 
         async def work(tx: Transaction) -> None:
-            values = {"last_error": None, "unreadable_at": None}
+            values: dict[str, Any] = {"last_error": None, "unreadable_at": None}
             if error is not None:
                 values = {"last_error": error[:500], "unreadable_at": func.coalesce(folders.c.unreadable_at, now)}
             await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(values))

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Final
 
 import structlog
@@ -24,11 +25,12 @@ from connectors.errors import ConnectorError, NetworkError, Scope, ServerError
 from connectors.model import Folder, FolderStatus, SpecialUse
 from connectors.port import FolderChange
 from mailgate.clock import SECOND, Instant
-from mailgate.sync import listing
+from mailgate.sync import asking, listing
 from mailgate.sync.context import STALLED_S, Context, Meter
 from mailgate.sync.execute import FolderPass
 from mailgate.sync.port import Applied, FolderState, ListingChanges, MailboxState
 from mailgate.sync.settling import settle_mailbox
+from mailgate.sync.wake import Wake
 
 log = structlog.get_logger()
 
@@ -63,11 +65,18 @@ BURST: Final = 20
 FLAGS_BREATH_S: Final = 2.0
 """The same when flags changed and, without CONDSTORE, only a comparison of all shows which."""
 
+SIZING_S: Final = 1.0
+"""How long the folders of a first import are counted before it begins; the rest is estimated."""
+
 Report = Callable[[MailboxState, str | None], Awaitable[None]]
 
 
 class Session:
-    """Runs one `Context`. `report` tells the mailbox's state; `slot` is waited for before a first import."""
+    """Runs one `Context`. `report` tells the mailbox's state; `slot` is waited for before a first import.
+
+    `checked` is told when everything agrees with the server, instead of the store; when others are `crowded` out, the
+    session ends after the poll that is under way.
+    """
 
     def __init__(
         self, context: Context, report: Report, slot: contextlib.AbstractAsyncContextManager[object], *, imported: bool
@@ -76,7 +85,11 @@ class Session:
         self._report = report
         self._slot = slot
         self._imported = imported
-        self._wanted = asyncio.Event()
+        self._wanted = Wake()
+        self.checked: Callable[[], None] | None = None
+        self.crowded: Callable[[], bool] = lambda: False
+        self._told_imported = False
+        self._left_out: str | None = None
         self._runs: list[str] = []
         self._refusal: str | None = None
         self._idle_refused: str | None = None
@@ -110,7 +123,7 @@ class Session:
             await self._import()
         async with self._watched():
             await self.poll()
-        while not once:
+        while not once and not self.crowded():
             await self._live_until_poll()
             async with self._watched():
                 await self.poll()
@@ -139,6 +152,7 @@ class Session:
         rules = listing.Rules(context.config.include, context.config.exclude)
         known = await context.store.folders(context.config.id)
         listed = await context.source.list_folders()
+        self._left_out = listing.left_out(listed)
         difference = listing.compare(known, listed, rules)
         gone = await self._really_gone(difference.gone)
         renamed = await self._renames(gone, difference.appeared)
@@ -178,22 +192,23 @@ class Session:
         for folder_id, folder in listing.renames(gone, appeared, statuses).items():
             state = next(state for state in gone if state.id == folder_id)
             sample = await context.store.sample(folder_id, state.uidvalidity or 0, SAMPLE)
-            if not sample or await self._holds(folder.name, sample):
+            if not sample or await self._holds(state, folder.name, sample):
                 confirmed[folder_id] = folder
         return confirmed
 
-    async def _holds(self, name: str, sample: Mapping[int, bytes]) -> bool:
-        """Whether these messages stand in the folder: UID → header token."""
-        context = self._context
+    async def _holds(self, state: FolderState, name: str, sample: Mapping[int, bytes]) -> bool:
+        """Whether these messages stand in the folder of that name: UID → header token."""
+        context, uidvalidity = self._context, state.uidvalidity or 0
+        if asking.given_up(context, state, uidvalidity, list(sample)):
+            return False
         try:
             await context.source.open(name)
-            found = [(meta.uid, header) async for meta, header in context.source.fetch_headers(sorted(sample))]
+            found = await asking.headers(context, state.id, uidvalidity, sorted(sample))
         except ConnectorError as error:
             if error.scope is not Scope.FOLDER:
                 raise
             return False  # gone again, or not to be read: then it is a new folder
-        tokens = context.preparer.header_tokens([header for _, header in found])
-        return dict(zip((uid for uid, _ in found), tokens, strict=True)) == dict(sample)
+        return {uid: token for uid, (_, token) in found.items()} == dict(sample)
 
     # Import.
 
@@ -245,7 +260,7 @@ class Session:
                 if not await self._settle():
                     break
             # A folder that can't be read says so itself; it must not hold up what is said of all the others.
-            await context.store.checked(context.owner, context.clock(), imported=self._imported)
+            await self._agree()
             await self._report_standing()
             self._passed = True
         except BaseException as error:
@@ -257,6 +272,15 @@ class Session:
         if runs:
             done = (context.applied - before).to_json()
             await context.store.finish_runs(runs, context.clock(), done, None if complete else "a folder can't be read")
+
+    async def _agree(self) -> None:
+        """All folders agree with the server now. Written at once where somebody waits for it, else with others'."""
+        context = self._context
+        if self.checked is not None and self._told_imported:
+            self.checked()
+        else:
+            await context.store.checked(context.owner, context.clock(), imported=self._imported)
+            self._told_imported = self._imported
 
     async def _poll_once(self) -> bool:
         """One round; whether every folder could be read."""
@@ -315,7 +339,7 @@ class Session:
     async def _live_until_poll(self) -> None:
         """Wait in IDLE until the next poll is due or asked for; new mail in the open folder is taken at once."""
         context = self._context
-        due_at = context.clock() + context.settings.poll_interval_s * SECOND
+        due_at = self._next_poll_at()
         while not self._wanted.is_set() and (left := due_at - context.clock()) > 0:
             change = await self._idle(min(left / SECOND, float(context.settings.idle_reissue_s)))
             if change is None:
@@ -332,6 +356,17 @@ class Session:
             if not passed or context.applied.vanished != vanished:
                 return
 
+    def _next_poll_at(self) -> Instant:
+        """A poll interval from now, or up to a tenth more or less: each mailbox has its own moment in the interval, so
+        that mailboxes that went live together are not polled together.
+        """
+        context = self._context
+        now, interval = context.clock(), context.settings.poll_interval_s * SECOND
+        phase = int.from_bytes(sha256(context.config.id.encode()).digest()[:8], "big") % interval
+        off = (phase - now) % interval
+        off = off if off <= interval // 2 else off - interval
+        return now + interval + max(-interval // 10, min(off, interval // 10))
+
     async def _breathe(self, pause_s: float, burst: int) -> None:
         """Keep passes of this kind `pause_s` apart in the long run, `burst` of them free (a leaky bucket)."""
         now_s = asyncio.get_running_loop().time()
@@ -342,19 +377,11 @@ class Session:
 
     async def _idle(self, timeout_s: float) -> FolderChange | None:
         """IDLE, ended by a change, the time, or a request. A server that does not answer in time is a dead line."""
-        context = self._context
-        wanted = asyncio.ensure_future(self._wanted.wait())
-        idle = asyncio.ensure_future(self._wait_for_change(timeout_s))
+        patience_s = timeout_s + self._context.settings.command_timeout_s + _MARGIN_S
         try:
-            patience_s = timeout_s + context.settings.command_timeout_s + _MARGIN_S
-            done, _ = await asyncio.wait({wanted, idle}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                raise NetworkError("the server does not answer in IDLE")
-            return idle.result() if idle in done else None
-        finally:
-            for task in (wanted, idle):
-                task.cancel()
-            await asyncio.gather(wanted, idle, return_exceptions=True)
+            return await self._wanted.cut(self._wait_for_change(timeout_s), patience_s)
+        except TimeoutError:
+            raise NetworkError("the server does not answer in IDLE") from None
 
     async def _wait_for_change(self, timeout_s: float) -> FolderChange | None:
         inbox = self._inbox()
@@ -375,14 +402,19 @@ class Session:
         return self._context.inbox() or next(iter(self._context.followed()), None)
 
     async def _report_standing(self) -> None:
+        reasons = [self._left_out] if self._left_out is not None else []
         if self._refusal is not None:
-            await self._report(MailboxState.NEEDS_APPROVAL, self._refusal)
+            state = MailboxState.NEEDS_APPROVAL
+            reasons.insert(0, self._refusal)
         elif self._idle_refused is not None:
-            await self._report(MailboxState.POLLING, f"{self._idle_refused}; it is asked at an interval")
+            state = MailboxState.POLLING
+            reasons.insert(0, f"{self._idle_refused}; it is asked at an interval")
         elif "IDLE" in self._context.source.capabilities:
-            await self._report(MailboxState.LIVE, None)
+            state = MailboxState.LIVE
         else:
-            await self._report(MailboxState.POLLING, "the server has no IDLE: it is asked at an interval")
+            state = MailboxState.POLLING
+            reasons.insert(0, "the server has no IDLE: it is asked at an interval")
+        await self._report(state, "; ".join(reasons) or None)
 
 
 def _import_order(folder: FolderState) -> tuple[int, str]:
