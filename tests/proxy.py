@@ -6,6 +6,7 @@
         await proxy.wait_for(lambda: proxy.cuts == 1)
 
 Offsets count the bytes of one connection that the server has sent (`…after`) or that the client has sent (`client_…`).
+What passes can be kept (`tape`), to be played again by `tests.replay`.
 """
 
 from __future__ import annotations
@@ -66,6 +67,8 @@ class Proxy:
         self.to_client = 0
         self.to_server = 0
         """Bytes delivered, over all connections."""
+        self.tape: list[tuple[bool, bytes]] | None = None
+        """Set it to a list to keep what passes, in order: (from the server?, bytes)."""
         self._connections: set[_Connection] = set()
         self._changed = asyncio.Condition()
 
@@ -99,6 +102,13 @@ class Proxy:
         for connection in list(self._connections):
             connection.cut()
 
+    def silence(self) -> None:
+        """From now on nothing of the open connections arrives anywhere, in either direction, and no side is told: a NAT
+        that forgot them, or a peer without power. New connections are served.
+        """
+        for connection in list(self._connections):
+            connection.silent = True
+
     async def wait_for(self, condition: Callable[[], bool], *, timeout: float = 20) -> None:
         """Returns when `condition()` holds; it is looked at whenever bytes pass or a connection comes or goes."""
         async with asyncio.timeout(timeout), self._changed:
@@ -123,6 +133,7 @@ class _Connection:
     def __init__(self, proxy: Proxy, faults: Faults, client: asyncio.StreamWriter) -> None:
         self._proxy, self._faults, self._client = proxy, faults, client
         self._server: asyncio.StreamWriter | None = None
+        self.silent = False
         self._ended = asyncio.Event()
 
     def cut(self) -> None:
@@ -216,6 +227,10 @@ class _Connection:
         self, data: bytes, writer: asyncio.StreamWriter, limits: _Limits, offset: int, *, towards_client: bool
     ) -> tuple[int, bool]:
         """Delivers `data` as far as the limits allow; returns the new offset and whether to go on."""
+        if self.silent:
+            return offset, bool(data)
+        if self._proxy.tape is not None and data:
+            self._proxy.tape.append((towards_client, data))
         if not data:
             if writer.can_write_eof() and not writer.is_closing():
                 with contextlib.suppress(OSError):
