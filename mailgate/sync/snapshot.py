@@ -97,7 +97,8 @@ class FolderLook:
     async def changes(self) -> AsyncIterator[Sequence[FlagsChange]]:
         """Flags that changed (or, without CONDSTORE, all) and messages that are new, in bounded batches."""
         if self._selected.resynced:
-            yield self._below(self._selected.changed)
+            if self._selected.changed:
+                yield self._below(self._selected.changed)
             return
         known = self._folder.uidnext or 1
         since: int | None = None
