@@ -5,10 +5,14 @@ obstore renames atomically on a local directory but never syncs (a power cut may
 name). So the bytes are made durable here before the rows that refer to them are committed: for a batch one `syncfs` of
 the file system, for a single live message `fsync` of its file and folder. Where `syncfs` is missing (not Linux), a
 batch's files are remembered and synced one by one.
+
+Whole objects are also written here: obstore's way is a temporary file and a rename in another thread, for a name that
+nothing refers to yet.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -37,6 +41,7 @@ class LocalDisk:
                 os.fsync(self._descriptor)
         except OSError as error:
             raise BlobStoreError(f"the blob directory {root} can't be used: {error.strerror}") from error
+        self._prefix = f"{root}{os.sep}"
         self._syncfs = _find_syncfs()
         self._lock = threading.Lock()
         self._unsynced: list[str] = []
@@ -96,6 +101,30 @@ class LocalDisk:
             _fsync(target.parent)
         except OSError as error:
             raise BlobStoreError(f"a blob could not be made durable: {error.strerror}") from error
+
+    def write(self, path: str, stored: bytes) -> None:
+        """Write a new object under its final name; not durable yet. Raises BlobStoreError, and leaves nothing then.
+
+        No temporary name: an object's name is random, never used before, and nothing refers to it until it is durable.
+        What a kill leaves half-written is an object that no row refers to, and goes as those go.
+        """
+        target = f"{self._prefix}{path}"
+        try:
+            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise BlobStoreError(f"a blob can't be stored: {error.strerror}") from error
+        try:
+            try:
+                written = os.write(descriptor, stored)
+                while written < len(stored):  # at a quota, at two gigabytes, or by a signal
+                    written += os.write(descriptor, memoryview(stored)[written:])
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(target)  # noqa: PTH108 - a Path costs more than the call
+            raise BlobStoreError(f"a blob can't be stored: {error.strerror}") from error
+        self.note(path)
 
     def create_temporary(self, path: str) -> tuple[int, Path]:
         """A new temporary file beside the final name: descriptor and path. The caller renames or unlinks it."""

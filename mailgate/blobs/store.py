@@ -115,10 +115,11 @@ class BlobStore:
         """
         stored = seal_blob(tenant_id, blob_id, key, data)
         path = _path(blob_id)
-        with _failing(f"blob {blob_id} can't be stored"):
-            obstore.put(self._store, path, stored, use_multipart=False)
         if self._disk is not None:
-            self._disk.note(path)
+            self._disk.write(path, stored)
+        else:
+            with _failing(f"blob {blob_id} can't be stored"):
+                obstore.put(self._store, path, stored, use_multipart=False)
         return len(stored)
 
     def writer(self, tenant_id: str, blob_id: str, key: bytes) -> BlobWriter:

@@ -265,6 +265,31 @@ def test_a_full_disk_is_an_error_that_may_be_retried(local: BlobStore, monkeypat
     writer.abort()
 
 
+def test_a_put_that_fails_leaves_nothing(local: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failing, noise = os.write, [1], os.urandom(5_000)
+
+    def write(descriptor: int, data: bytes) -> int:
+        if failing:
+            if failing.pop() == 0:
+                raise OSError(28, "No space left on device")
+            failing.append(0)
+        return real(descriptor, memoryview(data)[:100])
+
+    monkeypatch.setattr(disk_module.os, "write", write)
+    with pytest.raises(BlobStoreError, match="No space left"):  # after the first hundred bytes
+        local.put("t", ID, noise, KEY)
+    assert files(tmp_path) == []
+    local.put("t", ID, noise, KEY)  # in many short pieces
+    assert local.read_bytes("t", ID, KEY, len(noise), limit=1_000_000) == noise
+
+
+def test_a_name_is_never_used_again(local: BlobStore) -> None:
+    local.put("t", ID, MAIL, KEY)
+    with pytest.raises(BlobStoreError, match="File exists"):
+        local.put("t", ID, MAIL[1:], KEY)
+    assert local.read_bytes("t", ID, KEY, len(MAIL), limit=1_000_000) == MAIL
+
+
 async def test_opening_again_finds_everything(tmp_path: Path) -> None:
     first = BlobStore.open(f"file://{tmp_path}/blobs")
     first.put("t", ID, MAIL, KEY)
