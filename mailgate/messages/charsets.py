@@ -170,4 +170,8 @@ def one_line(text: str, limit: int) -> str:
     """
     if len(text) > 4 * limit + 100:
         text = text[: 4 * limit + 100]
+    if text.isascii() and text.isprintable():  # nothing to clean
+        if "  " in text or text[:1] == " ":
+            text = " ".join(text.split())
+        return text[:limit].rstrip()
     return " ".join(_CONTROLS.sub(" ", _clean(text)).split())[:limit].rstrip()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from calendar import timegm
+from datetime import date
 from email.utils import parsedate_tz
 
 from mailgate.clock import SECOND, Instant
@@ -17,11 +18,9 @@ from mailgate.messages.charsets import decode, one_line
 from mailgate.messages.model import Address, Limits
 from mailgate.messages.words import decode_words
 
-_FIELD = re.compile(
-    # a literal line end first: the search then jumps from line to line
-    rb"\n(subject|from|sender|reply-to|to|cc|bcc|date|message-id|in-reply-to|references|content-type)[ \t]*+:"
-    rb"([^\n]*+(?:\n[ \t][^\n]*+)*+)",
-    re.IGNORECASE,
+_FIELD = re.compile(rb"\n([^\n:\t ]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)")
+_WANTED = frozenset(
+    b"subject from sender reply-to to cc bcc date message-id in-reply-to references content-type".split()
 )
 _SINGLE = frozenset(
     [b"subject", b"from", b"sender", b"reply-to", b"date", b"message-id", b"in-reply-to", b"references"]
@@ -29,6 +28,14 @@ _SINGLE = frozenset(
 _CRLF = re.compile(rb"\r++\n")
 _FOLD = re.compile(r"\n[ \t]*")
 _ID = re.compile(r"<[^<>\n]{1,998}>")
+_ONE_ID = re.compile(r"<[!-;=?-~]{1,996}>")
+_USUAL_DATE = re.compile(
+    r"(?:(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), )?(\d\d?) (Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) ((?:19|20)\d\d)"
+    r" (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)(?: \([A-Z]{1,5}\))?",
+    re.ASCII,
+)
+_MONTHS = {name: at for at, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}  # noqa: SIM905
+_EPOCH = date(1970, 1, 1).toordinal()
 _CHARSET = re.compile(rb"charset\*?\s*=\s*[\"']?([A-Za-z0-9_.:-]{2,40})", re.IGNORECASE)
 _MIN_AT = -62_135_596_800 * SECOND
 _MAX_AT = 253_402_300_799 * SECOND
@@ -69,14 +76,19 @@ class Fields:
         if len(header) > limits.header_bytes:
             header = header[: limits.header_bytes]
         if b"\r" in header:
-            header = header.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            plain = header.replace(b"\r\n", b"\n")
+            if b"\r" in plain:
+                plain = header.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            header = plain
         if b"\0" in header:
             header = header.replace(b"\0", b"")
         self.defects: list[str] = []
         self._limits = limits
         values: dict[bytes, list[bytes]] = {}
-        for match in _FIELD.finditer(b"\n" + header):
-            values.setdefault(match[1].lower(), []).append(match[2])
+        for name, value in _FIELD.findall(b"\n" + header):
+            known = name.lower()
+            if known in _WANTED:
+                values.setdefault(known, []).append(value)
         self._values = values
         self._charset: str | None = None
         if not header.isascii():
@@ -121,6 +133,8 @@ class Fields:
         text = self._first(name)
         if not text:
             return ()
+        if _ONE_ID.fullmatch(text):  # nearly every message's own, and most In-Reply-To
+            return (text,) if len(text) <= self._limits.message_id else ()
         found = list(dict.fromkeys(self._id(item) for item in _ID.findall(text)))
         if not found and name != b"in-reply-to":
             words = text.strip("<> ").split()
@@ -149,6 +163,12 @@ def parse_date(text: str) -> Instant | None:
     """An RFC 5322 date as an instant; a missing zone is read as UTC; None when it is no date between the years 1 and
     9999.
     """
+    if usual := _USUAL_DATE.fullmatch(text):
+        day, month, year, hours, minutes, seconds, sign, zone_hours, zone_minutes = usual.groups()
+        days = date(int(year), _MONTHS[month], 1).toordinal() - _EPOCH + int(day) - 1
+        zone = int(zone_hours) * 3_600 + int(zone_minutes) * 60
+        at = days * 86_400 + int(hours) * 3_600 + int(minutes) * 60 + int(seconds)
+        return (at - zone if sign == "+" else at + zone) * SECOND
     try:
         fields = parsedate_tz(text[:200])
         if fields is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from calendar import timegm
+from email.utils import parsedate_tz
 from html.parser import HTMLParser
 
 from hypothesis import given, settings
@@ -29,7 +31,7 @@ from mailgate.messages import (
     words,
 )
 from mailgate.messages.addresses import parse_addresses
-from mailgate.messages.charsets import codec_for, decode
+from mailgate.messages.charsets import codec_for, decode, one_line
 from mailgate.messages.flowed import unflow
 from mailgate.messages.headers import parse_date
 from mailgate.messages.model import Limits
@@ -263,3 +265,25 @@ _ADDRESSES = st.lists(st.builds(Address, _TEXT, _TEXT), max_size=3).map(tuple)
 )
 def test_summaries_survive_encoding(summary: Summary) -> None:
     assert decode_summary(encode_summary(summary)) == summary
+
+
+@given(
+    st.sampled_from(["", "Mon, ", "Sun, "]),
+    st.integers(0, 99),
+    st.sampled_from(["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]),
+    st.integers(1900, 2099),
+    st.tuples(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99)),
+    st.from_regex(r"[+-][0-9]{4}( \([A-Z]{1,5}\))?", fullmatch=True),
+)
+def test_a_date_in_its_usual_form_is_read_as_the_standard_library_reads_it(
+    weekday: str, day: int, month: str, year: int, time: tuple[int, int, int], zone: str
+) -> None:
+    text = f"{weekday}{day} {month} {year} {time[0]:02}:{time[1]:02}:{time[2]:02} {zone}"
+    fields = parsedate_tz(text)
+    assert fields is not None
+    assert parse_date(text) == (timegm((*fields[:6], 0, 1, 0)) - (fields[9] or 0)) * 1_000_000
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60), st.integers(1, 40))
+def test_plain_text_on_one_line(text: str, limit: int) -> None:
+    assert one_line(text, limit) == " ".join(text[: 4 * limit + 100].split())[:limit].rstrip()
