@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from mailgate.ids import new_id
 from mailgate.store.database import Database
 from mailgate.store.paging import Page, cut
 from mailgate.store.schema import mailboxes, operations
+from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 
@@ -89,25 +90,63 @@ async def finish(
     code: str | None = None,
 ) -> bool:
     """Write the end, `applied` or `failed`, with its event; False when it was finished before."""
-    ended = {"state": state.value, "finished_at": now, "code": code, "reason": None if reason is None else reason[:500]}
-    mine = (_O.id == operation.id) & _O.finished_at.is_(None)
-    if (await tx.conn.execute(update(operations).where(mine).values(ended))).rowcount != 1:
-        return False
-    tx.emit(
-        tenant_id,
-        f"operation.{state.value}",
-        at=now,
-        mailbox_id=operation.mailbox_id,
-        message_id=operation.message_id,
-        payload={"operation_id": operation.id, "kind": operation.kind.value, **({"code": code} if code else {})},
-    )
-    return True
+    return bool(await finish_many(tx, tenant_id, [operation], state, now, reason=reason, code=code))
 
 
-async def open_of(conn: AsyncConnection, mailbox_id: str, limit: int) -> list[Operation]:
-    """Operations of a mailbox that are not finished, in order."""
+async def finish_many(
+    tx: Transaction,
+    tenant_id: str,
+    ended: Sequence[Operation],
+    state: OperationState,
+    now: Instant,
+    *,
+    reason: str | None = None,
+    code: str | None = None,
+) -> list[Operation]:
+    """The same for several that end alike; those that were not finished before."""
+    if not ended:
+        return []
+    mine = among(_O.id, [operation.id for operation in ended], sqlite=tx.sqlite) & _O.finished_at.is_(None)
+    values = {"state": state.value, "finished_at": now, "next_at": None, "code": code}
+    values["reason"] = None if reason is None else reason[:500]
+    found = set((await tx.conn.execute(update(operations).where(mine).values(values).returning(_O.id))).scalars())
+    done = [operation for operation in ended if operation.id in found]
+    for operation in done:
+        tx.emit(
+            tenant_id,
+            f"operation.{state.value}",
+            at=now,
+            mailbox_id=operation.mailbox_id,
+            message_id=operation.message_id,
+            payload={"operation_id": operation.id, "kind": operation.kind.value, **({"code": code} if code else {})},
+        )
+    return done
+
+
+async def open_of(conn: AsyncConnection, mailbox_id: str, limit: int, *, sent: bool = False) -> list[Operation]:
+    """Operations of a mailbox that are not finished, in order; with `sent` only those that were sent."""
     query = select(operations).where(_O.mailbox_id == mailbox_id, _O.finished_at.is_(None)).order_by(_O.seq)
+    if sent:
+        query = query.where(_O.state == OperationState.SENT.value)
     return [operation_of(row) for row in await conn.execute(query.limit(limit))]
+
+
+async def moves_of(conn: AsyncConnection, message_ids: Sequence[str], *, sqlite: bool) -> dict[str, list[Operation]]:
+    """What is on its way from folder to folder: moves and appends that are not finished, in order, by message."""
+    kinds = [OperationKind.MOVE.value, OperationKind.APPEND.value]
+    query = select(operations).where(
+        among(_O.message_id, message_ids, sqlite=sqlite), _O.finished_at.is_(None), _O.kind.in_(kinds)
+    )
+    found: dict[str, list[Operation]] = {}
+    for row in await conn.execute(query.order_by(_O.seq)):
+        found.setdefault(row.message_id, []).append(operation_of(row))
+    return found
+
+
+async def requested_by(conn: AsyncConnection, ids: Sequence[str], *, sqlite: bool) -> dict[str, Actor]:
+    """Who asked for these operations, by id."""
+    query = select(_O.id, _O.requested_by).where(among(_O.id, ids, sqlite=sqlite))
+    return {row.id: Actor(*row.requested_by.split(":", 1)) for row in await conn.execute(query)}
 
 
 def operation_of(row: Row[Any]) -> Operation:

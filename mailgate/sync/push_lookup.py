@@ -1,0 +1,184 @@
+"""Finding out at the server what became of commands whose answers were lost: what is there, and what is not.
+
+An original: is its UID still in its folder? A message that was to be put somewhere: is one like it in that folder,
+among those that came since the journal was written (UIDs from its UIDNEXT on) and of which nothing is known? Equal
+messages are paired one to one (S9). A folder: is it listed?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Final
+
+from connectors.errors import ServerError
+from connectors.model import MessageMeta
+from mailgate.sync.context import Context
+from mailgate.sync.identity import Candidate, Likeness, pair
+from mailgate.sync.operations import OperationKind
+from mailgate.sync.port import FolderState
+from mailgate.sync.prepare import received
+from mailgate.sync.push_plan import Address, Evidence, LookUp, Original, Seen
+from mailgate.sync.push_port import Asked
+from mailgate.sync.snapshot import closing
+from mailgate.sync.uids import ranges
+
+CHUNK: Final = 500
+"""Headers that are compared at a time."""
+
+Question = tuple[Asked, LookUp]
+
+
+class Search:
+    """One look at the server for several operations."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    async def evidence(self, questions: Sequence[Question]) -> dict[str, Evidence]:
+        """What there is to see, by operation id."""
+        found = {asked.operation.id: Evidence() for asked, _ in questions}
+        await self._folders([q for q in questions if q[1].folder is not None], found)
+        await self._originals([q for q in questions if q[1].original is not None], found)
+        await self._targets([q for q in questions if q[1].target is not None], found)
+        return found
+
+    async def _folders(self, questions: Sequence[Question], found: dict[str, Evidence]) -> None:
+        if not questions:
+            return
+        source = self._context.source
+        listed = frozenset(folder.name for folder in await source.list_folders())
+        names = [look.folder.name for _, look in questions if look.folder is not None and look.folder.name in listed]
+        statuses = await source.status(names) if names else {}
+        for asked, look in questions:
+            status = statuses.get(look.folder.name) if look.folder is not None else None
+            found[asked.operation.id] = Evidence(listed=listed, exists=None if status is None else status.exists)
+
+    async def _originals(self, questions: Sequence[Question], found: dict[str, Evidence]) -> None:
+        groups: dict[tuple[str, int], list[tuple[str, Original]]] = {}
+        for asked, look in questions:
+            if look.original is not None:
+                where = look.original.folder.name, look.original.uidvalidity
+                groups.setdefault(where, []).append((asked.operation.id, look.original))
+        for (name, uidvalidity), group in groups.items():
+            standing = await self.standing(name, uidvalidity, [at.uid for _, at in group])
+            for id_, at in group:
+                seen = Seen.UNKNOWN if standing is None else Seen.THERE if at.uid in standing else Seen.GONE
+                found[id_] = replace(found[id_], source=seen)
+
+    async def standing(self, name: str, uidvalidity: int, uids: Sequence[int]) -> set[int] | None:
+        """Which of these UIDs are in the folder; None when it was renumbered or can't be opened."""
+        source = self._context.source
+        try:
+            opened = await source.open(name)
+        except ServerError:
+            return None  # gone, or not to be read now: the passes find out
+        if opened.status.uidvalidity != uidvalidity:
+            return None
+        return await self.present(uids) if opened.status.exists else set()
+
+    async def present(self, uids: Sequence[int]) -> set[int]:
+        """Which of these UIDs are in the open folder."""
+        there: set[int] = set()
+        async with closing(self._context.source.fetch_flags(ranges(sorted(uids)))) as batches:
+            async for batch in batches:
+                self._context.getting_on()
+                there.update(change.uid for change in batch)
+        return there.intersection(uids)
+
+    async def _targets(self, questions: Sequence[Question], found: dict[str, Evidence]) -> None:
+        groups: dict[str, list[Asked]] = {}
+        targets: dict[str, FolderState] = {}
+        for asked, look in questions:
+            if look.target is not None:
+                targets[look.target.id] = look.target
+                groups.setdefault(look.target.id, []).append(asked)
+        for folder_id, group in groups.items():
+            await self._target(targets[folder_id], group, found)
+
+    async def _target(self, target: FolderState, group: Sequence[Asked], found: dict[str, Evidence]) -> None:
+        source = self._context.source
+        try:
+            uidvalidity = (await source.open(target.name)).status.uidvalidity
+        except ServerError:
+            for asked in group:
+                found[asked.operation.id] = replace(found[asked.operation.id], searched=False)
+            return
+        current: dict[int, list[Asked]] = {}
+        for asked in group:
+            journal = asked.operation.journal or {}
+            if journal.get("to_uidvalidity") in (None, uidvalidity):
+                current.setdefault(journal.get("to_uidnext") or 1, []).append(asked)
+            elif target.uidvalidity != uidvalidity:
+                # Renumbered, and not passed over since: the pass recognises what is there.
+                found[asked.operation.id] = replace(found[asked.operation.id], searched=False)
+        if not current:
+            return
+        listing = [uid for uid in await source.list_uids() if uid >= min(current)]
+        taken: set[int] = set()
+        for uidnext in sorted(current, reverse=True):
+            new = [uid for uid in listing if uid >= uidnext and uid not in taken]
+            for id_, uid in (await self._match(target, uidvalidity, new, current[uidnext])).items():
+                taken.add(uid)
+                found[id_] = replace(found[id_], found=Address(uidvalidity, uid))
+
+    async def _match(
+        self, target: FolderState, uidvalidity: int, uids: Sequence[int], group: Sequence[Asked]
+    ) -> dict[str, int]:
+        """The UID of each operation's message, where it is among these."""
+        context = self._context
+        left = {asked.operation.id: asked for asked in group}
+        matched: dict[str, int] = {}
+        for start in range(0, len(uids), CHUNK):
+            chunk = uids[start : start + CHUNK]
+            known = await context.store.views(context.owner, target, uidvalidity, chunk)
+            metas, headers = await self._headers([uid for uid in chunk if uid not in known])
+            tokens = context.preparer.header_tokens(headers)
+            far = [
+                (meta.uid, Likeness(token, meta.size, received(meta.internal_date)))
+                for meta, token in zip(metas, tokens, strict=True)
+            ]
+            wanted = [
+                Candidate(id_, asked.facts.copy.likeness) for id_, asked in left.items() if asked.facts.copy is not None
+            ]
+            pairs: Mapping[int, str] = pair(far, wanted)
+            by_msgid = self._by_msgid(metas, headers, pairs, left)
+            for uid, id_ in {**pairs, **by_msgid}.items():
+                matched[id_] = uid
+                left.pop(id_, None)
+        return matched
+
+    async def _headers(self, uids: Sequence[int]) -> tuple[list[MessageMeta], list[bytes]]:
+        metas: list[MessageMeta] = []
+        headers: list[bytes] = []
+        if uids:
+            async with closing(self._context.source.fetch_headers(uids)) as messages:
+                async for meta, header in messages:
+                    self._context.getting_on()
+                    metas.append(meta)
+                    headers.append(header)
+        return metas, headers
+
+    def _by_msgid(
+        self,
+        metas: Sequence[MessageMeta],
+        headers: Sequence[bytes],
+        pairs: Mapping[int, str],
+        left: Mapping[str, Asked],
+    ) -> dict[int, str]:
+        """What was appended and has another header by now: servers that write headers of their own leave the
+        Message-ID as it was.
+        """
+        paired = set(pairs.values())
+        waiting: dict[bytes, list[str]] = {}
+        for id_, asked in left.items():
+            msgid = None if asked.facts.copy is None else asked.facts.copy.msgid_token
+            if msgid is not None and asked.operation.kind is OperationKind.APPEND and id_ not in paired:
+                waiting.setdefault(msgid, []).append(id_)
+        found: dict[int, str] = {}
+        if waiting:
+            for meta, token in zip(metas, self._context.preparer.msgid_tokens(headers), strict=True):
+                ids = waiting.get(token, []) if token is not None and meta.uid not in pairs else []
+                if ids:
+                    found[meta.uid] = ids.pop(0)
+        return found

@@ -1,0 +1,506 @@
+"""What to do next about one change that the CRM asked for, as a pure function of what is known of it.
+
+    asked for       known                                               next step
+    any             the tenant has no sync                              Wait (S6: decided here, and nothing is sent)
+    any             a pause is not over                                 Wait
+    of a message    its copy was purged                                 Failed purged: nothing is sent (S1)
+    delete          copy and original are gone                          Applied
+    others          copy and original are gone                          Failed gone_at_server
+    any             the original is not where it was (pending)          Wait: the passes find where it stands now
+    flags, labels   no original any more                                Failed gone_at_server
+    flags           base says so already                                Applied
+    flags           base differs                                        Store; again when it was sent
+    labels          base says so already                                Applied
+    labels          base differs; the server has no labels              Failed no_labels
+    labels          base differs                                        StoreLabels; again when it was sent
+    move, append    the folder is gone                                  Failed folder_gone
+    move, append    the folder is not made yet                          Wait
+    move            it stands there already                             Applied
+    move            it stands there, and in its source too              CopyThenExpunge, its second half
+    move            it stands elsewhere                                 Failed moved_at_server: the server's wins
+    move            no original any more                                Failed gone_at_server
+    move            in its source; MOVE                                 Move
+    move            in its source; UID EXPUNGE only                     CopyThenExpunge
+    move            in its source; neither                              Failed no_move: never a bare EXPUNGE
+    delete          pinned by now                                       Failed pinned
+    delete          no original                                         Applied
+    delete          an original; UID EXPUNGE                            Expunge
+    delete          an original; no UID EXPUNGE                         Failed no_uidplus
+    append          it has, or had, an original                         Applied
+    append          none                                                Append
+    folder_create   the folder is there                                 Applied
+    folder_create   not yet                                             CreateFolder
+    folder_rename   it is called so                                     Applied
+    folder_rename   not yet                                             RenameFolder
+    folder_rename   the folder is gone                                  Failed folder_gone
+    folder_delete   the folder is gone                                  Applied
+    folder_delete   it stands                                           LookUp; as many messages as the user saw:
+                                                                        DeleteFolder, else Failed folder_changed
+
+What was sent and not answered is looked up first, and done again only when the server shows that it was not done:
+
+    sent            at the server                                       next step
+    move            not in its source, found in the target              Applied there
+    move            in its source, found in the target                  CopyThenExpunge, its second half
+    move            in its source, not found in the target              as if it was not sent
+    move            neither                                             Wait: the passes say moved or gone
+    delete          not in its folder                                   Applied
+    delete          in its folder                                       Expunge
+    move, delete    the folder was renumbered                           Wait: the passes recognise it
+    append          found in the folder                                 Applied there
+    append          not found                                           Append
+    append          the folder was renumbered, and not passed over      Wait
+    folder_create   listed                                              Applied
+    folder_create   not listed                                          CreateFolder
+    folder_rename   only the new name is listed                         Applied
+    folder_rename   neither is listed                                   Failed folder_gone
+    folder_rename   the old name is listed                              RenameFolder
+    folder_delete   not listed                                          Applied
+
+An original that the passes met under another address than the one that was sent was not touched: S5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, TypeAlias, assert_never
+
+from connectors.model import SpecialUse
+from connectors.port import Abilities
+from mailgate.clock import Instant
+from mailgate.sync.identity import Likeness
+from mailgate.sync.operations import Operation, OperationKind, OperationState
+from mailgate.sync.port import FolderState
+from mailgate.sync.views import wished
+
+LOOKED_FOR: Final = "it is not where it was; the other folders are looked at first"
+RENUMBERED: Final = "the server renumbered the folder; its messages are recognised first"
+
+
+@dataclass(frozen=True, slots=True)
+class Original:
+    """Where an original stands, as far as is known; `flags` and `labels` are the base's."""
+
+    folder: FolderState
+    uidvalidity: int
+    uid: int
+    flags: frozenset[str] = frozenset()
+    labels: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBytes:
+    """Where the raw bytes of a copy lie."""
+
+    blob_id: str
+    data_key: bytes
+    key_epoch: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The copy that an operation is about. `originals` are those that stand; `missing`: one has disappeared, or its
+    folder was renumbered, and the passes have not settled what that means.
+    """
+
+    message_id: str
+    originals: tuple[Original, ...]
+    missing: bool
+    pins: int
+    likeness: Likeness
+    msgid_token: bytes | None
+    stored: StoredBytes
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder that an operation names. `gone`: not at the server any more; `on_its_way`: create, delete or None."""
+
+    folder: FolderState
+    gone: bool = False
+    on_its_way: str | None = None
+
+    @property
+    def void(self) -> bool:
+        """Nothing can be put there."""
+        return self.gone or not self.folder.selectable
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the store knows of an operation's message and of its `folder_id`. `purged`: the copy was, by retention."""
+
+    copy: Copy | None = None
+    purged: bool = False
+    place: Place | None = None
+
+
+class Seen(Enum):
+    """Of an original: whether the UID is in its folder; UNKNOWN: the folder was renumbered, or can't be opened."""
+
+    THERE = "there"
+    GONE = "gone"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a message was put."""
+
+    uidvalidity: int
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a look at the server showed. `searched`: the target could be searched for `found`; `listed`: names of all
+    folders; `exists`: messages in the folder, None when it does not say.
+    """
+
+    source: Seen = Seen.UNKNOWN
+    found: Address | None = None
+    searched: bool = True
+    listed: frozenset[str] = frozenset()
+    exists: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Set and remove flags of one original."""
+
+    original: Original
+    add: frozenset[str]
+    remove: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLabels:
+    """Set and remove labels of one original."""
+
+    original: Original
+    add: frozenset[str]
+    remove: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Move the original at once."""
+
+    original: Original
+    to: FolderState
+
+
+@dataclass(frozen=True, slots=True)
+class CopyThenExpunge:
+    """Move in two halves; `copied`: where the first half put it."""
+
+    original: Original
+    to: FolderState
+    copied: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expunge:
+    """Remove the original for ever."""
+
+    original: Original
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Put the copy's bytes into the folder."""
+
+    to: FolderState
+
+
+@dataclass(frozen=True, slots=True)
+class CreateFolder:
+    """Make the folder."""
+
+    name: str
+    special_use: SpecialUse | None
+
+
+@dataclass(frozen=True, slots=True)
+class RenameFolder:
+    """Call the folder otherwise."""
+
+    name: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFolder:
+    """Remove the folder with what is in it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """Find out at the server: whether the `original` is still there, whether it is in `target` by now, which folders
+    there are and what is in this one.
+    """
+
+    original: Original | None = None
+    target: FolderState | None = None
+    folder: FolderState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """Both sides agree. `at`: where the message stands, when only a look at the server showed it."""
+
+    at: Address | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It will not be done. `code` is a slug; `reason` is for a person."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not now. `until` None: until what is known has changed."""
+
+    reason: str
+    until: Instant | None = None
+
+
+Step: TypeAlias = (
+    Store
+    | StoreLabels
+    | Move
+    | CopyThenExpunge
+    | Expunge
+    | Append
+    | CreateFolder
+    | RenameFolder
+    | DeleteFolder
+    | LookUp
+    | Applied
+    | Failed
+    | Wait
+)
+
+
+def plan(
+    operation: Operation,
+    facts: Facts,
+    abilities: Abilities,
+    now: Instant,
+    *,
+    entitled: bool,
+    evidence: Evidence | None = None,
+) -> Step:
+    """The next step. `evidence` is what a LookUp brought, None when there was none since it was sent."""
+    if not entitled:
+        return Wait("the plan has no synchronization")
+    if operation.next_at is not None and operation.next_at > now:
+        return Wait("it is tried again later", operation.next_at)
+    match operation.kind:
+        case (
+            OperationKind.FLAGS
+            | OperationKind.LABELS
+            | OperationKind.MOVE
+            | OperationKind.DELETE
+            | OperationKind.APPEND
+        ):
+            if facts.copy is None:
+                return _without_copy(operation, facts)
+            return _of_message(operation, facts.copy, facts.place, abilities, evidence)
+        case OperationKind.FOLDER_CREATE:
+            return _create(operation, facts.place, evidence)
+        case OperationKind.FOLDER_RENAME:
+            return _rename(operation, facts.place, evidence)
+        case OperationKind.FOLDER_DELETE:
+            return _delete_folder(operation, facts.place, evidence)
+        case _:  # pragma: no cover - unreachable, kept by mypy
+            assert_never(operation.kind)
+
+
+def _without_copy(operation: Operation, facts: Facts) -> Step:
+    if facts.purged:
+        return Failed("purged", "the copy was purged; its original is left as it is")
+    return Applied() if operation.kind is OperationKind.DELETE else _gone()
+
+
+def _gone() -> Failed:
+    return Failed("gone_at_server", "the original is gone at the server")
+
+
+def _of_message(
+    operation: Operation, copy: Copy, place: Place | None, abilities: Abilities, evidence: Evidence | None
+) -> Step:
+    match operation.kind:
+        case OperationKind.FLAGS:
+            return _flags(operation, copy)
+        case OperationKind.LABELS:
+            return _labels(operation, copy, abilities)
+        case OperationKind.DELETE:
+            return _delete(operation, copy, abilities, evidence)
+        case OperationKind.MOVE:
+            return _into(place) or _move(operation, copy, place, abilities, evidence)
+        case _:
+            return _into(place) or _append(operation, copy, place, evidence)
+
+
+def change(detail: Mapping[str, Any]) -> tuple[frozenset[str], frozenset[str]]:
+    """What a flags or labels operation adds and removes."""
+    return frozenset(detail["add"]), frozenset(detail["remove"])
+
+
+def _flags(operation: Operation, copy: Copy) -> Step:
+    add, remove = change(operation.detail)
+    if not copy.originals:
+        return _lost(copy)
+    differing = [at for at in copy.originals if wished(at.flags, [(add, remove)]) != at.flags]
+    return Store(differing[0], add, remove) if differing else Applied()
+
+
+def _labels(operation: Operation, copy: Copy, abilities: Abilities) -> Step:
+    add, remove = change(operation.detail)
+    if not copy.originals:
+        return _lost(copy)
+    has = {at: at.labels or frozenset() for at in copy.originals}
+    differing = [at for at, labels in has.items() if wished(labels, [(add, remove)]) != labels]
+    if not differing:
+        return Applied()
+    if not abilities.labels:
+        return Failed("no_labels", "the server has no labels")
+    return StoreLabels(differing[0], add, remove)
+
+
+def _lost(copy: Copy) -> Step:
+    return Wait(LOOKED_FOR) if copy.missing else _gone()
+
+
+def _into(place: Place | None) -> Step | None:
+    """What stands in the way of putting something into this folder."""
+    if place is None or place.void:
+        return Failed("folder_gone", "the folder is gone at the server")
+    return Wait("the folder is not made yet") if place.on_its_way == "create" else None
+
+
+def _move(
+    operation: Operation, copy: Copy, place: Place | None, abilities: Abilities, evidence: Evidence | None
+) -> Step:
+    assert place is not None  # noqa: S101 - `_into` saw to it
+    to = place.folder
+    there = next((at for at in copy.originals if at.folder.id == to.id), None)
+    here = next((at for at in copy.originals if at.folder.id == operation.from_folder_id), None)
+    if here is None or here is there:
+        if there is not None:
+            return Applied()
+        if copy.originals:
+            return Failed("moved_at_server", "it was moved at the server meanwhile, and stays there")
+        return _lost(copy)
+    copied = None if there is None else Address(there.uidvalidity, there.uid)
+    if copied is None and _was_sent(operation, here):
+        if evidence is None:
+            return LookUp(original=here, target=to)
+        if evidence.source is Seen.UNKNOWN:
+            return Wait(RENUMBERED)
+        if evidence.source is Seen.GONE:
+            return Wait(LOOKED_FOR) if evidence.found is None else Applied(evidence.found)
+        copied = evidence.found
+    if copied is None and abilities.move:
+        return Move(here, to)
+    if abilities.expunge:
+        return CopyThenExpunge(here, to, copied)
+    return Failed("no_move", "the server has neither MOVE nor UID EXPUNGE, so it can't move single messages safely")
+
+
+def _was_sent(operation: Operation, at: Original) -> bool:
+    """Whether the command that may have reached the server named this address."""
+    journal = operation.journal
+    return (
+        operation.state is OperationState.SENT
+        and journal is not None
+        and (journal["folder_id"], journal["uidvalidity"], journal["uid"]) == (at.folder.id, at.uidvalidity, at.uid)
+    )
+
+
+def _delete(operation: Operation, copy: Copy, abilities: Abilities, evidence: Evidence | None) -> Step:
+    if copy.pins:
+        return Failed("pinned", "a record of the CRM refers to it by now")
+    if not copy.originals:
+        return Wait(LOOKED_FOR) if copy.missing else Applied()
+    sent = next((at for at in copy.originals if _was_sent(operation, at)), None)
+    if sent is not None:
+        if evidence is None:
+            return LookUp(original=sent)
+        if evidence.source is Seen.UNKNOWN:
+            return Wait(RENUMBERED)
+        if evidence.source is Seen.GONE:
+            return Applied()
+    if not abilities.expunge:
+        return Failed("no_uidplus", "the server has no UID EXPUNGE, so it can't remove single messages safely")
+    return Expunge(sent or copy.originals[0])
+
+
+def _append(operation: Operation, copy: Copy, place: Place | None, evidence: Evidence | None) -> Step:
+    assert place is not None  # noqa: S101 - `_into` saw to it
+    if copy.originals or copy.missing:
+        return Applied()
+    if operation.state is OperationState.SENT:
+        if evidence is None:
+            return LookUp(target=place.folder)
+        if evidence.found is not None:
+            return Applied(evidence.found)
+        if not evidence.searched:
+            return Wait(RENUMBERED)
+    return Append(place.folder)
+
+
+def _create(operation: Operation, place: Place | None, evidence: Evidence | None) -> Step:
+    if place is None or place.gone:
+        return Failed("folder_gone", "the folder was deleted meanwhile")
+    name = place.folder.name
+    if place.on_its_way != "create":
+        return Applied()
+    if operation.state is OperationState.SENT:
+        if evidence is None:
+            return LookUp(folder=place.folder)
+        if name in evidence.listed:
+            return Applied()
+    use = operation.detail["special_use"]
+    return CreateFolder(name, None if use is None else SpecialUse(use))
+
+
+def _rename(operation: Operation, place: Place | None, evidence: Evidence | None) -> Step:
+    gone = Failed("folder_gone", "the folder is gone at the server")
+    if place is None or place.gone:
+        return gone
+    name, to = place.folder.name, operation.detail["name"]
+    if name == to:
+        return Applied()
+    if operation.state is OperationState.SENT:
+        if evidence is None:
+            return LookUp(folder=place.folder)
+        if name not in evidence.listed:
+            return Applied() if to in evidence.listed else gone
+    return RenameFolder(name, to)
+
+
+def _delete_folder(operation: Operation, place: Place | None, evidence: Evidence | None) -> Step:
+    if place is None or place.gone:
+        return Applied()
+    if evidence is None:
+        return LookUp(folder=place.folder)
+    if place.folder.name not in evidence.listed:
+        return Applied()
+    if evidence.exists is None:
+        return Failed("folder_refused", "the server does not say what is in the folder")
+    if evidence.exists != operation.detail["exists"]:
+        return Failed(
+            "folder_changed",
+            f"the folder has {evidence.exists} messages by now, not {operation.detail['exists']}; nothing was deleted",
+        )
+    return DeleteFolder(place.folder.name)

@@ -1,0 +1,396 @@
+"""Carrying out steps at the server: each group of operations that are alike by one command.
+
+    own the mailbox for the command's time → journal → command → write what the server answered
+
+What the answer does not tell (where a message went, or whether it was there) stays `sent`, and is looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias, assert_never
+
+from connectors.errors import FolderGoneError, ServerError
+from connectors.model import Selected
+from connectors.port import Placed
+from mailgate.sync.context import SLOWEST, Context
+from mailgate.sync.operations import Operation, OperationKind
+from mailgate.sync.port import FolderState
+from mailgate.sync.push_lookup import Search
+from mailgate.sync.push_plan import (
+    LOOKED_FOR,
+    RENUMBERED,
+    Address,
+    Append,
+    CopyThenExpunge,
+    CreateFolder,
+    DeleteFolder,
+    Expunge,
+    Failed,
+    Move,
+    Original,
+    RenameFolder,
+    Store,
+    StoreLabels,
+)
+from mailgate.sync.push_port import Asked, Expunged, Marked, PushStore, Put, counted_out
+
+Mutation: TypeAlias = (
+    Store | StoreLabels | Move | CopyThenExpunge | Expunge | Append | CreateFolder | RenameFolder | DeleteFolder
+)
+OfMessage: TypeAlias = Store | StoreLabels | Move | CopyThenExpunge | Expunge
+
+AT_ONCE: Final = 500
+"""Copies of a deleted folder that end in one transaction."""
+
+
+@dataclass(slots=True)
+class Group:
+    """Operations whose steps are alike. `sent`: the journal is written, the command may have reached the server."""
+
+    items: list[tuple[Asked, Mutation]]
+    sent: bool = False
+
+    @property
+    def operations(self) -> list[Operation]:
+        """In order."""
+        return [asked.operation for asked, _ in self.items]
+
+    @property
+    def originals(self) -> dict[str, Original]:
+        """The original that each step is about, by operation id."""
+        return {asked.operation.id: step.original for asked, step in self.items if isinstance(step, OfMessage)}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """`waits`: operations that are not done, and why. `touched`: folders that changed at the server."""
+
+    waits: list[tuple[Operation, str]] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+
+
+class WaitsError(Exception):
+    """The group can't be done now; nothing was sent."""
+
+
+class Steps:
+    """Carries out groups."""
+
+    def __init__(self, context: Context, pushes: PushStore, search: Search) -> None:
+        self._context = context
+        self._pushes = pushes
+        self._search = search
+
+    async def carry_out(self, group: Group) -> Outcome:
+        """One command and what it brought. Raises ServerError and ThrottledError when the server does not do it."""
+        step = group.items[0][1]
+        outcome = Outcome()
+        try:
+            match step:
+                case Store():
+                    await self._store(group, step, outcome)
+                case StoreLabels():
+                    await self._store_labels(group, step, outcome)
+                case Move():
+                    await self._move(group, step, outcome)
+                case CopyThenExpunge():
+                    await (self._copy if step.copied is None else self._leave)(group, step, outcome)
+                case Expunge():
+                    await self._expunge(group, step, outcome)
+                case Append():
+                    await self._append(group, step, outcome)
+                case CreateFolder():
+                    await self._create(group, step)
+                case RenameFolder():
+                    await self._rename(group, step)
+                case DeleteFolder():
+                    await self._delete(group, step)
+                case _:  # pragma: no cover - unreachable, kept by mypy
+                    assert_never(step)
+        except WaitsError as reason:
+            outcome.waits += [(operation, str(reason)) for operation in group.operations]
+        return outcome
+
+    # Flags and labels.
+
+    async def _store(self, group: Group, step: Store, outcome: Outcome) -> None:
+        selected = await self._select(step.original)
+        kept = frozenset(flag for flag in step.add if keeps(selected.permanent_flags, flag))
+        originals = group.originals
+        answers: Mapping[int, frozenset[str]] = {at.uid: at.flags for at in originals.values()}
+        if kept or step.remove:
+            await self._journal(group, {id_: _address(at) for id_, at in originals.items()})
+            answers = await self._context.source.store_flags(
+                [at.uid for at in originals.values()], add=kept, remove=step.remove
+            )
+        marks: list[Marked] = []
+        for asked, _ in group.items:
+            operation, at = asked.operation, originals[asked.operation.id]
+            flags = answers.get(at.uid)
+            if flags is None:
+                outcome.waits.append((operation, LOOKED_FOR))
+                continue
+            lost = sorted(_missing(step.add, flags) | (step.remove - _missing(step.remove, flags)))
+            failed = Failed("flag_not_kept", f"the server does not keep {' '.join(lost)}") if lost else None
+            marks.append(Marked(operation, replace(at, flags=flags), self._is_all(asked), failed))
+        await self._marked(marks)
+        outcome.touched.add(step.original.folder.id)
+
+    async def _store_labels(self, group: Group, step: StoreLabels, outcome: Outcome) -> None:
+        await self._select(step.original)
+        originals = group.originals
+        await self._journal(group, {id_: _address(at) for id_, at in originals.items()})
+        uids = [at.uid for at in originals.values()]
+        await self._context.source.store_labels(uids, add=step.add, remove=step.remove)
+        marks = []
+        for asked, _ in group.items:
+            at = originals[asked.operation.id]
+            labels = ((at.labels or frozenset()) - step.remove) | step.add
+            marks.append(Marked(asked.operation, replace(at, labels=labels), self._is_all(asked)))
+        await self._marked(marks)
+        outcome.touched.add(step.original.folder.id)
+
+    @staticmethod
+    def _is_all(asked: Asked) -> bool:
+        """Whether this was the only original; else it is planned again."""
+        return asked.facts.copy is None or len(asked.facts.copy.originals) == 1
+
+    async def _marked(self, marks: Sequence[Marked]) -> None:
+        if marks:
+            await self._pushes.marked(self._context.owner, marks, self._context.clock())
+
+    # Moves, deletions, appends.
+
+    async def _move(self, group: Group, step: Move, outcome: Outcome) -> None:
+        originals, placed = await self._transfer(group, step)
+        puts = self._placed(group, originals, step.to, placed)
+        if puts:
+            await self.put(puts)
+        outcome.touched |= {step.original.folder.id, step.to.id}
+
+    async def _transfer(
+        self, group: Group, step: Move | CopyThenExpunge
+    ) -> tuple[dict[str, Original], dict[int, Address]]:
+        source = self._context.source
+        target = await self._target(step.to)
+        await self._select(step.original)
+        originals = group.originals
+        await self._journal(group, {id_: {**_address(at), **target} for id_, at in originals.items()})
+        uids = [at.uid for at in originals.values()]
+        command = source.move if isinstance(step, Move) else source.copy
+        return originals, believable(await command(uids, step.to.name), target)
+
+    async def _copy(self, group: Group, step: CopyThenExpunge, outcome: Outcome) -> None:
+        originals, placed = await self._transfer(group, step)
+        puts = self._placed(group, originals, step.to, placed)
+        if puts:
+            await self._pushes.copied(self._context.owner, puts, self._context.clock())
+        outcome.touched.add(step.to.id)
+
+    @staticmethod
+    def _placed(
+        group: Group, originals: Mapping[str, Original], to: FolderState, placed: Mapping[int, Address]
+    ) -> list[Put]:
+        found = []
+        for asked, _ in group.items:
+            at = originals[asked.operation.id]
+            if at.uid in placed:
+                found.append(put(asked, at, to, placed[at.uid]))
+        return found
+
+    async def _leave(self, group: Group, step: CopyThenExpunge, outcome: Outcome) -> None:
+        """The second half of a move: the copy is there, the original goes."""
+        await self._select(step.original)
+        originals = group.originals
+        await self._journal(group, {id_: _address(at) for id_, at in originals.items()})
+        await self._context.source.expunge([at.uid for at in originals.values()])
+        await self.put(
+            [
+                put(asked, originals[asked.operation.id], item.to, item.copied)
+                for asked, item in group.items
+                if isinstance(item, CopyThenExpunge) and item.copied is not None
+            ]
+        )
+        outcome.touched |= {step.original.folder.id, step.to.id}
+
+    async def undo_copies(self, group: Group) -> None:
+        """The server does not let go of the originals: what was copied goes again, if it lets that go."""
+        context = self._context
+        copied: list[Original] = []
+        for _, item in group.items:
+            if isinstance(item, CopyThenExpunge) and item.copied is not None:
+                copied.append(Original(item.to, item.copied.uidvalidity, item.copied.uid))
+        if not copied:
+            return
+        try:
+            await self._select(copied[0])
+            await context.own_for(context.settings.command_timeout_s)
+            await context.source.expunge([at.uid for at in copied])
+        except (ServerError, WaitsError):
+            return  # it stands in both folders, and is shown so
+        await self._pushes.uncopied(context.owner, copied, context.clock())
+
+    async def _expunge(self, group: Group, step: Expunge, outcome: Outcome) -> None:
+        """Looks before: what was moved away meanwhile is deleted where it stands then."""
+        await self._select(step.original)
+        originals = group.originals
+        there = await self._search.present([at.uid for at in originals.values()])
+        moved = [operation for operation in group.operations if originals[operation.id].uid not in there]
+        outcome.waits += [(operation, LOOKED_FOR) for operation in moved]
+        outcome.touched.add(step.original.folder.id)
+        group.items = [item for item in group.items if item[0].operation not in moved]
+        if not group.items:
+            return
+        originals = group.originals
+        await self._journal(group, {id_: _address(at) for id_, at in originals.items()})
+        await self._context.source.expunge([at.uid for at in originals.values()])
+        await self.expunged([(asked, originals[asked.operation.id]) for asked, _ in group.items])
+
+    async def _append(self, group: Group, step: Append, outcome: Outcome) -> None:
+        """One message; its bytes stream from the blob store to the server."""
+        context = self._context
+        asked = group.items[0][0]
+        copy, detail = asked.facts.copy, asked.operation.detail
+        if copy is None:
+            return
+        target = await self._target(step.to)
+        size = copy.stored.size
+        await self._journal(group, {asked.operation.id: target}, seconds=size / SLOWEST)
+        context.getting_on(size)
+        placed = await context.source.append(
+            step.to.name,
+            size,
+            context.preparer.read(copy.stored.blob_id, copy.stored.data_key, copy.stored.key_epoch, size),
+            flags=frozenset(detail["flags"]),
+            internal_date=detail["received_at"],
+        )
+        at = believable(placed, target).get(0)
+        if at is not None:
+            await self.put([put(asked, None, step.to, at)])
+        outcome.touched.add(step.to.id)
+
+    async def put(self, puts: Sequence[Put]) -> None:
+        """They stand at their new addresses."""
+        context = self._context
+        await self._pushes.put(context.owner, puts, context.clock())
+        self._count_out([item.original for item in puts if item.original is not None])
+
+    async def expunged(self, gone: Sequence[tuple[Asked, Original | None]]) -> None:
+        """They are no more."""
+        context = self._context
+        items = [Expunged(asked.operation, asked.operation.message_id or "", at) for asked, at in gone]
+        await self._pushes.expunged(context.owner, items, context.clock())
+        self._count_out([at for _, at in gone if at is not None])
+
+    def _count_out(self, gone: Sequence[Original]) -> None:
+        folders = self._context.folders
+        for folder_id, count in counted_out(gone).items():
+            if folder_id in folders:
+                folder = folders[folder_id]
+                folders[folder_id] = replace(folder, exists=max(0, folder.exists - count))
+
+    # Folders.
+
+    async def _create(self, group: Group, step: CreateFolder) -> None:
+        await self._journal(group, {group.operations[0].id: {}})
+        try:
+            await self._context.source.create_folder(step.name, step.special_use)
+        except ServerError as error:
+            if error.code != "ALREADYEXISTS":
+                raise
+        await self.folder_applied(group.operations[0])
+
+    async def _rename(self, group: Group, step: RenameFolder) -> None:
+        await self._journal(group, {group.operations[0].id: {}})
+        await self._context.source.rename_folder(step.name, step.to)
+        await self.folder_applied(group.operations[0])
+
+    async def _delete(self, group: Group, step: DeleteFolder) -> None:
+        await self._journal(group, {group.operations[0].id: {}})
+        await self._context.source.delete_folder(step.name)
+        await self.folder_applied(group.operations[0])
+
+    async def folder_applied(self, operation: Operation) -> None:
+        """The server's folders are as this operation wanted them."""
+        context, pushes = self._context, self._pushes
+        match operation.kind:
+            case OperationKind.FOLDER_CREATE:
+                await pushes.folder_made(context.owner, operation, context.clock())
+            case OperationKind.FOLDER_RENAME:
+                await pushes.folder_renamed(context.owner, operation, context.clock())
+            case _:
+                while not await pushes.folder_deleted(context.owner, operation, AT_ONCE, context.clock()):
+                    context.getting_on()
+        known = await context.store.folders(context.config.id)
+        context.folders = {folder.id: context.folders.get(folder.id, folder) for folder in known}
+        names = {folder.id: folder.name for folder in known}
+        context.folders = {id_: replace(folder, name=names[id_]) for id_, folder in context.folders.items()}
+        context.looked_at = {id_: at for id_, at in context.looked_at.items() if id_ in context.folders}
+
+    # What these have in common.
+
+    async def _select(self, at: Original) -> Selected:
+        """Open the original's folder for writing. Raises WaitsError when it is not the one that it was."""
+        try:
+            selected = await self._context.source.select(at.folder.name)
+        except FolderGoneError:
+            raise WaitsError(LOOKED_FOR) from None
+        if selected.status.uidvalidity != at.uidvalidity:
+            raise WaitsError(RENUMBERED)
+        if selected.read_only:
+            raise ServerError("the server lets this folder be read only", code="READ-ONLY")
+        return selected
+
+    async def _target(self, to: FolderState) -> dict[str, Any]:
+        """What the journal says of where messages go: their UIDs there will be these or higher."""
+        status = (await self._context.source.status([to.name])).get(to.name)
+        return {
+            "to_uidvalidity": None if status is None else status.uidvalidity,
+            "to_uidnext": (to.uidnext if status is None else status.uidnext) or 1,
+        }
+
+    async def _journal(self, group: Group, entries: Mapping[str, Mapping[str, Any]], *, seconds: float = 0) -> None:
+        context = self._context
+        await context.own_for(context.settings.command_timeout_s + seconds)
+        await self._pushes.journal(context.owner, entries, context.clock())
+        group.sent = True
+
+
+def put(asked: Asked, at: Original | None, to: FolderState, address: Address) -> Put:
+    """The message stands there now. Its flags there: those of its original, or those that it was appended with."""
+    operation = asked.operation
+    flags = frozenset(operation.detail["flags"]) if at is None else at.flags
+    labels = None if at is None else at.labels
+    return Put(operation, operation.message_id or "", at, to, address, flags, labels)
+
+
+def believable(placed: Placed | None, target: Mapping[str, Any]) -> dict[int, Address]:
+    """Where the server says that it put each UID, as far as that can be true (RFC 4315 §3): under the UIDVALIDITY that
+    it told before, at UIDs that were not used yet, no two at the same.
+    """
+    if placed is None or target["to_uidvalidity"] not in (None, placed.uidvalidity):
+        return {}
+    if len(set(placed.uids.values())) != len(placed.uids):
+        return {}
+    return {
+        uid: Address(placed.uidvalidity, there) for uid, there in placed.uids.items() if there >= target["to_uidnext"]
+    }
+
+
+def keeps(permanent: frozenset[str] | None, flag: str) -> bool:
+    """Whether the server keeps a flag for good (RFC 9051 §7.1 PERMANENTFLAGS; when it names none, all of them)."""
+    if permanent is None or flag.lower() in {kept.lower() for kept in permanent}:
+        return True
+    return not flag.startswith("\\") and "\\*" in permanent
+
+
+def _missing(flags: frozenset[str], among: frozenset[str]) -> frozenset[str]:
+    """Those that are not among them; flags are equal whatever their case."""
+    there = {flag.lower() for flag in among}
+    return frozenset(flag for flag in flags if flag.lower() not in there)
+
+
+def _address(at: Original) -> dict[str, Any]:
+    return {"folder_id": at.folder.id, "uidvalidity": at.uidvalidity, "uid": at.uid}
