@@ -204,6 +204,13 @@ class SyncSettings(Section):
     )
     backoff_min_s: float = setting(5.0, "First pause after a fault of line or server.", unit="seconds", ge=0.01, le=600)
     backoff_max_s: float = setting(900.0, "Longest pause between attempts.", unit="seconds", ge=1, le=86_400)
+    push_attempts: int = setting(
+        8,
+        "How often the mail server may put off a change that the CRM asked for, before it fails.",
+        unit="attempts",
+        ge=1,
+        le=100,
+    )
 
 
 class RetentionSettings(Section):

@@ -21,6 +21,7 @@ from mailgate.store.expiry import Expiry
 from mailgate.store.fenced import lease_name
 from mailgate.store.log import PurgeLog
 from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.pushes import SqlPushStore
 from mailgate.store.schema import folders, mailboxes, subscription_periods, tenants
 from mailgate.store.schema import leases as leases_table
 from mailgate.store.settling import SqlSettling
@@ -54,6 +55,7 @@ class SqlSyncStore(SqlSettling):
     ) -> None:
         super().__init__(db, log)
         self._settings = mailbox_settings
+        self.pushes = SqlPushStore(db, log, expiry)
         self._subscriptions = subscriptions
         self._expiry = expiry
         self._entitled: tuple[object, Instant, Mapping[str, Entitlements]] = (None, 0, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -73,8 +74,8 @@ class Meter:
 
 @dataclass(slots=True)
 class Context:
-    """One connected mailbox. `looked_at`: when the last complete look at each followed folder
-    began, in this session.
+    """One connected mailbox. `looked_at`: when the last complete look at each followed folder began, in this session.
+    `push_wanted`: the CRM asked for something, and `push` brings it to the server, in the middle of an import too.
     """
 
     config: MailboxConfig
@@ -96,6 +97,8 @@ class Context:
     meter: Meter | None = None
     breakers: Breakers = field(default_factory=Breakers)
     deadline: asyncio.Timeout | None = None
+    push: Callable[[], Awaitable[None]] | None = None
+    push_wanted: bool = False
 
     @property
     def owner(self) -> Owner:

@@ -130,18 +130,21 @@ class FolderPass:
         context, folder, seen = self._context, self._folder, self._seen
         first_new = folder.uidnext or 1
         new: set[int] = set()
+        put: set[int] = set()  # new, but known: what an operation moved or appended here
         async with closing(seen.changes()) as batches:
             async for batch in batches:
                 context.getting_on()
                 new.update(change.uid for change in batch if change.uid >= first_new)
-                old = {change.uid: change for change in batch if change.uid < first_new}
-                views = await context.store.views(context.owner, folder, seen.uidvalidity, list(old))
+                changes = {change.uid: change for change in batch}
+                views = await context.store.views(context.owner, folder, seen.uidvalidity, list(changes))
+                known = {uid: view for uid, view in views.items() if uid < first_new or view.base is not None}
+                put.update(uid for uid in known if uid >= first_new)
                 # A UID below the checkpoint of which nothing is known was judged when it came: it is outside the
                 # window.
                 await self._writer.decide(
                     [
-                        Entry(uid, view.base, view.near, FarPresent(old[uid].flags, labels=old[uid].labels))
-                        for uid, view in views.items()
+                        Entry(uid, view.base, view.near, FarPresent(changes[uid].flags, labels=changes[uid].labels))
+                        for uid, view in known.items()
                     ]
                 )
         gone, untold = await seen.gone(new)
@@ -152,7 +155,7 @@ class FolderPass:
         new.update(untold)
         if gone is not None and seen.holds_more(len(new)):
             new.update(await self._left_out())
-        await self._take(sorted(new, reverse=True), initial=False)
+        await self._take(sorted(new - put, reverse=True), initial=False)
 
     async def _left_out(self) -> list[int]:
         """Messages inside the window of which nothing is known, though the checkpoint covers them."""
@@ -264,7 +267,7 @@ class FolderPass:
             part = context.breakers.next((self._folder.id, self._seen.uidvalidity), todo)
             last = len(part) == len(todo)
             job = self._job(part, initial=initial)
-            job = replace(job, checkpoint=checkpoint if last else None, pause_at=self._inbox_due_at())
+            job = replace(job, checkpoint=checkpoint if last else None, pause_at=self._inbox_due_at(), pausable=True)
             outcome = await asking.messages(context, job)
             written = outcome.checkpointed
             todo = outcome.left if last else [*outcome.left, *(uid for uid in todo if uid != part[0])]
@@ -274,7 +277,7 @@ class FolderPass:
                     raise _folder_error("messages keep moving while the folder is read")
                 await self._look_again(outcome.look_again)
             elif todo:
-                await self._see_new_mail()
+                await self._pause()
             if outcome.unanswered:
                 await self._unanswered(outcome.unanswered, initial=initial)
         if not written:
@@ -305,17 +308,18 @@ class FolderPass:
             return None
         return context.looked_at.get(inbox.id, 0) + context.settings.poll_interval_s * SECOND
 
-    async def _see_new_mail(self) -> None:
-        """During a long import: what arrived in INBOX meanwhile."""
+    async def _pause(self) -> None:
+        """During a long import: what the CRM asked for, and what arrived in INBOX meanwhile."""
         context = self._context
-        inbox = context.inbox()
-        if inbox is None:
-            return
-        meter, context.meter = context.meter, None
-        try:
-            await FolderPass(context, inbox).run()
-        finally:
-            context.meter = meter
+        if context.push_wanted and context.push is not None:
+            await context.push()
+        inbox, due_at = context.inbox(), self._inbox_due_at()
+        if inbox is not None and due_at is not None and context.clock() >= due_at:
+            meter, context.meter = context.meter, None
+            try:
+                await FolderPass(context, inbox).run()
+            finally:
+                context.meter = meter
         await self._reopen()
 
     async def _unanswered(self, uids: Sequence[int], *, initial: bool) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from connectors.model import Endpoint, Folder, PasswordAuth, SpecialUse
 from mailgate.clock import Instant
@@ -18,6 +18,9 @@ from mailgate.sync.actions import Action, Pending, Settlement
 from mailgate.sync.guards import Outcome
 from mailgate.sync.identity import Likeness
 from mailgate.sync.views import Base, Near
+
+if TYPE_CHECKING:
+    from mailgate.sync.push_port import PushStore
 
 
 class MailboxState(StrEnum):
@@ -347,6 +350,11 @@ class Settling(Protocol):
 
 class SyncStore(FolderReader, Settling, Protocol):
     """The whole port."""
+
+    @property
+    def pushes(self) -> PushStore:
+        """For bringing operations to the server."""
+        ...
 
     async def heads(self, now: Instant) -> list[MailboxHead]:
         """Every mailbox that was not removed."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -203,7 +203,7 @@ class Workers:
 
 
 class Preparer:
-    """Prepares the messages of one mailbox. All but `open_sink` are for worker threads."""
+    """Prepares the messages of one mailbox. All but `open_sink` and `read` are for worker threads."""
 
     def __init__(
         self, tenant_id: str, keys: TenantKeys, blobs: BlobStore, *, max_bytes: int, anchor_from: AnchorFrom
@@ -227,6 +227,15 @@ class Preparer:
     def header_tokens(self, headers: Sequence[bytes]) -> list[bytes]:
         """The keyed token of each header block."""
         return [self._keys.mac("header", header_digest_input(header)) for header in headers]
+
+    def msgid_tokens(self, headers: Sequence[bytes]) -> list[bytes | None]:
+        """The keyed token of each header block's Message-ID; None where there is none."""
+        ids = [parse_summary(header).rfc_message_id for header in headers]
+        return [None if msgid is None else self._keys.mac("msgid", msgid.encode()) for msgid in ids]
+
+    def read(self, blob_id: str, data_key: bytes, key_epoch: int, size: int) -> AsyncIterator[bytes]:
+        """The bytes of a copy, in chunks. Raises the errors of `mailgate.blobs` and `mailgate.keys`."""
+        return self._blobs.read(self._tenant_id, blob_id, self._keys.unwrap(data_key, key_epoch), size)
 
     def add_tokens(self, batch: Sequence[Arrived]) -> None:
         """Fill in the header tokens."""

@@ -56,7 +56,8 @@ class Job:
     """What to fetch into which folder. `uids` in the order wanted.
 
     `looked_again`: folders that were looked at after this folder was listed: what stands there was not moved here.
-    `checkpoint` is written with the last batch, if every message was answered. From `pause_at` on no more is begun.
+    `checkpoint` is written with the last batch, if every message was answered. From `pause_at` on no more is begun,
+    nor, if it is `pausable`, while the CRM waits for what it asked for.
     """
 
     folder: FolderState
@@ -66,6 +67,7 @@ class Job:
     initial: bool = False
     looked_again: frozenset[str] = frozenset()
     pause_at: Instant | None = None
+    pausable: bool = False
 
 
 @dataclass(slots=True)
@@ -225,8 +227,10 @@ class Puller:
             raise error
 
     def _pause_due(self) -> bool:
-        pause_at = self._job.pause_at
-        return pause_at is not None and self._context.clock() >= pause_at and len(self._waiting) < len(self._job.uids)
+        job, context = self._job, self._context
+        due = job.pause_at is not None and context.clock() >= job.pause_at
+        due |= job.pausable and context.push_wanted
+        return due and len(self._waiting) < len(job.uids)
 
     async def _next(self, patience_s: float | None) -> list[Arrived] | _End | None:
         """The next batch or the end; None when a batch is ready and the next is slow to come."""

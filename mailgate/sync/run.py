@@ -1,6 +1,9 @@
 """One connected mailbox from the list of folders to IDLE: what a session does while its line holds.
 
-    list → import what is not read to its end, INBOX first → poll → live: IDLE on INBOX, poll at an interval
+    resolve → list → import what is not read to its end, INBOX first → poll → live: IDLE on INBOX, poll at an interval
+
+What the CRM asked for is brought to the server before each poll, as soon as it is asked, and in the middle of an
+import; but first of all it is found out what became of commands that were not answered when the last line broke.
 
 One connection does everything in turn, so no two passes of a mailbox ever meet. While IDLE waits, a change ends it and
 INBOX is passed over at once; a disappearance is followed by a poll at once, so that deletions and moves settle in
@@ -29,6 +32,7 @@ from mailgate.sync import asking, listing
 from mailgate.sync.context import STALLED_S, Context, Meter
 from mailgate.sync.execute import FolderPass
 from mailgate.sync.port import Applied, FolderState, ListingChanges, MailboxState
+from mailgate.sync.push import Pusher, Turn
 from mailgate.sync.settling import settle_mailbox
 from mailgate.sync.wake import Wake
 
@@ -97,6 +101,10 @@ class Session:
         self.resting = False
         """Nothing is being read or written: it may be cancelled without loss."""
         self._passed = False
+        self._pusher = Pusher(context)
+        self._op_seq = -1
+        self._push_at: Instant | None = None
+        context.push = self._push_between
 
     @property
     def fruitful(self) -> bool:
@@ -115,9 +123,17 @@ class Session:
         self._runs.extend(run_id for run_id in run_ids if run_id not in self._runs)
         self._wanted.set()
 
+    def push(self, op_seq: int) -> None:
+        """The mailbox's last operation has this number: if that is a new one, it is brought to the server now."""
+        if op_seq != self._op_seq:
+            self._op_seq = op_seq
+            self._context.push_wanted = True
+            self._wanted.set()
+
     async def run(self, *, once: bool = False) -> None:
         """Import, then stay live until the line drops or the task is cancelled; with `once`, one complete pass."""
         async with self._watched():
+            await self._pusher.resolve()
             await self.list_folders()
         if not self._imported:
             await self._import()
@@ -233,8 +249,14 @@ class Session:
         turn = asyncio.ensure_future(self._slot.__aenter__())
         try:
             self.resting = True
-            while not (await asyncio.wait({turn}, timeout=IN_LINE_S))[0]:
-                await self._context.source.noop()
+            while not turn.done():
+                self._wanted.clear()  # who asks for a pass has one after the import
+                if self._context.push_wanted:
+                    await self._push_between()
+                try:
+                    await self._wanted.cut(asyncio.wait({turn}), IN_LINE_S)
+                except TimeoutError:
+                    await self._context.source.noop()
             self.resting = False
             yield
         finally:
@@ -255,10 +277,14 @@ class Session:
         if runs:
             runs = await context.store.begin_runs(context.owner, runs, context.clock())
         try:
+            looks = (await self._push()).looks
             for _ in range(2):  # what vanishes during the first round is settled by the second
                 complete = await self._poll_once()
                 if not await self._settle():
                     break
+            if looks:
+                await self._push()
+                await self._pass_inbox()
             # A folder that can't be read says so itself; it must not hold up what is said of all the others.
             await self._agree()
             await self._report_standing()
@@ -340,7 +366,16 @@ class Session:
         """Wait in IDLE until the next poll is due or asked for; new mail in the open folder is taken at once."""
         context = self._context
         due_at = self._next_poll_at()
-        while not self._wanted.is_set() and (left := due_at - context.clock()) > 0:
+        while (left := due_at - context.clock()) > 0:
+            if self._push_at is not None and (left := min(left, self._push_at - context.clock())) <= 0:
+                context.push_wanted = True
+            if context.push_wanted and not self._runs:
+                self._wanted.clear()
+                if await self._push_live():
+                    continue
+                return
+            if self._wanted.is_set():
+                return
             change = await self._idle(min(left / SECOND, float(context.settings.idle_reissue_s)))
             if change is None:
                 continue
@@ -355,6 +390,48 @@ class Session:
                 passed = inbox is not None and await self._pass(inbox)
             if not passed or context.applied.vanished != vanished:
                 return
+
+    async def _push_live(self) -> bool:
+        """Bring what was asked for, and open INBOX again; False when only a poll can tell where messages are."""
+        context = self._context
+        vanished = context.applied.vanished
+        async with self._watched():
+            turn = await self._push()
+            await self._pass_touched(turn)
+            passed = await self._pass_inbox()
+        return passed and not turn.looks and context.applied.vanished == vanished
+
+    async def _push(self) -> Turn:
+        """Bring everything that can be brought now. After each turn the folders that it changed have theirs; those of
+        the last are left to the caller.
+        """
+        context = self._context
+        while True:
+            context.push_wanted = False
+            turn = await self._pusher.turn()
+            self._push_at = turn.next_at
+            if not turn.more:
+                return turn
+            await self._pass_touched(turn)
+            await self._pass_inbox()
+
+    async def _push_between(self) -> None:
+        """One turn, in the middle of something else."""
+        self._context.push_wanted = False
+        turn = await self._pusher.turn()
+        self._push_at = turn.next_at
+        self._context.push_wanted |= turn.more
+
+    async def _pass_touched(self, turn: Turn) -> None:
+        """See the folders that operations changed. INBOX is not among them: it is passed over last, and stays open."""
+        inbox = self._inbox()
+        for folder in self._context.followed():
+            if folder.id in turn.touched and folder.uidnext is not None and folder != inbox:
+                await self._pass(folder)
+
+    async def _pass_inbox(self) -> bool:
+        inbox = self._inbox()
+        return inbox is not None and await self._pass(inbox)
 
     def _next_poll_at(self) -> Instant:
         """A poll interval from now, or up to a tenth more or less: each mailbox has its own moment in the interval, so
