@@ -124,9 +124,9 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         """Nobody waits for this command any more."""
         self._inflight.abandon(command)
 
-    async def idle(self, wake: asyncio.Future[None], timeout_s: float) -> None:
+    async def idle(self, wake: asyncio.Future[None], timeout_s: float) -> bool:
         """IDLE (RFC 2177) until `wake` is done or the time is over; then DONE, and its answer within the time-out of a
-        command.
+        command. True when the server ended it by itself before.
 
         Cancelled, it sends DONE and leaves; the next command waits for the server's answer by itself.
         """
@@ -142,7 +142,7 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         command = self.start("IDLE", reply=reply)
         try:
             ends: set[asyncio.Future[Any]] = {wake, command.future}
-            await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             self._inflight.abandon(command)
             raise
@@ -153,6 +153,7 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
                 self._inflight.write_for(command, b"DONE\r\n")
                 self._watch()
         await self.finish(command)
+        return done == {command.future}
 
     def write_for(self, command: Command, data: bytes) -> None:
         """More of a command that holds the line (`reply`): the octets of a literal."""

@@ -39,6 +39,9 @@ HEADER_LIMIT: Final = 1 << 20
 POLL_S: Final = 60.0
 """Without IDLE: seconds between two NOOPs."""
 
+PAUSE_S: Final = 5.0
+"""Seconds between two IDLEs of which the server ended the first by itself."""
+
 _SLACK: Final = 100_000
 """A search may find this many more than EXISTS before it counts as a lie that would only fill our memory."""
 
@@ -227,7 +230,10 @@ class ImapSource(ImapLine):
             self._waker = loop.create_future()
             try:
                 if "IDLE" in self.capabilities:
-                    await self._session.idle(self._waker, min(left, turn_s))
+                    ended = await self._session.idle(self._waker, min(left, turn_s))
+                    if ended and self._change is None:
+                        # The server ended it by itself, and may do so each time.
+                        await asyncio.wait({self._waker}, timeout=min(end - loop.time(), PAUSE_S))
                 else:
                     await self.noop()
                     if self._change is None:
