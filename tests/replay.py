@@ -1,7 +1,8 @@
 """A recorded session with a mail server, played again from memory, with a fault at any byte of what the server sent.
 
 Neither sockets nor time are real, so thousands of sessions take seconds: `VirtualLoop` connects to a `Replay`, and its
-clock jumps to whatever is due next. A session that waits for something that nobody will ever do fails at once (`HangError`).
+clock jumps to whatever is due next. A session that waits for something that nobody will ever do fails at once
+(`HangError`).
 """
 
 from __future__ import annotations
