@@ -51,7 +51,11 @@ async def ask(engine: Engine, kind: OperationKind, near: Mapping[str, Any], **ab
     async def work(tx: Transaction) -> str:
         await tx.conn.execute(update(messages).where(messages.c.id == row.id).values(near))
         asked = {"tenant_id": engine.tenant_id, "mailbox_id": engine.mailbox_id, "message_id": row.id, **about}
-        return await operations.ask(tx, kind=kind, now=engine.clock(), actor=SYSTEM, **asked)
+        id_ = await operations.ask(tx, kind=kind, now=engine.clock(), actor=SYSTEM, **asked)
+        later = {"next_at": engine.clock() + 365 * DAY}  # the server puts it off
+        table = operations_table
+        await tx.conn.execute(update(table).where(table.c.id == id_).values(later))
+        return id_
 
     return await engine.db.transact(work)
 
