@@ -11,15 +11,15 @@ from typing import Any
 from sqlalchemy import bindparam, delete, or_, select, update
 
 from mailgate.clock import Instant
-from mailgate.ids import new_id
 from mailgate.store.expiry import COPY_COLUMNS, Horizon
 from mailgate.store.folders import AnyRow
 from mailgate.store.messages import chunks
-from mailgate.store.schema import messages, operations, origins, quarantine, tombstones
+from mailgate.store.quarantine import resolve
+from mailgate.store.schema import messages, operations, origins, tombstones
 from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Action, Forget, Link, MarkGone, Merge, Pull, Reappear, Rebury, Vanish
 from mailgate.sync.operations import OperationKind
-from mailgate.sync.port import Applied, Aside, Batch, Owner
+from mailgate.sync.port import Applied, Batch, Owner
 from mailgate.sync.views import wished
 
 
@@ -40,7 +40,8 @@ async def apply_actions(tx: Transaction, owner: Owner, batch: Batch, horizon: Ho
     vanished = [action.uid for action in by_kind.get(Vanish, [])]
     await _set_vanished(tx, batch, vanished, batch.now)
     await _set_vanished(tx, batch, [action.uid for action in by_kind.get(Reappear, [])], None)
-    await _forget_aside(tx, batch, [action.uid for action in by_kind.get(Forget, [])])
+    settled = [*by_kind.get(Forget, []), *linked, *by_kind.get(Rebury, [])]
+    await resolve(tx, batch, [action.uid for action in settled])
     for action in by_kind.get(Rebury, []):
         values = {"folder": batch.folder.name, "uidvalidity": batch.uidvalidity, "uid": action.uid, "gone_at": None}
         await tx.conn.execute(update(tombstones).where(tombstones.c.id == action.tombstone_id).values(values))
@@ -241,41 +242,3 @@ async def vanish_renumbered(tx: Transaction, owner: Owner, account_ref: bytes, b
         & tombstones.c.gone_at.is_(None)
     )
     await tx.conn.execute(update(tombstones).where(buried).values(gone_at=batch.now))
-
-
-async def _forget_aside(tx: Transaction, batch: Batch, uids: Sequence[int]) -> None:
-    for chunk in chunks(uids):
-        await tx.conn.execute(
-            delete(quarantine).where(
-                quarantine.c.folder_id == batch.folder.id,
-                quarantine.c.uidvalidity == batch.uidvalidity,
-                quarantine.c.uid.in_(chunk),
-            )
-        )
-
-
-async def set_aside(tx: Transaction, owner: Owner, batch: Batch, items: Sequence[Aside]) -> None:
-    """Put messages into quarantine, or count another attempt."""
-    for item in items:
-        statement = tx.insert(quarantine).values(
-            id=new_id(batch.now),
-            tenant_id=owner.tenant_id,
-            mailbox_id=owner.mailbox_id,
-            folder_id=batch.folder.id,
-            uidvalidity=batch.uidvalidity,
-            uid=item.uid,
-            reason=item.reason[:500],
-            attempts=1,
-            first_seen_at=batch.now,
-            last_seen_at=batch.now,
-        )
-        await tx.conn.execute(
-            statement.on_conflict_do_update(
-                index_elements=[quarantine.c.folder_id, quarantine.c.uidvalidity, quarantine.c.uid],
-                set_={
-                    "reason": statement.excluded.reason,
-                    "attempts": quarantine.c.attempts + 1,
-                    "last_seen_at": batch.now,
-                },
-            )
-        )

@@ -28,6 +28,7 @@ from mailgate.store.schema import (
     messages,
     origins,
     pins,
+    quarantine,
     runs,
     search_docs,
     tenant_heads,
@@ -145,6 +146,11 @@ def _queries() -> dict[str, Select[Any]]:
             )
             | (messages.c.anchor_at > messages.c.stored_at)
         ),
+        "what is set aside with its bytes has a copy": select(
+            quarantine.c.tenant_id, quarantine.c.id, quarantine.c.message_id
+        )
+        .outerjoin(messages, messages.c.id == quarantine.c.message_id)
+        .where(quarantine.c.message_id.is_not(None), messages.c.id.is_(None)),
         "an origin belongs to its message's mailbox": select(
             origins.c.tenant_id, origins.c.message_id, origins.c.folder_id
         )

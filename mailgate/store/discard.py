@@ -16,7 +16,7 @@ from sqlalchemy import BigInteger, Row, bindparam, column, delete, select, table
 
 from mailgate.clock import Instant
 from mailgate.store.bulk import insert_many
-from mailgate.store.schema import blob_erasures, blobs, messages, origins, search_docs
+from mailgate.store.schema import blob_erasures, blobs, messages, origins, quarantine, search_docs
 from mailgate.store.sets import among, among_numbers
 from mailgate.store.transaction import Transaction
 
@@ -87,6 +87,7 @@ class End:
         tx = self._tx
         if self._indexed:
             await forget_words(tx, self._indexed)
+        await tx.conn.execute(delete(quarantine).where(among(quarantine.c.message_id, self._ids, sqlite=tx.sqlite)))
         await tx.conn.execute(delete(origins).where(among(origins.c.message_id, self._ids, sqlite=tx.sqlite)))
         await tx.conn.execute(delete(messages).where(among(messages.c.id, self._ids, sqlite=tx.sqlite)))
         if self._shared:

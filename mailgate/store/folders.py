@@ -18,6 +18,7 @@ from connectors.model import Folder, SpecialUse
 from mailgate.clock import Instant
 from mailgate.ids import new_id
 from mailgate.store.messages import chunks
+from mailgate.store.quarantine import forget_folder
 from mailgate.store.schema import folders, messages, origins, quarantine, tombstones
 from mailgate.store.transaction import Transaction
 from mailgate.sync.port import FolderState, ListingChanges, Owner, View
@@ -89,7 +90,7 @@ async def views(
         at = buried_at(tenant_id, account_ref, folder.name, uidvalidity) & tombstones.c.uid.in_(rest)
         for grave in await conn.execute(select(tombstones.c.uid, tombstones.c.id).where(at)):
             found[grave.uid] = View(None, Tombstoned(grave.id))
-        aside = (quarantine.c.folder_id == folder.id) & (quarantine.c.uidvalidity == uidvalidity)
+        aside = _aside_in(folder.id, uidvalidity)
         for row in await conn.execute(select(quarantine.c.uid).where(aside & quarantine.c.uid.in_(rest))):
             found.setdefault(row.uid, View(None, SetAside()))
     return found
@@ -118,9 +119,16 @@ async def marked(
     """UIDs of tombstones whose original may stand, and of messages set aside, ascending."""
     at = buried_at(tenant_id, account_ref, folder.name, uidvalidity)
     found = set((await conn.execute(select(tombstones.c.uid).where(at, tombstones.c.gone_at.is_(None)))).scalars())
-    aside = select(quarantine.c.uid).where(quarantine.c.folder_id == folder.id, quarantine.c.uidvalidity == uidvalidity)
+    aside = select(quarantine.c.uid).where(_aside_in(folder.id, uidvalidity))
     found.update((await conn.execute(aside)).scalars())
     return sorted(found)
+
+
+def _aside_in(folder_id: str, uidvalidity: int) -> Any:
+    """What is set aside there and has no copy."""
+    columns = quarantine.c
+    here = (columns.folder_id == folder_id) & (columns.uidvalidity == uidvalidity)
+    return here & columns.message_id.is_(None)
 
 
 def buried_at(tenant_id: str, account_ref: bytes, name: str, uidvalidity: int) -> Any:
@@ -201,6 +209,7 @@ async def save_listing(
         await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(gone_at=now))
         left = (origins.c.folder_id == folder_id) & origins.c.vanished_at.is_(None)
         await tx.conn.execute(update(origins).where(left).values(vanished_at=now))
+        await forget_folder(tx, folder_id)
         tell("folder.deleted", folder_id)
 
 

@@ -22,6 +22,7 @@ from mailgate.keys import KeyRing
 from mailgate.store import tenants
 from mailgate.store.database import Database
 from mailgate.store.paging import Page, cut
+from mailgate.store.quarantine import forget_mailbox
 from mailgate.store.schema import mailboxes
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
@@ -219,6 +220,7 @@ class Mailboxes:
                 "config_version": row.config_version + 1,
             }
             await tx.conn.execute(update(mailboxes).where(_COLUMNS.id == mailbox_id).values(values))
+            await forget_mailbox(tx, mailbox_id)
             tx.emit(tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": "removed"})
 
         await self._db.transact(work)

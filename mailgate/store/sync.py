@@ -14,7 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.clock import SECOND, Instant
-from mailgate.store import changes, leases, messages, recognition, sync_runs
+from mailgate.store import changes, leases, messages, quarantine, recognition, sync_runs
 from mailgate.store import folders as folder_rows
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
@@ -22,6 +22,7 @@ from mailgate.store.fenced import lease_name
 from mailgate.store.log import PurgeLog
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.pushes import SqlPushStore
+from mailgate.store.quarantine import SqlQuarantine
 from mailgate.store.schema import folders, mailboxes, subscription_periods, tenants
 from mailgate.store.schema import leases as leases_table
 from mailgate.store.settling import SqlSettling
@@ -47,7 +48,7 @@ _RECHECK = 10 * SECOND
 """How long entitlements are trusted while no period was recorded: they also change by mere passing of time."""
 
 
-class SqlSyncStore(SqlSettling):
+class SqlSyncStore(SqlSettling, SqlQuarantine):
     """Implements `mailgate.sync.port.SyncStore`."""
 
     def __init__(
@@ -306,7 +307,10 @@ class SqlSyncStore(SqlSettling):
             await messages.add(tx, place, new, horizon=horizon, initial=batch.initial)
             unused = [*batch.discarded, *(message.blob for message in batch.messages if message.uid in known)]
             await messages.discard(tx, owner.tenant_id, unused, batch.now)
-            await changes.set_aside(tx, owner, batch, batch.aside)
+            aside = {item.uid for item in batch.aside}
+            stored = [message.uid for message in new if message.uid not in aside]
+            await quarantine.resolve(tx, batch, stored)
+            await quarantine.set_aside(tx, owner, batch, batch.aside, {message.id for message in new})
             if batch.others_gone:
                 await changes.vanish_renumbered(tx, owner, account_ref, batch)
             await self._move_folder_on(tx, owner, batch)
@@ -328,6 +332,7 @@ class SqlSyncStore(SqlSettling):
             if renumbered:
                 payload = {"folder_id": batch.folder.id}
                 tx.emit(owner.tenant_id, "folder.reset", at=batch.now, mailbox_id=owner.mailbox_id, payload=payload)
+                await quarantine.forget_folder(tx, batch.folder.id, but=checkpoint.uidvalidity)
             values |= {
                 "uidvalidity": checkpoint.uidvalidity,
                 "uidnext": checkpoint.uidnext,

@@ -8,7 +8,7 @@ from typing import Final
 from connectors.errors import ConnectorError
 from connectors.model import MessageMeta
 from mailgate.sync.context import Context
-from mailgate.sync.port import Aside, FolderState
+from mailgate.sync.port import Aside, Cause, FolderState
 from mailgate.sync.pull import Job, Outcome, Puller
 from mailgate.sync.snapshot import closing
 
@@ -19,7 +19,7 @@ FEW: Final = 50
 def given_up(context: Context, folder: FolderState, uidvalidity: int, uids: Sequence[int]) -> list[Aside]:
     """Those that ended the line again and again: they are set aside, not asked for once more."""
     found = context.breakers.given_up((folder.id, uidvalidity), uids)
-    return [Aside(uid, reason) for uid, reason in found.items()]
+    return [Aside(uid, reason, Cause.ENDS_THE_LINE) for uid, reason in found.items()]
 
 
 async def headers(

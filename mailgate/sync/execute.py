@@ -24,7 +24,7 @@ from mailgate.clock import SECOND, Instant
 from mailgate.sync import asking
 from mailgate.sync.context import Context
 from mailgate.sync.identity import Likeness
-from mailgate.sync.port import Aside, FolderState
+from mailgate.sync.port import Aside, Cause, FolderState
 from mailgate.sync.prepare import received
 from mailgate.sync.pull import Job, recognise
 from mailgate.sync.snapshot import FolderLook, Kind, closing, inside, look
@@ -338,7 +338,7 @@ class FolderPass:
             if meter is not None:
                 meter.add(len(outcome.unanswered))
             reason = "the server lists it but does not send it"
-            await self._writer.set_aside([Aside(uid, reason) for uid in outcome.unanswered])
+            await self._writer.set_aside([Aside(uid, reason, Cause.NOT_SENT) for uid in outcome.unanswered])
 
 
 def _folder_error(text: str) -> ProtocolError:

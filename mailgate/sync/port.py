@@ -187,12 +187,69 @@ class PreparedMessage:
     blob: PreparedBlob
 
 
+class Cause(StrEnum):
+    """Why a message was set aside. What may change: `too_large` by a raised limit, the others by another version."""
+
+    TOO_LARGE = "too_large"
+    INCOMPLETE = "incomplete"
+    NOT_SENT = "not_sent"
+    ENDS_THE_LINE = "ends_the_line"
+    UNREADABLE = "unreadable"
+    REFUSED = "refused"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """A message that can't be fetched or stored, and why."""
+    """A message that can't be fetched or stored, and why.
+
+    `size` as announced, `limit` the one that it passed, `header_token` if so much of it came. `message_id`: the copy
+    that keeps its bytes all the same.
+    """
 
     uid: int
     reason: str
+    cause: Cause = Cause.UNKNOWN
+    size: int | None = None
+    limit: int | None = None
+    header_token: bytes | None = None
+    message_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """A message set aside that is to be tried again; `kept` is the copy with its bytes, None when they must be fetched
+    again.
+    """
+
+    id: str
+    folder_id: str
+    uidvalidity: int
+    uid: int
+    kept: KeptCopy | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCopy:
+    """A copy whose summary is empty since its bytes could not be read; where they are, and its keys."""
+
+    message_id: str
+    item_ref: str
+    data_key: bytes
+    key_epoch: int
+    blob: PreparedBlob
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """What such a copy says now that its bytes could be read."""
+
+    message_id: str
+    has_files: bool
+    thread_id: str
+    msgid_token: bytes | None
+    msgid_commit: bytes
+    summary: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +405,27 @@ class Settling(Protocol):
         ...
 
 
-class SyncStore(FolderReader, Settling, Protocol):
+class QuarantineStore(Protocol):
+    """What was set aside, to be tried again."""
+
+    async def retries(self, mailbox_id: str, max_bytes: int, limit: int) -> list[Retry]:
+        """What is to be tried again now: asked for, or once since the program's version or `max_bytes` changed."""
+        ...
+
+    async def begin_retry(self, owner: Owner, entry_id: str, max_bytes: int, now: Instant) -> None:
+        """One more attempt: written before it is made, so that what ends the line is not tried for ever."""
+        ...
+
+    async def mend(self, owner: Owner, mended: Mended, now: Instant) -> None:
+        """The copy can be read now: it says so, and is no longer set aside."""
+        ...
+
+    async def still_unreadable(self, owner: Owner, entry_id: str, reason: str, now: Instant) -> None:
+        """The attempt failed, and why."""
+        ...
+
+
+class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
     """The whole port."""
 
     @property

@@ -14,7 +14,7 @@ import base64
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
@@ -30,7 +30,7 @@ from mailgate.messages.parser import parse_summary
 from mailgate.messages.summary import encode_summary, seal_summary
 from mailgate.messages.threads import thread_root
 from mailgate.sync.identity import Likeness
-from mailgate.sync.port import Aside, PreparedBlob, PreparedMessage
+from mailgate.sync.port import Aside, Cause, KeptCopy, Mended, PreparedBlob, PreparedMessage
 from retention.ledger.commitment import Committer
 from retention.model import AnchorFrom
 from retention.policy import EARLIEST_RECEIVED_AT, anchor
@@ -42,6 +42,12 @@ HUGE = 1 << 20
 
 HEAD = 2 << 20
 """So much of a huge message is kept to be parsed."""
+
+HEADER = 256 << 10
+"""So much of a message that is refused is kept until its header was looked at."""
+
+UNREAD: Final = Summary(defects=("unread",))
+"""What is said of a message that broke whatever read it."""
 
 
 class MessageSink(Protocol):
@@ -86,16 +92,20 @@ class MemorySink:
 
 
 class RefusedSink:
-    """Throws away a message that is larger than the operator allows."""
+    """Throws away a message that is larger than the operator's `limit`; keeps its header, to know it again."""
 
-    __slots__ = ("head", "size")
+    __slots__ = ("head", "limit", "size")
 
-    def __init__(self) -> None:
-        self.head = b""
+    def __init__(self, limit: int) -> None:
+        self.head = bytearray()
+        self.limit = limit
         self.size = 0
 
     def write(self, chunk: memoryview, /) -> None:
         self.size += len(chunk)
+        room = HEADER - len(self.head)
+        if room > 0:
+            self.head += chunk[:room]
 
     def abandon(self) -> None:
         """Nothing was kept."""
@@ -141,12 +151,14 @@ class Arrived:
     header_token: bytes = b""
 
     @property
-    def refusal(self) -> str | None:
+    def refusal(self) -> Aside | None:
         """Why it can't be kept, whatever it says."""
-        if isinstance(self.sink, RefusedSink):
-            return f"it has {self.octets} bytes, more than sync.max_message_bytes allows"
-        if self.sink.size != self.octets:
-            return f"the server sent {self.sink.size} of {self.octets} bytes"
+        uid, octets, sink = self.meta.uid, self.octets, self.sink
+        if isinstance(sink, RefusedSink):
+            reason = f"it has {octets} bytes, more than sync.max_message_bytes allows ({sink.limit})"
+            return Aside(uid, reason, Cause.TOO_LARGE, octets, sink.limit)
+        if sink.size != octets:
+            return Aside(uid, f"the server sent {sink.size} of {octets} bytes", Cause.INCOMPLETE, octets)
         return None
 
     @property
@@ -218,7 +230,7 @@ class Preparer:
     def open_sink(self, octets: int, now: Instant) -> MessageSink:
         """The sink for a message of so many bytes."""
         if octets > self._max_bytes:
-            return RefusedSink()
+            return RefusedSink(self._max_bytes)
         if octets <= HUGE:
             return MemorySink()
         blob_id, key = new_id(now), self._keys.new_data_key(now)
@@ -245,23 +257,30 @@ class Preparer:
     def prepare(self, batch: Sequence[Arrived], now: Instant) -> Prepared:
         """Store and describe messages; nothing is durable before `settle`.
 
-        Raises BlobStoreError, KeyMissingError and the like when nothing can be stored now; what is wrong with one
-        message alone puts that one aside.
+        Raises BlobStoreError, KeyMissingError and the like when nothing can be stored now. What is wrong with one
+        message alone puts that one aside; if it is only that it can't be read, its bytes are kept all the same.
         """
         messages: list[PreparedMessage] = []
         aside: list[Aside] = []
         for arrived in batch:
-            reason = arrived.refusal
-            if reason is None:
+            refusal = arrived.refusal
+            if refusal is None:
                 try:
-                    messages.append(self._prepare(arrived, now))
-                    continue
+                    message, unread = self._prepare(arrived, now)
                 except MailgateError:
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever a hostile message breaks, the others go on
                     reason = f"it can't be stored: {type(error).__name__}"
+                    refusal = Aside(arrived.meta.uid, reason, Cause.UNREADABLE, arrived.octets)
+                else:
+                    messages.append(message)
+                    if unread is not None:
+                        aside.append(unread)
+                    continue
+            elif refusal.cause is Cause.TOO_LARGE:
+                refusal = replace(refusal, header_token=self.header_tokens([bytes(arrived.sink.head)])[0])
             arrived.sink.abandon()
-            aside.append(Aside(arrived.meta.uid, reason))
+            aside.append(refusal)
         return Prepared(messages, aside)
 
     def settle(self, messages: Sequence[PreparedMessage]) -> None:
@@ -271,7 +290,42 @@ class Preparer:
         elif messages:
             self._blobs.settle()
 
-    def _prepare(self, arrived: Arrived, now: Instant) -> PreparedMessage:
+    def bare(self, message: PreparedMessage) -> PreparedMessage:
+        """The same bytes with nothing that was read from them: for a database that refuses what they say."""
+        key = self._keys.unwrap(message.data_key, message.key_epoch)
+        return replace(
+            message,
+            has_files=False,
+            thread_id=message.id,
+            msgid_token=None,
+            msgid_commit=self._commit(message.item_ref, "msgid", b""),
+            summary=seal_summary(key, message.id, encode_summary(UNREAD)),
+        )
+
+    async def head_of(self, blob: PreparedBlob) -> bytes:
+        """As much of stored bytes as is looked at. Raises BlobStoreError, KeyMissingError."""
+        key = self._keys.unwrap(blob.data_key, blob.key_epoch)
+        head = bytearray()
+        async for chunk in self._blobs.read(self._tenant_id, blob.id, key, blob.size):
+            head += chunk
+            if len(head) >= HEAD:
+                break
+        return bytes(head[:HEAD])
+
+    def mend(self, kept: KeptCopy, raw: bytes) -> Mended:
+        """Read the bytes of a copy again. Raises whatever reading them raises."""
+        reading = _read(raw)
+        msgid = reading.msgid
+        return Mended(
+            message_id=kept.message_id,
+            has_files=reading.has_files,
+            thread_id=self._thread(reading, kept.message_id),
+            msgid_token=None if msgid is None else self._keys.mac("msgid", msgid),
+            msgid_commit=self._commit(kept.item_ref, "msgid", msgid or b""),
+            summary=seal_summary(self._keys.unwrap(kept.data_key, kept.key_epoch), kept.message_id, reading.summary),
+        )
+
+    def _prepare(self, arrived: Arrived, now: Instant) -> tuple[PreparedMessage, Aside | None]:
         sink, meta, keys = arrived.sink, arrived.meta, self._keys
         if isinstance(sink, StreamSink):
             raw = bytes(sink.head)
@@ -284,14 +338,18 @@ class Preparer:
             blob_id, key = new_id(now), keys.new_data_key(now)
             stored = self._blobs.put(self._tenant_id, blob_id, raw, key.key)
             blob = self._blob(blob_id, digest, len(raw), stored, key)
-        parsed = parse_summary(raw)
         message_id, item_ref, data_key = new_id(now), new_ref(), keys.new_data_key(now)
+        unread = None
+        try:
+            reading = _read(raw)
+        except Exception as error:  # noqa: BLE001 - whatever a hostile message breaks, its bytes are kept
+            reading = _Reading(None, False, None, encode_summary(UNREAD))
+            reason = f"it can't be read: {type(error).__name__}; its bytes are kept"
+            unread = Aside(meta.uid, reason, Cause.UNREADABLE, blob.size, None, arrived.header_token, message_id)
         received_at = received(meta.internal_date)
         anchor_at, source = anchor(received_at, now, self._anchor_from)
-        msgid = parsed.rfc_message_id
-        root = thread_root(parsed)
-        commit = self._committer.commit
-        return PreparedMessage(
+        msgid = reading.msgid
+        message = PreparedMessage(
             uid=meta.uid,
             id=message_id,
             item_ref=item_ref,
@@ -301,25 +359,49 @@ class Preparer:
             stored_at=now,
             size=blob.size,
             flags=tuple(sorted(meta.flags)),
-            has_files=parsed.has_files,
-            thread_id=message_id if root is None else _thread_id(keys.mac("thread", root.encode())),
+            has_files=reading.has_files,
+            thread_id=self._thread(reading, message_id),
             header_token=arrived.header_token,
-            msgid_token=None if msgid is None else keys.mac("msgid", msgid.encode()),
-            content_commit=bytes.fromhex(commit(item_ref, "content", digest)),
-            msgid_commit=bytes.fromhex(commit(item_ref, "msgid", (msgid or "").encode())),
-            summary=self._seal(parsed, message_id, data_key),
+            msgid_token=None if msgid is None else keys.mac("msgid", msgid),
+            content_commit=self._commit(item_ref, "content", digest),
+            msgid_commit=self._commit(item_ref, "msgid", msgid or b""),
+            summary=seal_summary(data_key.key, message_id, reading.summary),
             data_key=data_key.wrapped,
             key_epoch=data_key.epoch,
             blob=blob,
         )
+        return message, unread
 
-    @staticmethod
-    def _seal(parsed: Summary, message_id: str, key: DataKey) -> bytes:
-        return seal_summary(key.key, message_id, encode_summary(parsed))
+    def _commit(self, item_ref: str, what: str, value: bytes) -> bytes:
+        return bytes.fromhex(self._committer.commit(item_ref, what, value))
+
+    def _thread(self, reading: _Reading, message_id: str) -> str:
+        return message_id if reading.root is None else _thread_id(self._keys.mac("thread", reading.root))
 
     def _blob(self, blob_id: str, digest: bytes, size: int, stored: int, key: DataKey) -> PreparedBlob:
         # The token of the digest, not of the bytes: one walk over them serves this and the purge log's commitment.
         return PreparedBlob(blob_id, self._keys.mac("content", digest), size, stored, key.wrapped, key.epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What a message says, as far as rows say it: Message-ID, whether it has files, its thread's root, its summary."""
+
+    msgid: bytes | None
+    has_files: bool
+    root: bytes | None
+    summary: bytes
+
+
+def _read(raw: bytes) -> _Reading:
+    parsed = parse_summary(raw)
+    msgid, root = parsed.rfc_message_id, thread_root(parsed)
+    return _Reading(
+        msgid=None if msgid is None else msgid.encode(),
+        has_files=parsed.has_files,
+        root=None if root is None else root.encode(),
+        summary=encode_summary(parsed),
+    )
 
 
 def received(internal_date: Instant | None) -> Instant | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from connectors.errors import ProtocolError
@@ -29,6 +30,7 @@ from mailgate.sync.port import (
     Aside,
     Batch,
     BatchRefusedError,
+    Cause,
     Checkpoint,
     FolderState,
     Known,
@@ -313,12 +315,30 @@ class Puller:
         """The database refused something in the batch: find the message, set it aside, keep the others."""
         context = self._context
         refused: list[PreparedMessage] = []
+        aside = {item.message_id or str(item.uid): item for item in batch.aside}
         for message in batch.messages:
-            try:
-                one = replace(batch, messages=[message], actions=(), aside=(), checkpoint=None, progress=None)
-                context.applied += await context.store.commit(context.owner, one)
-            except BatchRefusedError:
+            found = aside.pop(message.id, None)
+            one = replace(batch, messages=[message], actions=(), aside=(), checkpoint=None, progress=None)
+            one = one if found is None else replace(one, aside=[found])
+            if not await self._commit_one(one, message):
                 refused.append(message)
-        aside = [*batch.aside, *(Aside(message.uid, "the database refused it") for message in refused)]
-        rest = replace(batch, messages=(), aside=aside, discarded=[message.blob for message in refused])
+        reason = "the database refused it"
+        left = [*aside.values(), *(Aside(m.uid, reason, Cause.REFUSED, m.size) for m in refused)]
+        rest = replace(batch, messages=(), aside=left, discarded=[message.blob for message in refused])
         context.applied += await context.store.commit(context.owner, rest)
+
+    async def _commit_one(self, batch: Batch, message: PreparedMessage) -> bool:
+        """Keep one message as it is; else its bytes alone, set aside. False when that is refused too."""
+        context = self._context
+        for again in (False, True):
+            if again:
+                bare = await context.workers.run(partial(context.preparer.bare, message), bulk=self._job.initial)
+                reason = "the database refused what it says; its bytes are kept"
+                aside = Aside(message.uid, reason, Cause.REFUSED, message.size, None, message.header_token, message.id)
+                batch = replace(batch, messages=[bare], aside=[aside])
+            try:
+                context.applied += await context.store.commit(context.owner, batch)
+            except BatchRefusedError:
+                continue
+            return True
+        return False

@@ -33,6 +33,7 @@ from mailgate.sync.context import STALLED_S, Context, Meter
 from mailgate.sync.execute import FolderPass
 from mailgate.sync.port import Applied, FolderState, ListingChanges, MailboxState
 from mailgate.sync.push import Pusher, Turn
+from mailgate.sync.retries import try_again
 from mailgate.sync.settling import settle_mailbox
 from mailgate.sync.wake import Wake
 
@@ -278,6 +279,7 @@ class Session:
             runs = await context.store.begin_runs(context.owner, runs, context.clock())
         try:
             looks = (await self._push()).looks
+            await try_again(context)
             for _ in range(2):  # what vanishes during the first round is settled by the second
                 complete = await self._poll_once()
                 if not await self._settle():
