@@ -194,10 +194,33 @@ class SyncSettings(Section):
     )
     imports_at_once: int = setting(
         4,
-        "First imports that run at the same time; the others wait in line, live mailboxes do not.",
+        "First imports that run at the same time; the others wait in line, fairly between tenants; live mailboxes "
+        "do not wait.",
         unit="mailboxes",
         ge=1,
         le=100,
+    )
+    connects_at_once: int = setting(
+        32,
+        "Connections that are being opened at the same time, to all mail servers together.",
+        unit="connections",
+        ge=1,
+        le=1_000,
+    )
+    host_connects_at_once: int = setting(
+        16,
+        "The same to one mail server; fewer while it refuses or does not answer.",
+        unit="connections",
+        ge=1,
+        le=1_000,
+    )
+    host_connections: int = setting(
+        0,
+        "Connections to one mail server that are open at the same time (each mailbox has one); mailboxes beyond take "
+        "turns, fairly between tenants. 0: no limit.",
+        unit="connections",
+        ge=0,
+        le=100_000,
     )
     lease_s: int = setting(
         30, "How long a mailbox stays owned by a process that went silent.", unit="seconds", ge=5, le=600

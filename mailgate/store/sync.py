@@ -13,18 +13,17 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from connectors.model import Endpoint, PasswordAuth, Security
-from mailgate.clock import SECOND, Instant
-from mailgate.store import changes, leases, messages, quarantine, recognition, sync_runs
+from mailgate.clock import Instant
+from mailgate.store import changes, messages, quarantine, recognition, sync_runs
 from mailgate.store import folders as folder_rows
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
-from mailgate.store.fenced import lease_name
 from mailgate.store.log import PurgeLog
 from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.owning import SqlOwning
 from mailgate.store.pushes import SqlPushStore
 from mailgate.store.quarantine import SqlQuarantine
-from mailgate.store.schema import folders, mailboxes, subscription_periods, tenants
-from mailgate.store.schema import leases as leases_table
+from mailgate.store.schema import folders, mailboxes, tenants
 from mailgate.store.settling import SqlSettling
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
@@ -37,63 +36,23 @@ from mailgate.sync.port import (
     Known,
     ListingChanges,
     MailboxConfig,
-    MailboxHead,
-    MailboxState,
     Owner,
     View,
 )
-from mailgate.tenants.subscription import Entitlements
-
-_RECHECK = 10 * SECOND
-"""How long entitlements are trusted while no period was recorded: they also change by mere passing of time."""
 
 
-class SqlSyncStore(SqlSettling, SqlQuarantine):
+class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
     """Implements `mailgate.sync.port.SyncStore`."""
 
     def __init__(
         self, db: Database, mailbox_settings: Mailboxes, subscriptions: Subscriptions, log: PurgeLog, expiry: Expiry
     ) -> None:
-        super().__init__(db, log)
+        super().__init__(db, log, subscriptions)
         self._settings = mailbox_settings
         self.pushes = SqlPushStore(db, log, expiry)
-        self._subscriptions = subscriptions
         self._expiry = expiry
-        self._entitled: tuple[object, Instant, Mapping[str, Entitlements]] = (None, 0, {})
 
-    # Which mailboxes, whose, and may they run.
-
-    async def heads(self, now: Instant) -> list[MailboxHead]:
-        """Every mailbox that was not removed."""
-        query = select(
-            mailboxes.c.id,
-            mailboxes.c.tenant_id,
-            mailboxes.c.enabled,
-            mailboxes.c.config_version,
-            mailboxes.c.state,
-            mailboxes.c.state_reason,
-        ).where(mailboxes.c.removed_at.is_(None))
-        mark = select(func.count(), func.max(subscription_periods.c.id))
-        async with self._db.read() as conn:
-            rows = (await conn.execute(query)).all()
-            recorded = tuple((await conn.execute(mark)).one())
-        if self._entitled[0] != recorded or not 0 <= now - self._entitled[1] < _RECHECK:
-            self._entitled = (recorded, now, await self._subscriptions.all_entitlements(now))
-        holds = self._entitled[2]
-        return [self._head(row, holds.get(row.tenant_id)) for row in rows]
-
-    @staticmethod
-    def _head(row: Any, holds: Entitlements | None) -> MailboxHead:
-        return MailboxHead(
-            id=row.id,
-            tenant_id=row.tenant_id,
-            enabled=row.enabled,
-            config_version=row.config_version,
-            state=row.state,
-            state_reason=row.state_reason,
-            plan=holds.plan if holds else "free",
-            entitled=holds is not None and holds.known and holds.sync,
-        )
+    # The mailbox.
 
     async def load(self, mailbox_id: str) -> MailboxConfig | None:
         """The mailbox with its secrets; None when it was removed."""
@@ -121,79 +80,14 @@ class SqlSyncStore(SqlSettling, SqlQuarantine):
             exclude=tuple(rules.get("exclude") or ()),
             import_floor_at=row.import_floor_at,
             imported_at=row.imported_at,
+            state=row.state,
+            progress_started_at=row.progress_started_at,
         )
 
     async def entitled(self, tenant_id: str, now: Instant) -> Entitled:
         """What the tenant may do at `now`."""
         holds = await self._subscriptions.entitlements(tenant_id, now)
         return Entitled(holds.known and holds.sync, holds.retention_days)
-
-    # Ownership.
-
-    async def acquire(self, mailbox_id: str, tenant_id: str, process: str, ttl: Instant, now: Instant) -> Owner | None:
-        """Take the mailbox's lease; None while another process has it."""
-
-        async def work(tx: Transaction) -> Owner | None:
-            fence = await leases.acquire_in(tx, lease_name(mailbox_id), process, ttl, now)
-            if fence is None:
-                return None
-            await sync_runs.fail_cut(tx, mailbox_id, now)
-            return Owner(mailbox_id, tenant_id, process, fence)
-
-        return await self._db.transact(work)
-
-    async def renew(self, owners: Sequence[Owner], ttl: Instant, now: Instant) -> list[Owner]:
-        """Extend these leases, in one transaction; returns those that were lost."""
-        table = leases_table
-
-        async def work(tx: Transaction) -> list[Owner]:
-            lost = []
-            for owner in sorted(owners, key=lambda owner: owner.mailbox_id):
-                mine = (
-                    (table.c.name == lease_name(owner.mailbox_id))
-                    & (table.c.owner == owner.process)
-                    & (table.c.fence == owner.fence)
-                )
-                if (await tx.conn.execute(update(table).where(mine).values(expires_at=now + ttl))).rowcount != 1:
-                    lost.append(owner)
-            return lost
-
-        return await self._db.transact(work)
-
-    async def release(self, owner: Owner) -> None:
-        """Give the lease back."""
-        await leases.release(self._db, lease_name(owner.mailbox_id), owner.process, owner.fence)
-
-    # What the mailbox says of itself.
-
-    async def set_state(
-        self, mailbox_id: str, state: MailboxState, reason: str | None, now: Instant, owner: Owner | None = None
-    ) -> None:
-        """Write the state when it differs, with its event."""
-        columns = mailboxes.c
-        text = None if reason is None else reason[:500]
-
-        async def work(tx: Transaction) -> None:
-            query = (
-                select(columns.tenant_id, columns.state, columns.state_reason)
-                .where(columns.id == mailbox_id, columns.removed_at.is_(None))
-                .where(columns.enabled == (state is not MailboxState.DISABLED))
-                .with_for_update(key_share=True)
-            )
-            if owner is not None:
-                await leases.require(tx, lease_name(mailbox_id), owner.process, owner.fence, now)
-            row = (await tx.conn.execute(query)).one_or_none()
-            if row is None or (row.state, row.state_reason) == (state.value, text):
-                return
-            values: dict[str, Any] = {"state": state.value, "state_reason": text}
-            if row.state != state.value:
-                values["state_changed_at"] = now
-            await tx.conn.execute(update(mailboxes).where(columns.id == mailbox_id).values(values))
-            if row.state != state.value:
-                payload = {"state": state.value}
-                tx.emit(row.tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload=payload)
-
-        await self._db.transact(work)
 
     async def set_floor(self, owner: Owner, floor_at: Instant, now: Instant) -> Instant:
         """Fix the import floor at the first entitled connect; returns the one that stands."""
@@ -206,21 +100,6 @@ class SqlSyncStore(SqlSettling, SqlQuarantine):
             return standing
 
         return await self._owned(owner, now, work)
-
-    async def checked(self, owner: Owner, now: Instant, *, imported: bool) -> None:
-        """All folders agreed with the server at `now`; `imported`: the first import is complete (told once)."""
-        columns = mailboxes.c
-
-        async def work(tx: Transaction) -> None:
-            mine = columns.id == owner.mailbox_id
-            await tx.conn.execute(update(mailboxes).where(mine).values(last_checked_at=now))
-            if not imported:
-                return
-            first = update(mailboxes).where(mine, columns.imported_at.is_(None)).values(imported_at=now)
-            if (await tx.conn.execute(first)).rowcount == 1:
-                tx.emit(owner.tenant_id, "mailbox.import_finished", at=now, mailbox_id=owner.mailbox_id)
-
-        await self._owned(owner, now, work)
 
     # Folders.
 

@@ -47,10 +47,22 @@ class Difference:
 
 
 NAME_LIMIT: Final = 900
-"""Characters of a name that can be stored. No mail program makes longer ones; such folders are not seen at all."""
+"""Characters of a name that can be stored. No mail program makes longer ones; such folders are left out."""
 
 FOLDERS_LIMIT: Final = 10_000
-"""Folders of one mailbox; what a server lists beyond is not seen, so that one account can't take the others' time."""
+"""Folders of one mailbox; what a server lists beyond is left out, so that one account can't take the others' time."""
+
+
+def left_out(listed: Sequence[Folder]) -> str | None:
+    """What of the server's list is not kept in step, and why; None when nothing is left out."""
+    long = sum(len(folder.name) > NAME_LIMIT for folder in listed)
+    beyond = max(0, len(listed) - long - FOLDERS_LIMIT)
+    said = []
+    if long:
+        said.append(f"{long} with names of more than {NAME_LIMIT} characters")
+    if beyond:
+        said.append(f"{beyond} beyond the first {FOLDERS_LIMIT}")
+    return f"folders are left out: {', '.join(said)}" if said else None
 
 
 def compare(known: Sequence[FolderState], listed: Sequence[Folder], rules: Rules) -> Difference:

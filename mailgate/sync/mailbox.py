@@ -1,33 +1,37 @@
 """One mailbox that may run: takes the lease, connects, runs sessions, pauses after faults.
 
 A fault is written to the mailbox's state with its reason and the time of the next attempt. Pauses grow with each
-failure, with jitter, and a server that asks for a longer one is obeyed. A refused login ends the task.
+failure, with jitter, and a server that asks for a longer one is obeyed, whoever asks for a pass meanwhile. What can't
+change by itself (a refused login, an address that is not allowed) ends the task. The lease is held through pauses too:
+as long as a process has the mailbox, what its state says is kept true.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import structlog
 
-from connectors.errors import AuthError, ConnectorError, NetworkError, Retry
+from connectors.errors import AuthError, ConnectorError, NetworkError, ProtocolError, Retry, ThrottledError
 from connectors.port import Connect, Connection
 from mailgate.blobs.store import BlobStore
-from mailgate.clock import Clock
+from mailgate.clock import SECOND, Clock, Instant, to_rfc3339
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing
 from mailgate.settings import SyncSettings
 from mailgate.sync.breakers import Breakers
 from mailgate.sync.context import Context, import_floor
+from mailgate.sync.hosts import LONGEST_PAUSE_S, Host, Hosts
 from mailgate.sync.ownership import Lease, Leases
-from mailgate.sync.port import MailboxConfig, MailboxHead, MailboxState, SyncStore
+from mailgate.sync.port import Entitled, MailboxConfig, MailboxHead, MailboxState, Owner, SyncStore
 from mailgate.sync.prepare import Preparer, Workers
 from mailgate.sync.run import Session
+from mailgate.sync.turns import Turn, Turns
+from mailgate.sync.wake import Wake
 from retention.model import AnchorFrom
 
 log = structlog.get_logger()
@@ -40,10 +44,10 @@ FRUITFUL: Final = 3
 """A shorter one that brought something keeps the pauses from growing beyond so many faults: a line that breaks again
 and again still makes progress.
 """
-LONGEST_WISH_S: Final = 6 * 3600.0
-"""The longest pause that a server is granted: what asks for more is a mistake or malice."""
 STOP_S: Final = 5.0
 """How long a stopped session may take to finish what it is writing."""
+_SOON_S: Final = 1.0
+"""What should not run now is about to be stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +66,16 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the mailboxes of a process have together: threads, leases, and what they take turns in."""
+    """What the mailboxes of a process have together: threads, leases, what they take turns in, and what is written for
+    all of them at once (`checked`: when each was last found to agree with its server).
+    """
 
     workers: Workers
     leases: Leases
-    connecting: asyncio.Semaphore
-    importing: asyncio.Semaphore
+    hosts: Hosts
+    connecting: Turns
+    importing: Turns
+    checked: dict[Owner, Instant] = field(default_factory=dict)
 
 
 class MailboxTask:
@@ -78,20 +86,23 @@ class MailboxTask:
         self._shared = shared
         self._session: Session | None = None
         self._source: Connection | None = None
-        self._wanted = asyncio.Event()
+        self._host: Host | None = None
+        self._wanted = Wake()
         self._run_ids: list[str] = []
-        self._stopping = False
+        self._stopping = self._obeying = False
+        self._told: tuple[MailboxState, str | None] | None = None
         self._breakers = Breakers()
         self._faults = 0  # in a row, less what good sessions made up for
         self.id = head.id
         self.tenant_id = head.tenant_id
         self.config_version = head.config_version
         self.lease: Lease | None = None
-        self.login_refused = False
+        self.hopeless = False
+        """Nothing changes before settings or credentials do."""
         self.task: asyncio.Task[None] | None = None
 
     def request(self, run_ids: Sequence[str]) -> None:
-        """These runs are wanted now; a pause after a fault ends."""
+        """These runs are wanted now; a pause after a fault ends, unless the server asked for it."""
         if not run_ids:
             return
         if self._session is not None:
@@ -114,17 +125,22 @@ class MailboxTask:
             await asyncio.gather(self.task, return_exceptions=True)
 
     async def run(self) -> None:
-        """Sessions and pauses, until stopped, or until the login is refused."""
-        while not self._over():
-            pause_s = await self._attempt()
-            if self._over():
-                return
-            self._wanted.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), pause_s)
+        """Sessions and pauses, until stopped, or until nothing can change by itself."""
+        try:
+            while not self._over():
+                pause_s = await self._attempt()
+                if self._over():
+                    return
+                self._wanted.clear()
+                if self._obeying:
+                    await asyncio.sleep(pause_s)
+                else:
+                    await self._wanted.cut(asyncio.sleep(pause_s))
+        finally:
+            await self._give_back()
 
     def _over(self) -> bool:
-        return self._stopping or self.login_refused
+        return self._stopping or self.hopeless
 
     async def once(self) -> None:
         """One complete pass; faults are the caller's."""
@@ -133,7 +149,9 @@ class MailboxTask:
             raise MailgateError("another process has this mailbox and does what was asked for", slug="lease_busy")
         renewing = asyncio.create_task(self._keep(lease))
         try:
-            await self._session_of(lease, once=True)
+            config = await self._parts.store.load(self.id)
+            if config is not None:
+                await self._session_of(lease, config, once=True)
         finally:
             renewing.cancel()
             await asyncio.gather(renewing, return_exceptions=True)
@@ -148,24 +166,31 @@ class MailboxTask:
     async def _attempt(self) -> float:
         """One session, from lease to fault; how long to pause, in seconds."""
         settings = self._parts.settings
+        self._obeying = False
         try:
-            self.lease = await self._shared.leases.take(self.id, self.tenant_id)
             if self.lease is None:
-                return settings.lease_s / 3  # another process has it: see later whether it still does
-            await self._report(MailboxState.CONNECTING, None)
-            await self._session_of(self.lease, once=False)
+                self.lease = await self._shared.leases.take(self.id, self.tenant_id)
+                self._told = None
+                if self.lease is None:
+                    return settings.lease_s / 3  # another process has it: see later whether it still does
+            config = await self._parts.store.load(self.id)
+            if config is None:
+                return _SOON_S
+            if config.state == MailboxState.AUTH_FAILED:
+                self.hopeless = True  # another process was refused a moment ago
+                return 0.0
+            return await self._session_of(self.lease, config, once=False)
         except ConnectorError as error:
             if not self._stopping:
                 return await self._fault(error, error.retry_after_s)
         except MailgateError as error:
             if error.slug in ("lease_lost", "mailbox_disabled") or self._stopping:
+                await self._give_back()
                 return settings.lease_s / 3
             return await self._fault(error, None)
         except Exception as error:
             log.exception("session_failed", mailbox_id=self.id)
             return await self._fault(error, None)
-        finally:
-            await self._give_back()
         return 0.0
 
     async def _give_back(self) -> None:
@@ -176,96 +201,154 @@ class MailboxTask:
             except Exception as error:  # noqa: BLE001 - a lease that can't be given back runs out by itself
                 log.warning("lease_not_released", mailbox_id=self.id, error=str(error))
 
-    async def _session_of(self, lease: Lease, *, once: bool) -> None:
-        """Connect and run. The connection is closed whatever happens."""
+    async def _session_of(self, lease: Lease, config: MailboxConfig, *, once: bool) -> float:
+        """Wait for a connection, connect and run; how long to pause. The connection is closed whatever happens."""
         parts = self._parts
-        config = await parts.store.load(self.id)
-        if config is None:
-            return
         self.config_version = config.config_version
-        now = parts.clock()
-        entitled = await parts.store.entitled(config.tenant_id, now)
+        entitled = await parts.store.entitled(config.tenant_id, parts.clock())
         if not entitled.sync or entitled.days is None:
-            return  # not one command to the server
-        floor_at = config.import_floor_at
-        source = self._source = await self._connect(config)
-        began_s = asyncio.get_running_loop().time()
-        try:
+            return _SOON_S  # not one command to the server
+        host = self._host = self._shared.hosts.of(config.endpoint.host)
+        if not once:
+            await self._report(*_before(config, host))
+        async with Turn(host.places, self.tenant_id):
             if self._over():
-                return
-            if floor_at is None:
-                floor_at = await parts.store.set_floor(lease.owner, import_floor(now, entitled.days), now)
-            context = Context(
-                config=config,
-                lease=lease,
-                source=source,
-                store=parts.store,
-                blobs=parts.blobs,
-                preparer=Preparer(
-                    config.tenant_id,
-                    parts.ring.tenant(config.tenant_ref),
-                    parts.blobs,
-                    max_bytes=parts.settings.max_message_bytes,
-                    anchor_from=parts.anchor_from,
-                ),
-                workers=self._shared.workers,
-                settings=parts.settings,
-                clock=parts.clock,
+                return 0.0
+            source = self._source = await self._open(config, host)
+            began_s = asyncio.get_running_loop().time()
+            try:
+                if self._over():
+                    return 0.0
+                await self._run(lease, config, entitled, source, once=once)
+            finally:
+                if asyncio.get_running_loop().time() - began_s >= STEADY_S:
+                    self._faults = 0
+                if self._session is not None:
+                    self._run_ids = self._session.waiting_runs
+                    if self._session.fruitful:
+                        self._faults = min(self._faults, FRUITFUL)
+                self._session = self._source = None
+                await source.close()
+        if once:
+            return 0.0
+        await self._report(MailboxState.POLLING, _turns(host))
+        return parts.settings.poll_interval_s
+
+    async def _run(
+        self, lease: Lease, config: MailboxConfig, entitled: Entitled, source: Connection, *, once: bool
+    ) -> None:
+        parts = self._parts
+        floor_at = config.import_floor_at
+        if floor_at is None:
+            now = parts.clock()
+            floor_at = await parts.store.set_floor(lease.owner, import_floor(now, entitled.days or 0), now)
+        context = Context(
+            config=config,
+            lease=lease,
+            source=source,
+            store=parts.store,
+            blobs=parts.blobs,
+            preparer=Preparer(
+                config.tenant_id,
+                parts.ring.tenant(config.tenant_ref),
+                parts.blobs,
+                max_bytes=parts.settings.max_message_bytes,
                 anchor_from=parts.anchor_from,
-                floor_at=floor_at,
-                entitled=entitled,
-                breakers=self._breakers,
-            )
-            imported = config.imported_at is not None
-            session = self._session = Session(context, self._report, self._shared.importing, imported=imported)
-            session.request(self._run_ids)
-            self._run_ids = []
-            await session.run(once=once)
-        finally:
-            if asyncio.get_running_loop().time() - began_s >= STEADY_S:
-                self._faults = 0
-            if self._session is not None:
-                self._run_ids = self._session.waiting_runs
-                if self._session.fruitful:
-                    self._faults = min(self._faults, FRUITFUL)
-            self._session = self._source = None
-            await source.close()
+            ),
+            workers=self._shared.workers,
+            settings=parts.settings,
+            clock=parts.clock,
+            anchor_from=parts.anchor_from,
+            floor_at=floor_at,
+            entitled=entitled,
+            breakers=self._breakers,
+        )
+        slot = Turn(self._shared.importing, self.tenant_id)
+        imported = config.imported_at is not None
+        session = self._session = Session(context, self._report, slot, imported=imported)
+        if not once:
+            session.checked = self._checked
+            session.crowded = self._crowded
+        session.request(self._run_ids)
+        self._run_ids = []
+        await session.run(once=once)
+
+    async def _open(self, config: MailboxConfig, host: Host) -> Connection:
+        """A connection, when it is our turn and the server did not ask to be left alone."""
+        while True:
+            if (quiet_s := host.quiet_s) > 0:
+                reason = f"{host.name} asked for a pause; tried again {self._at(quiet_s)}"
+                await self._report(MailboxState.BACKOFF, reason)
+                await asyncio.sleep(quiet_s)
+                continue
+            async with Turn(host.opening, self.tenant_id), Turn(self._shared.connecting, self.tenant_id):
+                if host.quiet_s > 0:
+                    continue
+                try:
+                    source = await self._connect(config)
+                except (NetworkError, ProtocolError):
+                    host.failed()
+                    raise
+                host.let_in()
+                return source
 
     async def _connect(self, config: MailboxConfig) -> Connection:
         """Connected and logged in. A server that keeps talking without ever letting us in holds no place for ever."""
         settings = self._parts.settings
         limit_s = settings.connect_timeout_s + settings.command_timeout_s
-        async with self._shared.connecting:
-            try:
-                async with asyncio.timeout(limit_s):
-                    return await self._parts.connector(config)()
-            except TimeoutError:
-                raise NetworkError(f"the login was not completed within {limit_s:g} s") from None
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._parts.connector(config)()
+        except TimeoutError:
+            raise NetworkError(f"the login was not completed within {limit_s:g} s") from None
 
-    def _next_pause_s(self, *, never: bool) -> float:
-        """Twice the last one, with jitter. `never`: nothing changes by itself, so the longest."""
+    def _next_pause_s(self) -> float:
+        """Twice the last one, with jitter."""
         settings = self._parts.settings
-        grown = settings.backoff_min_s * 2 ** min(self._faults, 30)
+        grown = settings.backoff_min_s * 2.0 ** min(self._faults, 30)
         self._faults += 1
-        longest = settings.backoff_max_s
-        return (longest if never else min(longest, grown)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        return min(settings.backoff_max_s, grown) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+    def _at(self, pause_s: float) -> str:
+        """When a pause will be over: unlike how long it lasts, that stays true."""
+        second = (self._parts.clock() + round(pause_s * SECOND)) // SECOND + 1
+        return f"at {to_rfc3339(second * SECOND)}"
+
+    # What the session tells.
 
     async def _report(self, state: MailboxState, reason: str | None) -> None:
-        if not self._stopping:
+        """Write the state, if it is another than was told last."""
+        if not self._stopping and self._told != (state, reason):
             owner = None if self.lease is None else self.lease.owner
             await self._parts.store.set_state(self.id, state, reason, self._parts.clock(), owner)
+            self._told = state, reason
+
+    def _checked(self) -> None:
+        """Everything agrees with the server now: written with what others say, within a second."""
+        if self.lease is not None:
+            self._shared.checked[self.lease.owner] = self._parts.clock()
+
+    def _crowded(self) -> bool:
+        """Whether others wait for this mailbox's place."""
+        return self._host is not None and self._host.places.waiting
 
     async def _fault(self, error: Exception, retry_after_s: float | None) -> float:
-        """Say what is wrong and how long to pause; a refused login is not tried again with the same credentials."""
+        """Say what is wrong and how long to pause; what can't change by itself is not tried again."""
+        pause_s = 0.0
         if isinstance(error, AuthError):
-            self.login_refused = True
+            self.hopeless = True
             state, reason = MailboxState.AUTH_FAILED, f"{error}; enter the credentials again"
-            pause_s = 0.0
+        elif isinstance(error, ConnectorError) and error.retry is Retry.NEVER:
+            self.hopeless = True
+            state, reason = MailboxState.BACKOFF, f"{error}; tried again when the settings change, or at the next start"
         else:
-            never = isinstance(error, ConnectorError) and error.retry is Retry.NEVER
-            pause_s = max(self._next_pause_s(never=never), min(retry_after_s or 0.0, LONGEST_WISH_S))
+            if isinstance(error, ThrottledError) and self._host is not None:
+                self._host.throttled(self.id, retry_after_s)
+            wish_s = min(retry_after_s or 0.0, LONGEST_PAUSE_S)
+            self._obeying = isinstance(error, ThrottledError) or wish_s > 0
+            pause_s = max(self._next_pause_s(), wish_s)
             what = str(error) if isinstance(error, ConnectorError | MailgateError) else type(error).__name__
-            state, reason = MailboxState.BACKOFF, f"{what}; tried again in {max(1, round(pause_s))} s"
+            state, reason = MailboxState.BACKOFF, f"{what}; tried again {self._at(pause_s)}"
         log.warning("mailbox_fault", mailbox_id=self.id, state=str(state), reason=reason)
         run_ids, self._run_ids = self._run_ids, []
         try:
@@ -275,3 +358,14 @@ class MailboxTask:
         except Exception as failure:  # noqa: BLE001 - without a database nothing can be told; the next attempt will
             log.warning("state_not_written", mailbox_id=self.id, error=str(failure))
         return pause_s
+
+
+def _before(config: MailboxConfig, host: Host) -> tuple[MailboxState, str | None]:
+    """What a mailbox says of itself while it waits for its connection."""
+    if not host.places.full:
+        return MailboxState.CONNECTING, None
+    return (MailboxState.CONNECTING if config.imported_at is None else MailboxState.POLLING), _turns(host)
+
+
+def _turns(host: Host) -> str:
+    return f"takes turns with other mailboxes at {host.name} (sync.host_connections)"

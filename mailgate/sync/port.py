@@ -76,6 +76,8 @@ class MailboxConfig:
     exclude: tuple[str, ...]
     import_floor_at: Instant | None
     imported_at: Instant | None
+    state: str = MailboxState.CONNECTING
+    progress_started_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,8 +435,8 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
         """For bringing operations to the server."""
         ...
 
-    async def heads(self, now: Instant) -> list[MailboxHead]:
-        """Every mailbox that was not removed."""
+    async def heads(self, now: Instant) -> Sequence[MailboxHead]:
+        """Every mailbox that was not removed; the state of each may be some seconds old."""
         ...
 
     async def load(self, mailbox_id: str) -> MailboxConfig | None:
@@ -469,6 +471,16 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
 
     async def checked(self, owner: Owner, now: Instant, *, imported: bool) -> None:
         """All folders agreed with the server at `now`; `imported`: the first import is complete (told once)."""
+        ...
+
+    async def checked_many(self, checked: Mapping[Owner, Instant]) -> None:
+        """The same of many, each at its instant, after it was told that its import is complete; whoever lost its lease
+        is passed over.
+        """
+        ...
+
+    async def progress(self, owner: Owner, progress: Progress, now: Instant) -> None:
+        """How far the first import is, before its first batch is there."""
         ...
 
     async def folders(self, mailbox_id: str) -> list[FolderState]:

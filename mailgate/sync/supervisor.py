@@ -6,8 +6,9 @@ owned by a lease with a fencing number, renewed together; whoever loses its leas
 refused anyway.
 
     disabled, not_entitled           not running; no connection, not one command
-    connecting → importing → live    or polling, where the server has no IDLE
-    backoff                          a fault: tried again after a pause that grows, with jitter
+    connecting → importing → live    or polling, where the server has no IDLE, or mailboxes take turns
+    backoff                          a fault: tried again after a pause that grows, with jitter; an address that is not
+                                     allowed: when settings change, or in another process
     auth_failed                      refused login: not tried again before settings or credentials change
     needs_approval                   running; a guard refused to believe deletions
 
@@ -25,18 +26,18 @@ from typing import Final
 import structlog
 
 from mailgate.errors import NotFoundError
+from mailgate.sync.hosts import Hosts
 from mailgate.sync.mailbox import Connector, MailboxTask, Parts, Shared
 from mailgate.sync.ownership import Leases
 from mailgate.sync.port import MailboxHead, MailboxState
 from mailgate.sync.prepare import Workers
+from mailgate.sync.turns import Turns
 
 __all__ = ["Connector", "Parts", "Supervisor"]
 
 log = structlog.get_logger()
 
 TICK_S: Final = 1.0
-CONNECTS_AT_ONCE: Final = 32
-"""So many connections are opened at a time: servers and this process start in good order."""
 
 
 class Supervisor:
@@ -45,13 +46,16 @@ class Supervisor:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._running: dict[str, MailboxTask] = {}
-        self._refused: dict[str, int] = {}  # mailbox id → config version with which the login was refused
+        self._hopeless: dict[str, int] = {}  # mailbox id → config version with which nothing more is tried
+        self._rested: dict[str, MailboxState] = {}  # what was said of mailboxes that may not run
         self._wake = asyncio.Event()
+        settings = parts.settings
         self._shared = Shared(
             workers=Workers(),
-            leases=Leases(parts.store, parts.process, parts.settings.lease_s, parts.clock),
-            connecting=asyncio.Semaphore(CONNECTS_AT_ONCE),
-            importing=asyncio.Semaphore(parts.settings.imports_at_once),
+            leases=Leases(parts.store, parts.process, settings.lease_s, parts.clock),
+            hosts=Hosts(settings),
+            connecting=Turns(settings.connects_at_once),
+            importing=Turns(settings.imports_at_once),
         )
         self._renewed_s = 0.0
 
@@ -73,6 +77,8 @@ class Supervisor:
         finally:
             stopped = list(self._running.values())
             await self._stop(stopped)
+            with contextlib.suppress(Exception):  # without a database: what was not told is told by the next owner
+                await self._tell_checked()
             self._shared.workers.close()
             await self._say_stopped(stopped)
 
@@ -114,29 +120,49 @@ class Supervisor:
         stop = [m for m in self._running.values() if not _may_run(heads.get(m.id)) or _changed(heads.get(m.id), m)]
         await self._stop(stop)
         await self._renew()
+        await self._tell_checked()
         queued = await parts.store.queued_runs()
         for head in heads.values():
+            runs = queued.get(head.id, ())
             if not head.enabled:
-                await self._rest(head, MailboxState.DISABLED, "switched off")
+                await self._rest(head, MailboxState.DISABLED, "switched off", runs)
             elif not head.entitled:
-                reason = f"plan {head.plan} has no synchronization"
-                await self._rest(head, MailboxState.NOT_ENTITLED, reason)
+                await self._rest(head, MailboxState.NOT_ENTITLED, f"plan {head.plan} has no synchronization", runs)
             elif head.id in self._running:
-                self._running[head.id].request(queued.get(head.id, ()))
-            elif not self._waits_for_credentials(head):
-                self._start(head, queued.get(head.id, ()))
+                self._running[head.id].request(runs)
+            elif not self._is_hopeless(head):
+                self._start(head, runs)
+            elif runs:
+                await self._refuse(runs, head.state_reason or "the mailbox waits for other settings or credentials")
 
-    def _waits_for_credentials(self, head: MailboxHead) -> bool:
-        """Whether the login was refused and nothing changed since: changed settings or credentials reset the state."""
-        return head.state == MailboxState.AUTH_FAILED or self._refused.get(head.id) == head.config_version
+    def _is_hopeless(self, head: MailboxHead) -> bool:
+        """Whether nothing changed since the login was refused: changed settings or credentials reset the state."""
+        return head.state == MailboxState.AUTH_FAILED or self._hopeless.get(head.id) == head.config_version
 
-    async def _rest(self, head: MailboxHead, state: MailboxState, reason: str) -> None:
-        if head.state != state.value:
+    async def _rest(self, head: MailboxHead, state: MailboxState, reason: str, runs: Sequence[str]) -> None:
+        if head.state != state.value and self._rested.get(head.id) is not state:
             await self._parts.store.set_state(head.id, state, reason, self._parts.clock())
+        self._rested[head.id] = state
+        if runs:
+            await self._refuse(runs, reason)
+
+    async def _refuse(self, run_ids: Sequence[str], reason: str) -> None:
+        """Passes that were asked for and can't be made end at once, and say why."""
+        await self._parts.store.finish_runs(run_ids, self._parts.clock(), {}, reason)
+
+    async def _tell_checked(self) -> None:
+        """Write when mailboxes were last found to agree with their servers: many in one transaction."""
+        checked = dict(self._shared.checked)
+        if checked:
+            await self._parts.store.checked_many(checked)
+            for owner, at in checked.items():
+                if self._shared.checked.get(owner) == at:
+                    del self._shared.checked[owner]
 
     def _start(self, head: MailboxHead, run_ids: Sequence[str]) -> None:
         mailbox = MailboxTask(self._parts, self._shared, head)
         mailbox.request(run_ids)
+        self._rested.pop(head.id, None)
         self._running[head.id] = mailbox
         mailbox.task = asyncio.create_task(mailbox.run(), name=f"mailbox {head.id}")
         mailbox.task.add_done_callback(lambda _: self._ended(mailbox))
@@ -144,8 +170,8 @@ class Supervisor:
     def _ended(self, mailbox: MailboxTask) -> None:
         if self._running.get(mailbox.id) is mailbox:
             del self._running[mailbox.id]
-        if mailbox.login_refused:
-            self._refused[mailbox.id] = mailbox.config_version
+        if mailbox.hopeless:
+            self._hopeless[mailbox.id] = mailbox.config_version
 
     async def _stop(self, mailboxes: Sequence[MailboxTask]) -> None:
         for mailbox in mailboxes:

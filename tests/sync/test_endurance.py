@@ -110,7 +110,9 @@ async def test_a_refused_folder_does_not_keep_the_import_open(engine: Engine, se
 
 async def test_waiting_in_line_keeps_the_line_alive_and_ends_at_once(engine: Engine, server: FakeImap) -> None:
     async with running(engine) as supervisor:
-        await asyncio.gather(*(supervisor._slots.importing.acquire() for _ in range(QUICK.imports_at_once)))
+        importing = supervisor._shared.importing
+        for _ in range(QUICK.imports_at_once):
+            await importing.take("another")
 
         async def waits() -> bool:
             return bool((await engine.rows("mailboxes"))[0].state_reason == "waiting in line")
@@ -127,10 +129,10 @@ async def test_waiting_in_line_keeps_the_line_alive_and_ends_at_once(engine: Eng
         supervisor.wake()
         await until(waits)
         for _ in range(QUICK.imports_at_once):
-            supervisor._slots.importing.release()
+            importing.give_back("another")
         await kept(engine, 5)
         await until(is_(engine, "live"))
-        assert not supervisor._slots.importing.locked()
+        assert not importing.taken
 
 
 async def test_pauses_grow_with_faults_and_shrink_with_success(
@@ -140,8 +142,8 @@ async def test_pauses_grow_with_faults_and_shrink_with_success(
     pauses: list[float] = []
     real = MailboxTask._next_pause_s
 
-    def noted(self: MailboxTask, *, never: bool) -> float:
-        pauses.append(real(self, never=never))
+    def noted(self: MailboxTask) -> float:
+        pauses.append(real(self))
         return pauses[-1]
 
     monkeypatch.setattr(MailboxTask, "_next_pause_s", noted)
@@ -178,14 +180,13 @@ async def test_another_owner_is_no_fault(engine: Engine, server: FakeImap, monke
     fence = await leases.acquire(engine.db, name, "other", HOUR, system_clock())
     assert fence is not None
     attempts: list[int] = []
-    real = MailboxTask._acquire
+    real = MailboxTask._attempt
 
-    async def noted(self: MailboxTask) -> object:
+    async def noted(self: MailboxTask) -> float:
         attempts.append(self._faults)
-        self._wanted.set()
         return await real(self)
 
-    monkeypatch.setattr(MailboxTask, "_acquire", noted)
+    monkeypatch.setattr(MailboxTask, "_attempt", noted)
     async with running(engine) as supervisor:
 
         async def tried() -> bool:
@@ -241,7 +242,7 @@ async def test_a_server_that_only_keeps_the_line_alive_is_left(
         server.lies.clear()
         await kept(engine, 6)
         await until(is_(engine, "live"))
-        assert not supervisor._slots.importing.locked()
+        assert not supervisor._shared.importing.taken
 
 
 async def kill(talk: Talk, rest: bytes) -> None:

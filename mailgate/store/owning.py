@@ -1,0 +1,198 @@
+"""What the supervisor asks of the database: which mailboxes may run, who owns them, and how they say they are.
+
+It asks every second, for all mailboxes of the installation. So the list of them is read again only when a mark over it
+changed, and what is written for many mailboxes goes into one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, func, select, tuple_, update
+
+from mailgate.clock import SECOND, Instant
+from mailgate.store import leases, sync_runs
+from mailgate.store.database import Database
+from mailgate.store.fenced import Fenced, lease_name
+from mailgate.store.log import PurgeLog
+from mailgate.store.messages import chunks
+from mailgate.store.schema import leases as leases_table
+from mailgate.store.schema import mailboxes, subscription_periods
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.transaction import Transaction
+from mailgate.sync.port import MailboxHead, MailboxState, Owner, Progress
+from mailgate.tenants.subscription import Entitlements
+
+_RECHECK = 10 * SECOND
+"""How long what was read is trusted while its mark stands: entitlements also change by mere passing of time."""
+
+_C = mailboxes.c
+
+
+class SqlOwning(Fenced):
+    """The part of `SyncStore` that concerns mailboxes as a whole."""
+
+    def __init__(self, db: Database, log: PurgeLog, subscriptions: Subscriptions) -> None:
+        super().__init__(db, log)
+        self._subscriptions = subscriptions
+        self._heads: tuple[object, Instant, Sequence[MailboxHead]] = (None, 0, ())
+
+    async def heads(self, now: Instant) -> Sequence[MailboxHead]:
+        """Every mailbox that was not removed; the same sequence again while nothing changed that the supervisor has to
+        notice, at most ten seconds old.
+        """
+        # Each such change raises config_version; a new mailbox has the highest id, or else is one more.
+        counted = select(func.count(), func.sum(_C.config_version), func.max(_C.id)).where(_C.removed_at.is_(None))
+        recorded = select(func.count(), func.max(subscription_periods.c.id))
+        async with self._db.read() as conn:
+            mark = (*(await conn.execute(counted)).one(), *(await conn.execute(recorded)).one())
+        if self._heads[0] != mark or not 0 <= now - self._heads[1] < _RECHECK:
+            self._heads = (mark, now, await self._read_heads(now))
+        return self._heads[2]
+
+    async def _read_heads(self, now: Instant) -> Sequence[MailboxHead]:
+        query = select(_C.id, _C.tenant_id, _C.enabled, _C.config_version, _C.state, _C.state_reason)
+        async with self._db.read() as conn:
+            rows = (await conn.execute(query.where(_C.removed_at.is_(None)))).all()
+        holds = await self._subscriptions.all_entitlements(now)
+        return [self._head(row, holds) for row in rows]
+
+    @staticmethod
+    def _head(row: Any, of_tenants: Mapping[str, Entitlements]) -> MailboxHead:
+        holds = of_tenants.get(row.tenant_id)
+        return MailboxHead(
+            id=row.id,
+            tenant_id=row.tenant_id,
+            enabled=row.enabled,
+            config_version=row.config_version,
+            state=row.state,
+            state_reason=row.state_reason,
+            plan=holds.plan if holds else "free",
+            entitled=holds is not None and holds.known and holds.sync,
+        )
+
+    # Ownership.
+
+    async def acquire(self, mailbox_id: str, tenant_id: str, process: str, ttl: Instant, now: Instant) -> Owner | None:
+        """Take the mailbox's lease; None while another process has it."""
+
+        async def work(tx: Transaction) -> Owner | None:
+            fence = await leases.acquire_in(tx, lease_name(mailbox_id), process, ttl, now)
+            if fence is None:
+                return None
+            await sync_runs.fail_cut(tx, mailbox_id, now)
+            return Owner(mailbox_id, tenant_id, process, fence)
+
+        return await self._db.transact(work)
+
+    async def renew(self, owners: Sequence[Owner], ttl: Instant, now: Instant) -> list[Owner]:
+        """Extend these leases, in one transaction; returns those that were lost."""
+        table = leases_table
+
+        async def work(tx: Transaction) -> list[Owner]:
+            kept: set[tuple[str, str, int]] = set()
+            # By name, so that two processes that renew at once lock rows in the same order.
+            for chunk in chunks(sorted(owners, key=lambda owner: owner.mailbox_id)):
+                held = [(lease_name(owner.mailbox_id), owner.process, owner.fence) for owner in chunk]
+                mine = tuple_(table.c.name, table.c.owner, table.c.fence).in_(held)
+                extend = update(table).where(mine).values(expires_at=now + ttl)
+                renewed = await tx.conn.execute(extend.returning(table.c.name, table.c.owner, table.c.fence))
+                kept.update((row.name, row.owner, row.fence) for row in renewed)
+            return [o for o in owners if (lease_name(o.mailbox_id), o.process, o.fence) not in kept]
+
+        return await self._db.transact(work)
+
+    async def release(self, owner: Owner) -> None:
+        """Give the lease back."""
+        await leases.release(self._db, lease_name(owner.mailbox_id), owner.process, owner.fence)
+
+    # What the mailbox says of itself.
+
+    async def set_state(
+        self, mailbox_id: str, state: MailboxState, reason: str | None, now: Instant, owner: Owner | None = None
+    ) -> None:
+        """Write the state when it differs, with its event."""
+        columns = mailboxes.c
+        text = None if reason is None else reason[:500]
+
+        async def work(tx: Transaction) -> None:
+            query = (
+                select(columns.tenant_id, columns.state, columns.state_reason)
+                .where(columns.id == mailbox_id, columns.removed_at.is_(None))
+                .where(columns.enabled == (state is not MailboxState.DISABLED))
+                .with_for_update(key_share=True)
+            )
+            if owner is not None:
+                await leases.require(tx, lease_name(mailbox_id), owner.process, owner.fence, now)
+            row = (await tx.conn.execute(query)).one_or_none()
+            if row is None or (row.state, row.state_reason) == (state.value, text):
+                return
+            values: dict[str, Any] = {"state": state.value, "state_reason": text}
+            if row.state != state.value:
+                values["state_changed_at"] = now
+            await tx.conn.execute(update(mailboxes).where(columns.id == mailbox_id).values(values))
+            if row.state != state.value:
+                payload = {"state": state.value}
+                tx.emit(row.tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload=payload)
+
+        await self._db.transact(work)
+
+    async def checked(self, owner: Owner, now: Instant, *, imported: bool) -> None:
+        """All folders agreed with the server at `now`; `imported`: the first import is complete (told once)."""
+        columns = mailboxes.c
+
+        async def work(tx: Transaction) -> None:
+            mine = columns.id == owner.mailbox_id
+            await tx.conn.execute(update(mailboxes).where(mine).values(last_checked_at=now))
+            if not imported:
+                return
+            first = update(mailboxes).where(mine, columns.imported_at.is_(None)).values(imported_at=now)
+            if (await tx.conn.execute(first)).rowcount == 1:
+                tx.emit(owner.tenant_id, "mailbox.import_finished", at=now, mailbox_id=owner.mailbox_id)
+
+        await self._owned(owner, now, work)
+
+    async def checked_many(self, checked: Mapping[Owner, Instant]) -> None:
+        """These mailboxes agreed with their servers, each at its instant; whoever lost its lease is passed over."""
+        held = leases_table.c
+        mine = (
+            select(held.name)
+            .where(
+                held.name == bindparam("lease"),
+                held.owner == bindparam("process"),
+                held.fence == bindparam("number"),
+                held.expires_at > bindparam("at"),
+            )
+            .exists()
+        )
+        statement = update(mailboxes).where(_C.id == bindparam("mailbox"), mine).values(last_checked_at=bindparam("at"))
+        rows = [
+            {
+                "mailbox": owner.mailbox_id,
+                "lease": lease_name(owner.mailbox_id),
+                "process": owner.process,
+                "number": owner.fence,
+                "at": at,
+            }
+            for owner, at in sorted(checked.items(), key=lambda item: item[0].mailbox_id)
+        ]
+
+        async def work(tx: Transaction) -> None:
+            await tx.conn.execute(statement, rows)
+
+        if rows:
+            await self._db.transact(work)
+
+    async def progress(self, owner: Owner, progress: Progress, now: Instant) -> None:
+        """How far the first import is, before its first batch is there."""
+        values = {
+            "progress_done": progress.done,
+            "progress_total": progress.total,
+            "progress_started_at": progress.started_at,
+        }
+
+        async def work(tx: Transaction) -> None:
+            await tx.conn.execute(update(mailboxes).where(_C.id == owner.mailbox_id).values(values))
+
+        await self._owned(owner, now, work)
