@@ -17,12 +17,13 @@ from sqlalchemy import ColumnElement, and_, exists, false, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
+from mailgate.store import installation
 from mailgate.store.holds import ActiveHolds, active
 from mailgate.store.schema import mailboxes, messages
 from mailgate.store.subscriptions import Subscriptions, timeline
 from mailgate.tenants.subscription import Entitlements, SubscriptionRules, next_change
 from retention.model import Copy, Cutoffs, Graces, Rules
-from retention.policy import cutoffs, due_at
+from retention.policy import ClockLimits, clock_fault, cutoffs, due_at
 
 COPY_COLUMNS = (
     messages.c.id,
@@ -136,6 +137,12 @@ class Expiry:
         return Horizon(
             tenant_id, now, rules, await active(conn, tenant_id, now), await removed_mailboxes(conn, tenant_id)
         )
+
+    async def served(self, conn: AsyncConnection, tenant_id: str, now: Instant, limits: ClockLimits) -> Horizon:
+        """The horizon by which copies are served at `now`: nothing is expired by a clock outside of its limits."""
+        mark = await installation.read(conn, installation.CLOCK_MARK)
+        fault = clock_fault(now, None if mark is None else int(mark), limits)
+        return await self.horizon(conn, tenant_id, now, clock_fault=fault)
 
     async def rules(self, conn: AsyncConnection, tenant_id: str, at: Instant) -> Rules:
         """The tenant's rules at `at`."""

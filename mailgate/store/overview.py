@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Row, case, desc, func, literal, or_, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from mailgate.clock import Instant
+from mailgate.store import pending
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
+from mailgate.store.near_folders import Renames, renames
 from mailgate.store.runs import COMPLETED, HALTED, PURGE
 from mailgate.store.schema import (
     blob_erasures,
@@ -45,7 +47,9 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class FolderRow:
-    """A folder as last seen; `exists` is the server's count."""
+    """A folder as last seen, under the near side's name; `exists` is the server's count. `pending`: create or rename
+    while that is on its way to the server.
+    """
 
     id: str
     name: str
@@ -57,6 +61,7 @@ class FolderRow:
     imported_at: Instant | None
     last_pass_at: Instant | None
     last_error: str | None
+    pending: Literal["create", "rename"] | None
 
 
 async def usage(db: Database, expiry: Expiry, tenant_id: str, now: Instant) -> Usage:
@@ -81,18 +86,28 @@ async def usage(db: Database, expiry: Expiry, tenant_id: str, now: Instant) -> U
 
 
 async def folders_of(db: Database, mailbox_ids: Sequence[str]) -> Mapping[str, list[FolderRow]]:
-    """The folders that the server lists, by mailbox; INBOX first, then by name."""
-    inbox_first = case((folders.c.special_use == "inbox", 0), else_=1)
-    query = (
-        select(folders)
-        .where(folders.c.mailbox_id.in_(mailbox_ids), folders.c.gone_at.is_(None), folders.c.selectable)
-        .order_by(folders.c.mailbox_id, inbox_first, folders.c.name)
+    """The folders that the near side has, by mailbox; INBOX first, then by name."""
+    query = select(folders).where(
+        folders.c.mailbox_id.in_(mailbox_ids),
+        folders.c.gone_at.is_(None),
+        folders.c.selectable,
+        folders.c.on_its_way.is_distinct_from("delete"),
     )
     found: dict[str, list[FolderRow]] = {}
     async with db.read() as conn:
-        for row in await conn.execute(query):
-            found.setdefault(row.mailbox_id, []).append(_folder(row))
+        rows = (await conn.execute(query)).all()
+        renamed = await renames(conn, mailbox_ids)
+    for row in rows:
+        found.setdefault(row.mailbox_id, []).append(_folder(row, renamed))
+    for shown in found.values():
+        shown.sort(key=lambda folder: (folder.special_use != "inbox", folder.name))
     return found
+
+
+async def operations_pending(db: Database, mailbox_ids: Sequence[str]) -> Mapping[str, int]:
+    """How many operations of these mailboxes are not finished; mailboxes without any are left out."""
+    async with db.read() as conn:
+        return await pending.of_mailboxes(conn, mailbox_ids, sqlite=db.sqlite)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,18 +171,20 @@ async def gauges(db: Database) -> Gauges:
     )
 
 
-def _folder(row: Row[Any]) -> FolderRow:
+def _folder(row: Row[Any], renamed: Renames) -> FolderRow:
+    name = renamed.name_of(row.id, row.mailbox_id, row.name)
     return FolderRow(
         id=row.id,
-        name=row.name,
+        name=name,
         special_use=row.special_use,
         followed=row.followed,
-        exists=row.exists_count,
+        exists=max(0, row.exists_count),  # below: the server contradicted itself
         progress_done=row.progress_done,
         progress_total=row.progress_total,
         imported_at=row.imported_at,
         last_pass_at=row.last_pass_at,
         last_error=row.last_error,
+        pending="create" if row.on_its_way == "create" else "rename" if name != row.name else None,
     )
 
 

@@ -4,8 +4,8 @@ Invariants, tested with real concurrency on both databases:
 
 1. A pin that was accepted is never lost to a purge: both lock the message's row, and who comes second sees what the
    first one did. A foreign key alone would lose that race.
-2. A pin that comes too late gets a clear 409: `purged` when retention took the copy, `mailbox_removed` when the mailbox
-   went first.
+2. A pin that comes too late gets a clear 409: `purged` when retention took the copy, `deleted` when a user deleted it,
+   `mailbox_removed` when the mailbox went first.
 3. `messages.pins` is the number of rows in `pins`, kept under the message's lock.
 4. An expired copy that is not purged yet may be pinned, and is served again.
 
@@ -32,6 +32,7 @@ from mailgate.store import tenants
 from mailgate.store.database import Database
 from mailgate.store.expiry import COPY_COLUMNS, Expiry
 from mailgate.store.log import PurgeLog
+from mailgate.store.messages import USER_DELETED
 from mailgate.store.paging import Page, cut
 from mailgate.store.schema import mailboxes, messages, tombstones
 from mailgate.store.schema import pins as table
@@ -82,7 +83,7 @@ class Pins:
     ) -> tuple[Pin, bool]:
         """Pin a message to a record; (the pin, whether it is new). Repeating it only replaces a note, if one is given.
 
-        Raises NotFoundError, ConflictError (`purged`, `mailbox_removed`), PreconditionError.
+        Raises NotFoundError, ConflictError (`purged`, `deleted`, `mailbox_removed`), PreconditionError.
         """
         _check_text("entity_id", entity_id, MAX_ENTITY_ID)
         if note is not None:
@@ -220,8 +221,10 @@ class Pins:
             removed = select(mailboxes.c.removed_at).where(mailboxes.c.id == mailbox_id).with_for_update(read=True)
             removed_at = (await tx.conn.execute(removed)).scalar_one_or_none()
             # A purge that holds this lock is waited for; what it took is then not found.
-            query = select(*COPY_COLUMNS, _M.item_ref, _M.data_key, _M.key_epoch).where(mine)
+            query = select(*COPY_COLUMNS, _M.item_ref, _M.data_key, _M.key_epoch, _M.deleted_at).where(mine)
             row = (await tx.conn.execute(query.with_for_update(key_share=True))).one_or_none()
+            if row is not None and row.deleted_at is not None:
+                raise _deleted(message_id)
             if row is not None:
                 return row, removed_at is not None
         raise await self._why_not(tx.conn, tenant_id, message_id)
@@ -233,6 +236,8 @@ class Pins:
         row = (await conn.execute(query.limit(1))).one_or_none()
         if row is None:
             return NotFoundError(f"there is no message {message_id!r}", slug="message_not_found")
+        if row.reason == USER_DELETED:
+            return _deleted(message_id)
         purged_at = to_rfc3339(row.created_at)
         slug = "mailbox_removed" if row.reason == "mailbox_removed" else "purged"
         return ConflictError(
@@ -319,6 +324,10 @@ class Pins:
 
     def _committer(self, tenant: Tenant) -> Committer:
         return Committer(self._ring.tenant(tenant.ref).ledger_key)
+
+
+def _deleted(message_id: str) -> ConflictError:
+    return ConflictError("a user deleted this message", slug="deleted", message_id=message_id)
 
 
 def _emit(

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Row, and_, case, desc, exists, select, tuple_
+from sqlalchemy import ColumnElement, Row, and_, case, desc, exists, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.blobs import BlobStore
@@ -21,16 +21,18 @@ from mailgate.keys import KeyRing
 from mailgate.messages.model import ParsedMessage, Part, Summary
 from mailgate.messages.parser import parse, part_content
 from mailgate.messages.summary import decode_summary, open_summary
-from mailgate.store import installation, search
+from mailgate.store import pending, search
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
+from mailgate.store.messages import USER_DELETED
+from mailgate.store.near_folders import Renames, renames
 from mailgate.store.paging import Page, cut
 from mailgate.store.pins import Pin, Pins
 from mailgate.store.schema import blobs as blobs_table
 from mailgate.store.schema import folders, messages, origins, tombstones
 from mailgate.store.sets import among
 from mailgate.store.tenants import Tenant
-from retention.policy import ClockLimits, clock_fault
+from retention.policy import ClockLimits
 
 T = TypeVar("T")
 _M = messages.c
@@ -51,11 +53,13 @@ class MessageFilter:
     flagged: bool | None = None
     pinned: bool | None = None
     has_files: bool | None = None
+    deleted: bool = False
+    """Also those that users deleted, which compliance sees as long as they are there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an original stands at the server, or stood when `present` is false."""
+    """Where an original stands at the server, or stood when `present` is false. `folder` is the near side's name."""
 
     folder_id: str
     folder: str
@@ -66,8 +70,21 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True)
+class NearFolder:
+    """A folder that the near side has a message in."""
+
+    id: str
+    name: str
+    special_use: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class MessageView:
-    """A copy as clients see it. `expires_at` is None while it is pinned or held, or while the plan is not known."""
+    """A copy as clients see it. `expires_at` is None while it is pinned or held, or while the plan is not known.
+
+    `folders` is where the near side has it: a move that is on its way to the server has been made here. `pending`: how
+    many operations on it are not finished. `deleted_at`: when a user deleted it; then only compliance sees it.
+    """
 
     id: str
     mailbox_id: str
@@ -79,10 +96,14 @@ class MessageView:
     expires_at: Instant | None
     size: int
     flags: Sequence[str]
+    labels: Sequence[str]
     held: bool
     summary: Summary
     pins: Sequence[Pin]
     origins: Sequence[Origin]
+    folders: Sequence[NearFolder]
+    pending: int
+    deleted_at: Instant | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +173,7 @@ class MessageReader:
         key = tuple_(_M.anchor_at, _M.id)
         order = (_M.anchor_at, _M.id) if oldest_first else (desc(_M.anchor_at), desc(_M.id))
         async with self._db.read() as conn:
-            horizon = await self._horizon(conn, tenant.id, now)
+            horizon = await self._expiry.served(conn, tenant.id, now, self._clock_limits)
             query = select(messages).where(_M.tenant_id == tenant.id, horizon.visible(), *conditions).order_by(*order)
             if after is not None:
                 query = query.where(key > tuple_(*after) if oldest_first else key < tuple_(*after))
@@ -160,10 +181,12 @@ class MessageReader:
             views = await self._views(conn, tenant, horizon, rows)
         return Page(views, (rows[-1].anchor_at, rows[-1].id) if more else None)
 
-    async def get(self, tenant: Tenant, message_id: str, now: Instant) -> MessageView:
-        """One copy. Raises NotFoundError, GoneError (`expired`, `purged`)."""
+    async def get(self, tenant: Tenant, message_id: str, now: Instant, *, deleted: bool = False) -> MessageView:
+        """One copy; one that a user deleted only with `deleted`. Raises NotFoundError, GoneError (`expired`,
+        `purged`).
+        """
         async with self._db.read() as conn:
-            horizon, row = await self._served(conn, tenant.id, message_id, now)
+            horizon, row = await self._served(conn, tenant.id, message_id, now, deleted=deleted)
             (view,) = await self._views(conn, tenant, horizon, [row])
         return view
 
@@ -199,26 +222,19 @@ class MessageReader:
         async with self._parsing:  # each holds a whole message in memory
             return await asyncio.to_thread(read)
 
-    async def _horizon(self, conn: AsyncConnection, tenant_id: str, now: Instant) -> Horizon:
-        mark = await installation.read(conn, installation.CLOCK_MARK)
-        fault = clock_fault(now, None if mark is None else int(mark), self._clock_limits)
-        return await self._expiry.horizon(conn, tenant_id, now, clock_fault=fault)
-
     async def _served(
-        self, conn: AsyncConnection, tenant_id: str, message_id: str, now: Instant
+        self, conn: AsyncConnection, tenant_id: str, message_id: str, now: Instant, *, deleted: bool = False
     ) -> tuple[Horizon, Row[Any]]:
-        horizon = await self._horizon(conn, tenant_id, now)
-        expired = case((horizon.expired(), 1), else_=0).label("expired")
-        query = select(messages, expired).where(_M.id == message_id, _M.tenant_id == tenant_id)
+        horizon = await self._expiry.served(conn, tenant_id, now, self._clock_limits)
+        over = case((horizon.expired(), 1), else_=0).label("over")
+        query = select(messages, over).where(_M.id == message_id, _M.tenant_id == tenant_id)
         row = (await conn.execute(query)).one_or_none()
         if row is None:
-            raise await _why_gone(conn, tenant_id, message_id)
-        if row.expired:
-            raise GoneError(
-                "this copy's time is over and it will be purged; a pin that comes before keeps it",
-                slug="expired",
-                message_id=message_id,
-            )
+            raise await why_gone(conn, tenant_id, message_id)
+        if row.deleted_at is not None and not deleted:
+            raise not_there(message_id)
+        if row.over:
+            raise expired(message_id)
         return horizon, row
 
     async def _blob(self, tenant: Tenant, message_id: str, now: Instant) -> _Blob:
@@ -227,12 +243,12 @@ class MessageReader:
             query = select(blobs_table).where(blobs_table.c.id == message.blob_id)
             row = (await conn.execute(query)).one_or_none()
             if row is None:  # purged since the statement before
-                raise await _why_gone(conn, tenant.id, message_id)
+                raise await why_gone(conn, tenant.id, message_id)
         return _Blob(tenant.id, row.id, self._ring.tenant(tenant.ref).unwrap(row.data_key, row.key_epoch), row.size)
 
     def _conditions(self, tenant: Tenant, wanted: MessageFilter) -> list[ColumnElement[bool]] | None:
         """The filter in SQL; None when nothing can match."""
-        found: list[ColumnElement[bool]] = []
+        found: list[ColumnElement[bool]] = [] if wanted.deleted else [_M.deleted_at.is_(None)]
         if wanted.mailbox_id is not None:
             found.append(_M.mailbox_id == wanted.mailbox_id)
         if wanted.thread_id is not None:
@@ -250,12 +266,7 @@ class MessageReader:
             if flag is not None:
                 found.append(column if flag else ~column)
         if wanted.folder_id is not None:
-            standing = and_(
-                origins.c.message_id == _M.id,
-                origins.c.folder_id == wanted.folder_id,
-                origins.c.vanished_at.is_(None),
-            )
-            found.append(exists().where(standing))
+            found.append(in_folder(wanted.folder_id))
         if wanted.words:
             tokens = search.query_tokens(self._ring.tenant(tenant.ref), wanted.words)
             if tokens is None:
@@ -270,7 +281,10 @@ class MessageReader:
         held = await horizon.holds.count(conn, {row.id: row.mailbox_id for row in rows}, sqlite=self._db.sqlite)
         pinned = [row.id for row in rows if row.pins]
         pins = await self._pins.of_messages(conn, tenant, pinned) if pinned else {}
-        standing = await self._origins(conn, ids)
+        renamed = await renames(conn, {row.mailbox_id for row in rows})
+        standing = await self._origins(conn, ids, renamed)
+        places = await self._places(conn, rows, standing, renamed)
+        open_ = await pending.of_messages(conn, ids, sqlite=self._db.sqlite)
         keys = self._ring.tenant(tenant.ref)
         return [
             MessageView(
@@ -284,15 +298,45 @@ class MessageReader:
                 expires_at=horizon.expires_at(row, held[row.id]),
                 size=row.size,
                 flags=row.flags,
+                labels=row.labels,
                 held=held[row.id] > 0,
                 summary=decode_summary(open_summary(keys.unwrap(row.data_key, row.key_epoch), row.id, row.summary)),
                 pins=pins.get(row.id, ()),
                 origins=standing.get(row.id, ()),
+                folders=places[row.id],
+                pending=open_.get(row.id, 0),
+                deleted_at=row.deleted_at,
             )
             for row in rows
         ]
 
-    async def _origins(self, conn: AsyncConnection, ids: Sequence[str]) -> Mapping[str, Sequence[Origin]]:
+    async def _places(
+        self,
+        conn: AsyncConnection,
+        rows: Sequence[Row[Any]],
+        standing: Mapping[str, Sequence[Origin]],
+        renamed: Renames,
+    ) -> Mapping[str, Sequence[NearFolder]]:
+        """Where the near side has each message: where it is moved to, else where its originals stand."""
+        ids = {row.moving_to for row in rows if row.moving_to is not None}
+        query = select(folders).where(among(folders.c.id, ids, sqlite=self._db.sqlite))
+        targets = {
+            row.id: NearFolder(row.id, renamed.name_of(row.id, row.mailbox_id, row.name), row.special_use)
+            for row in (await conn.execute(query) if ids else ())
+        }
+        found: dict[str, Sequence[NearFolder]] = {}
+        for row in rows:
+            stands = {
+                origin.folder_id: NearFolder(origin.folder_id, origin.folder, origin.special_use)
+                for origin in standing.get(row.id, ())
+                if origin.present
+            }
+            found[row.id] = [targets[row.moving_to]] if row.moving_to in targets else list(stands.values())
+        return found
+
+    async def _origins(
+        self, conn: AsyncConnection, ids: Sequence[str], renamed: Renames
+    ) -> Mapping[str, Sequence[Origin]]:
         query = (
             select(
                 origins.c.message_id,
@@ -300,6 +344,7 @@ class MessageReader:
                 origins.c.uidvalidity,
                 origins.c.uid,
                 origins.c.vanished_at,
+                folders.c.mailbox_id,
                 folders.c.name,
                 folders.c.special_use,
                 folders.c.gone_at,
@@ -311,19 +356,37 @@ class MessageReader:
         found: dict[str, list[Origin]] = {}
         for row in await conn.execute(query):
             present = row.vanished_at is None and row.gone_at is None
-            origin = Origin(row.folder_id, row.name, row.special_use, row.uidvalidity, row.uid, present)
+            name = renamed.name_of(row.folder_id, row.mailbox_id, row.name)
+            origin = Origin(row.folder_id, name, row.special_use, row.uidvalidity, row.uid, present)
             found.setdefault(row.message_id, []).append(origin)
         return found
 
 
-async def _why_gone(conn: AsyncConnection, tenant_id: str, message_id: str) -> MailgateError:
+def not_there(message_id: str) -> MailgateError:
+    """The error for a message that is not here, or that a user deleted: nobody can tell them apart."""
+    return NotFoundError(f"there is no message {message_id!r}", slug="message_not_found")
+
+
+def expired(message_id: str) -> MailgateError:
+    """The error for a copy whose time is over and that was not purged yet."""
+    why = "this copy's time is over and it will be purged; a pin that comes before keeps it"
+    return GoneError(why, slug="expired", message_id=message_id)
+
+
+def in_folder(folder_id: str) -> ColumnElement[bool]:
+    """Whether the near side has a row of `messages` in this folder: a move that is on its way has been made here."""
+    standing = and_(origins.c.message_id == _M.id, origins.c.folder_id == folder_id, origins.c.vanished_at.is_(None))
+    return or_(_M.moving_to == folder_id, and_(_M.moving_to.is_(None), exists().where(standing)))
+
+
+async def why_gone(conn: AsyncConnection, tenant_id: str, message_id: str) -> MailgateError:
     """The error for a message without a row: purged by retention, or never there (or deleted by a person)."""
     query = select(tombstones.c.created_at, tombstones.c.reason, tombstones.c.gone_at).where(
         tombstones.c.tenant_id == tenant_id, tombstones.c.message_id == message_id
     )
     row = (await conn.execute(query.limit(1))).one_or_none()
-    if row is None:
-        return NotFoundError(f"there is no message {message_id!r}", slug="message_not_found")
+    if row is None or row.reason == USER_DELETED:
+        return not_there(message_id)
     return GoneError(
         f"this copy was purged at {to_rfc3339(row.created_at)} ({row.reason})",
         slug="purged",

@@ -1,0 +1,46 @@
+"""Changes that the CRM asks for: the near side changes at once, the mail server follows (`mailgate.sync.operations`).
+
+Each use case is one transaction, in which the near side, the operation and the events are written together. They are
+shared out by what they are about: messages, folders, and messages that are new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mailgate.blobs import BlobStore
+from mailgate.keys import KeyRing
+from mailgate.store.database import Database
+from mailgate.store.wishes_append import Appends
+from mailgate.store.wishes_folders import FolderWishes
+from mailgate.store.wishes_locks import Locks
+from mailgate.store.wishes_messages import MessageWishes
+from retention.model import AnchorFrom
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """All of them."""
+
+    messages: MessageWishes
+    folders: FolderWishes
+    appends: Appends
+
+    @classmethod
+    def over(
+        cls,
+        db: Database,
+        ring: KeyRing,
+        blobs: BlobStore,
+        locks: Locks,
+        *,
+        max_bytes: int,
+        anchor_from: AnchorFrom,
+        at_once: int,
+    ) -> Wishes:
+        """Made of these parts. `max_bytes`: the largest message; `at_once`: how many are taken apart together."""
+        return cls(
+            MessageWishes(db, locks),
+            FolderWishes(db, locks),
+            Appends(db, ring, blobs, locks, max_bytes=max_bytes, anchor_from=anchor_from, at_once=at_once),
+        )
