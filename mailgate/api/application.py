@@ -16,6 +16,8 @@ from mailgate.api.heads import Heads
 from mailgate.api.problems import Problem
 from mailgate.api.repeats import Repeats
 from mailgate.api.routes import (
+    changes,
+    folders,
     health,
     mailboxes,
     messages,
@@ -33,7 +35,9 @@ ROUTERS = (
     tenants.router,
     subscriptions.router,
     mailboxes.router,
+    folders.router,
     messages.router,
+    changes.router,
     pins.router,
     retention.router,
     purge_log.router,
@@ -125,7 +129,9 @@ _TAGS = [
     {"name": "tenants", "description": "Customers of the CRM, and the plans they may be on"},
     {"name": "subscriptions", "description": "The plan that holds, and what it entitles to"},
     {"name": "mailboxes", "description": "Connected accounts"},
+    {"name": "folders", "description": "Folders of the accounts"},
     {"name": "messages", "description": "Copies of mail"},
+    {"name": "changes", "description": "Changing mail, and what became of it at the mail server"},
     {"name": "pins", "description": "What ties a message to records and tasks of the CRM, and keeps it"},
     {"name": "retention", "description": "What is due, and the runs that purge it"},
     {"name": "purge log", "description": "The proof of what was purged and what was kept"},

@@ -3,7 +3,8 @@
 1. `Observed`: a request id, the metrics, one line in the log, and 500 without internals for what nobody foresaw.
 2. `Heads` (mailgate.api.heads): HEAD becomes GET without a body.
 3. `Gate`: paths and queries that are no text, NUL, bodies that are too large or no JSON, and authentication of all
-   of /v1, so that without a token nothing is parsed, looked up or told. Bodies are read here, up to their limit.
+   of /v1, so that without a token nothing is parsed, looked up or told. Bodies are read here, up to their limit; but
+   messages (message/rfc822), which may be large, are read by their route, as they come.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ _log = structlog.get_logger("mailgate.api")
 
 _LONGEST_PATH = 4_096
 _LONGEST_QUERY = 8_192
+_MESSAGE = re.compile(r"message/rfc822\s*(;.*)?", re.IGNORECASE)
+_TAKES_MESSAGES = re.compile(r"/v1/tenants/[^/]+/mailboxes/[^/]+/messages")
 _JSON = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 
 
@@ -99,8 +102,9 @@ class Gate:
                 scope["principal"] = await self._authenticator.authenticate(headers.get("authorization"))
             except MailgateError as error:
                 refusal = from_error(error)
-        refusal = refusal or self._bad_body(headers)
-        if refusal is None and ("content-length" in headers or "transfer-encoding" in headers):
+        streamed = scope["streamed"] = scope["method"] == "POST" and bool(_TAKES_MESSAGES.fullmatch(scope["path"]))
+        refusal = refusal or self._bad_body(headers, streamed=streamed)
+        if refusal is None and not streamed and ("content-length" in headers or "transfer-encoding" in headers):
             body = await _read(receive, self._request_bytes)
             if body is None:
                 refusal = self._too_large()
@@ -112,18 +116,17 @@ class Gate:
             return
         await self._app(scope, receive, send)
 
-    def _bad_body(self, headers: Mapping[str, str]) -> ProblemResponse | None:
+    def _bad_body(self, headers: Mapping[str, str], *, streamed: bool) -> ProblemResponse | None:
         length = headers.get("content-length")
         if length is not None and (not length.isascii() or not length.isdigit()):
             return ProblemResponse(400, "bad_request", "Content-Length must be a number")
-        if length is not None and (len(length) > 18 or int(length) > self._request_bytes):
+        if length is not None and (len(length) > 18 or (not streamed and int(length) > self._request_bytes)):
             return self._too_large()
-        if (length not in (None, "0") or "transfer-encoding" in headers) and not _JSON.fullmatch(
-            headers.get("content-type", "")
-        ):
-            return ProblemResponse(
-                415, "unsupported_media_type", "the body must be JSON: Content-Type: application/json"
-            )
+        kind = _MESSAGE if streamed else _JSON
+        has_body = length not in (None, "0") or "transfer-encoding" in headers
+        if has_body and not kind.fullmatch(headers.get("content-type", "")):
+            what = "a message: Content-Type: message/rfc822" if streamed else "JSON: Content-Type: application/json"
+            return ProblemResponse(415, "unsupported_media_type", f"the body must be {what}")
         return None
 
     def _too_large(self) -> ProblemResponse:

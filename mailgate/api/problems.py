@@ -72,7 +72,7 @@ _DESCRIPTIONS = {
     409: "The state of things forbids it; `type` says which",
     410: "It was here: `expired` or `purged`",
     413: "The body is too large",
-    415: "The body is not JSON",
+    415: "The body is of another type than the route takes",
     422: "A value can't be accepted",
     503: "Not ready; try again later",
 }
@@ -84,9 +84,17 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in statuses}
 
 
+# A body that was refused for its size is not read to its end.
+_HEADERS = {
+    401: {"www-authenticate": "Bearer"},
+    413: {"connection": "close"},
+    503: {"retry-after": "5"},
+}
+
+
 def from_error(error: MailgateError) -> ProblemResponse:
     """The answer for one of our errors."""
-    headers = {401: {"www-authenticate": "Bearer"}, 503: {"retry-after": "5"}}.get(error.status)
+    headers = _HEADERS.get(error.status)
     return ProblemResponse(error.status, error.slug, error.detail, headers=headers, **error.extra)
 
 

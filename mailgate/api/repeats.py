@@ -10,6 +10,7 @@ import hashlib
 import json
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mailgate.api.problems import ProblemResponse, from_error
@@ -41,32 +42,68 @@ class Repeats:
             detail = f"Idempotency-Key must have 1 to {_LONGEST_KEY} printable characters"
             await ProblemResponse(400, "bad_request", detail)(scope, receive, send)
             return
-        parts = self._parts
-        keep = parts.settings.limits.idempotency_hours * HOUR
-        try:
-            kept = await idempotency.reserve(
-                parts.db, who.token_id, key, self._fingerprint(scope), keep=keep, now=parts.clock()
-            )
-        except MailgateError as error:
-            await from_error(error)(scope, receive, send)
-            return
-        context = f"idempotency:{who.token_id}:{key}"
-        if kept is not None:
-            await _send_kept(parts.ring.open_sealed(kept.body, context), kept.status, send)
-            return
+        claim = Claim(self._parts, who.token_id, key, scope)
+        if scope.get("streamed"):
+            scope["claim"] = claim  # what the request is, is only known when its route has read it
+        else:
+            try:
+                kept = await claim.make(hashlib.sha256(scope.get("body", b"")).digest())
+            except MailgateError as error:
+                await from_error(error)(scope, receive, send)
+                return
+            if kept is not None:
+                await kept(scope, receive, send)
+                return
         answer = _Answer(send)
         try:
             await self._app(scope, receive, answer.send)
         finally:
-            made = 200 <= answer.status < 300 and answer.complete
-            sealed = parts.ring.seal(answer.pack(), context) if made else b""
-            await idempotency.settle(parts.db, who.token_id, key, Kept(answer.status, sealed) if made else None)
+            await claim.settle(answer)
 
-    def _fingerprint(self, scope: Scope) -> bytes:
+
+class Claim:
+    """One request's claim on its key."""
+
+    def __init__(self, parts: Services, token_id: str, key: str, scope: Scope) -> None:
+        self._parts = parts
+        self._token_id = token_id
+        self._key = key
+        self._scope = scope
+        self._made = False
+
+    async def make(self, body_digest: bytes) -> Response | None:
+        """Claim the key for this request with its body; the answer if one was given before. Raises PreconditionError
+        when the key was used for something else, ConflictError while the first request is at work.
+        """
+        parts = self._parts
+        keep = parts.settings.limits.idempotency_hours * HOUR
+        kept = await idempotency.reserve(
+            parts.db, self._token_id, self._key, self._fingerprint(body_digest), keep=keep, now=parts.clock()
+        )
+        if kept is not None:
+            return _again(parts.ring.open_sealed(kept.body, self._context), kept.status)
+        self._made = True
+        return None
+
+    async def settle(self, answer: _Answer) -> None:
+        """Keep the answer, if it was a success; else nothing was made and the key is free again."""
+        if not self._made:
+            return
+        made = 200 <= answer.status < 300 and answer.complete
+        sealed = self._parts.ring.seal(answer.pack(), self._context) if made else b""
+        await idempotency.settle(
+            self._parts.db, self._token_id, self._key, Kept(answer.status, sealed) if made else None
+        )
+
+    @property
+    def _context(self) -> str:
+        return f"idempotency:{self._token_id}:{self._key}"
+
+    def _fingerprint(self, body_digest: bytes) -> bytes:
         """Of everything that makes the request; keyed, since bodies hold passwords of mailboxes."""
-        path, query, body = scope["path"].encode(), scope.get("query_string", b""), scope.get("body", b"")
-        parts = (scope["method"].encode(), path, query, body)
-        digests = b"".join(hashlib.sha256(part).digest() for part in parts)
+        scope = self._scope
+        parts = (scope["method"].encode(), scope["path"].encode(), scope.get("query_string", b""))
+        digests = b"".join(hashlib.sha256(part).digest() for part in parts) + body_digest
         return self._parts.ring.fingerprint(digests, "idempotency")
 
 
@@ -95,10 +132,6 @@ class _Answer:
         return json.dumps({"headers": self._headers, "body": self._body.decode("utf-8")}).encode()
 
 
-async def _send_kept(packed: bytes, status: int, send: Send) -> None:
+def _again(packed: bytes, status: int) -> Response:
     answer = json.loads(packed)
-    body = answer["body"].encode()
-    headers = [(name.encode(), value.encode()) for name, value in answer["headers"]]
-    headers += [(b"content-length", str(len(body)).encode()), (b"idempotent-replayed", b"true")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return Response(answer["body"].encode(), status, {**dict(answer["headers"]), "idempotent-replayed": "true"})

@@ -21,6 +21,7 @@ from mailgate.store.pins import Pins
 from mailgate.store.reading import MessageReader
 from mailgate.store.retention import RetentionService
 from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.wishes import Wishes
 from mailgate.tenants.catalogue import Catalogue
 
 
@@ -76,6 +77,7 @@ class Services:
     reader: MessageReader
     pins: Pins
     retention: RetentionService
+    wishes: Wishes
     sync: SyncControl
     verify: Verify
     metrics: Metrics

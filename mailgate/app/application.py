@@ -87,6 +87,7 @@ class Application:
                 reader=core.reader,
                 pins=core.pins,
                 retention=core.retention,
+                wishes=core.wishes,
                 sync=_Sync(self.supervisor, self.jobs),
                 verify=verify or Verifier(core.settings, context),
                 metrics=self.metrics,

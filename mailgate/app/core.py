@@ -30,6 +30,8 @@ from mailgate.store.reading import MessageReader
 from mailgate.store.retention import RetentionService
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tokens import LONGEST_SECRET
+from mailgate.store.wishes import Wishes
+from mailgate.store.wishes_locks import Locks
 from mailgate.tenants.catalogue import Catalogue, parse_catalogue
 from mailgate.tenants.subscription import SubscriptionRules
 from retention.model import AnchorFrom, Graces
@@ -87,6 +89,7 @@ class Core:
     pins: Pins
     reader: MessageReader
     retention: RetentionService
+    wishes: Wishes
 
     @classmethod
     async def open(
@@ -174,6 +177,15 @@ class Core:
                 owner,
                 batch=settings.retention.batch_size,
                 limits=clock_limits,
+            ),
+            wishes=Wishes.over(
+                db,
+                ring,
+                blobs,
+                Locks(subscriptions, expiry, clock_limits, log),
+                max_bytes=settings.sync.max_message_bytes,
+                anchor_from=policy.anchor,
+                at_once=settings.limits.parses_at_once,
             ),
         )
 

@@ -156,6 +156,7 @@ def make_services(core: Core, sync: RecordedSync, verify: RecordedVerify, health
         reader=core.reader,
         pins=core.pins,
         retention=core.retention,
+        wishes=core.wishes,
         sync=sync,
         verify=verify,
         metrics=Metrics(),

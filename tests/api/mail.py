@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import SMTP
+from typing import Any
 
 from sqlalchemy import insert
 
@@ -56,7 +57,7 @@ class Postman:
     _folders: dict[str, str] = field(default_factory=dict)
     _uid: int = 0
 
-    async def folder(self, name: str = "INBOX") -> str:
+    async def folder(self, name: str = "INBOX", **more: Any) -> str:
         """The folder's id; made when missing."""
         if name not in self._folders:
             folder_id = new_id(self.gateway.clock())
@@ -69,6 +70,8 @@ class Postman:
                 "selectable": True,
                 "followed": True,
                 "uidvalidity": UIDVALIDITY,
+                "delimiter": "/",
+                **more,
             }
 
             async def work(tx: Transaction) -> None:

@@ -41,11 +41,19 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("PATCH", B): CRM,
     ("DELETE", B): CRM,
     ("GET", f"{B}/folders"): CRM,
+    ("POST", f"{B}/folders"): CRM,
+    ("PATCH", f"{B}/folders/{{folder_id}}"): CRM,
+    ("DELETE", f"{B}/folders/{{folder_id}}"): CRM,
+    ("POST", f"{B}/messages"): CRM,
+    ("GET", f"{T}/operations"): CRM,
+    ("GET", f"{T}/operations/{{operation_id}}"): CRM,
     ("POST", f"{B}/sync"): CRM,
     ("GET", f"{B}/runs"): CRM,
     ("POST", "/v1/mailboxes/verify"): CRM,
     ("GET", f"{T}/messages"): ALL,
     ("GET", M): ALL,
+    ("PATCH", M): CRM,
+    ("DELETE", M): CRM,
     ("GET", f"{M}/raw"): CRM,
     ("GET", f"{M}/parts/{{part_id}}"): CRM,
     ("GET", f"{T}/threads/{{thread_id}}"): ALL,
@@ -75,13 +83,16 @@ async def world(gateway: Gateway) -> dict[str, str]:
     post = await postman(gateway, "acme")
     message_id = await post.deliver(letter(), index=False)
     message = (await gateway.client.get(f"/v1/tenants/acme/messages/{message_id}")).json()
+    patched = await gateway.client.patch(f"/v1/tenants/acme/messages/{message_id}", json={"flags": {"add": ["$a"]}})
     await gateway.client.put(f"/v1/tenants/acme/messages/{message_id}/pins/deal/D-1")
     run = await gateway.client.post("/v1/retention/runs", json={"tenant": "acme"})
     bound = await gateway.client.post("/v1/tokens", json={"name": "x", "scopes": ["crm"], "tenant_id": "acme"})
     return {
         "tenant_id": "acme",
         "mailbox_id": post.mailbox_id,
+        "folder_id": await post.folder("Empty"),
         "message_id": message_id,
+        "operation_id": patched.json()["operation_id"],
         "thread_id": message["thread_id"],
         "part_id": "1",
         "entity_type": "deal",
@@ -102,17 +113,25 @@ def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict
         ("PUT", f"{T}/subscription"): {"plan": "professional"},
         ("POST", f"{T}/mailboxes"): mailbox_body("ben@acme.example"),
         ("PATCH", B): {"owner": "ann"},
+        ("POST", f"{B}/folders"): {"name": "New"},
+        ("PATCH", f"{B}/folders/{{folder_id}}"): {"name": "Renamed"},
+        ("PATCH", M): {"flags": {"add": ["\\Seen"]}},
         ("POST", "/v1/mailboxes/verify"): {"tenant_id": known["tenant_id"], "imap": mailbox_body()["imap"]},
         ("POST", "/v1/retention/runs"): {"tenant": known["tenant_id"]},
         ("POST", "/v1/tokens"): {"name": "new", "scopes": ["crm"], "tenant_id": known["tenant_id"]},
     }
+    if (method, path) == ("DELETE", f"{B}/folders/{{folder_id}}"):
+        more["params"] = {"permanent": "true"}
+    if (method, path) == ("POST", f"{B}/messages"):
+        more = {"params": {"folder_id": known["folder_id"]}, "content": letter()}
+        more["headers"] = {"content-type": "message/rfc822"}
     if (method, path) in bodies:
         more["json"] = bodies[method, path]
     return path.format(**known), more
 
 
 # What ends a thing comes last, so that everything before finds it.
-ORDER = sorted(MATRIX, key=lambda route: (route[0] == "DELETE", route[1] == B, route[1]))
+ORDER = sorted(MATRIX, key=lambda route: (route[0] == "DELETE", route[1] == B, -len(route[1]), route[1]))
 
 
 async def test_the_table_names_every_route(gateway: Gateway) -> None:

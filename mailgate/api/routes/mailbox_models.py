@@ -126,7 +126,7 @@ class ProgressAnswer(Answer):
 
 
 class FolderAnswer(Answer):
-    """A folder of the account, as last seen."""
+    """A folder of the account, as last seen, and as the CRM changed it."""
 
     id: str
     name: str
@@ -137,6 +137,7 @@ class FolderAnswer(Answer):
     imported_at: Time | None
     last_pass_at: Time | None
     last_error: str | None
+    pending: Literal["create", "rename"] | None = Field(description="what the mail server does not know of it yet")
 
 
 class MailboxAnswer(Answer):
@@ -158,6 +159,7 @@ class MailboxAnswer(Answer):
     imported_at: Time | None = Field(description="when the first import was complete")
     last_checked_at: Time | None = Field(description="when all folders were last known to agree with the server")
     lag_s: float | None = Field(description="seconds since then")
+    pending_operations: int = Field(description="changes that the mail server does not know yet")
     folders: list[FolderAnswer]
     created_at: Time
     removed_at: Time | None

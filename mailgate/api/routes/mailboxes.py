@@ -10,11 +10,11 @@ from starlette.responses import Response
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
+from mailgate.api.routes.folders import show_folder
 from mailgate.api.routes.mailbox_models import (
     Account,
     AccountAnswer,
     AccountPatch,
-    FolderAnswer,
     FolderRules,
     MailboxAnswer,
     MailboxBody,
@@ -63,7 +63,7 @@ async def create_mailbox(
     mailbox = await parts.mailboxes.create(tenant.id, spec, parts.clock(), who.actor)
     parts.sync.changed(mailbox.id)
     response.headers["location"] = f"/v1/tenants/{tenant.id}/mailboxes/{mailbox.id}"
-    return _show(mailbox, [], parts.clock())
+    return _show(mailbox, [], 0, parts.clock())
 
 
 @router.get(_IN_TENANT, dependencies=[only(Scope.CRM)], responses=problems(400, 404))
@@ -71,9 +71,13 @@ async def list_mailboxes(tenant: TenantOf, query: Annotated[PageQuery, Query()],
     """The tenant's connected accounts."""
     cursors = Cursors("mailboxes", (str,), tenant.id)
     page = await parts.mailboxes.list_page(tenant.id, after=cursors.after(query.cursor), limit=query.limit)
-    folders = await overview.folders_of(parts.db, [mailbox.id for mailbox in page.items])
+    ids = [mailbox.id for mailbox in page.items]
+    folders = await overview.folders_of(parts.db, ids)
+    pending = await overview.operations_pending(parts.db, ids)
     now = parts.clock()
-    return cursors.page(page, lambda mailbox: _show(mailbox, folders.get(mailbox.id, []), now))
+    return cursors.page(
+        page, lambda mailbox: _show(mailbox, folders.get(mailbox.id, []), pending.get(mailbox.id, 0), now)
+    )
 
 
 @router.get(_IN_TENANT + "/{mailbox_id}", dependencies=[only(Scope.CRM)], responses=problems(404))
@@ -113,14 +117,6 @@ async def delete_mailbox(tenant: TenantOf, mailbox_id: Annotated[ObjectId, Path(
     """Disconnect the account: credentials are destroyed; copies that are neither pinned nor held will be purged."""
     await parts.mailboxes.remove(tenant.id, mailbox_id, parts.clock(), who.actor)
     parts.sync.changed(mailbox_id)
-
-
-@router.get(_IN_TENANT + "/{mailbox_id}/folders", dependencies=[only(Scope.CRM)], responses=problems(404))
-async def list_folders(tenant: TenantOf, mailbox_id: Annotated[ObjectId, Path()], parts: Parts) -> Items[FolderAnswer]:
-    """The account's folders, INBOX first."""
-    await parts.mailboxes.get(tenant.id, mailbox_id)
-    rows = (await overview.folders_of(parts.db, [mailbox_id])).get(mailbox_id, [])
-    return Items[FolderAnswer](items=[_show_folder(row) for row in rows], next_cursor=None)
 
 
 @router.post(
@@ -179,7 +175,8 @@ async def _require_sync(parts: Services, tenant_id: str) -> None:
 async def _get(parts: Services, tenant_id: str, mailbox_id: str) -> MailboxAnswer:
     mailbox = await parts.mailboxes.get(tenant_id, mailbox_id)
     folders = await overview.folders_of(parts.db, [mailbox_id])
-    return _show(mailbox, folders.get(mailbox_id, []), parts.clock())
+    pending = await overview.operations_pending(parts.db, [mailbox_id])
+    return _show(mailbox, folders.get(mailbox_id, []), pending.get(mailbox_id, 0), parts.clock())
 
 
 def _settings(account: Account) -> dict[str, Any]:
@@ -215,7 +212,7 @@ def _progress(done: int, total: int, started_at: Instant | None, now: Instant) -
     return ProgressAnswer(done=done, total=total, rate=rate, eta_s=eta)
 
 
-def _show(mailbox: Mailbox, folders: list[FolderRow], now: Instant) -> MailboxAnswer:
+def _show(mailbox: Mailbox, folders: list[FolderRow], pending: int, now: Instant) -> MailboxAnswer:
     checked = mailbox.last_checked_at
     importing = mailbox.imported_at is None
     return MailboxAnswer(
@@ -237,23 +234,10 @@ def _show(mailbox: Mailbox, folders: list[FolderRow], now: Instant) -> MailboxAn
         imported_at=mailbox.imported_at,
         last_checked_at=checked,
         lag_s=None if checked is None else round(max(0, now - checked) / SECOND, 3),
-        folders=[_show_folder(row) for row in folders],
+        pending_operations=pending,
+        folders=[show_folder(row) for row in folders],
         created_at=mailbox.created_at,
         removed_at=mailbox.removed_at,
-    )
-
-
-def _show_folder(row: FolderRow) -> FolderAnswer:
-    return FolderAnswer(
-        id=row.id,
-        name=row.name,
-        special_use=row.special_use,
-        followed=row.followed,
-        exists=row.exists,
-        progress=ProgressAnswer(done=row.progress_done, total=row.progress_total, rate=None, eta_s=None),
-        imported_at=row.imported_at,
-        last_pass_at=row.last_pass_at,
-        last_error=row.last_error,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -57,7 +58,7 @@ class PartAnswer(Answer):
 
 
 class FolderOf(Answer):
-    """A folder in which the original stands."""
+    """A folder that the message is in. A move shows at once, before the mail server made it."""
 
     id: str
     name: str
@@ -81,7 +82,9 @@ class OriginAnswer(Answer):
 
 
 class MessageAnswer(Answer):
-    """A copy. `rfc_message_id` is the header; `message_id` in this interface is always our id."""
+    """A copy. `rfc_message_id` is the header; `message_id` in this interface is always our id. `flags`, `labels` and
+    `folders` are as the CRM changed them, at once; `origin` is how the mail server has it.
+    """
 
     id: str
     mailbox_id: str
@@ -105,6 +108,10 @@ class MessageAnswer(Answer):
     size: int = Field(description="bytes of the original")
     flags: list[str]
     labels: list[str] = Field(description="of providers that have labels beside folders")
+    pending_operations: int = Field(description="changes of this message that the mail server does not know yet")
+    deleted_at: Time | None = Field(
+        description="when a user deleted it; such messages are shown to scope compliance only"
+    )
     snippet: str | None = Field(description="null for a token without scope crm")
     has_files: bool
     parts: list[PartAnswer]
@@ -166,7 +173,7 @@ async def list_messages(
     key = cursors.read(query.cursor)
     page = await parts.reader.list_page(
         tenant,
-        wanted,
+        replace(wanted, deleted=_sees_deleted(who)),
         after=None if key is None else (int(key[0]), str(key[1])),
         limit=query.limit,
         now=parts.clock(),
@@ -179,8 +186,9 @@ async def get_message(
     tenant: TenantOf, message_id: Annotated[ObjectId, Path()], parts: Parts, who: Who
 ) -> FullMessageAnswer:
     """One copy with its text and sanitised HTML. 410 `expired` when its time is over, 410 `purged` afterwards."""
-    view = await parts.reader.get(tenant, message_id, parts.clock())
-    parsed = await parts.reader.parsed(tenant, message_id, parts.clock()) if who.may(Scope.CRM) else None
+    view = await parts.reader.get(tenant, message_id, parts.clock(), deleted=_sees_deleted(who))
+    readable = who.may(Scope.CRM) and view.deleted_at is None
+    parsed = await parts.reader.parsed(tenant, message_id, parts.clock()) if readable else None
     return FullMessageAnswer(
         **_fields(view, who),
         text=None if parsed is None else parsed.text,
@@ -256,7 +264,7 @@ async def get_thread(
     key = cursors.read(query.cursor)
     page = await parts.reader.list_page(
         tenant,
-        MessageFilter(thread_id=thread_id),
+        MessageFilter(thread_id=thread_id, deleted=_sees_deleted(who)),
         after=None if key is None else (int(key[0]), str(key[1])),
         oldest_first=True,
         limit=query.limit,
@@ -283,15 +291,10 @@ async def _chunks(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byt
 def _fields(view: MessageView, who: Principal) -> dict[str, Any]:
     """What a message's answer holds, by the fields' Python names; text of the body only for who may read bodies."""
     summary = view.summary
-    standing = {
-        origin.folder_id: FolderOf(id=origin.folder_id, name=origin.folder, special_use=origin.special_use)
-        for origin in view.origins
-        if origin.present
-    }
     return {
         "id": view.id,
         "mailbox_id": view.mailbox_id,
-        "folders": list(standing.values()),
+        "folders": [FolderOf(id=at.id, name=at.name, special_use=at.special_use) for at in view.folders],
         "thread_id": view.thread_id,
         "in_reply_to": list(summary.in_reply_to),
         "references": list(summary.references),
@@ -310,14 +313,16 @@ def _fields(view: MessageView, who: Principal) -> dict[str, Any]:
         "expires_at": view.expires_at,
         "size": view.size,
         "flags": list(view.flags),
-        "labels": [],
-        "snippet": summary.snippet if who.may(Scope.CRM) else None,
+        "labels": list(view.labels),
+        "pending_operations": view.pending,
+        "deleted_at": view.deleted_at,
+        "snippet": summary.snippet if who.may(Scope.CRM) and view.deleted_at is None else None,
         "has_files": summary.has_files,
         "parts": [_part(part) for part in summary.parts],
         "pins": [show_pin(pin) for pin in view.pins],
         "held": view.held,
         "origin": OriginAnswer(
-            present=bool(standing),
+            present=any(origin.present for origin in view.origins),
             locations=[
                 Location(
                     folder_id=origin.folder_id, uidvalidity=origin.uidvalidity, uid=origin.uid, present=origin.present
@@ -326,6 +331,11 @@ def _fields(view: MessageView, who: Principal) -> dict[str, Any]:
             ],
         ),
     }
+
+
+def _sees_deleted(who: Principal) -> bool:
+    """What a user deleted is shown to compliance only: not even to admin, whose token the CRM itself may use."""
+    return Scope.COMPLIANCE in who.scopes
 
 
 def _addresses(addresses: tuple[Address, ...]) -> list[AddressAnswer]:
