@@ -1,4 +1,4 @@
-"""The CRM's side: what its users ask for, as rows: the near side changed, and an operation to bring it to the server."""
+"""The CRM's side: what its users ask for, as rows: the near side changed, and an operation that is to follow."""
 
 from __future__ import annotations
 
@@ -100,16 +100,20 @@ class Crm:
         await self._ask(OperationKind.DELETE, near, row.id, from_folder_id=await self._stands_in(row))
 
     async def append(
-        self, n: int, to: str, *, flags: Sequence[str] = (), received_at: Instant | None = None, raw: bytes | None = None
+        self,
+        n: int,
+        to: str,
+        *,
+        flags: Sequence[str] = (),
+        received_at: Instant | None = None,
+        raw: bytes | None = None,
     ) -> str:
         """A new message; its id."""
         engine, now = self.engine, self.engine.clock()
         folder_id = await self.folder(to)
         tenant = await tenants.get(engine.db, engine.tenant_id)
         keys = engine.ring.tenant(tenant.ref)
-        preparer = Preparer(
-            engine.tenant_id, keys, engine.blobs, max_bytes=1 << 20, anchor_from=AnchorFrom.RECEIVED
-        )
+        preparer = Preparer(engine.tenant_id, keys, engine.blobs, max_bytes=1 << 20, anchor_from=AnchorFrom.RECEIVED)
         at = now - now % SECOND if received_at is None else received_at
         sink = MemorySink()
         sink.write(memoryview(raw or mail(n)))

@@ -1,0 +1,444 @@
+"""The decision table of pushing, cell by cell: what is asked for, what is known of it, the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from connectors.model import SpecialUse
+from connectors.port import Abilities
+from mailgate.clock import DAY
+from mailgate.sync.identity import Likeness
+from mailgate.sync.operations import Operation, OperationKind, OperationState
+from mailgate.sync.port import FolderState
+from mailgate.sync.push_plan import (
+    LOOKED_FOR,
+    RENUMBERED,
+    Address,
+    Append,
+    Applied,
+    Copy,
+    CopyThenExpunge,
+    CreateFolder,
+    DeleteFolder,
+    Evidence,
+    Expunge,
+    Facts,
+    Failed,
+    LookUp,
+    Move,
+    Original,
+    Place,
+    RenameFolder,
+    Seen,
+    Step,
+    Store,
+    StoredBytes,
+    StoreLabels,
+    Wait,
+    plan,
+)
+
+NOW = 20_000 * DAY
+ALL = Abilities(move=True, expunge=True, places=True, labels=True)
+NO_MOVE = Abilities(move=False, expunge=True, places=True, labels=False)
+NOTHING = Abilities(move=False, expunge=False, places=False, labels=False)
+
+SEEN, FLAGGED = frozenset({"\\Seen"}), frozenset({"\\Flagged"})
+NONE = frozenset[str]()
+
+
+def folder(name: str) -> FolderState:
+    return FolderState(id=name, name=name, special_use=None, selectable=True, followed=True, uidvalidity=7, uidnext=90)
+
+
+INBOX, ARCHIVE, OTHER = folder("INBOX"), folder("Archive"), folder("Other")
+HERE = Original(INBOX, 7, 3, SEEN)
+THERE = Original(ARCHIVE, 8, 5, SEEN)
+ELSEWHERE = Original(OTHER, 9, 1)
+SENT_HERE = {"folder_id": "INBOX", "uidvalidity": 7, "uid": 3, "to_uidvalidity": 8, "to_uidnext": 5}
+
+
+def copy(*originals: Original, missing: bool = False, pins: int = 0) -> Copy:
+    return Copy("m", originals, missing, pins, Likeness(b"token", 100, NOW), None, StoredBytes("b", b"key", 1, 100))
+
+
+def operation(
+    kind: OperationKind, *, journal: Mapping[str, Any] | None = None, next_at: int | None = None, **detail: Any
+) -> Operation:
+    """Asked for; with a journal it was sent."""
+    return Operation(
+        id="o",
+        mailbox_id="x",
+        seq=1,
+        kind=kind,
+        state=OperationState.PENDING if journal is None else OperationState.SENT,
+        message_id="m",
+        folder_id="Archive",
+        from_folder_id="INBOX",
+        detail=detail,
+        journal=journal,
+        next_at=next_at,
+    )
+
+
+def step(
+    asked: Operation,
+    known: Copy | None = None,
+    *,
+    place: Place | None = None,
+    purged: bool = False,
+    abilities: Abilities = ALL,
+    evidence: Evidence | None = None,
+) -> Step:
+    return plan(asked, Facts(known, purged, place), abilities, NOW, entitled=True, evidence=evidence)
+
+
+FLAGS = operation(OperationKind.FLAGS, add=["\\Flagged"], remove=["\\Seen"])
+LABELS = operation(OperationKind.LABELS, add=["Deal"], remove=["Old"])
+MOVE = operation(OperationKind.MOVE)
+MOVE_SENT = operation(OperationKind.MOVE, journal=SENT_HERE)
+DELETE = operation(OperationKind.DELETE)
+DELETE_SENT = operation(OperationKind.DELETE, journal=SENT_HERE)
+APPEND = operation(OperationKind.APPEND, flags=[], received_at=None)
+APPEND_SENT = operation(OperationKind.APPEND, journal={"to_uidvalidity": 8, "to_uidnext": 5}, flags=[])
+OF_MESSAGES = [FLAGS, LABELS, MOVE, DELETE, APPEND]
+TO_ARCHIVE = Place(ARCHIVE)
+
+
+def code(found: Step) -> str:
+    assert isinstance(found, Failed)
+    assert found.reason
+    return found.code
+
+
+# Any operation.
+
+
+@pytest.mark.parametrize("kind", OperationKind)
+def test_any_not_entitled_waits(kind: OperationKind) -> None:
+    found = plan(operation(kind), Facts(copy(HERE), place=TO_ARCHIVE), ALL, NOW, entitled=False)
+    assert isinstance(found, Wait)
+    assert found.until is None
+
+
+@pytest.mark.parametrize("kind", OperationKind)
+def test_any_in_a_pause_waits(kind: OperationKind) -> None:
+    found = step(operation(kind, next_at=NOW + 1), copy(HERE), place=TO_ARCHIVE)
+    assert isinstance(found, Wait)
+    assert found.until == NOW + 1
+
+
+def test_any_after_its_pause_goes_on() -> None:
+    assert step(operation(OperationKind.DELETE, next_at=NOW), copy(HERE)) == Expunge(HERE)
+
+
+@pytest.mark.parametrize("asked", OF_MESSAGES, ids=lambda asked: asked.kind)
+def test_of_a_message_that_was_purged_fails(asked: Operation) -> None:
+    assert code(step(asked, None, purged=True, place=TO_ARCHIVE)) == "purged"
+
+
+def test_delete_of_a_copy_that_is_gone_is_applied() -> None:
+    assert step(DELETE, None) == Applied()
+
+
+@pytest.mark.parametrize("asked", [FLAGS, LABELS, MOVE, APPEND], ids=lambda asked: asked.kind)
+def test_others_of_a_copy_that_is_gone_fail(asked: Operation) -> None:
+    assert code(step(asked, None, place=TO_ARCHIVE)) == "gone_at_server"
+
+
+@pytest.mark.parametrize("asked", [FLAGS, LABELS, MOVE, DELETE], ids=lambda asked: asked.kind)
+def test_any_whose_original_is_not_where_it_was_waits_for_the_passes(asked: Operation) -> None:
+    assert step(asked, copy(missing=True), place=TO_ARCHIVE) == Wait(LOOKED_FOR)
+
+
+@pytest.mark.parametrize("asked", [FLAGS, LABELS, MOVE], ids=lambda asked: asked.kind)
+def test_any_without_an_original_fails(asked: Operation) -> None:
+    assert code(step(asked, copy(), place=TO_ARCHIVE)) == "gone_at_server"
+
+
+# Flags and labels.
+
+
+def test_flags_that_base_has_are_applied() -> None:
+    assert step(FLAGS, copy(Original(INBOX, 7, 3, FLAGGED))) == Applied()
+
+
+def test_flags_that_base_lacks_are_stored() -> None:
+    assert step(FLAGS, copy(HERE)) == Store(HERE, FLAGGED, SEEN)
+
+
+def test_flags_of_the_original_that_differs_are_stored() -> None:
+    assert step(FLAGS, copy(Original(INBOX, 7, 3, FLAGGED), THERE)) == Store(THERE, FLAGGED, SEEN)
+
+
+def test_flags_that_were_sent_are_stored_again() -> None:
+    sent = operation(OperationKind.FLAGS, journal=SENT_HERE, add=["\\Flagged"], remove=[])
+    assert step(sent, copy(HERE)) == Store(HERE, FLAGGED, NONE)
+
+
+def test_labels_that_base_has_are_applied() -> None:
+    assert step(LABELS, copy(Original(INBOX, 7, 3, labels=frozenset({"Deal"})))) == Applied()
+
+
+def test_labels_that_base_lacks_are_stored() -> None:
+    at = Original(INBOX, 7, 3, labels=frozenset({"Old"}))
+    assert step(LABELS, copy(at)) == StoreLabels(at, frozenset({"Deal"}), frozenset({"Old"}))
+
+
+def test_labels_where_there_are_none_fail() -> None:
+    assert code(step(LABELS, copy(HERE), abilities=NOTHING)) == "no_labels"
+
+
+# Moves.
+
+
+@pytest.mark.parametrize(
+    "place",
+    [None, Place(ARCHIVE, gone=True), Place(FolderState("Archive", "Archive", None, selectable=False, followed=True))],
+    ids=["unknown", "gone", "not selectable"],
+)
+@pytest.mark.parametrize("asked", [MOVE, APPEND], ids=lambda asked: asked.kind)
+def test_into_a_folder_that_is_gone_fails(asked: Operation, place: Place | None) -> None:
+    assert code(step(asked, copy(HERE), place=place)) == "folder_gone"
+
+
+@pytest.mark.parametrize("asked", [MOVE, APPEND], ids=lambda asked: asked.kind)
+def test_into_a_folder_that_is_not_made_yet_waits(asked: Operation) -> None:
+    assert isinstance(step(asked, copy(HERE), place=Place(ARCHIVE, on_its_way="create")), Wait)
+
+
+def test_move_of_what_stands_there_is_applied() -> None:
+    assert step(MOVE, copy(THERE), place=TO_ARCHIVE) == Applied()
+
+
+def test_move_within_its_folder_is_applied() -> None:
+    assert step(MOVE, copy(HERE), place=Place(INBOX)) == Applied()
+
+
+def test_move_of_what_stands_in_both_leaves_the_source() -> None:
+    assert step(MOVE, copy(HERE, THERE), place=TO_ARCHIVE) == CopyThenExpunge(HERE, ARCHIVE, Address(8, 5))
+
+
+def test_move_of_what_stands_in_both_is_not_looked_up() -> None:
+    assert step(MOVE_SENT, copy(HERE, THERE), place=TO_ARCHIVE) == CopyThenExpunge(HERE, ARCHIVE, Address(8, 5))
+
+
+def test_move_of_what_stands_elsewhere_fails() -> None:
+    assert code(step(MOVE, copy(ELSEWHERE), place=TO_ARCHIVE)) == "moved_at_server"
+
+
+def test_move_where_there_is_move() -> None:
+    assert step(MOVE, copy(HERE), place=TO_ARCHIVE) == Move(HERE, ARCHIVE)
+
+
+def test_move_where_there_is_uid_expunge_only() -> None:
+    assert step(MOVE, copy(HERE), place=TO_ARCHIVE, abilities=NO_MOVE) == CopyThenExpunge(HERE, ARCHIVE)
+
+
+def test_move_where_there_is_neither_fails() -> None:
+    assert code(step(MOVE, copy(HERE), place=TO_ARCHIVE, abilities=NOTHING)) == "no_move"
+
+
+def test_move_sent_is_looked_up() -> None:
+    assert step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE) == LookUp(original=HERE, target=ARCHIVE)
+
+
+def test_move_sent_of_another_address_was_not_done() -> None:
+    renumbered = Original(INBOX, 8, 3)
+    assert step(MOVE_SENT, copy(renumbered), place=TO_ARCHIVE) == Move(renumbered, ARCHIVE)
+
+
+def test_move_sent_gone_and_found_is_applied() -> None:
+    seen = Evidence(Seen.GONE, Address(8, 5))
+    assert step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE, evidence=seen) == Applied(Address(8, 5))
+
+
+def test_move_sent_there_and_found_is_half_done() -> None:
+    seen = Evidence(Seen.THERE, Address(8, 5))
+    found = step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE, evidence=seen)
+    assert found == CopyThenExpunge(HERE, ARCHIVE, Address(8, 5))
+
+
+def test_move_sent_there_and_not_found_is_not_done() -> None:
+    seen = Evidence(Seen.THERE)
+    assert step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE, evidence=seen) == Move(HERE, ARCHIVE)
+
+
+def test_move_sent_neither_waits_for_the_passes() -> None:
+    assert step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE, evidence=Evidence(Seen.GONE)) == Wait(LOOKED_FOR)
+
+
+def test_move_sent_renumbered_waits_for_the_passes() -> None:
+    seen = Evidence(Seen.UNKNOWN, Address(8, 5))
+    assert step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE, evidence=seen) == Wait(RENUMBERED)
+
+
+# Deletions.
+
+
+def test_delete_of_what_was_pinned_fails() -> None:
+    assert code(step(DELETE, copy(HERE, pins=1))) == "pinned"
+
+
+def test_delete_without_an_original_is_applied() -> None:
+    assert step(DELETE, copy()) == Applied()
+
+
+def test_delete_with_an_original_expunges_it() -> None:
+    assert step(DELETE, copy(HERE)) == Expunge(HERE)
+
+
+def test_delete_without_uid_expunge_fails() -> None:
+    assert code(step(DELETE, copy(HERE), abilities=NOTHING)) == "no_uidplus"
+
+
+def test_delete_sent_is_looked_up() -> None:
+    assert step(DELETE_SENT, copy(HERE)) == LookUp(original=HERE)
+
+
+def test_delete_sent_gone_is_applied() -> None:
+    assert step(DELETE_SENT, copy(HERE), evidence=Evidence(Seen.GONE)) == Applied()
+
+
+def test_delete_sent_there_expunges_again() -> None:
+    assert step(DELETE_SENT, copy(ELSEWHERE, HERE), evidence=Evidence(Seen.THERE)) == Expunge(HERE)
+
+
+def test_delete_sent_renumbered_waits() -> None:
+    assert step(DELETE_SENT, copy(HERE), evidence=Evidence(Seen.UNKNOWN)) == Wait(RENUMBERED)
+
+
+def test_delete_sent_of_another_address_expunges_this_one() -> None:
+    assert step(DELETE_SENT, copy(ELSEWHERE)) == Expunge(ELSEWHERE)
+
+
+# Appends.
+
+
+@pytest.mark.parametrize("known", [copy(THERE), copy(missing=True)], ids=["has", "had"])
+def test_append_of_what_has_or_had_an_original_is_applied(known: Copy) -> None:
+    assert step(APPEND, known, place=TO_ARCHIVE) == Applied()
+
+
+def test_append() -> None:
+    assert step(APPEND, copy(), place=TO_ARCHIVE) == Append(ARCHIVE)
+
+
+def test_append_sent_is_looked_up() -> None:
+    assert step(APPEND_SENT, copy(), place=TO_ARCHIVE) == LookUp(target=ARCHIVE)
+
+
+def test_append_sent_found_is_applied() -> None:
+    seen = Evidence(found=Address(8, 6))
+    assert step(APPEND_SENT, copy(), place=TO_ARCHIVE, evidence=seen) == Applied(Address(8, 6))
+
+
+def test_append_sent_not_found_is_appended_again() -> None:
+    assert step(APPEND_SENT, copy(), place=TO_ARCHIVE, evidence=Evidence()) == Append(ARCHIVE)
+
+
+def test_append_sent_renumbered_waits() -> None:
+    seen = Evidence(searched=False)
+    assert step(APPEND_SENT, copy(), place=TO_ARCHIVE, evidence=seen) == Wait(RENUMBERED)
+
+
+# Folders.
+
+CREATE = operation(OperationKind.FOLDER_CREATE, name="Archive", special_use=None)
+CREATE_SENT = operation(OperationKind.FOLDER_CREATE, journal={}, name="Archive", special_use=None)
+ON_ITS_WAY = Place(ARCHIVE, on_its_way="create")
+RENAME = operation(OperationKind.FOLDER_RENAME, name="New")
+RENAME_SENT = operation(OperationKind.FOLDER_RENAME, journal={}, name="New")
+REMOVE = operation(OperationKind.FOLDER_DELETE, name="Archive", exists=2)
+REMOVE_SENT = operation(OperationKind.FOLDER_DELETE, journal={}, name="Archive", exists=2)
+
+
+def listed(*names: str, exists: int | None = None) -> Evidence:
+    return Evidence(listed=frozenset(names), exists=exists)
+
+
+@pytest.mark.parametrize("place", [None, Place(ARCHIVE, gone=True)])
+@pytest.mark.parametrize("asked", [CREATE, RENAME], ids=lambda asked: asked.kind)
+def test_of_a_folder_that_is_gone_fails(asked: Operation, place: Place | None) -> None:
+    assert code(step(asked, place=place)) == "folder_gone"
+
+
+def test_create_of_a_folder_that_is_there_is_applied() -> None:
+    assert step(CREATE, place=TO_ARCHIVE) == Applied()
+
+
+def test_create() -> None:
+    assert step(CREATE, place=ON_ITS_WAY) == CreateFolder("Archive", None)
+
+
+def test_create_with_a_special_use() -> None:
+    asked = operation(OperationKind.FOLDER_CREATE, name="Archive", special_use="trash")
+    assert step(asked, place=ON_ITS_WAY) == CreateFolder("Archive", SpecialUse.TRASH)
+
+
+def test_create_sent_is_looked_up() -> None:
+    assert step(CREATE_SENT, place=ON_ITS_WAY) == LookUp(folder=ARCHIVE)
+
+
+def test_create_sent_listed_is_applied() -> None:
+    assert step(CREATE_SENT, place=ON_ITS_WAY, evidence=listed("INBOX", "Archive")) == Applied()
+
+
+def test_create_sent_not_listed_is_created() -> None:
+    assert step(CREATE_SENT, place=ON_ITS_WAY, evidence=listed("INBOX")) == CreateFolder("Archive", None)
+
+
+def test_rename_of_what_is_called_so_is_applied() -> None:
+    assert step(RENAME, place=Place(folder("New"))) == Applied()
+
+
+def test_rename() -> None:
+    assert step(RENAME, place=TO_ARCHIVE) == RenameFolder("Archive", "New")
+
+
+def test_rename_sent_is_looked_up() -> None:
+    assert step(RENAME_SENT, place=TO_ARCHIVE) == LookUp(folder=ARCHIVE)
+
+
+def test_rename_sent_only_the_new_name_listed_is_applied() -> None:
+    assert step(RENAME_SENT, place=TO_ARCHIVE, evidence=listed("INBOX", "New")) == Applied()
+
+
+def test_rename_sent_neither_listed_fails() -> None:
+    assert code(step(RENAME_SENT, place=TO_ARCHIVE, evidence=listed("INBOX"))) == "folder_gone"
+
+
+@pytest.mark.parametrize("names", [("Archive",), ("Archive", "New")])
+def test_rename_sent_the_old_name_listed_is_renamed(names: tuple[str, ...]) -> None:
+    assert step(RENAME_SENT, place=TO_ARCHIVE, evidence=listed(*names)) == RenameFolder("Archive", "New")
+
+
+@pytest.mark.parametrize("place", [None, Place(ARCHIVE, gone=True)])
+def test_delete_of_a_folder_that_is_gone_is_applied(place: Place | None) -> None:
+    assert step(REMOVE, place=place) == Applied()
+
+
+@pytest.mark.parametrize("asked", [REMOVE, REMOVE_SENT])
+def test_delete_of_a_folder_looks_first(asked: Operation) -> None:
+    assert step(asked, place=TO_ARCHIVE) == LookUp(folder=ARCHIVE)
+
+
+@pytest.mark.parametrize("asked", [REMOVE, REMOVE_SENT])
+def test_delete_of_a_folder_as_the_user_saw_it(asked: Operation) -> None:
+    assert step(asked, place=TO_ARCHIVE, evidence=listed("Archive", exists=2)) == DeleteFolder("Archive")
+
+
+@pytest.mark.parametrize("asked", [REMOVE, REMOVE_SENT])
+def test_delete_of_a_folder_that_is_not_listed_is_applied(asked: Operation) -> None:
+    assert step(asked, place=TO_ARCHIVE, evidence=listed("INBOX")) == Applied()
+
+
+def test_delete_of_a_folder_that_changed_fails() -> None:
+    assert code(step(REMOVE, place=TO_ARCHIVE, evidence=listed("Archive", exists=3))) == "folder_changed"
+
+
+def test_delete_of_a_folder_that_can_not_be_looked_into_fails() -> None:
+    assert code(step(REMOVE, place=TO_ARCHIVE, evidence=listed("Archive"))) == "folder_refused"
