@@ -111,6 +111,11 @@ class MailboxTask:
             self._run_ids.extend(run_id for run_id in run_ids if run_id not in self._run_ids)
         self._wanted.set()
 
+    def push(self, op_seq: int) -> None:
+        """The CRM's last wish that is not finished has this number. A session begins by bringing all of them."""
+        if self._session is not None:
+            self._session.push(op_seq)
+
     async def stop(self) -> None:
         """Drop the connection at once, let what is being written end, give the lease back."""
         self._stopping = True

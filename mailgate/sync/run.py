@@ -125,8 +125,8 @@ class Session:
         self._wanted.set()
 
     def push(self, op_seq: int) -> None:
-        """The mailbox's last operation has this number: if that is a new one, it is brought to the server now."""
-        if op_seq != self._op_seq:
+        """The mailbox's last open operation has this number: if that is a new one, it is brought to the server now."""
+        if op_seq > self._op_seq:
             self._op_seq = op_seq
             self._context.push_wanted = True
             self._wanted.set()

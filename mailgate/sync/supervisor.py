@@ -122,6 +122,7 @@ class Supervisor:
         await self._renew()
         await self._tell_checked()
         queued = await parts.store.queued_runs()
+        asked = await parts.store.pushes.waiting()
         for head in heads.values():
             runs = queued.get(head.id, ())
             if not head.enabled:
@@ -130,6 +131,8 @@ class Supervisor:
                 await self._rest(head, MailboxState.NOT_ENTITLED, f"plan {head.plan} has no synchronization", runs)
             elif head.id in self._running:
                 self._running[head.id].request(runs)
+                if head.id in asked:
+                    self._running[head.id].push(asked[head.id])
             elif not self._is_hopeless(head):
                 self._start(head, runs)
             elif runs:
