@@ -18,7 +18,7 @@ from mailgate.store.fenced import Fenced, lease_name
 from mailgate.store.log import PurgeLog
 from mailgate.store.messages import chunks
 from mailgate.store.schema import leases as leases_table
-from mailgate.store.schema import mailboxes, subscription_periods
+from mailgate.store.schema import mailboxes, operations, subscription_periods
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.port import MailboxHead, MailboxState, Owner, Progress
@@ -152,6 +152,14 @@ class SqlOwning(Fenced):
                 tx.emit(owner.tenant_id, "mailbox.import_finished", at=now, mailbox_id=owner.mailbox_id)
 
         await self._owned(owner, now, work)
+
+    async def open_operations(self) -> dict[str, int]:
+        """Mailboxes with changes that the CRM asked for and that are not finished: the number of the last of them."""
+        asked = operations.c
+        last = select(asked.mailbox_id, func.max(asked.seq)).where(asked.finished_at.is_(None))
+        async with self._db.read() as conn:
+            rows = (await conn.execute(last.group_by(asked.mailbox_id))).all()
+        return {row[0]: row[1] for row in rows}
 
     async def checked_many(self, checked: Mapping[Owner, Instant]) -> None:
         """These mailboxes agreed with their servers, each at its instant; whoever lost its lease is passed over."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, case, func, select, update
+from sqlalchemy import bindparam, case, select, update
 
 from mailgate.clock import Instant
 from mailgate.store import changes, operations, push_folders
@@ -41,12 +41,6 @@ class SqlPushStore(Fenced):
     def __init__(self, db: Database, log: PurgeLog, expiry: Expiry) -> None:
         super().__init__(db, log)
         self._expiry = expiry
-
-    async def waiting(self) -> dict[str, int]:
-        """The number of the last operation that is not finished, by mailbox: of all that have any."""
-        last = select(_O.mailbox_id, func.max(_O.seq).label("seq")).where(_O.finished_at.is_(None))
-        async with self._db.read() as conn:
-            return {row.mailbox_id: row.seq for row in await conn.execute(last.group_by(_O.mailbox_id))}
 
     async def open(self, owner: Owner, limit: int, *, sent: bool = False) -> list[Asked]:
         """The mailbox's operations that are not finished, in order; with `sent` only those that were sent."""

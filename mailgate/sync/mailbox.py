@@ -112,7 +112,9 @@ class MailboxTask:
         self._wanted.set()
 
     def push(self, op_seq: int) -> None:
-        """The CRM's last wish that is not finished has this number. A session begins by bringing all of them."""
+        """The last change that the CRM asked for and that is not finished has this number. While there is no session
+        nothing can be sent, and the next one begins with what is open.
+        """
         if self._session is not None:
             self._session.push(op_seq)
 

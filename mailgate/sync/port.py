@@ -513,6 +513,10 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
         """Queue one pass over the mailbox; the id of the run. One that is queued already is returned again."""
         ...
 
+    async def open_operations(self) -> dict[str, int]:
+        """Mailboxes with changes that the CRM asked for and that are not finished: the number of the last of them."""
+        ...
+
     async def queued_runs(self) -> dict[str, list[str]]:
         """Runs that wait, by mailbox."""
         ...

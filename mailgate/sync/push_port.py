@@ -79,10 +79,6 @@ def counted_out(gone: Iterable[Original]) -> Mapping[str, int]:
 class PushStore(Protocol):
     """The whole port."""
 
-    async def waiting(self) -> dict[str, int]:
-        """The number of the last operation that is not finished, by mailbox: of all that have any."""
-        ...
-
     async def open(self, owner: Owner, limit: int, *, sent: bool = False) -> list[Asked]:
         """The mailbox's operations that are not finished, in order; with `sent` only those that were sent."""
         ...

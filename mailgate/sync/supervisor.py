@@ -121,8 +121,8 @@ class Supervisor:
         await self._stop(stop)
         await self._renew()
         await self._tell_checked()
+        asked = await parts.store.open_operations()
         queued = await parts.store.queued_runs()
-        asked = await parts.store.pushes.waiting()
         for head in heads.values():
             runs = queued.get(head.id, ())
             if not head.enabled:
