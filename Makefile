@@ -42,7 +42,7 @@ format: ## Format the code and mend what ruff can mend
 
 bench: ## Measure everything beside its peers and raw limits (ARGS=import: only tests/bench/bench_import.py)
 	@.ci/setup-venv dev
-	@.ci/setup-servers bench
+	@.ci/setup-servers
 	@for bench in $(if $(ARGS),$(ARGS),$(patsubst tests/bench/bench_%.py,%,$(sort $(wildcard tests/bench/bench_*.py)))); do \
 		printf '\n=== %s\n' $$bench; $(BIN)/python -m tests.bench.bench_$$bench; \
 	done
