@@ -17,6 +17,9 @@ _RUN = """
 set -e
 folder=$1 port=$2
 mkdir -p /run/courier/authdaemon
+# The package's own user, for TLS.
+grep -q ^courier: /etc/passwd || sed -n 's/^nobody:/courier:/p' /etc/passwd >>/etc/passwd
+grep -q ^courier: /etc/group || sed -n 's/^nogroup:/courier:/p' /etc/group >>/etc/group
 sed -i 's/^authmodulelist=.*/authmodulelist="authuserdb"/' /etc/courier/authdaemonrc
 cp $folder/userdb /etc/courier/userdb
 chmod 600 /etc/courier/userdb
@@ -25,7 +28,7 @@ makeuserdb
 set -a
 . /etc/courier/imapd-ssl
 . /etc/courier/imapd
-IMAP_STARTTLS=YES TLS_CERTFILE=$folder/both.pem
+IMAP_STARTTLS=YES TLS_CERTFILE=$folder/both.pem TLS_CACHEFILE=
 IMAP_IDLE_TIMEOUT=1
 exec couriertcpd -address=127.0.0.1 -maxprocs=500 -maxperip=500 -nodnslookup -noidentlookup $port \
     /usr/lib/courier/courier/imaplogin /usr/bin/imapd Maildir

@@ -75,6 +75,10 @@ EVENTS {{
         give(self.folder / "sasldb2", user="nobody")
         return name, password
 
+    def hide_passwords(self) -> None:
+        """Its password database can't be read any more."""
+        (self.folder / "sasldb2").chmod(0)
+
 
 @pytest.fixture(scope="session")
 def cyrus() -> Iterator[Cyrus]:

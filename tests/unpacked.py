@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -97,6 +98,14 @@ class Unpacked:
                 self.port = free_port()
             else:
                 return
+
+    def account(self) -> tuple[str, str]:
+        """A new user's name and password."""
+        raise NotImplementedError
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """A client's context that trusts this server."""
+        return ssl.create_default_context(cafile=str(self.certificates.ca))
 
     def run(self, *command: str, text: str = "") -> str:
         """Runs a command of the server's own tools inside its root, `text` as its input; returns what it printed."""

@@ -7,22 +7,10 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
+from connectors.imap.quirks import ATTRIBUTES
 from connectors.imap.responses import ListItem
 from connectors.imap.utf7 import decode_name
 from connectors.model import Folder, SpecialUse
-
-_ATTRIBUTES: Final = {
-    "\\all": SpecialUse.ALL,
-    "\\allmail": SpecialUse.ALL,  # XLIST's words, which some servers still send
-    "\\archive": SpecialUse.ARCHIVE,
-    "\\drafts": SpecialUse.DRAFTS,
-    "\\flagged": SpecialUse.FLAGGED,
-    "\\starred": SpecialUse.FLAGGED,
-    "\\junk": SpecialUse.JUNK,
-    "\\spam": SpecialUse.JUNK,
-    "\\sent": SpecialUse.SENT,
-    "\\trash": SpecialUse.TRASH,
-}
 
 # What mail programs and providers call these folders, in the order of preference within one use. Compared without
 # case, accents and anything but letters and digits. Only whole names at the top (or right below INBOX or [Gmail])
@@ -110,8 +98,8 @@ def folders_of(items: Iterable[ListItem]) -> list[Folder]:
     for name, item in by_name.items():
         if name != "INBOX" and _selectable(item):
             for attribute in sorted(item.attributes):
-                if attribute in _ATTRIBUTES:
-                    uses[name] = _ATTRIBUTES[attribute]
+                if attribute in ATTRIBUTES:
+                    uses[name] = ATTRIBUTES[attribute]
                     break
     _guess(by_name, uses)
     folders = [

@@ -4,7 +4,6 @@ Pure.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -19,6 +18,7 @@ from connectors.errors import (
     ThrottledError,
     clean_text,
 )
+from connectors.imap.quirks import BACKOFF, GONE, LOGIN_FAILS_INSIDE, REFUSED_CHANGE, THROTTLED
 from connectors.imap.responses import Status
 
 _LATER_CODES: Final = frozenset({"UNAVAILABLE", "INUSE", "LIMIT", "THROTTLED", "SERVERBUG"})
@@ -27,38 +27,9 @@ _REFUSED_CODES: Final = frozenset(
 )
 _GONE_CODES: Final = frozenset({"NONEXISTENT", "TRYCREATE"})
 
-# Servers that send no code: Gmail ("Too many simultaneous connections"), Exchange ("Request is throttled"), Yahoo,
-# Cyrus and others. "try again" alone is not here: it also stands behind wrong passwords, and repeating those locks
-# accounts.
-_LATER_WORDS = re.compile(
-    r"too many|throttl|temporar|try again later|maximum number of connections|not connected|server (is )?busy|overload",
-    re.IGNORECASE,
-)
-# Exchange: "Request is throttled. Suggested Backoff Time: 299961 milliseconds"
-_BACKOFF = re.compile(r"backoff time: (\d{1,9}) milliseconds", re.IGNORECASE)
-_GONE_WORDS = re.compile(r"doesn'?t exist|does not exist|no such|not found|nonexistent|unknown mailbox", re.IGNORECASE)
-
 # For changes, where LIMIT means that what is asked for is too much: asking again does not help.
 _PAUSE_CODES: Final = frozenset({"UNAVAILABLE", "INUSE", "THROTTLED"})
 _CHANGE_RETRY: Final = {"EXPUNGEISSUED": Retry.NOW, "SERVERBUG": Retry.LATER, "CORRUPTION": Retry.LATER}
-_CHANGE_WORDS: Final = tuple(
-    (code, re.compile(words, re.IGNORECASE))
-    for code, words in (
-        ("OVERQUOTA", r"\bquota\b|over ?quota|no space|disk full"),
-        ("ALREADYEXISTS", r"already exists|mailbox exists"),
-        (
-            "NONEXISTENT",
-            r"(mailbox|folder).{0,200}(doesn'?t exist|does not exist|not found)|(no such|unknown) (mailbox|folder)",
-        ),
-        (
-            "THROTTLED",
-            r"throttl|temporar|try again later|server (is )?busy|overload|too many .{0,40}(connections|requests)",
-        ),
-        ("INUSE", r"\block(ed)?\b|in use"),
-        ("NOPERM", r"permission denied|access denied|not permitted|not allowed|read-only"),
-        ("SERVERBUG", r"internal error|i/o error"),
-    )
-)
 
 _HIDDEN = "***"
 
@@ -76,12 +47,12 @@ def redact(text: str, secrets: Iterable[str]) -> str:
 
 
 def _pause_s(text: str) -> float | None:
-    match = _BACKOFF.search(text)
+    match = BACKOFF.find(text)
     return int(match[1]) / 1000 if match is not None else None
 
 
 def _is_later(status: Status) -> bool:
-    said = status.code in (None, "ALERT") and _LATER_WORDS.search(status.text) is not None
+    said = status.code in (None, "ALERT") and THROTTLED.find(status.text) is not None
     return said or status.code in _LATER_CODES
 
 
@@ -116,7 +87,7 @@ def change_error(status: Status, name: str) -> ConnectorError:
     text = f"{name} was answered {status.condition}: {_words(status)}"
     code = status.code
     if code in (None, "ALERT") and status.condition == "NO":
-        code = next((known for known, words in _CHANGE_WORDS if words.search(status.text)), code)
+        code = next((known for known, words in REFUSED_CHANGE if words.search(status.text)), code)
     if code in _PAUSE_CODES:
         return ThrottledError(text, retry_after_s=_pause_s(status.text))
     if status.condition == "NO" and code in _GONE_CODES:
@@ -127,7 +98,7 @@ def change_error(status: Status, name: str) -> ConnectorError:
 
 
 def _is_gone(status: Status) -> bool:
-    said = status.code is None and _GONE_WORDS.search(status.text) is not None
+    said = status.code is None and GONE.find(status.text) is not None
     return status.condition == "NO" and (said or status.code in _GONE_CODES)
 
 
@@ -138,7 +109,7 @@ def login_error(status: Status, secrets: Iterable[str]) -> ConnectorError:
     server's defect.
     """
     text = _words(status, secrets)
-    if _is_later(status):
+    if _is_later(status) or (status.code is None and LOGIN_FAILS_INSIDE.find(status.text)):
         return ThrottledError(f"the server asks to log in later: {text}", retry_after_s=_pause_s(status.text))
     if status.condition == "NO" or status.code in _REFUSED_CODES:
         return AuthError(f"the server refused the user name or password: {text}")

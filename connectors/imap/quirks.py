@@ -1,0 +1,232 @@
+"""What mail servers do otherwise than the RFCs say, or than other servers do, and what we do about it. Pure data.
+
+One entry a habit. What can be understood from everybody is understood from everybody: nothing here asks which server it
+is, since names and versions in greetings lie. An entry that is recognised by the server's words holds them.
+`tests/matrix.py` measures the servers that can be installed; docs/servers.md is its result.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from connectors.model import SpecialUse
+
+
+@dataclass(frozen=True, slots=True)
+class Quirk:
+    """`seen` at which servers; `habit`: what they do; `answer`: what we do; `reason`: why that is right."""
+
+    seen: str
+    habit: str
+    answer: str
+    reason: str
+    words: re.Pattern[str] | None = None
+
+    def find(self, text: str) -> re.Match[str] | None:
+        """Where the server's text has the words of this habit."""
+        return self.words.search(text) if self.words is not None else None
+
+
+def _words(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+THROTTLED: Final = Quirk(
+    seen="Gmail, Exchange, Yahoo, Courier",
+    habit="ask for a pause in words, without a response code",
+    answer="the words count as [UNAVAILABLE]",
+    reason="RFC 5530 §3 has codes for it since 2009. `try again` alone is not among the words: it also stands behind "
+    "wrong passwords, and repeating those locks accounts",
+    words=_words(
+        r"too many|throttl|temporar|try again later|maximum number of connections|not connected|server (is )?busy"
+        r"|overload"
+    ),
+)
+
+BACKOFF: Final = Quirk(
+    seen="Exchange",
+    habit="`Request is throttled. Suggested Backoff Time: 299961 milliseconds`",
+    answer="that long a pause",
+    reason="no RFC has a code for how long",
+    words=_words(r"backoff time: (\d{1,9}) milliseconds"),
+)
+
+LOGIN_FAILS_INSIDE: Final = Quirk(
+    seen="Cyrus",
+    habit="`NO Login failed: generic failure` when its own password service can't be reached",
+    answer="tried again later, unlike a wrong password",
+    reason="SASL's error for every fault inside (-1); a wrong password is `authentication failure` there. RFC 5530 §3 "
+    "would say [UNAVAILABLE]",
+    words=_words(r"\bgeneric failure\b"),
+)
+
+GONE: Final = Quirk(
+    seen="Dovecot, Cyrus, Courier",
+    habit="say in words only that a folder does not exist",
+    answer="the words count as [NONEXISTENT]",
+    reason="RFC 5530 §3: the code is no duty",
+    words=_words(r"doesn'?t exist|does not exist|no such|not found|nonexistent|unknown mailbox"),
+)
+
+REFUSED_CHANGE: Final = (
+    ("OVERQUOTA", _words(r"\bquota\b|over ?quota|no space|disk full")),
+    ("ALREADYEXISTS", _words(r"already exists|mailbox exists")),
+    (
+        "NONEXISTENT",
+        _words(r"(mailbox|folder).{0,200}(doesn'?t exist|does not exist|not found)|(no such|unknown) (mailbox|folder)"),
+    ),
+    (
+        "THROTTLED",
+        _words(r"throttl|temporar|try again later|server (is )?busy|overload|too many .{0,40}(connections|requests)"),
+    ),
+    ("INUSE", _words(r"\block(ed)?\b|in use")),
+    ("NOPERM", _words(r"permission denied|access denied|not permitted|not allowed|read-only")),
+    ("SERVERBUG", _words(r"internal error|i/o error")),
+)
+"""Which code of RFC 5530 §3 the words of a refused change stand for; the first that fits."""
+
+ATTRIBUTES: Final = {
+    "\\all": SpecialUse.ALL,
+    "\\allmail": SpecialUse.ALL,
+    "\\archive": SpecialUse.ARCHIVE,
+    "\\drafts": SpecialUse.DRAFTS,
+    "\\flagged": SpecialUse.FLAGGED,
+    "\\starred": SpecialUse.FLAGGED,
+    "\\junk": SpecialUse.JUNK,
+    "\\spam": SpecialUse.JUNK,
+    "\\sent": SpecialUse.SENT,
+    "\\trash": SpecialUse.TRASH,
+}
+"""Special uses as LIST names them: RFC 6154 §2, and the words of XLIST, which some servers still send."""
+
+QUIRKS: Final = (
+    THROTTLED,
+    BACKOFF,
+    LOGIN_FAILS_INSIDE,
+    GONE,
+    Quirk(
+        "Courier and others",
+        "refuse a change in words, without a response code",
+        "the words count as the code that fits (`REFUSED_CHANGE`)",
+        "RFC 5530 §3: it decides whether asking again can help",
+    ),
+    Quirk(
+        "Cyrus, Courier",
+        "refuse a login with a bare NO",
+        "counts as wrong credentials: not tried again with the same ones",
+        "RFC 9051 §6.2.3 knows no other meaning, and trying again locks accounts",
+    ),
+    Quirk(
+        "Gmail, older servers",
+        "name special uses as XLIST did (`\\AllMail`, `\\Spam`, `\\Starred`)",
+        "understood",
+        "the words of before RFC 6154; see `ATTRIBUTES`",
+    ),
+    Quirk(
+        "Cyrus", "writes special uses in lower case", "compared without case", "RFC 9051 §9: attributes have no case"
+    ),
+    Quirk(
+        "Courier, pymap",
+        "have no SPECIAL-USE",
+        "Sent, Drafts, Trash, Junk and Archive are known by their names, in many languages",
+        "RFC 6154 is an extension",
+    ),
+    Quirk(
+        "Courier",
+        "puts every folder inside INBOX",
+        "names are full names; NAMESPACE, or else LIST, says where new ones go",
+        "RFC 2342: a personal namespace may have a prefix",
+    ),
+    Quirk(
+        "Courier",
+        "opens a folder without saying UIDNEXT",
+        "the highest UID that is listed stands for it",
+        "RFC 3501 §6.3.1 has it as a REQUIRED response since 2003, RFC 2060 had not",
+    ),
+    Quirk(
+        "many",
+        "tell a UIDNEXT or EXISTS that can't be",
+        "not believed: nothing is left out, nothing deleted",
+        "RFC 9051 §2.3.1.1: each message has a UID below UIDNEXT, and it never falls",
+    ),
+    Quirk(
+        "Cyrus",
+        "gives two deliveries of the same bytes one EMAILID",
+        "EMAILID says that contents are equal, never that two messages are one",
+        "RFC 8474 §5.1 allows it; X-GM-MSGID alone names a message",
+    ),
+    Quirk(
+        "pymap",
+        "writes EMAILID with two pairs of parentheses",
+        "understood",
+        "RFC 8474 §5.1 has one",
+    ),
+    Quirk(
+        "proxies in front of servers",
+        "offer IDLE and refuse it",
+        "asked at an interval, as a server without it",
+        "RFC 2177 §3: IDLE may be answered NO",
+    ),
+    Quirk(
+        "servers under load",
+        "end each IDLE at once by themselves",
+        "a pause before the next",
+        "RFC 2177 §3 leaves it open; without a pause thousands follow in a second",
+    ),
+    Quirk(
+        "routers, dead servers",
+        "forget a line in silence",
+        "IDLE is issued anew before long, and each command has a time-out",
+        "RFC 2177 §3 asks for 29 minutes; most routers forget sooner",
+    ),
+    Quirk(
+        "Dovecot, Courier, pymap",
+        "hang up after 20, 10 and 5 bad commands",
+        "nothing is sent that is not offered",
+        "RFC 9051 §6: a client looks at CAPABILITY first",
+    ),
+    Quirk(
+        "Courier",
+        "does not show a message to the session that has just appended it",
+        "APPENDUID is believed; the folder is opened anew before it is looked at",
+        "RFC 4315 §3, RFC 9051 §7.4.1",
+    ),
+    Quirk(
+        "Exchange and others",
+        "tell a wrong RFC822.SIZE",
+        "the octets that came are counted",
+        "RFC 9051 §7.5.2: a literal says its own length",
+    ),
+    Quirk(
+        "Exchange, pymap",
+        "drop keywords",
+        "what stands there after a change is what counts",
+        "RFC 9051 §7.1: PERMANENTFLAGS tells which are kept",
+    ),
+    Quirk(
+        "pymap, Cyrus, Dovecot",
+        "store other bytes than they were given (line ends, NUL, 8-bit in headers)",
+        "a copy is judged against what the server serves",
+        "RFC 9051 §6.4.5: what FETCH says is the message",
+    ),
+    Quirk(
+        "several",
+        "answer flags and body of a FETCH in two responses",
+        "joined by UID",
+        "RFC 9051 §7.5.2 allows it",
+    ),
+    Quirk(
+        "several",
+        "refuse a whole FETCH because of one message",
+        "asked again message by message; the one is set aside",
+        "RFC 9051 §6.4.5 says nothing of parts",
+    ),
+    Quirk(
+        "several",
+        'send bare LF, empty lines, needless `+`, the delimiter `"\\"` unescaped, names with blanks unquoted',
+        "understood where nothing else can be meant",
+        "RFC 9051 §2.2, §7.6, §9 forbid them, and nothing is lost by reading them",
+    ),
+)
