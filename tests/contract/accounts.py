@@ -19,7 +19,7 @@ from connectors.imap.connection import connect_imap
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security, SpecialUse
 from connectors.net import parse_networks
-from connectors.port import Source
+from connectors.port import Connection
 from tests.contract.pymap_server import Pymap
 from tests.courier import Courier
 from tests.cyrus import Cyrus
@@ -41,6 +41,8 @@ class Remote(Protocol):
     qresync: bool
     keywords: bool
     line_ends: bool
+    copies: bool
+    refuses: bool
     opens_with_uidnext: bool
     names: tuple[str, ...]
 
@@ -48,7 +50,7 @@ class Remote(Protocol):
         """What this server calls a folder of the account's top level, or one below it: `folder("Projects", "2024")`."""
         ...
 
-    async def connect(self) -> Source: ...
+    async def connect(self) -> Connection: ...
     async def append(self, folder: str, raw: bytes, *, received_at: int, flags: Iterable[str] = ()) -> int: ...
     async def store_flags(self, folder: str, uid: int, flags: Iterable[str]) -> None: ...
     async def expunge(self, folder: str, uid: int) -> None: ...
@@ -72,7 +74,7 @@ class Remote(Protocol):
 class InMemory:
     """The double."""
 
-    keywords = line_ends = opens_with_uidnext = True
+    keywords = line_ends = copies = refuses = opens_with_uidnext = True
     names = NAMES
 
     def __init__(self, *, qresync: bool = True, condstore: bool = True) -> None:
@@ -84,7 +86,7 @@ class InMemory:
     def folder(self, *path: str) -> str:
         return self.account.delimiter.join(path)
 
-    async def connect(self) -> Source:
+    async def connect(self) -> Connection:
         return await self.account.connect()
 
     async def append(self, folder: str, raw: bytes, *, received_at: int, flags: Iterable[str] = ()) -> int:
@@ -125,6 +127,10 @@ class OverImap:
     keywords = True
     line_ends = True
     """Are CRLFs stored as they are?"""
+    copies = True
+    """Does COPY copy the content?"""
+    refuses = True
+    """Does it answer NO to what cannot be done to a folder?"""
     opens_with_uidnext = True
     """Does EXAMINE tell UIDNEXT?"""
     names = NAMES
@@ -250,7 +256,7 @@ class OverProxy(OverImap):
         self._kept = self._kept or self._client()
         return contextlib.nullcontext(self._kept)
 
-    async def connect(self) -> Source:
+    async def connect(self) -> Connection:
         proxy = await Proxy("127.0.0.1", self.port).start()
         self._proxies.append(proxy)
         return await connect_imap(
@@ -287,7 +293,7 @@ class OnDovecot(OverImap):
         self.account: Account = server.account(rawlog=True)
         self._context = server.ssl_context() if security is not Security.NONE else None
 
-    async def connect(self) -> Source:
+    async def connect(self) -> Connection:
         return await connect_imap(
             Endpoint(
                 self.server.host,
@@ -336,7 +342,7 @@ class OnCourier(OverProxy):
 class OnPymap(OverProxy):
     """pymap with Maildir: no CONDSTORE or ESEARCH, keywords dropped, CRLF stored as LF."""
 
-    keywords = line_ends = False
+    keywords = line_ends = copies = refuses = False
 
     def __init__(self, server: Pymap) -> None:
         super().__init__(server.port, server.account(), condstore=False)
