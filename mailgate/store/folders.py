@@ -42,6 +42,8 @@ def state_of(row: AnyRow) -> FolderState:
         delimiter=row.delimiter,
         last_error=row.last_error,
         unreadable_at=row.unreadable_at,
+        progress_done=row.progress_done,
+        progress_total=row.progress_total,
     )
 
 

@@ -30,46 +30,53 @@ SLOWEST: Final = 1_000
 
 @dataclass(slots=True)
 class Meter:
-    """Progress of an import, in messages; written at most twice a second, with a batch that is written anyway.
+    """Progress of a first import, in messages; written at most twice a second, with a batch that is written anyway.
 
-    `totals`: how many messages each folder has; inside the window only, once the folder was searched.
+    `done` and `totals` by folder, folders that earlier attempts brought to their end included: what is done goes on
+    from there when the line was cut. A folder's total is what lies inside the window as soon as it was counted.
     """
 
     started_at: Instant
-    totals: dict[str, int]
-    done: int = 0
-    folder_done: int = 0
-    folder_total: int = 0
+    totals: dict[str, int] = field(default_factory=dict)
+    done: dict[str, int] = field(default_factory=dict)
+    folder_id: str = ""
     written_at: Instant = 0
 
-    @property
-    def total(self) -> int:
-        """Of the whole mailbox, as far as known."""
-        return max(self.done, sum(self.totals.values()))
+    def expect(self, folder_id: str, done: int, total: int) -> None:
+        """A folder of which so much is known before it is read."""
+        self.done[folder_id], self.totals[folder_id] = min(done, total), total
 
     def begin_folder(self, folder_id: str, done: int, total: int) -> None:
         """A folder begins: `total` messages are inside the window, so many done already."""
-        self.folder_done, self.folder_total = done, total
-        self.done += done
-        self.totals[folder_id] = total
+        self.folder_id = folder_id
+        self.expect(folder_id, done, total)
 
     def add(self, count: int) -> None:
-        """So many messages more are done."""
-        self.done += count
-        self.folder_done += count
-        self.folder_total = max(self.folder_total, self.folder_done)
+        """So many messages more of the folder are done."""
+        done = self.done[self.folder_id] = self.done.get(self.folder_id, 0) + count
+        self.totals[self.folder_id] = max(done, self.totals.get(self.folder_id, 0))
 
     def leave_out(self, folder_id: str, count: int) -> None:
         """So many messages that were counted are not to be had: gone meanwhile, or outside the window after all."""
-        self.totals[folder_id] -= count
-        self.folder_total -= count
+        self.totals[folder_id] = max(self.done.get(folder_id, 0), self.totals.get(folder_id, 0) - count)
+
+    def now(self) -> Progress:
+        """How far it is."""
+        here = self.folder_id
+        return Progress(
+            folder_done=self.done.get(here, 0),
+            folder_total=self.totals.get(here, 0),
+            done=sum(self.done.values()),
+            total=sum(self.totals.values()),
+            started_at=self.started_at,
+        )
 
     def due(self, now: Instant, *, last: bool) -> Progress | None:
         """What to write now, if it is time."""
         if not last and now - self.written_at < PROGRESS_EVERY:
             return None
         self.written_at = now
-        return Progress(self.folder_done, self.folder_total, self.done, self.total, self.started_at)
+        return self.now()
 
 
 @dataclass(slots=True)

@@ -101,8 +101,8 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class FolderState:
-    """A folder as the store knows it. `uidnext` None: its first import is not complete. `unreadable_at`: since when it
-    can't be read.
+    """A folder as the store knows it. `uidnext` None: its first import is not complete; `progress_…` of that import, in
+    messages. `unreadable_at`: since when it can't be read.
     """
 
     id: str
@@ -117,6 +117,8 @@ class FolderState:
     delimiter: str | None = None
     last_error: str | None = None
     unreadable_at: Instant | None = None
+    progress_done: int = 0
+    progress_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

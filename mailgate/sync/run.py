@@ -29,12 +29,13 @@ from connectors.model import Folder, FolderStatus, SpecialUse
 from connectors.port import FolderChange
 from mailgate.clock import SECOND, Instant
 from mailgate.sync import asking, listing
-from mailgate.sync.context import STALLED_S, Context, Meter
+from mailgate.sync.context import STALLED_S, Context
 from mailgate.sync.execute import FolderPass
 from mailgate.sync.port import Applied, FolderState, ListingChanges, MailboxState
 from mailgate.sync.push import Pusher, Turn
 from mailgate.sync.retries import try_again
 from mailgate.sync.settling import settle_mailbox
+from mailgate.sync.sizing import sized
 from mailgate.sync.wake import Wake
 
 log = structlog.get_logger()
@@ -69,9 +70,6 @@ BURST: Final = 20
 
 FLAGS_BREATH_S: Final = 2.0
 """The same when flags changed and, without CONDSTORE, only a comparison of all shows which."""
-
-SIZING_S: Final = 1.0
-"""How long the folders of a first import are counted before it begins; the rest is estimated."""
 
 Report = Callable[[MailboxState, str | None], Awaitable[None]]
 
@@ -236,12 +234,14 @@ class Session:
         async with self._turn(), self._watched():
             await self._report(MailboxState.IMPORTING, None)
             folders = sorted((f for f in context.followed() if f.uidnext is None), key=_import_order)
-            statuses = await context.source.status([folder.name for folder in folders]) if folders else {}
-            sizes = {f.id: status.exists for f in folders if (status := statuses.get(f.name)) is not None}
-            context.meter = Meter(context.clock(), sizes)
+            meter = await sized(context, folders)
+            await context.store.progress(context.owner, meter.now(), context.clock())
+            context.meter = meter
             for folder in folders:
-                await self._pass(folder)
+                if not await self._pass(folder):
+                    meter.leave_out(folder.id, meter.totals[folder.id])
             context.meter = None
+            await context.store.progress(context.owner, meter.now(), context.clock())
         self._imported = all(folder.uidnext is not None or folder.last_error for folder in context.followed())
 
     @contextlib.asynccontextmanager

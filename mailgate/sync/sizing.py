@@ -1,0 +1,52 @@
+"""How much a first import will bring, before it begins: so that its progress has a total that stays.
+
+Each folder that is not empty is opened and searched, INBOX first, for a second at most: the first message is to be seen
+soon. What is not counted by then is taken for as large as the server says it is, until its turn comes. After a cut line
+the figures of the last attempt stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from connectors.errors import ConnectorError, Scope
+from mailgate.clock import monotonic_s
+from mailgate.sync.context import Context, Meter
+from mailgate.sync.port import FolderState
+from mailgate.sync.snapshot import inside, look
+
+COUNTING_S: Final = 1.0
+
+
+async def sized(context: Context, folders: Sequence[FolderState]) -> Meter:
+    """A meter for the import of `folders`, in the order in which they will be read; the mailbox's other followed
+    folders were read by earlier attempts.
+    """
+    meter = Meter(context.config.progress_started_at or context.clock())
+    for folder in context.followed():
+        if folder.uidnext is not None:
+            meter.expect(folder.id, folder.progress_done, folder.progress_done)
+    statuses = await context.source.status([folder.name for folder in folders]) if folders else {}
+    until_s = monotonic_s() + COUNTING_S
+    for folder in folders:
+        status = statuses.get(folder.name)
+        if status is None or not status.exists:
+            meter.expect(folder.id, 0, 0)
+        elif folder.progress_total:
+            meter.expect(folder.id, folder.progress_done, folder.progress_total)
+        else:
+            counted = await _count(context, folder) if monotonic_s() < until_s else None
+            meter.expect(folder.id, 0, status.exists if counted is None else counted)
+    return meter
+
+
+async def _count(context: Context, folder: FolderState) -> int | None:
+    """Messages inside the window; None when the folder can't be read now."""
+    try:
+        seen = await look(context.source, folder, context.clock(), all_flags=False)
+        return len(await inside(context.source, seen, context.window()))
+    except ConnectorError as error:
+        if error.scope is not Scope.FOLDER:
+            raise
+        return None
