@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query, Request
 from pydantic import Field, WithJsonSchema
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from mailgate.api.paging import Cursors, Items, PageQuery
@@ -15,6 +16,7 @@ from mailgate.api.problems import problems
 from mailgate.api.security import Parts, TenantOf, Who, only
 from mailgate.api.services import Services
 from mailgate.api.types import Answer, Body, ObjectId, Parameters, Time, TimeIn
+from mailgate.errors import BadRequestError
 from mailgate.store import operations, wishes_words
 from mailgate.store.operations import OperationRecord
 from mailgate.store.tokens import Scope
@@ -192,7 +194,10 @@ async def append_message(
     length = request.headers.get("content-length")
     now = parts.clock()
     await parts.wishes.appends.check(tenant.id, target, None if length is None else int(length), now)
-    taken = await parts.wishes.appends.take(tenant.id, request.stream(), now)
+    try:
+        taken = await parts.wishes.appends.take(tenant.id, request.stream(), now)
+    except ClientDisconnect:
+        raise BadRequestError("the message was not sent to its end") from None
     try:
         claim = request.scope.get("claim")
         kept: Response | None = None if claim is None else await claim.make(taken.digest)
