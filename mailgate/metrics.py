@@ -42,7 +42,8 @@ TABLE = (
     Metric("purge_last_completed_timestamp_seconds", "gauge", "When the last purge was completed; 0 before the first."),
     Metric("purge_runs_halted", "gauge", "Purge runs that stopped and wait for a person, of the last 100 runs."),
     Metric("log_entries", "gauge", "Entries of all purge logs."),
-    Metric("quarantined_messages", "gauge", "Messages set aside because they could not be stored."),
+    Metric("quarantined_messages", "gauge", "Messages set aside because they could not be fetched, read or stored."),
+    Metric("guards_open", "gauge", "Improbable deletions at mail servers that are refused until a person approves."),
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Row, case, desc, func, literal, or_, select
+from sqlalchemy import Row, Select, case, desc, func, literal, or_, select
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -19,6 +19,7 @@ from mailgate.store.runs import COMPLETED, HALTED, PURGE
 from mailgate.store.schema import (
     blob_erasures,
     folders,
+    guards,
     installation,
     log_checkpoints,
     mailboxes,
@@ -27,6 +28,7 @@ from mailgate.store.schema import (
     runs,
     tenant_heads,
 )
+from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 
 OUTAGES: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
@@ -104,10 +106,29 @@ async def folders_of(db: Database, mailbox_ids: Sequence[str]) -> Mapping[str, l
     return found
 
 
-async def operations_pending(db: Database, mailbox_ids: Sequence[str]) -> Mapping[str, int]:
-    """How many operations of these mailboxes are not finished; mailboxes without any are left out."""
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What of a mailbox is not done: operations that are not finished, guards that are not closed, messages that are
+    set aside.
+    """
+
+    operations: int = 0
+    guards: int = 0
+    quarantined: int = 0
+
+
+async def waiting(db: Database, mailbox_ids: Sequence[str]) -> Mapping[str, Waiting]:
+    """The same of each of these mailboxes."""
+
+    def count(of: Any) -> Select[Any]:
+        return select(of, func.count()).where(among(of, mailbox_ids, sqlite=db.sqlite)).group_by(of)
+
     async with db.read() as conn:
-        return await pending.of_mailboxes(conn, mailbox_ids, sqlite=db.sqlite)
+        operations = await pending.of_mailboxes(conn, mailbox_ids, sqlite=db.sqlite)
+        refused = count(guards.c.mailbox_id).where(guards.c.closed_at.is_(None))
+        standing = {row[0]: row[1] for row in (await conn.execute(refused)).all()}
+        aside = {row[0]: row[1] for row in (await conn.execute(count(quarantine.c.mailbox_id))).all()}
+    return {id_: Waiting(operations.get(id_, 0), standing.get(id_, 0), aside.get(id_, 0)) for id_ in mailbox_ids}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +143,7 @@ class Gauges:
     erasures_failing: int
     log_entries: int
     quarantined: int
+    guards_open: int
     last_purge_at: Instant | None
     halted: int
 
@@ -148,6 +170,9 @@ async def gauges(db: Database) -> Gauges:
             )
         ).one()
         aside = (await conn.execute(select(func.count()).select_from(quarantine))).scalar_one()
+        refused = select(func.count()).select_from(guards).join(mailboxes, mailboxes.c.id == guards.c.mailbox_id)
+        open_ = refused.where(guards.c.closed_at.is_(None), mailboxes.c.removed_at.is_(None))
+        guards_open = (await conn.execute(open_)).scalar_one()
         last = (
             await conn.execute(
                 select(func.max(runs.c.finished_at)).where(
@@ -166,6 +191,7 @@ async def gauges(db: Database) -> Gauges:
         erasures_queued=queued,
         erasures_failing=failing,
         quarantined=aside,
+        guards_open=guards_open,
         last_purge_at=last,
         halted=halted,
     )

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from mailgate.ids import new_id
+from mailgate.sync.port import Cause
 from tests.api.conftest import START, Gateway, mailbox_body
 from tests.api.mail import letter, postman
+from tests.api.trouble import set_aside, vanish
 
 
 @pytest.fixture
@@ -49,6 +51,11 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("GET", f"{T}/operations/{{operation_id}}"): CRM,
     ("POST", f"{B}/sync"): CRM,
     ("GET", f"{B}/runs"): CRM,
+    ("GET", f"{B}/guards"): ALL,
+    ("POST", f"{B}/guards/{{guard_id}}/approve"): ADMIN,
+    ("GET", f"{B}/quarantine"): ALL,
+    ("POST", f"{B}/quarantine/{{n}}/retry"): CRM,
+    ("GET", f"{B}/quarantine/{{n}}/raw"): CRM,
     ("POST", "/v1/mailboxes/verify"): CRM,
     ("GET", f"{T}/messages"): ALL,
     ("GET", M): ALL,
@@ -98,6 +105,8 @@ async def world(gateway: Gateway) -> dict[str, str]:
         "entity_type": "deal",
         "entity_id": "D-1",
         "run_id": run.json()["id"],
+        "guard_id": await vanish(post, [await post.deliver(letter(), folder="Gone", index=False)], "Gone"),
+        "n": await set_aside(post, 1, Cause.UNREADABLE, message_id=message_id),
         "token_id": bound.json()["id"],
         "path": "0/000.p/1",
     }

@@ -23,9 +23,11 @@ from schemathesis.checks import CHECKS
 from mailgate.api.application import create_app
 from mailgate.app.core import Core
 from mailgate.settings import Settings
+from mailgate.sync.port import Cause
 from tests.api.conftest import ADMIN, Gateway, RecordedSync, RecordedVerify, TestClock, make_services, well
 from tests.api.mail import letter, postman
 from tests.api.test_authorization import MATRIX, OPEN
+from tests.api.trouble import set_aside, vanish
 
 STATEFUL = {
     "bad_cursor",
@@ -108,6 +110,8 @@ class Served:
             "entity_type": "deal",
             "entity_id": "D-1",
             "run_id": run["id"],
+            "guard_id": await vanish(post, [await post.deliver(letter(), folder="Gone")], "Gone"),
+            "n": await set_aside(post, 1, Cause.UNREADABLE, message_id=message_id),
         }
         await gateway.client.aclose()
 

@@ -17,7 +17,7 @@ from mailgate.store.guards import Guard
 from mailgate.store.tokens import Scope
 from mailgate.sync.guards import Outcome
 
-router = APIRouter(tags=["mailboxes"], prefix="/v1/tenants/{tenant_id}/mailboxes/{mailbox_id}/guards")
+router = APIRouter(tags=["guards"], prefix="/v1/tenants/{tenant_id}/mailboxes/{mailbox_id}/guards")
 
 
 class GuardAnswer(Answer):

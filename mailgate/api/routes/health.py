@@ -81,4 +81,5 @@ async def metrics(parts: Parts) -> Response:
     sink.set("purge_runs_halted", found.halted)
     sink.set("log_entries", found.log_entries)
     sink.set("quarantined_messages", found.quarantined)
+    sink.set("guards_open", found.guards_open)
     return Response(sink.exposition(), headers={"content-type": _EXPOSITION})

@@ -160,6 +160,8 @@ class MailboxAnswer(Answer):
     last_checked_at: Time | None = Field(description="when all folders were last known to agree with the server")
     lag_s: float | None = Field(description="seconds since then")
     pending_operations: int = Field(description="changes that the mail server does not know yet")
+    guards_open: int = Field(description="refused deletions that wait for a person, see `/guards`")
+    quarantined: int = Field(description="messages that are set aside, see `/quarantine`")
     folders: list[FolderAnswer]
     created_at: Time
     removed_at: Time | None

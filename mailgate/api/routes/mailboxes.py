@@ -32,7 +32,7 @@ from mailgate.clock import SECOND, Instant
 from mailgate.errors import ConflictError, NotFoundError, PreconditionError
 from mailgate.store import overview, runs, tenants
 from mailgate.store.mailboxes import Mailbox, MailboxPatch, MailboxSpec
-from mailgate.store.overview import FolderRow
+from mailgate.store.overview import FolderRow, Waiting
 from mailgate.store.runs import RunRecord
 from mailgate.store.tokens import Scope
 from mailgate.sync.port import MailboxState
@@ -63,7 +63,7 @@ async def create_mailbox(
     mailbox = await parts.mailboxes.create(tenant.id, spec, parts.clock(), who.actor)
     parts.sync.changed(mailbox.id)
     response.headers["location"] = f"/v1/tenants/{tenant.id}/mailboxes/{mailbox.id}"
-    return _show(mailbox, [], 0, parts.clock())
+    return _show(mailbox, [], overview.Waiting(), parts.clock())
 
 
 @router.get(_IN_TENANT, dependencies=[only(Scope.CRM)], responses=problems(400, 404))
@@ -73,11 +73,9 @@ async def list_mailboxes(tenant: TenantOf, query: Annotated[PageQuery, Query()],
     page = await parts.mailboxes.list_page(tenant.id, after=cursors.after(query.cursor), limit=query.limit)
     ids = [mailbox.id for mailbox in page.items]
     folders = await overview.folders_of(parts.db, ids)
-    pending = await overview.operations_pending(parts.db, ids)
+    waiting = await overview.waiting(parts.db, ids)
     now = parts.clock()
-    return cursors.page(
-        page, lambda mailbox: _show(mailbox, folders.get(mailbox.id, []), pending.get(mailbox.id, 0), now)
-    )
+    return cursors.page(page, lambda mailbox: _show(mailbox, folders.get(mailbox.id, []), waiting[mailbox.id], now))
 
 
 @router.get(_IN_TENANT + "/{mailbox_id}", dependencies=[only(Scope.CRM)], responses=problems(404))
@@ -175,8 +173,8 @@ async def _require_sync(parts: Services, tenant_id: str) -> None:
 async def _get(parts: Services, tenant_id: str, mailbox_id: str) -> MailboxAnswer:
     mailbox = await parts.mailboxes.get(tenant_id, mailbox_id)
     folders = await overview.folders_of(parts.db, [mailbox_id])
-    pending = await overview.operations_pending(parts.db, [mailbox_id])
-    return _show(mailbox, folders.get(mailbox_id, []), pending.get(mailbox_id, 0), parts.clock())
+    waiting = await overview.waiting(parts.db, [mailbox_id])
+    return _show(mailbox, folders.get(mailbox_id, []), waiting[mailbox_id], parts.clock())
 
 
 def _settings(account: Account) -> dict[str, Any]:
@@ -212,7 +210,8 @@ def _progress(done: int, total: int, started_at: Instant | None, now: Instant) -
     return ProgressAnswer(done=done, total=total, rate=rate, eta_s=eta)
 
 
-def _show(mailbox: Mailbox, folders: list[FolderRow], pending: int, now: Instant) -> MailboxAnswer:
+def _show(mailbox: Mailbox, folders: list[FolderRow], waiting: Waiting, now: Instant) -> MailboxAnswer:
+    mailbox = mailbox.as_of(now)
     checked = mailbox.last_checked_at
     importing = mailbox.imported_at is None
     return MailboxAnswer(
@@ -234,7 +233,9 @@ def _show(mailbox: Mailbox, folders: list[FolderRow], pending: int, now: Instant
         imported_at=mailbox.imported_at,
         last_checked_at=checked,
         lag_s=None if checked is None else round(max(0, now - checked) / SECOND, 3),
-        pending_operations=pending,
+        pending_operations=waiting.operations,
+        guards_open=waiting.guards,
+        quarantined=waiting.quarantined,
         folders=[show_folder(row) for row in folders],
         created_at=mailbox.created_at,
         removed_at=mailbox.removed_at,

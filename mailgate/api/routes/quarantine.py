@@ -19,7 +19,7 @@ from mailgate.store.quarantine import Entry
 from mailgate.store.tokens import Scope
 from mailgate.sync.port import Cause
 
-router = APIRouter(tags=["mailboxes"], prefix="/v1/tenants/{tenant_id}/mailboxes/{mailbox_id}/quarantine")
+router = APIRouter(tags=["quarantine"], prefix="/v1/tenants/{tenant_id}/mailboxes/{mailbox_id}/quarantine")
 
 
 class QuarantineAnswer(Answer):
