@@ -182,9 +182,9 @@ class FolderLook:
         return self.status.exists > self._folder.exists + new
 
     async def listing(self) -> list[int]:
-        """All UIDs of the folder that belong to this look, ascending."""
-        if not self.status.exists:
-            return []
+        """All UIDs of the folder that belong to this look, ascending. An empty folder is asked, too: EXISTS alone is no
+        evidence (S8).
+        """
         return self.below_top(await self._source.list_uids())
 
     def absent(self, listing: Sequence[int]) -> Sequence[range] | None:
