@@ -344,8 +344,12 @@ class Steps:
         return selected
 
     async def _target(self, to: FolderState) -> dict[str, Any]:
-        """What the journal says of where messages go: their UIDs there will be these or higher."""
+        """What the journal says of where messages go: their UIDs there will be these or higher. A folder that was
+        renumbered is passed over first: else what is put there would not be known to stand there.
+        """
         status = (await self._context.source.status([to.name])).get(to.name)
+        if status is not None and to.uidvalidity not in (None, status.uidvalidity):
+            raise WaitsError(RENUMBERED)
         return {
             "to_uidvalidity": None if status is None else status.uidvalidity,
             "to_uidnext": (to.uidnext if status is None else status.uidnext) or 1,
