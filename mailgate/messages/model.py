@@ -59,7 +59,7 @@ class Part(NamedTuple):
     content_id: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: one is made for every message, and that takes three times as long
 class Summary:
     """What a listing needs. `rfc_message_id`, `in_reply_to` and `references` are written as in the header: `<id@host>`.
 
@@ -84,7 +84,7 @@ class Summary:
     defects: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # not frozen: one is made for every message, and that takes three times as long
 class ParsedMessage(Summary):
     """A summary and the bodies.
 
