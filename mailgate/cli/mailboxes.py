@@ -93,7 +93,7 @@ def list_(tenant: Annotated[str, typer.Argument(metavar="TENANT")], *, json: Jso
             await tenants.get(core.db, tenant)
             while True:
                 page = await core.mailboxes.list_page(tenant, after=after, limit=_PAGE)
-                found += page.items
+                found += [mailbox.as_of(core.clock()) for mailbox in page.items]
                 if page.next_key is None:
                     return found
                 after = str(page.next_key[0])

@@ -6,7 +6,7 @@ Lock order of every write: the lease (shared) → the mailbox → messages by id
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sqlalchemy import select
 
@@ -22,9 +22,12 @@ from mailgate.sync.port import Owner
 T = TypeVar("T")
 
 
+LEASE_PREFIX: Final = "mailbox:"
+
+
 def lease_name(mailbox_id: str) -> str:
     """The lease of a mailbox's sync."""
-    return f"mailbox:{mailbox_id}"
+    return LEASE_PREFIX + mailbox_id
 
 
 class MailboxOffError(ConflictError):

@@ -9,25 +9,39 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, func, insert, select, update
 
 from mailgate.actors import Actor
-from mailgate.clock import Instant
+from mailgate.clock import Instant, to_rfc3339
 from mailgate.errors import ConflictError, NotFoundError
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
 from mailgate.store import tenants
 from mailgate.store.database import Database
+from mailgate.store.fenced import LEASE_PREFIX
 from mailgate.store.paging import Page, cut
 from mailgate.store.quarantine import forget_mailbox
-from mailgate.store.schema import mailboxes
+from mailgate.store.schema import leases, mailboxes
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
+from mailgate.sync.port import MailboxState
 
 _COLUMNS = mailboxes.c
+_OWNED_UNTIL = func.coalesce(
+    select(leases.c.expires_at).where(leases.c.name == LEASE_PREFIX + _COLUMNS.id).scalar_subquery(), 0
+).label("owned_until_at")
+_TOLD_BY_ITS_PROCESS = frozenset(
+    {
+        MailboxState.IMPORTING,
+        MailboxState.LIVE,
+        MailboxState.POLLING,
+        MailboxState.BACKOFF,
+        MailboxState.NEEDS_APPROVAL,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,19 @@ class Mailbox:
     last_checked_at: Instant | None
     created_at: Instant
     removed_at: Instant | None
+    owned_until_at: Instant | None = None
+    """Until when a process has it, as far as it said; 0: none has. None: not read."""
+
+    def as_of(self, now: Instant) -> Mailbox:
+        """As it is at `now`: what a process says of a mailbox holds while that process has it."""
+        until_at = self.owned_until_at
+        if until_at is None or until_at > now or self.removed_at is not None:
+            return self
+        told = self.state in _TOLD_BY_ITS_PROCESS
+        if not told and (self.state != MailboxState.CONNECTING or self.state_reason is not None or not until_at):
+            return self
+        reason = "no process has this mailbox" + (f" since {to_rfc3339(until_at)}" if until_at else "")
+        return replace(self, state=MailboxState.CONNECTING.value, state_reason=reason)
 
 
 class Mailboxes:
@@ -139,7 +166,7 @@ class Mailboxes:
 
     async def get(self, tenant_id: str, mailbox_id: str) -> Mailbox:
         """The mailbox, a removed one too. Raises NotFoundError, also for another tenant's."""
-        query = select(mailboxes).where(_COLUMNS.id == mailbox_id, _COLUMNS.tenant_id == tenant_id)
+        query = select(mailboxes, _OWNED_UNTIL).where(_COLUMNS.id == mailbox_id, _COLUMNS.tenant_id == tenant_id)
         async with self._db.read() as conn:
             row = (await conn.execute(query)).one_or_none()
         if row is None:
@@ -149,7 +176,7 @@ class Mailboxes:
     async def list_page(self, tenant_id: str, *, after: str | None, limit: int) -> Page[Mailbox]:
         """The tenant's mailboxes that are not removed, by id. The page's key is (id,)."""
         query = (
-            select(mailboxes)
+            select(mailboxes, _OWNED_UNTIL)
             .where(_COLUMNS.tenant_id == tenant_id, _COLUMNS.removed_at.is_(None))
             .order_by(_COLUMNS.id)
             .limit(limit + 1)
@@ -285,4 +312,4 @@ class Mailboxes:
 
 
 def _mailbox(row: Row[Any]) -> Mailbox:
-    return Mailbox(**{name: getattr(row, name) for name in Mailbox.__slots__})
+    return Mailbox(**{name: value for name, value in row._mapping.items() if name in Mailbox.__slots__})
