@@ -30,7 +30,7 @@ set -a
 . /etc/courier/imapd
 IMAP_STARTTLS=YES TLS_CERTFILE=$folder/both.pem TLS_CACHEFILE=
 IMAP_IDLE_TIMEOUT=1
-exec couriertcpd -address=127.0.0.1 -maxprocs=500 -maxperip=500 -nodnslookup -noidentlookup $port \
+exec couriertcpd -address=127.0.0.1 -maxprocs=500 -maxperip=500 $TCPDOPTS $port \
     /usr/lib/courier/courier/imaplogin /usr/bin/imapd Maildir
 """
 

@@ -39,6 +39,7 @@ sasl_sasldb_path: {self.folder}/sasldb2
 sasl_mech_list: PLAIN
 tls_server_cert: {self.certificates.certificate}
 tls_server_key: {self.certificates.key}
+allowstarttls: yes
 autocreate_quota: 0
 autocreate_inbox_folders: Drafts|Sent|Trash|Junk|Archive
 autocreate_subscribe_folders: Drafts|Sent|Trash|Junk|Archive

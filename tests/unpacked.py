@@ -65,6 +65,7 @@ class Unpacked:
         self.folder, self._root = folder, root
         folder.chmod(0o711)
         (folder / "root").mkdir()
+        (folder / "enter.sh").write_text(_ENTER)
         self.port = free_port()
         self._names = itertools.count(1)
         self.certificates: Certificates = make_certificates(folder)
@@ -87,7 +88,7 @@ class Unpacked:
     def start(self) -> None:
         """Starts it, on a new port when another process took the old one before the first start."""
         for attempt in range(3):
-            enter = ["sh", "-c", _ENTER, "sh", str(self._root), str(self.folder)]
+            enter = ["sh", f"{self.folder}/enter.sh", str(self._root), str(self.folder)]
             namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"]
             self._server = Server([*namespaces, *enter, *self.command()], self.folder / "output.log")
             try:
@@ -109,7 +110,17 @@ class Unpacked:
 
     def run(self, *command: str, text: str = "") -> str:
         """Runs a command of the server's own tools inside its root, `text` as its input; returns what it printed."""
-        inside = ["nsenter", "--target", str(self._first), "--mount", "--", "chroot", f"{self.folder}/root", *command]
+        inside = [
+            "nsenter",
+            "--target",
+            str(self._first),
+            "--mount",
+            "--root",
+            "--",
+            "chroot",
+            f"{self.folder}/root",
+            *command,
+        ]
         done = subprocess.run(inside, input=text, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}{self.log()}"
         return done.stdout
