@@ -70,6 +70,11 @@ class LocalDisk:
         if not same:
             raise BlobStoreError(f"another directory was put in the place of {self.root}: start mailgate again")
 
+    @property
+    def settles_others(self) -> bool:
+        """Whether `settle` covers what another process of this program wrote here."""
+        return self._syncfs is not None
+
     def note(self, path: str) -> None:
         """Remember that `path` was written, removed or renamed and is not durable yet."""
         if self._syncfs is None:

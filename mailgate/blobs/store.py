@@ -109,6 +109,13 @@ class BlobStore:
         if self._disk is not None:
             self._disk.close()
 
+    @property
+    def shared_directory(self) -> Path | None:
+        """The local directory where another process of this program may put blobs that `settle` here makes durable;
+        None when there is none.
+        """
+        return self._disk.root if self._disk is not None and self._disk.settles_others else None
+
     def put(self, tenant_id: str, blob_id: str, data: bytes | bytearray | memoryview, key: bytes) -> int:
         """Store a blob whole; returns its stored size in bytes. Durable after the next `settle`. Raises
         BlobStoreError.

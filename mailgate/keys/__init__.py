@@ -10,10 +10,11 @@ from mailgate.keys.errors import KeyMissingError, KeyStoreError, KeyUnwrapError,
 from mailgate.keys.master import master_from_text
 from mailgate.keys.ring import KeyRing
 from mailgate.keys.rotate import rotate_master
-from mailgate.keys.tenant import DataKey, MacStream, TenantKeys, epoch_at
+from mailgate.keys.tenant import DataKey, KeyMaterial, MacStream, TenantKeys, epoch_at
 
 __all__ = [
     "DataKey",
+    "KeyMaterial",
     "KeyMissingError",
     "KeyRing",
     "KeyStoreError",

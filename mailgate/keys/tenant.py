@@ -49,6 +49,17 @@ class DataKey:
     epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class KeyMaterial:
+    """What another process of this program needs to encrypt for a tenant now. Never prints it."""
+
+    ref: str
+    mac_root: bytes = field(repr=False)
+    ledger: bytes = field(repr=False)
+    epoch: int
+    epoch_key: bytes = field(repr=False)
+
+
 def epoch_at(now: Instant) -> int:
     """The epoch of an instant: year and month in UTC as one number, 202611."""
     at = to_datetime(now)
@@ -95,6 +106,28 @@ class TenantKeys:
         self._context = b"mailgate data key\0" + ref.encode() + b"\0"
         self._lock = threading.Lock()
         self._destroyed = False
+
+    @classmethod
+    def of(cls, material: KeyMaterial) -> TenantKeys:
+        """The keys as `share` gave them: they encrypt under that one epoch, and open nothing older."""
+
+        def load(epoch: int) -> bytes | None:
+            return material.epoch_key if epoch == material.epoch else None
+
+        def make(epoch: int) -> bytes:
+            if epoch != material.epoch:
+                raise KeyMissingError(f"the key of epoch {epoch} of tenant {material.ref} was not shared")
+            return material.epoch_key
+
+        return cls(material.ref, mac_root=material.mac_root, ledger=material.ledger, load=load, make=make)
+
+    def share(self, now: Instant) -> KeyMaterial:
+        """The keys that new copies need at `now`, for a process of our own.
+
+        Raises KeyMissingError when the tenant's keys were destroyed.
+        """
+        ledger, epoch = self.ledger_key, epoch_at(now)
+        return KeyMaterial(self.ref, self._mac_root, ledger, epoch, self._make(epoch))
 
     def __repr__(self) -> str:
         return f"TenantKeys({self.ref!r})"

@@ -15,8 +15,9 @@ from mailgate.settings import SyncSettings
 from mailgate.sync.breakers import Breakers
 from mailgate.sync.ownership import Lease
 from mailgate.sync.port import Applied, Checkpoint, Entitled, FolderState, MailboxConfig, Owner, Progress, SyncStore
-from mailgate.sync.prepare import Preparer, Workers
+from mailgate.sync.prepare import Preparer
 from mailgate.sync.views import Window
+from mailgate.sync.workers import Workers
 from retention.model import AnchorFrom
 
 PROGRESS_EVERY: Instant = SECOND // 2

@@ -28,10 +28,11 @@ from mailgate.sync.context import Context, import_floor
 from mailgate.sync.hosts import LONGEST_PAUSE_S, Host, Hosts
 from mailgate.sync.ownership import Lease, Leases
 from mailgate.sync.port import Entitled, MailboxConfig, MailboxHead, MailboxState, Owner, SyncStore
-from mailgate.sync.prepare import Preparer, Workers
+from mailgate.sync.prepare import Preparer
 from mailgate.sync.run import Session
 from mailgate.sync.turns import Turn, Turns
 from mailgate.sync.wake import Wake
+from mailgate.sync.workers import Workers
 from retention.model import AnchorFrom
 
 log = structlog.get_logger()

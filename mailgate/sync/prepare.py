@@ -9,21 +9,18 @@ Order matters: every blob is put, then one `settle` makes all of them durable, a
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol
 
 from connectors.model import MessageMeta
 from mailgate.blobs.store import BlobStore, BlobWriter
 from mailgate.clock import Instant
 from mailgate.errors import MailgateError
 from mailgate.ids import new_id, new_ref
-from mailgate.keys import DataKey, TenantKeys
+from mailgate.keys import DataKey, KeyMaterial, TenantKeys
 from mailgate.messages.headers import header_digest_input
 from mailgate.messages.model import Summary
 from mailgate.messages.parser import parse_summary
@@ -34,8 +31,6 @@ from mailgate.sync.port import Aside, Cause, KeptCopy, Mended, PreparedBlob, Pre
 from retention.ledger.commitment import Committer
 from retention.model import AnchorFrom
 from retention.policy import EARLIEST_RECEIVED_AT, anchor
-
-T = TypeVar("T")
 
 HUGE = 1 << 20
 """Larger messages are streamed into the blob store while they arrive, in constant memory."""
@@ -73,22 +68,25 @@ class MemorySink:
 
     __slots__ = ("data",)
 
-    def __init__(self) -> None:
-        self.data = bytearray()
+    def __init__(self, data: bytes | bytearray = b"") -> None:
+        self.data = data
 
     def write(self, chunk: memoryview, /) -> None:
-        self.data += chunk
+        if self.data:
+            self.data += chunk
+        else:
+            self.data = bytearray(chunk)
 
     @property
     def size(self) -> int:
         return len(self.data)
 
     @property
-    def head(self) -> bytearray:
+    def head(self) -> bytes | bytearray:
         return self.data
 
     def abandon(self) -> None:
-        self.data = bytearray()
+        self.data = b""
 
 
 class RefusedSink:
@@ -175,43 +173,17 @@ class Prepared:
     aside: Sequence[Aside]
 
 
-class Workers:
-    """Threads that prepare: some for imports, one for new mail, so that an import never holds up new mail for long.
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What another process has to know to prepare messages: whose they are, where they go, and what came."""
 
-    Two for imports: while one waits for the disk or compresses, which needs no interpreter, the other parses.
-    """
-
-    BULK: Final = 2
-
-    def __init__(self) -> None:
-        self._bulk = ThreadPoolExecutor(self.BULK, thread_name_prefix="mailgate-import")
-        self._live = ThreadPoolExecutor(1, thread_name_prefix="mailgate-live")
-
-    async def run(self, work: Callable[[], T], *, bulk: bool) -> T:
-        """Call `work` in a thread of its kind."""
-        return await asyncio.get_running_loop().run_in_executor(self._bulk if bulk else self._live, work)
-
-    async def prepare(self, preparer: Preparer, batch: Sequence[Arrived], now: Instant, *, bulk: bool) -> Prepared:
-        """`Preparer.prepare` and `settle` for a batch, shared out between the threads; in order."""
-        if not batch:
-            return Prepared((), ())
-        size = -(-len(batch) // self.BULK) if bulk else len(batch)
-        pieces = [batch[start : start + size] for start in range(0, len(batch), size)]
-        done = await asyncio.gather(
-            *(self.run(partial(preparer.prepare, piece, now), bulk=bulk) for piece in pieces), return_exceptions=True
-        )
-        failed = next((item for item in done if isinstance(item, BaseException)), None)
-        if failed is not None:
-            raise failed
-        found = [item for item in done if isinstance(item, Prepared)]
-        messages = [message for item in found for message in item.messages]
-        await self.run(partial(preparer.settle, messages), bulk=bulk)
-        return Prepared(messages, [aside for item in found for aside in item.aside])
-
-    def close(self) -> None:
-        """End the threads once their work is done."""
-        self._bulk.shutdown()
-        self._live.shutdown()
+    tenant_id: str
+    keys: KeyMaterial
+    directory: str
+    anchor_from: AnchorFrom
+    now: Instant
+    messages: Sequence[tuple[MessageMeta, int, bytes]]
+    """Metadata, octets and header token of each."""
 
 
 class Preparer:
@@ -235,6 +207,27 @@ class Preparer:
             return MemorySink()
         blob_id, key = new_id(now), self._keys.new_data_key(now)
         return StreamSink(self._blobs.writer(self._tenant_id, blob_id, key.key), blob_id, key)
+
+    @classmethod
+    def of(cls, job: Job, keys: TenantKeys, blobs: BlobStore) -> Preparer:
+        """The same in another process."""
+        return cls(job.tenant_id, keys, blobs, max_bytes=0, anchor_from=job.anchor_from)
+
+    def job(self, batch: Sequence[Arrived], now: Instant) -> tuple[Job, list[bytes | bytearray]] | None:
+        """What another process needs to do `prepare`, and the bytes; None when it has to be done here.
+
+        Raises KeyMissingError when the tenant's keys were destroyed.
+        """
+        directory = self._blobs.shared_directory
+        if directory is None:
+            return None
+        bodies: list[bytes | bytearray] = []
+        for arrived in batch:
+            if not isinstance(arrived.sink, MemorySink) or arrived.refusal is not None:
+                return None
+            bodies.append(arrived.sink.data)
+        messages = [(arrived.meta, arrived.octets, arrived.header_token) for arrived in batch]
+        return Job(self._tenant_id, self._keys.share(now), str(directory), self._anchor_from, now, messages), bodies
 
     def header_tokens(self, headers: Sequence[bytes]) -> list[bytes]:
         """The keyed token of each header block."""

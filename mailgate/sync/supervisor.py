@@ -30,8 +30,8 @@ from mailgate.sync.hosts import Hosts
 from mailgate.sync.mailbox import Connector, MailboxTask, Parts, Shared
 from mailgate.sync.ownership import Leases
 from mailgate.sync.port import MailboxHead, MailboxState
-from mailgate.sync.prepare import Workers
 from mailgate.sync.turns import Turns
+from mailgate.sync.workers import Workers
 
 __all__ = ["Connector", "Parts", "Supervisor"]
 

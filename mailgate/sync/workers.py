@@ -1,0 +1,147 @@
+"""Who prepares: threads for imports and for new mail, and a process beside them for large imports.
+
+An import never holds up new mail for long, which has a thread of its own. Of the two threads for imports one lets
+another process do its part (`mailgate.sync.preparing`), as soon as an import turns out to be more than a few messages;
+so two processors are of use in spite of the interpreter's lock. A batch is cut into pieces, and who is done takes the
+next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pickle
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, TypeVar
+
+from mailgate.clock import Instant
+from mailgate.sync.prepare import Arrived, Prepared, Preparer
+from mailgate.sync.preparing import PreparingProcess
+
+T = TypeVar("T")
+
+PIECE: Final = 25
+"""Messages in one piece of a batch."""
+
+WORTH_A_PROCESS: Final = 50
+"""So many messages in one batch, and there are probably more to come."""
+
+IDLE_S: Final = 30.0
+"""So long after the last piece the process ends: it holds memory, and keys."""
+
+MOST_FAILURES: Final = 3
+"""A process that was lost so often is not started again."""
+
+
+class Workers:
+    """Runs blocking work for the sync of all mailboxes. Use it from one event loop; `close` when done."""
+
+    BULK: Final = 2
+
+    def __init__(self, *, processors: int | None = None) -> None:
+        """`processors`: of this machine, unless a test says otherwise; with one there is no process beside."""
+        self._bulk = ThreadPoolExecutor(self.BULK, thread_name_prefix="mailgate-import")
+        self._live = ThreadPoolExecutor(1, thread_name_prefix="mailgate-live")
+        self._process: PreparingProcess | None = None
+        self._using = threading.Lock()  # whoever holds it may use, start or end the process
+        self._failures = 0 if (processors or os.cpu_count() or 1) > 1 else MOST_FAILURES
+        self._idle: asyncio.TimerHandle | None = None
+
+    @property
+    def process(self) -> PreparingProcess | None:
+        """The process beside this one, while there is one."""
+        return self._process
+
+    async def run(self, work: Callable[[], T], *, bulk: bool) -> T:
+        """Call `work` in a thread of its kind."""
+        return await asyncio.get_running_loop().run_in_executor(self._bulk if bulk else self._live, work)
+
+    async def prepare(self, preparer: Preparer, batch: Sequence[Arrived], now: Instant, *, bulk: bool) -> Prepared:
+        """`Preparer.prepare` and `settle` for a batch, shared out between the threads; in order."""
+        if not batch:
+            return Prepared((), ())
+        size = PIECE if bulk else len(batch)
+        pieces = [batch[start : start + size] for start in range(0, len(batch), size)]
+        if bulk and len(batch) >= WORTH_A_PROCESS:
+            self._keep_process()
+        work = self._piece if bulk else Preparer.prepare
+        done = await asyncio.gather(
+            *(self.run(partial(work, preparer, piece, now), bulk=bulk) for piece in pieces), return_exceptions=True
+        )
+        failed = next((item for item in done if isinstance(item, BaseException)), None)
+        if failed is not None:
+            raise failed
+        found = [item for item in done if isinstance(item, Prepared)]
+        messages = [message for item in found for message in item.messages]
+        await self.run(partial(preparer.settle, messages), bulk=bulk)
+        return Prepared(messages, [aside for item in found for aside in item.aside])
+
+    def close(self) -> None:
+        """End the threads once their work is done, and the process."""
+        if self._idle is not None:
+            self._idle.cancel()
+        self._bulk.shutdown()
+        self._live.shutdown()
+        self._end_process()
+
+    def _piece(self, preparer: Preparer, piece: Sequence[Arrived], now: Instant) -> Prepared:
+        if self._using.acquire(blocking=False):
+            try:
+                done = self._beside(preparer, piece, now)
+            finally:
+                self._using.release()
+            if done is not None:
+                return done
+        return preparer.prepare(piece, now)
+
+    def _beside(self, preparer: Preparer, piece: Sequence[Arrived], now: Instant) -> Prepared | None:
+        """What the process makes of the piece; None when there is none that could, or would."""
+        try:
+            if self._process is None or not self._process.ready:
+                return None
+            job = preparer.job(piece, now)
+            done = self._process.prepare(*job) if job is not None else None
+        except (OSError, EOFError, ValueError, pickle.PickleError):  # killed, or not ours any more
+            self._failures += 1
+            self._end_process()
+            return None
+        if done is not None:
+            for arrived in piece:
+                arrived.sink.abandon()
+        return done
+
+    # The process.
+
+    def _keep_process(self) -> None:
+        """Start the process unless there is one, and have it end when it is not used for a while."""
+        loop = asyncio.get_running_loop()
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = loop.call_later(IDLE_S, self._retire)
+        if self._process is None and self._failures < MOST_FAILURES and self._using.acquire(blocking=False):
+            try:
+                self._process = PreparingProcess()
+            except OSError:  # no memory, too many processes: it goes without
+                self._failures += 1
+            finally:
+                self._using.release()
+
+    def _retire(self) -> None:
+        self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._retire)
+        if self._using.acquire(blocking=False):
+            try:
+                self._end_process()
+            finally:
+                self._using.release()
+            self._idle.cancel()
+            self._idle = None
+
+    def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.end()

@@ -1,0 +1,190 @@
+"""Preparing in threads and in a process beside: the same result whoever does it, and nothing lost when it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from connectors.model import MessageMeta
+from mailgate.blobs import BlobStore
+from mailgate.clock import DAY
+from mailgate.keys import KeyMissingError, KeyRing, TenantKeys
+from mailgate.sync import workers as module
+from mailgate.sync.prepare import Arrived, MemorySink, Prepared, Preparer
+from mailgate.sync.workers import Workers
+from retention.model import AnchorFrom
+
+NOW = 20_000 * DAY
+REF = "ab" * 16
+COUNT = 120
+PATIENCE_S = 30
+
+
+class Parts:
+    """A preparer over a directory."""
+
+    def __init__(self, folder: Path, blobs_url: str | None = None) -> None:
+        self.ring = KeyRing.open(f"file://{folder}/keys", create=True)
+        self.keys: TenantKeys = self.ring.create_tenant(REF, NOW)
+        self.blobs = BlobStore.open(blobs_url or f"file://{folder}/blobs")
+        self.preparer = Preparer("acme", self.keys, self.blobs, max_bytes=1 << 30, anchor_from=next(iter(AnchorFrom)))
+
+    def arrived(self) -> list[Arrived]:
+        batch = []
+        for n in range(COUNT):
+            raw = b"Message-ID: <%d@example.org>\r\nSubject: number %d\r\n\r\n" % (n, n) + b"text %d\r\n" % n * n
+            meta = MessageMeta(n + 1, frozenset({"\\Seen"}), NOW - n, len(raw), 7)
+            batch.append(Arrived(meta, MemorySink(raw), len(raw)))
+        self.preparer.add_tokens(batch)
+        return batch
+
+    def verify(self, prepared: Prepared, batch: list[bytes]) -> None:
+        """All are there, in order, and their blobs open under the tenant's keys."""
+        assert [message.uid for message in prepared.messages] == list(range(1, COUNT + 1))
+        assert not prepared.aside
+        for message, raw in zip(prepared.messages, batch, strict=True):
+            key = self.keys.unwrap(message.blob.data_key, message.blob.key_epoch)
+            assert self.blobs.read_bytes("acme", message.blob.id, key, message.size, limit=1 << 20) == raw
+            assert message.flags == ("\\Seen",)
+            assert message.msgid_token == self.keys.mac("msgid", b"<%d@example.org>" % (message.uid - 1))
+
+
+@pytest.fixture
+async def workers() -> AsyncIterator[Workers]:
+    opened = Workers(processors=2)
+    yield opened
+    await asyncio.to_thread(opened.close)
+
+
+async def until_ready(workers: Workers) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while workers.process is None or not workers.process.ready:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_a_process_beside_prepares_the_same(workers: Workers, tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    for turn in range(3):
+        batch = parts.arrived()
+        originals = [bytes(arrived.sink.head) for arrived in batch]
+        parts.verify(await workers.prepare(parts.preparer, batch, NOW, bulk=True), originals)
+        await until_ready(workers)
+        assert workers.process is not None
+        if turn:
+            assert all(not arrived.sink.head for arrived in batch), "what was prepared is let go"
+
+
+async def test_the_process_alone_does_what_a_thread_does(workers: Workers, tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    await until_ready(workers)
+    assert workers.process is not None
+    batch = parts.arrived()
+    job = parts.preparer.job(batch, NOW)
+    assert job is not None
+    done = await asyncio.to_thread(workers.process.prepare, *job)
+    assert done is not None
+    parts.verify(done, [bytes(arrived.sink.head) for arrived in batch])
+
+
+async def test_a_killed_process_costs_nothing(workers: Workers, tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    for turn in range(module.MOST_FAILURES + 1):
+        if workers.process is not None:
+            if turn % 2:
+                await until_ready(workers)  # otherwise it may be killed while it starts
+            os.kill(workers.process.pid, signal.SIGKILL)
+        batch = parts.arrived()
+        originals = [bytes(arrived.sink.head) for arrived in batch]
+        parts.verify(await workers.prepare(parts.preparer, batch, NOW, bulk=True), originals)
+
+
+async def test_a_process_killed_at_work_costs_nothing(workers: Workers, tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    await until_ready(workers)
+    assert workers.process is not None
+    pid, batch = workers.process.pid, parts.arrived()
+    originals = [bytes(arrived.sink.head) for arrived in batch]
+    os.kill(pid, signal.SIGSTOP)
+    working = asyncio.create_task(workers.prepare(parts.preparer, batch, NOW, bulk=True))
+    await asyncio.wait({working}, timeout=0.1)
+    assert not working.done(), "it waits for the process, which stands still"
+    os.kill(pid, signal.SIGKILL)
+    parts.verify(await working, originals)
+
+
+async def test_it_ends_when_it_is_not_used(workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE_S", 0.05)
+    parts = Parts(tmp_path)
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    async with asyncio.timeout(PATIENCE_S):
+        while workers.process is not None:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+
+
+async def test_new_mail_and_few_messages_take_no_process(workers: Workers, tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=False)
+    await workers.prepare(parts.preparer, parts.arrived()[: module.WORTH_A_PROCESS - 1], NOW, bulk=True)
+    assert workers.process is None
+
+
+async def test_a_remote_store_takes_no_process(workers: Workers, tmp_path: Path) -> None:
+    parts = Parts(tmp_path, "memory://")
+    assert parts.preparer.job(parts.arrived(), NOW) is None
+    batch = parts.arrived()
+    originals = [bytes(arrived.sink.head) for arrived in batch]
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    await until_ready(workers)
+    parts.verify(await workers.prepare(parts.preparer, batch, NOW, bulk=True), originals)
+
+
+async def test_one_processor_takes_no_process(tmp_path: Path) -> None:
+    alone, parts = Workers(processors=1), Parts(tmp_path)
+    await alone.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    assert alone.process is None
+    await asyncio.to_thread(alone.close)
+
+
+async def test_destroyed_keys_are_not_shared(workers: Workers, tmp_path: Path) -> None:
+    parts = Parts(tmp_path)
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    await until_ready(workers)
+    batch = parts.arrived()
+    parts.ring.destroy_tenant(REF)
+    with pytest.raises(KeyMissingError):
+        await workers.prepare(parts.preparer, batch, NOW, bulk=True)
+
+
+def test_it_ends_with_whoever_started_it() -> None:
+    script = """
+import os, signal
+from mailgate.sync.preparing import PreparingProcess
+process = PreparingProcess()
+print(process.pid, flush=True)
+while not process.ready: pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=PATIENCE_S, check=False)
+    assert done.returncode == -signal.SIGKILL
+    end = time.monotonic() + PATIENCE_S
+    while _running(int(done.stdout)):
+        assert time.monotonic() < end, "it goes on without anybody to work for"
+        time.sleep(0.01)
+
+
+def _running(pid: int) -> bool:
+    try:
+        return b"mailgate.sync.preparing" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
