@@ -5,7 +5,7 @@
     │   └── TlsError          the certificate or handshake was refused                  (server, later; says why)
     ├── AuthError             the server refused the credentials                        (mailbox, never: same ones)
     ├── ThrottledError        the server asked for a pause                              (mailbox, `retry_after_s`)
-    ├── ServerError           NO or BAD to one command                                  (folder, later)
+    ├── ServerError           NO or BAD to one command                                  (folder, later, or `retry`)
     │   └── FolderGoneError   the folder does not exist (any more)                      (folder, after the next LIST)
     ├── ProtocolError         an answer that is no IMAP, or contradicts itself          (mailbox, later)
     ├── MessageError          one message could not be fetched                          (message, by request)
@@ -68,9 +68,17 @@ class ServerError(ConnectorError):
 
     scope = Scope.FOLDER
 
-    def __init__(self, message: str, *, code: str | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        retry: Retry = Retry.LATER,
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
         self.code = code
+        self.retry = retry
 
 
 class FolderGoneError(ServerError):

@@ -160,10 +160,13 @@ class Abilities:
 
 
 class Target(Protocol):
-    """The writing side. At most one folder is open; those about messages need it opened by `select`.
+    """The writing side. At most one folder is open; those that change messages need it opened by `select`.
 
-    Refusals are ServerError (with the server's words and response code), FolderGoneError; ThrottledError and
-    NetworkError as when reading. UIDs that are not there any more are passed over in silence (RFC 9051 §6.4.9).
+    Refusals are ServerError with the server's words and response code (OVERQUOTA, TOOBIG, ALREADYEXISTS, NOPERM, …),
+    and `retry`: NEVER when it means that, LATER when something broke there, NOW when only somebody else's expunge was
+    in the way (EXPUNGEISSUED). FolderGoneError: the folder that is named is not there (NONEXISTENT, TRYCREATE).
+    ThrottledError (also INUSE, UNAVAILABLE) and NetworkError as when reading. ValueError, with nothing sent: what can't
+    be asked for. UIDs that are not there any more are passed over in silence (RFC 9051 §6.4.9).
     """
 
     @property

@@ -24,6 +24,7 @@ class ImapLine:
         self._session = session
         self._qresync = False
         self._open_name: str | None = None
+        self._selected = False
         self._exists = 0
         self._modseq = False
         self._change: FolderChange | None = None
@@ -65,7 +66,7 @@ class ImapLine:
             error = ProtocolError("the server opened the folder without EXISTS or UIDVALIDITY")
             error.scope = Scope.FOLDER
             raise error
-        self._open_name = name
+        self._open_name, self._selected = name, command == "SELECT"
         self._exists = opening.exists
         self._modseq = opening.highestmodseq is not None
         resynced = (
@@ -88,7 +89,8 @@ class ImapLine:
         )
 
     def _closed(self) -> None:
-        self._open_name, self._exists, self._modseq, self._change = None, 0, False, None
+        self._open_name, self._selected = None, False
+        self._exists, self._modseq, self._change = 0, False, None
 
     def _unasked(self, response: Response) -> None:
         """What nobody in flight wanted: the server tells what others did to the folder (RFC 9051 §7)."""

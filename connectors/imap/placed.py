@@ -6,7 +6,7 @@ an error: it is as if the server had told nothing, and the caller looks for the 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 
 from connectors.imap.uidset import MAX_UID
 from connectors.port import Placed
@@ -41,6 +41,15 @@ def parse_appenduid(arguments: bytes) -> Placed | None:
     if len(words) != 2 or len(numbers) != 2:
         return None
     return Placed(numbers[0], {0: numbers[1]})
+
+
+def join_placed(said: Sequence[Placed | None]) -> Placed | None:
+    """One answer out of those of several commands; None when one of them can't be used."""
+    known = [placed for placed in said if placed is not None]
+    if not known or len(known) < len(said) or len({placed.uidvalidity for placed in known}) > 1:
+        return None
+    uids = {uid: to for placed in known for uid, to in placed.uids.items()}
+    return Placed(known[0].uidvalidity, uids)
 
 
 def _number(word: bytes) -> int | None:

@@ -92,9 +92,7 @@ def change_error(status: Status, name: str) -> ConnectorError:
         return ThrottledError(text, retry_after_s=_pause_s(status.text))
     if status.condition == "NO" and code in _GONE_CODES:
         return FolderGoneError(text, code=code)
-    error = ServerError(text, code=code)
-    error.retry = _CHANGE_RETRY.get(code or "", Retry.NEVER)
-    return error
+    return ServerError(text, code=code, retry=_CHANGE_RETRY.get(code or "", Retry.NEVER))
 
 
 def _is_gone(status: Status) -> bool:

@@ -35,7 +35,7 @@ from connectors.imap.responses import Capability, Enabled, Fetch, Response, Stat
 from connectors.imap.settings import Limits as Limits
 from connectors.imap.settings import Timeouts as Timeouts
 from connectors.imap.syntax import parse_words
-from connectors.imap.transport import keep_alive
+from connectors.imap.transport import SMALL_READ, acknowledge, keep_alive
 from connectors.imap.wire import Parser
 from connectors.port import Sink
 
@@ -52,6 +52,7 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, limits: Limits) -> None:
         super().__init__(loop)
         self.transport: Any = None  # an asyncio.Transport, or uvloop's, which is no subclass
+        self._socket: Any = None
         self.timeouts = timeouts
         self.limits = limits
         self.capabilities: frozenset[str] = frozenset()
@@ -289,6 +290,8 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         except Exception as error:  # noqa: BLE001 - a sink's own error (disk full) belongs to who waits for the body
             failure = error
             self.drop(lambda: failure)
+        if n < SMALL_READ and self._socket is not None and self._inflight:
+            acknowledge(self._socket)
 
     def data_received(self, d: bytes) -> None:
         """As a plain asyncio protocol would be fed."""
@@ -346,9 +349,9 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         self.state = lib.CONNECTED
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            keep_alive(sock)
+        self._socket = transport.get_extra_info("socket")
+        if self._socket is not None:
+            keep_alive(self._socket)
 
     def connection_lost(self, exc: Exception | None) -> None:
         reason = clean_text(f": {exc}") if exc is not None else ""

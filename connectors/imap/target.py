@@ -10,31 +10,33 @@ Invariants:
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import AsyncIterable, Iterable, Sequence
 from typing import Final
 
-from connectors.errors import Retry, ServerError, ThrottledError
+from connectors.errors import FolderGoneError, Retry, ServerError, ThrottledError
 from connectors.flags import check_flags
 from connectors.imap.collect import Gather
-from connectors.imap.command import Argument, Group, Str
+from connectors.imap.command import Argument, Str
 from connectors.imap.folders import folder_name
 from connectors.imap.inflight import Collector, Command
 from connectors.imap.internaldate import format_internal_date
+from connectors.imap.labels import format_labels
 from connectors.imap.line import ImapLine
-from connectors.imap.placed import parse_appenduid, parse_copyuid
+from connectors.imap.namespace import namespace_of
+from connectors.imap.placed import join_placed, parse_appenduid, parse_copyuid
 from connectors.imap.refusal import change_error
-from connectors.imap.responses import Fetch, ListItem, Namespaces, Response, Status
+from connectors.imap.responses import ListItem, Namespaces, Status
+from connectors.imap.told import ToldCode, ToldFlags
 from connectors.imap.uidset import UidSet, format_sets, ranges_of
-from connectors.imap.upload import COLLECTED, collect, send_collected, stream
+from connectors.imap.upload import COLLECTED, append_limit, collect, send_collected, stream
 from connectors.imap.utf7 import decode_name, encode_name
 from connectors.model import Instant, Namespace, Selected, SpecialUse
-from connectors.port import Abilities, Placed, Sink
+from connectors.port import Abilities, Placed
 
 _IN_TRANSIT: Final = 4 << 20
 """Octets that the system may have taken from us and not sent yet."""
 
-_SYSTEM_LABEL = re.compile(r"\\[A-Za-z]+")
+_NO_FOLDER: Final = frozenset({"\\noselect", "\\nonexistent"})
 _USES: Final[dict[SpecialUse, str]] = {
     use: f"\\{use.value.capitalize()}" for use in SpecialUse if use is not SpecialUse.INBOX
 }
@@ -84,7 +86,8 @@ class ImapTarget(ImapLine):
         wanted = UidSet(ranges_of(uids))
         if not wanted or not (add or remove):
             return {}
-        told = _Told(wanted)
+        self._need_selected()
+        told = ToldFlags(wanted)
         changes = [(sign, flags) for sign, flags in (("+FLAGS", add), ("-FLAGS", remove)) if flags]
         async with self._session.within(self.longest_s(len(uids)), "STORE"):
             await self._finish(
@@ -106,6 +109,7 @@ class ImapTarget(ImapLine):
         self, uids: Sequence[int], *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
     ) -> None:
         self._need(self.abilities.labels, "X-GM-EXT-1")
+        self._need_selected()
         changes = [(sign, labels) for sign, labels in (("+", add), ("-", remove)) if labels]
         async with self._session.within(self.longest_s(len(uids)), "STORE"):
             await self._finish(
@@ -118,6 +122,7 @@ class ImapTarget(ImapLine):
 
     async def move(self, uids: Sequence[int], to: str) -> Placed | None:
         self._need(self.abilities.move, "MOVE")
+        self._need_selected()
         return await self._place("UID MOVE", uids, to)
 
     async def copy(self, uids: Sequence[int], to: str) -> Placed | None:
@@ -126,11 +131,11 @@ class ImapTarget(ImapLine):
     async def _place(self, name: str, uids: Sequence[int], to: str) -> Placed | None:
         wanted = UidSet(ranges_of(uids))
         folder = Str(encode_name(to))
-        codes: list[_Code] = []
+        codes: list[ToldCode] = []
         async with self._session.within(self.longest_s(len(uids)), name):
             commands = []
             for part, _ in format_sets(wanted):
-                code = _Code("COPYUID")
+                code = ToldCode("COPYUID")
                 codes.append(code)
                 commands.append(self._start(name, part, folder, collector=code))
             statuses = await self._finish(commands)
@@ -140,10 +145,11 @@ class ImapTarget(ImapLine):
             for code, status in zip(codes, statuses, strict=True)
             if (arguments := code.of(status)) is not None
         ]
-        return _joined(said)
+        return join_placed(said)
 
     async def expunge(self, uids: Sequence[int]) -> None:
         self._need(self.abilities.expunge, "UIDPLUS")
+        self._need_selected()
         parts = [part for part, _ in format_sets(ranges_of(uids))]
         async with self._session.within(self.longest_s(2 * len(uids)), "EXPUNGE"):
             marks = [self._start("UID STORE", part, "+FLAGS.SILENT", "(\\Deleted)") for part in parts]
@@ -167,9 +173,7 @@ class ImapTarget(ImapLine):
             raise ValueError("an empty message cannot be appended")
         limit = append_limit(self.capabilities)
         if limit is not None and size > limit:
-            error = ServerError(f"the server takes messages of up to {limit} octets", code="TOOBIG")
-            error.retry = Retry.NEVER
-            raise error
+            raise ServerError(f"the server takes messages of up to {limit} octets", code="TOOBIG", retry=Retry.NEVER)
         arguments: list[Argument] = [Str(encode_name(name))]
         if check_flags(flags):
             arguments.append(f"({' '.join(sorted(flags))})")
@@ -191,15 +195,14 @@ class ImapTarget(ImapLine):
     async def create_folder(self, name: str, special_use: SpecialUse | None = None) -> None:
         folder = Str(encode_name(name))
         use = _USES.get(special_use) if special_use is not None else None
+        wishes: list[Argument] = [f"(USE ({use}))"] if use and "CREATE-SPECIAL-USE" in self.capabilities else []
         async with self._session.within(self.longest_s(None), "CREATE"):
             try:
-                if use is not None and "CREATE-SPECIAL-USE" in self.capabilities:
-                    await self._finish([self._start("CREATE", folder, f"(USE ({use}))")])
-                else:
-                    await self._finish([self._start("CREATE", folder)])
+                await self._finish([self._start("CREATE", folder, *wishes)])
             except ServerError as error:
-                if error.code != "USEATTR":  # this server cannot have that use there (RFC 6154 §3), but the folder
-                    raise
+                if error.code != "USEATTR":
+                    raise await self._explained(error, new=name) from None
+                # The server cannot give it that use (RFC 6154 §3), but the folder.
                 await self._finish([self._start("CREATE", folder)])
             await self._try([self._start("SUBSCRIBE", folder)])
 
@@ -207,15 +210,36 @@ class ImapTarget(ImapLine):
         before, after = Str(encode_name(name)), Str(encode_name(to))
         async with self._session.within(self.longest_s(None), "RENAME"):
             await self._leave(name)
-            await self._finish([self._start("RENAME", before, after)])
+            try:
+                await self._finish([self._start("RENAME", before, after)])
+            except ServerError as error:
+                raise await self._explained(error, old=name, new=to) from None
             await self._try([self._start("UNSUBSCRIBE", before), self._start("SUBSCRIBE", after)])
 
     async def delete_folder(self, name: str) -> None:
         folder = Str(encode_name(name))
         async with self._session.within(self.longest_s(None), "DELETE"):
             await self._leave(name)
-            await self._finish([self._start("DELETE", folder)])
+            try:
+                await self._finish([self._start("DELETE", folder)])
+            except ServerError as error:
+                raise await self._explained(error, old=name) from None
             await self._try([self._start("UNSUBSCRIBE", folder)])
+
+    async def _explained(self, error: ServerError, *, old: str | None = None, new: str | None = None) -> ServerError:
+        """A refusal without a code (Courier gives none): is a folder in the way, or is there none? LIST tells."""
+        if error.code is not None:
+            return error
+        if old is not None and not await self._is_there(old):
+            return FolderGoneError(str(error), code="NONEXISTENT")
+        if new is not None and await self._is_there(new):
+            error.code = "ALREADYEXISTS"
+        return error
+
+    async def _is_there(self, name: str) -> bool:
+        listed = Gather(ListItem, frozenset({"LIST"}), strict=False)
+        await self._session.run("LIST", Str(b""), Str(encode_name(name)), collector=listed)
+        return any(folder_name(item.name) == name and not item.attributes & _NO_FOLDER for item in listed.found)
 
     async def _leave(self, name: str) -> None:
         """Closes what is open if it may be this folder, or one inside it: servers hang up on who has it open.
@@ -254,74 +278,10 @@ class ImapTarget(ImapLine):
         if not offered:
             raise ValueError(f"the server does not offer {what}")
 
-
-class _Told:
-    """The flags that FETCH responses tell of wanted messages: the last word counts."""
-
-    def __init__(self, wanted: UidSet) -> None:
-        self.flags: dict[int, frozenset[str]] = {}
-        self._wanted = wanted
-
-    def claim(self, response: Response, /) -> bool:
-        if not isinstance(response, Fetch) or response.uid is None or response.flags is None:
-            return False
-        if response.uid not in self._wanted:
-            return False
-        self.flags[response.uid] = response.flags
-        return True
-
-    def literal(self, uid: int | None, section: str, octets: int, /) -> tuple[bool, Sink | None]:
-        return False, None
-
-
-class _Code:
-    """The arguments of one response code, in an untagged OK or in the tagged one."""
-
-    def __init__(self, code: str) -> None:
-        self._code = code
-        self._untagged: bytes | None = None
-
-    def claim(self, response: Response, /) -> bool:
-        if not isinstance(response, Status) or response.tag is not None or response.code != self._code:
-            return False
-        self._untagged = response.arguments
-        return True
-
-    def literal(self, uid: int | None, section: str, octets: int, /) -> tuple[bool, Sink | None]:
-        return False, None
-
-    def of(self, status: Status) -> bytes | None:
-        return status.arguments if status.code == self._code else self._untagged
-
-
-def format_labels(labels: Iterable[str]) -> Group:
-    """X-GM-LABELS: system labels as they are (`\\Inbox`), others as strings in modified UTF-7. Raises ValueError."""
-    words: list[str | Str] = []
-    for label in sorted(labels):
-        if not label:
-            raise ValueError("a label without a name")
-        words.append(label if _SYSTEM_LABEL.fullmatch(label) else Str(encode_name(label)))
-    return Group(tuple(words))
-
-
-def append_limit(capabilities: frozenset[str]) -> int | None:
-    """APPENDLIMIT=n (RFC 7889 §2): the largest message that the server takes into any folder; None when it does not
-    say.
-    """
-    for word in capabilities:
-        name, _, limit = word.partition("=")
-        if name == "APPENDLIMIT" and limit.isdigit() and len(limit) < 19:
-            return int(limit)
-    return None
-
-
-def namespace_of(items: Sequence[ListItem]) -> Namespace:
-    """What LIST lets guess, for servers without NAMESPACE: where all folders but INBOX stand inside it, new ones do."""
-    delimiter = next((item.delimiter for item in items if item.delimiter is not None), None)
-    names = [name for item in items if (name := folder_name(item.name)) != "INBOX"]
-    inside = f"INBOX{delimiter}"
-    within = delimiter is not None and bool(names) and all(name.startswith(inside) for name in names)
-    return Namespace(inside if within else "", delimiter)
+    def _need_selected(self) -> None:
+        """Not every server refuses a change in a folder that was opened with EXAMINE (Courier makes it)."""
+        if not self._selected:
+            raise ValueError("no folder is open for writing")
 
 
 def _fits(flags: frozenset[str] | None, add: frozenset[str], remove: frozenset[str]) -> bool:
@@ -330,12 +290,3 @@ def _fits(flags: frozenset[str] | None, add: frozenset[str], remove: frozenset[s
         return False
     folded = {flag.lower() for flag in flags}
     return folded.issuperset(f.lower() for f in add) and folded.isdisjoint(f.lower() for f in remove)
-
-
-def _joined(said: Sequence[Placed | None]) -> Placed | None:
-    """One answer out of those of several commands; None when one of them can't be used."""
-    known = [placed for placed in said if placed is not None]
-    if not known or len(known) < len(said) or len({placed.uidvalidity for placed in known}) > 1:
-        return None
-    uids = {uid: to for placed in known for uid, to in placed.uids.items()}
-    return Placed(known[0].uidvalidity, uids)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 READ_BUFFER: Final = 64 * 1024
 """Small enough to stay in the processor's cache between the socket and the sink; larger ones measured no faster."""
 
+SMALL_READ: Final = 4 * 1024
+"""Octets: more than that fills packets, and those are acknowledged as they come."""
+
 _buffers = threading.local()
 
 
@@ -74,3 +77,12 @@ def keep_alive(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4)
+
+
+def acknowledge(sock: socket.socket) -> None:
+    """TCP acknowledges what came at once. Else it may wait 40 ms for something to send along, while a server that has
+    not switched off Nagle's algorithm (RFC 9293 §3.7.4; Cyrus and Courier) holds the next small answer back until then:
+    pipelining would be slower than asking one by one. Linux forgets the wish, so it is made again.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -29,6 +29,17 @@ PIECE: Final = 64 * 1024
 """Octets that are given to the transport at once."""
 
 
+def append_limit(capabilities: frozenset[str]) -> int | None:
+    """APPENDLIMIT=n (RFC 7889 §2): the largest message that the server takes into any folder; None when it does not
+    say.
+    """
+    for word in capabilities:
+        name, _, limit = word.partition("=")
+        if name == "APPENDLIMIT" and limit.isdigit() and len(limit) < 19:
+            return int(limit)
+    return None
+
+
 async def collect(size: int, chunks: AsyncIterable[bytes]) -> bytes:
     """All of a small message. Raises ValueError when it has another size."""
     data = bytearray()

@@ -19,7 +19,7 @@ class MemoryLine:
         self._down: str | None = None
         self._change: FolderChange | None = None
         self._waiters: set[asyncio.Future[None]] = set()
-        self._writable = False
+        self._selected = False
         self.open_name: str | None = None
 
     @property

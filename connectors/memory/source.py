@@ -52,7 +52,7 @@ class MemorySource(MemoryLine):
         return found
 
     async def open(self, name: str, qresync: QResync | None = None) -> Selected:
-        self.open_name, self._writable = None, False
+        self.open_name, self._selected = None, False
         await self._step(f"EXAMINE {name}")
         if name in self._account.faults.refuse:
             raise ServerError("the server refused to open the folder", code="NOPERM")

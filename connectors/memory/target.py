@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Sequence
 from typing import TypeVar
 
-from connectors.errors import FolderGoneError, ServerError, ThrottledError
+from connectors.errors import FolderGoneError, Retry, ServerError, ThrottledError
 from connectors.flags import check_flags
 from connectors.memory.line import MemoryLine
 from connectors.memory.mailstore import MemoryFolder
@@ -28,11 +28,11 @@ class MemoryTarget(MemoryLine):
         return Namespace(self._account.prefix, self._account.delimiter)
 
     async def select(self, name: str) -> Selected:
-        self.open_name, self._writable = None, False
+        self.open_name, self._selected = None, False
         await self._step(f"SELECT {name}")
         self._refuse("SELECT")
         folder = self._folder(name, "NONEXISTENT")
-        self.open_name, self._change, self._writable = name, None, not folder.read_only
+        self.open_name, self._change, self._selected = name, None, True
         return Selected(
             status=self._account.status_of(folder),
             read_only=folder.read_only,
@@ -147,9 +147,9 @@ class MemoryTarget(MemoryLine):
 
         def create() -> None:
             if name in account.folders and account.folders[name].selectable:
-                raise ServerError("the folder exists already", code="ALREADYEXISTS")
+                raise _refusal("the folder exists already", "ALREADYEXISTS")
             if not name.startswith(account.prefix):
-                raise ServerError("no folder may stand there", code="CANNOT")
+                raise _refusal("no folder may stand there", "CANNOT")
             account.folders.pop(name, None)
             account.create_folder(name, special_use=special_use)
 
@@ -162,11 +162,11 @@ class MemoryTarget(MemoryLine):
         def rename() -> None:
             below = name + account.delimiter
             if name == "INBOX" or not to.startswith(account.prefix):
-                raise ServerError("that cannot be renamed so", code="CANNOT")
+                raise _refusal("that cannot be renamed so", "CANNOT")
             if not any(n == name or n.startswith(below) for n in account.folders):
                 raise FolderGoneError("no such folder", code="NONEXISTENT")
             if to in account.folders:
-                raise ServerError("a folder of that name exists already", code="ALREADYEXISTS")
+                raise _refusal("a folder of that name exists already", "ALREADYEXISTS")
             account.rename_folder(name, to)
 
         await self._carry_out(f"RENAME {name} {to}", rename)
@@ -177,7 +177,7 @@ class MemoryTarget(MemoryLine):
 
         def delete() -> None:
             if name == "INBOX":
-                raise ServerError("INBOX cannot be deleted", code="CANNOT")
+                raise _refusal("INBOX cannot be deleted", "CANNOT")
             account.delete_folder(self._folder(name, "NONEXISTENT").name)
 
         await self._carry_out(f"DELETE {name}", delete)
@@ -196,10 +196,14 @@ class MemoryTarget(MemoryLine):
         return await self._change_messages(f"UID STORE {_set(uids)} {sign}FLAGS ({' '.join(sorted(flags))})", store)
 
     async def _change_messages(self, command: str, effect: Callable[[MemoryFolder], T], *, writes: bool = True) -> T:
+        self._check_up()
+        if writes and not self._selected:
+            raise ValueError("no folder is open for writing")
+
         def in_folder() -> T:
             folder = self._open_folder()
-            if writes and not self._writable:
-                raise ServerError("the folder is not open for writing", code="NOPERM")
+            if writes and folder.read_only:
+                raise _refusal("the folder cannot be written to", "NOPERM")
             return effect(folder)
 
         return await self._carry_out(command, in_folder)
@@ -233,12 +237,12 @@ class MemoryTarget(MemoryLine):
         code = refusals[word]
         if code in _LATER:
             raise ThrottledError(f"{word} was answered NO: [{code}]")
-        raise ServerError(f"{word} was answered NO", code=code)
+        raise _refusal(f"{word} was answered NO", code)
 
     def _folder(self, name: str, code: str) -> MemoryFolder:
         """Where something is to be put, or what is to be opened."""
         if name in self._account.faults.refuse:
-            raise ServerError("the server refused that folder", code="NOPERM")
+            raise _refusal("the server refused that folder", "NOPERM")
         folder = self._account.folders.get(name)
         if folder is None or not folder.selectable:
             raise FolderGoneError("no such folder", code=code)
@@ -247,7 +251,7 @@ class MemoryTarget(MemoryLine):
     def _check_quota(self, octets: int) -> None:
         account = self._account
         if account.quota is not None and account.octets + octets > account.quota:
-            raise ServerError("the quota is exceeded", code="OVERQUOTA")
+            raise _refusal("the quota is exceeded", "OVERQUOTA")
 
     def _kept(self, flags: frozenset[str]) -> frozenset[str]:
         keeps = self._account.keeps_flags
@@ -260,7 +264,12 @@ class MemoryTarget(MemoryLine):
         """Leaves the open folder if it is this one or stands below it: the server would hang up."""
         below = name + self._account.delimiter
         if self.open_name is not None and (self.open_name == name or self.open_name.startswith(below)):
-            self.open_name, self._writable = None, False
+            self.open_name, self._selected = None, False
+
+
+def _refusal(text: str, code: str | None) -> ServerError:
+    retry = {"EXPUNGEISSUED": Retry.NOW, "SERVERBUG": Retry.LATER}.get(code or "", Retry.NEVER)
+    return ServerError(text, code=code, retry=retry)
 
 
 def _count(left: int | None) -> tuple[int | None, bool]:

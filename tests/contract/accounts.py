@@ -43,6 +43,7 @@ class Remote(Protocol):
     line_ends: bool
     copies: bool
     refuses: bool
+    breaks: bool
     opens_with_uidnext: bool
     names: tuple[str, ...]
 
@@ -75,6 +76,7 @@ class InMemory:
     """The double."""
 
     keywords = line_ends = copies = refuses = opens_with_uidnext = True
+    breaks = False
     names = NAMES
 
     def __init__(self, *, qresync: bool = True, condstore: bool = True) -> None:
@@ -130,7 +132,9 @@ class OverImap:
     copies = True
     """Does COPY copy the content?"""
     refuses = True
-    """Does it answer NO to what cannot be done to a folder?"""
+    """Does it refuse to rename a folder that is not there?"""
+    breaks = False
+    """Does it hang up when a folder is in the way of a new name?"""
     opens_with_uidnext = True
     """Does EXAMINE tell UIDNEXT?"""
     names = NAMES
@@ -331,7 +335,7 @@ class OnCourier(OverProxy):
     opens_with_uidnext = False
     delimiter = "."
     prefix = "INBOX."
-    moves = False
+    moves = refuses = False
 
     def __init__(self, server: Courier) -> None:
         super().__init__(server.port, server.account(), condstore=False)
@@ -343,6 +347,7 @@ class OnPymap(OverProxy):
     """pymap with Maildir: no CONDSTORE or ESEARCH, keywords dropped, CRLF stored as LF."""
 
     keywords = line_ends = copies = refuses = False
+    breaks = True
 
     def __init__(self, server: Pymap) -> None:
         super().__init__(server.port, server.account(), condstore=False)
