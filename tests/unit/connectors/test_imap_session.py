@@ -442,3 +442,26 @@ async def test_the_session_also_works_as_a_plain_protocol() -> None:
     assert (await session.greeting).text == "hello"
     session.drop(lambda: NetworkError("over"))
     assert isinstance(session.failure, NetworkError)
+
+
+async def test_small_answers_are_acknowledged_at_once_while_others_are_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    acknowledged: list[object] = []
+    monkeypatch.setattr("connectors.imap.session.acknowledge", acknowledged.append)
+    go_on = asyncio.Event()
+
+    async def script(talk: Talk) -> None:
+        await talk.greet()
+        await talk.answer(b"NOOP")
+        await go_on.wait()
+        await talk.answer(b"NOOP", *[b"* OK " + b"x" * 1_000] * 10)
+        await talk.gone()
+
+    async with serve(script) as server:
+        source = await connect(server)
+        before = len(acknowledged)
+        first, second = source._session.start("NOOP"), source._session.start("NOOP")
+        await source._session.finish(first)
+        assert len(acknowledged) == before + 1
+        go_on.set()
+        await source._session.finish(second)
+        await source.close()
