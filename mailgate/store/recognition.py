@@ -81,6 +81,7 @@ async def recognisable(
                 messages.c.header_token,
                 messages.c.size,
                 messages.c.internal_date_at,
+                messages.c.email_token,
                 messages.c.moving_to,
                 messages.c.deleted_at,
                 origins.c.folder_id,
@@ -131,12 +132,14 @@ def _known_copy(
     row: AnyRow, addresses: list[AnyRow], folder: FolderState, uidvalidity: int, expected: Container[str]
 ) -> Known | None:
     """What a copy may be taken for; None: for nothing. An appended copy is met only where it was sent; one that a user
-    deleted and only a hold keeps is nobody's any more, and what equals it is another message.
+    deleted and only a hold keeps is nobody's any more, and what equals it is another message. One that is moved in two
+    halves stands where it goes already, and is met in its source all the same when that is renumbered.
     """
+    renumbered = [at for at in addresses if at.folder_id == folder.id and at.uidvalidity != uidvalidity]
     stands = [
         at
         for at in addresses
-        if at.vanished_at is None and not (at.folder_id == folder.id and at.uidvalidity != uidvalidity)
+        if at.vanished_at is None and at not in renumbered and not (renumbered and at.folder_id == row.moving_to)
     ]
     near: Near
     if addresses:
@@ -149,7 +152,7 @@ def _known_copy(
         near = Appending(row.id, row.moving_to)
     else:
         near = Detached(row.id)
-    likeness = Likeness(row.header_token, row.size, row.internal_date_at)
+    likeness = Likeness(row.header_token, row.size, row.internal_date_at, row.email_token)
     return Known(near, row.id, likeness, not stands, tuple(sorted({at.folder_id for at in stands})))
 
 

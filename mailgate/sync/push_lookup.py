@@ -7,7 +7,7 @@ messages are paired one to one (S9). A folder: is it listed?
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Final
 
@@ -118,12 +118,20 @@ class Search:
         taken: set[int] = set()
         for uidnext in sorted(current, reverse=True):
             new = [uid for uid in listing if uid >= uidnext and uid not in taken]
-            for id_, uid in (await self._match(target, uidvalidity, new, current[uidnext])).items():
+            exact = {asked.operation.id for asked in current[uidnext] if self._needs_proof(asked, found)}
+            for id_, uid in (await self._match(target, uidvalidity, new, current[uidnext], exact)).items():
                 taken.add(uid)
                 found[id_] = replace(found[id_], found=Address(uidvalidity, uid))
 
+    @staticmethod
+    def _needs_proof(asked: Asked, found: Mapping[str, Evidence]) -> bool:
+        """An original that may still be there would be expunged for what is found: that has to be its copy, so size
+        and INTERNALDATE must be equal too, which COPY keeps (RFC 9051 §6.4.7).
+        """
+        return asked.operation.kind is OperationKind.MOVE and found[asked.operation.id].source is not Seen.GONE
+
     async def _match(
-        self, target: FolderState, uidvalidity: int, uids: Sequence[int], group: Sequence[Asked]
+        self, target: FolderState, uidvalidity: int, uids: Sequence[int], group: Sequence[Asked], exact: Set[str]
     ) -> dict[str, int]:
         """The UID of each operation's message, where it is among these."""
         context = self._context
@@ -141,7 +149,11 @@ class Search:
             wanted = [
                 Candidate(id_, asked.facts.copy.likeness) for id_, asked in left.items() if asked.facts.copy is not None
             ]
-            pairs: Mapping[int, str] = pair(far, wanted)
+            pairs = pair(far, [item for item in wanted if item.key not in exact])
+            likeness = dict(far)
+            rest = pair([item for item in far if item[0] not in pairs], [item for item in wanted if item.key in exact])
+            known_as = {item.key: item.likeness for item in wanted}
+            pairs |= {uid: id_ for uid, id_ in rest.items() if likeness[uid] == known_as[id_]}
             by_msgid = self._by_msgid(metas, headers, pairs, left)
             for uid, id_ in {**pairs, **by_msgid}.items():
                 matched[id_] = uid

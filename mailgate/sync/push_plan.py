@@ -41,8 +41,9 @@ What was sent and not answered is looked up first, and done again only when the 
 
     sent            at the server                                       next step
     move            not in its source, found in the target              Applied there
-    move            in its source, found in the target                  CopyThenExpunge, its second half
-    move            in its source, not found in the target              as if it was not sent
+    move, one step  in its source                                       as if it was not sent
+    move, halves    found in the target, not known to be gone           CopyThenExpunge, its second half
+    move, halves    in its source, not found in the target              as if it was not sent
     move            neither                                             Wait: the passes say moved or gone
     delete          not in its folder                                   Applied
     delete          in its folder                                       Expunge
@@ -405,11 +406,11 @@ def _move(
     if copied is None and _was_sent(operation, here):
         if evidence is None:
             return LookUp(original=here, target=to)
-        if evidence.source is Seen.UNKNOWN:
-            return Wait(RENUMBERED)
         if evidence.source is Seen.GONE:
             return Wait(LOOKED_FOR) if evidence.found is None else Applied(evidence.found)
-        copied = evidence.found
+        copied = evidence.found if _in_halves(operation) else None
+        if copied is None and evidence.source is Seen.UNKNOWN:
+            return Wait(RENUMBERED)
     if copied is None and abilities.move:
         return Move(here, to)
     if abilities.expunge:
@@ -425,6 +426,11 @@ def _was_sent(operation: Operation, at: Original) -> bool:
         and journal is not None
         and (journal["folder_id"], journal["uidvalidity"], journal["uid"]) == (at.folder.id, at.uidvalidity, at.uid)
     )
+
+
+def _in_halves(operation: Operation) -> bool:
+    """Whether COPY was sent; MOVE does a message at once or not at all (RFC 6851 §3.3)."""
+    return operation.journal is not None and bool(operation.journal.get("halves"))
 
 
 def _delete(operation: Operation, copy: Copy, abilities: Abilities, evidence: Evidence | None) -> Step:

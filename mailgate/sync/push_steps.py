@@ -177,9 +177,11 @@ class Steps:
         target = await self._target(step.to)
         await self._select(step.original)
         originals = group.originals
-        await self._journal(group, {id_: {**_address(at), **target} for id_, at in originals.items()})
+        halves = isinstance(step, CopyThenExpunge)
+        entries = {id_: {**_address(at), **target, "halves": halves} for id_, at in originals.items()}
+        await self._journal(group, entries)
         uids = [at.uid for at in originals.values()]
-        command = source.move if isinstance(step, Move) else source.copy
+        command = source.copy if halves else source.move
         return originals, believable(await command(uids, step.to.name), target)
 
     async def _copy(self, group: Group, step: CopyThenExpunge, outcome: Outcome) -> None:

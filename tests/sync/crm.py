@@ -89,7 +89,12 @@ class Crm:
 
     async def move(self, n: int, to: str) -> None:
         """Another folder."""
-        row, folder_id = await self.message(n), await self.folder(to)
+        await self.move_id(await self.id(n), to)
+
+    async def move_id(self, message_id: str, to: str) -> None:
+        """The same of the message with this id."""
+        (row,) = await self.engine.rows("messages", lambda c: c.id == message_id)
+        folder_id = await self.folder(to)
         where = {"folder_id": folder_id, "from_folder_id": await self._stands_in(row)}
         await self._ask(OperationKind.MOVE, {"moving_to": folder_id}, row.id, **where)
 

@@ -13,7 +13,7 @@ from connectors.memory import MemoryAccount
 from connectors.model import SpecialUse
 from mailgate.clock import DAY
 from tests.sync.crm import Crm
-from tests.sync.engine import NOW, Engine, Opened, mail
+from tests.sync.engine import NOW, Opened, mail
 
 ABILITIES = {
     "all": {},

@@ -100,6 +100,7 @@ FLAGS = operation(OperationKind.FLAGS, add=["\\Flagged"], remove=["\\Seen"])
 LABELS = operation(OperationKind.LABELS, add=["Deal"], remove=["Old"])
 MOVE = operation(OperationKind.MOVE)
 MOVE_SENT = operation(OperationKind.MOVE, journal=SENT_HERE)
+HALVES_SENT = operation(OperationKind.MOVE, journal={**SENT_HERE, "halves": True})
 DELETE = operation(OperationKind.DELETE)
 DELETE_SENT = operation(OperationKind.DELETE, journal=SENT_HERE)
 APPEND = operation(OperationKind.APPEND, flags=[], received_at=None)
@@ -256,15 +257,26 @@ def test_move_sent_gone_and_found_is_applied() -> None:
     assert step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE, evidence=seen) == Applied(Address(8, 5))
 
 
-def test_move_sent_there_and_found_is_half_done() -> None:
+def test_move_sent_there_is_not_done_whatever_is_found() -> None:
+    """What is found then is another message that is equal."""
     seen = Evidence(Seen.THERE, Address(8, 5))
-    found = step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE, evidence=seen)
+    assert step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE, evidence=seen) == Move(HERE, ARCHIVE)
+
+
+@pytest.mark.parametrize("source", [Seen.THERE, Seen.UNKNOWN])
+def test_move_in_halves_sent_and_found_is_half_done(source: Seen) -> None:
+    found = step(HALVES_SENT, copy(HERE), place=TO_ARCHIVE, evidence=Evidence(source, Address(8, 5)))
     assert found == CopyThenExpunge(HERE, ARCHIVE, Address(8, 5))
 
 
-def test_move_sent_there_and_not_found_is_not_done() -> None:
-    seen = Evidence(Seen.THERE)
-    assert step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE, evidence=seen) == Move(HERE, ARCHIVE)
+def test_move_in_halves_sent_there_and_not_found_is_not_done() -> None:
+    found = step(HALVES_SENT, copy(HERE), place=TO_ARCHIVE, evidence=Evidence(Seen.THERE), abilities=NO_MOVE)
+    assert found == CopyThenExpunge(HERE, ARCHIVE)
+
+
+def test_move_in_halves_sent_gone_and_found_is_applied() -> None:
+    seen = Evidence(Seen.GONE, Address(8, 5))
+    assert step(HALVES_SENT, copy(HERE), place=TO_ARCHIVE, evidence=seen) == Applied(Address(8, 5))
 
 
 def test_move_sent_neither_waits_for_the_passes() -> None:
