@@ -16,6 +16,7 @@ from mailgate.sync.breakers import Breakers
 from mailgate.sync.ownership import Lease
 from mailgate.sync.port import Applied, Checkpoint, Entitled, FolderState, MailboxConfig, Owner, Progress, SyncStore
 from mailgate.sync.prepare import Preparer
+from mailgate.sync.slices import Slices
 from mailgate.sync.views import Window
 from mailgate.sync.workers import Workers
 from retention.model import AnchorFrom
@@ -104,6 +105,7 @@ class Context:
     applied: Applied = field(default_factory=Applied)
     meter: Meter | None = None
     breakers: Breakers = field(default_factory=Breakers)
+    slices: Slices = field(default_factory=Slices)
     deadline: asyncio.Timeout | None = None
     push: Callable[[], Awaitable[None]] | None = None
     push_wanted: bool = False
@@ -146,8 +148,9 @@ class Context:
         return [folder for folder in self.folders.values() if folder.followed and folder.selectable]
 
     def inbox(self) -> FolderState | None:
-        """The followed folder that new mail arrives in."""
-        return next((folder for folder in self.followed() if folder.special_use is SpecialUse.INBOX), None)
+        """The followed folder that new mail arrives in: INBOX, or All Mail where that is followed instead."""
+        by_use = {folder.special_use: folder for folder in reversed(self.followed())}
+        return by_use.get(SpecialUse.INBOX) or by_use.get(SpecialUse.ALL)
 
     def reached(self, folder: FolderState, checkpoint: Checkpoint) -> FolderState:
         """The folder is known up to here now."""

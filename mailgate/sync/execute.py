@@ -20,14 +20,13 @@ from dataclasses import replace
 from typing import Final
 
 from connectors.errors import ProtocolError, Scope
-from mailgate.clock import SECOND, Instant
+from mailgate.clock import SECOND, Instant, monotonic_s
 from mailgate.sync import asking
 from mailgate.sync.context import Context
-from mailgate.sync.identity import Likeness
-from mailgate.sync.port import Aside, Cause, FolderState
-from mailgate.sync.prepare import received
-from mailgate.sync.pull import Job, recognise
-from mailgate.sync.snapshot import FolderLook, Kind, closing, inside, look
+from mailgate.sync.port import Aside, Cause, Checkpoint, FolderState
+from mailgate.sync.pull import Job
+from mailgate.sync.recognise import recognise
+from mailgate.sync.snapshot import LAST_UID, FolderLook, Kind, closing, inside, look
 from mailgate.sync.uids import among, ranges
 from mailgate.sync.views import FAR_GONE, Entry, FarPresent
 from mailgate.sync.writing import CHUNK, Writer
@@ -37,6 +36,9 @@ FEW: Final = 50
 
 FLAGS_EVERY: Final[Instant] = 300 * SECOND
 """Without CONDSTORE: how often all flags are compared."""
+
+LOOK_S: Final = 3.0
+"""How often a long import looks for new mail in INBOX."""
 
 _ROUNDS: Final = 20
 """How often a pull may be interrupted to look at other folders again, before the server is not believed."""
@@ -53,6 +55,7 @@ class FolderPass:
         self._writer: Writer
         self._unheard = False
         self._looked_again: set[str] = set()
+        self._looked_s = monotonic_s()
 
     @staticmethod
     def flags_due(context: Context, folder: FolderState, now: Instant) -> bool:
@@ -148,7 +151,7 @@ class FolderPass:
                     ]
                 )
         gone, untold = await seen.gone(new)
-        await self._see_gone(gone)
+        await self._see_gone(gone, len(new))
         if self._again:
             await self._writer.write()
             return
@@ -170,7 +173,7 @@ class FolderPass:
     async def _reset(self) -> None:
         context, folder, seen = self._context, self._folder, self._seen
         listing = await seen.listing()
-        if seen.absent(listing) is None:
+        if seen.absent(listing) is None or await seen.denied():
             raise _folder_error("after a UIDVALIDITY change the server's list of messages contradicts its count")
         seen.saw(listing)
         done = set(await context.store.standing(context.owner, folder, seen.uidvalidity))
@@ -185,14 +188,18 @@ class FolderPass:
 
     # What they have in common.
 
-    async def _see_gone(self, gone: Sequence[range] | None) -> None:
-        """Decide about what has gone, of what is known here."""
+    async def _see_gone(self, gone: Sequence[range] | None, new: int = 0) -> None:
+        """Decide about what has gone, of what is known here; `new`: messages that came since."""
         if not gone:
             return
         context, folder, uidvalidity = self._context, self._folder, self._seen.uidvalidity
         known = set(await context.store.standing(context.owner, folder, uidvalidity))
         known.update(await context.store.marked(context.owner, folder, uidvalidity))
         missing = among(sorted(known), gone)
+        if self._seen.overstates(len(missing), new):
+            missing = among(missing, self._seen.absent(await self._seen.listing()) or ())
+        if missing and await self._seen.denied():
+            return
         for start in range(0, len(missing), CHUNK):
             views = await context.store.views(context.owner, folder, uidvalidity, missing[start : start + CHUNK])
             await self._writer.decide([Entry(uid, view.base, view.near, FAR_GONE) for uid, view in views.items()])
@@ -219,10 +226,7 @@ class FolderPass:
                 known = await context.store.recognisable(
                     context.owner, folder, uidvalidity, {token for _, token in metas.values()}
                 )
-                far = [
-                    (uid, Likeness(token, meta.size, received(meta.internal_date)))
-                    for uid, (meta, token) in metas.items()
-                ]
+                far = [(uid, context.preparer.likeness(meta, token)) for uid, (meta, token) in metas.items()]
                 found = recognise(far, known, folder.id, frozenset(self._looked_again))
                 if not found.suspects:
                     break
@@ -264,20 +268,23 @@ class FolderPass:
         written = not uids
         rounds = 0
         while todo:
-            part = context.breakers.next((self._folder.id, self._seen.uidvalidity), todo)
+            part = context.slices.next(context.breakers.next((self._folder.id, self._seen.uidvalidity), todo))
             last = len(part) == len(todo)
             job = self._job(part, initial=initial)
             job = replace(job, checkpoint=checkpoint if last else None, pause_at=self._inbox_due_at(), pausable=True)
             outcome = await asking.messages(context, job)
+            context.slices.took(len(part) - len(outcome.left))
             written = outcome.checkpointed
-            todo = outcome.left if last else [*outcome.left, *(uid for uid in todo if uid != part[0])]
+            asked = set(part)
+            todo = [*outcome.left, *(uid for uid in todo if uid not in asked)]
             if outcome.look_again:
                 rounds += 1
                 if rounds > _ROUNDS:
                     raise _folder_error("messages keep moving while the folder is read")
                 await self._look_again(outcome.look_again)
             elif todo:
-                await self._pause()
+                fresh, checkpoint = await self._pause(checkpoint)
+                todo = [*fresh, *todo]
             if outcome.unanswered:
                 await self._unanswered(outcome.unanswered, initial=initial)
         if not written:
@@ -301,26 +308,58 @@ class FolderPass:
         return [uid for uid in uids if uid not in known]
 
     def _inbox_due_at(self) -> Instant | None:
-        """During an import of another folder: when INBOX, if it was imported already, is to be looked at again."""
+        """During an import of another folder: when INBOX, if it was imported already, is looked at at the latest,
+        whatever is under way.
+        """
         context = self._context
         inbox = context.inbox()
         if context.meter is None or inbox is None or inbox.id == self._folder.id or inbox.uidnext is None:
             return None
         return context.looked_at.get(inbox.id, 0) + context.settings.poll_interval_s * SECOND
 
-    async def _pause(self) -> None:
-        """During a long import: what the CRM asked for, and what arrived in INBOX meanwhile."""
+    async def _pause(self, checkpoint: Checkpoint) -> tuple[list[int], Checkpoint]:
+        """Between two slices of an import: bring to the server what the CRM asked for, and see what arrived in INBOX.
+
+        When INBOX is what is being imported: UIDs of messages that came since it was opened, newest first, and the
+        checkpoint that covers them.
+        """
         context = self._context
+        pushed = context.push_wanted and context.push is not None
         if context.push_wanted and context.push is not None:
             await context.push()
-        inbox, due_at = context.inbox(), self._inbox_due_at()
-        if inbox is not None and due_at is not None and context.clock() >= due_at:
-            meter, context.meter = context.meter, None
-            try:
-                await FolderPass(context, inbox).run()
-            finally:
-                context.meter = meter
+        due_at, inbox = self._inbox_due_at(), context.inbox()
+        looks = context.meter is not None and inbox is not None
+        looks &= monotonic_s() - self._looked_s >= LOOK_S or (due_at is not None and context.clock() >= due_at)
+        if not pushed and not looks:
+            return [], checkpoint
+        if looks:
+            self._looked_s = monotonic_s()
+            if inbox is not None and inbox.id == self._folder.id:
+                await self._reopen()
+                return await self._arrived(checkpoint)
+            if inbox is not None and inbox.uidnext is not None:
+                meter, context.meter = context.meter, None
+                try:
+                    await FolderPass(context, inbox).run()
+                finally:
+                    context.meter = meter
         await self._reopen()
+        return [], checkpoint
+
+    async def _arrived(self, checkpoint: Checkpoint) -> tuple[list[int], Checkpoint]:
+        """Messages that came into the open folder behind the checkpoint."""
+        fresh: list[int] = []
+        async with closing(self._context.source.fetch_flags([range(checkpoint.uidnext, LAST_UID)])) as batches:
+            async for batch in batches:
+                fresh += [change.uid for change in batch if change.uid >= checkpoint.uidnext]
+        if not fresh:
+            return [], checkpoint
+        meter = self._context.meter
+        if meter is not None:
+            meter.leave_out(self._folder.id, -len(fresh))
+        # The MODSEQ stays: what else changed since is for the next pass to see.
+        covered = replace(checkpoint, uidnext=max(fresh) + 1, exists=checkpoint.exists + len(fresh))
+        return sorted(fresh, reverse=True), covered
 
     async def _unanswered(self, uids: Sequence[int], *, initial: bool) -> None:
         """Messages that the server listed but did not send: gone meanwhile, or asked for once more, or set aside."""

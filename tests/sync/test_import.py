@@ -8,6 +8,7 @@ from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
 from mailgate.clock import DAY
 from mailgate.settings import SyncSettings
+from mailgate.sync import execute, slices
 from mailgate.sync.port import Applied, Batch, Owner
 from tests.corpus import NASTY
 from tests.sync.engine import NOW, Engine, Opened, mail
@@ -187,6 +188,38 @@ async def test_a_count_that_contradicts_the_list_deletes_nothing(engine: Engine,
     engine.clock.advance(600)
     await engine.sync()
     assert await engine.near() == engine.far()
+
+
+async def test_new_mail_comes_first_while_inbox_itself_is_imported(
+    opened: Opened, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Newest first holds for what comes meanwhile too."""
+    monkeypatch.setattr(execute, "LOOK_S", 0.0)
+    monkeypatch.setattr(slices, "FIRST", 20)
+    monkeypatch.setattr(slices, "SLICE_S", 0.0)
+    for n in range(100):
+        account.append("INBOX", mail(n), internal_date=NOW - DAY)
+    engine = await opened(account, settings=SyncSettings(batch_messages=5))
+    commit = engine.store.commit
+    arrived: list[int] = []
+
+    async def delivering(owner: Owner, batch: Batch) -> Applied:
+        if batch.messages and len(arrived) < 2:
+            arrived.append(account.append("INBOX", mail(1000 + len(arrived)), internal_date=NOW))
+        return await commit(owner, batch)
+
+    engine.store.commit = delivering  # type: ignore[method-assign]
+    await engine.sync()
+    uids = {row.message_id: row.uid for row in await engine.rows("origins")}
+    order = [uids[event.message_id] for event in await engine.events("message.created")]
+    assert sorted(order) == list(range(1, 103))
+    assert max(order.index(uid) for uid in arrived) < 60
+    assert await engine.near() == engine.far()
+    mailbox = (await engine.rows("mailboxes"))[0]
+    assert (mailbox.progress_done, mailbox.progress_total) == (102, 102)
+    bodies = account.commands.count("FETCH bodies")
+    await engine.sync()
+    assert account.commands.count("FETCH bodies") == bodies  # the checkpoint covers what came meanwhile
 
 
 async def test_new_mail_is_seen_during_a_long_import(opened: Opened, account: MemoryAccount) -> None:
