@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 
 from mailgate.clock import Instant
 
@@ -18,8 +19,20 @@ _ID = re.compile(ID_PATTERN)
 
 def new_id(now: Instant) -> str:
     """A new id for something made at `now`."""
-    value = ((now // 1_000) & ((1 << 48) - 1)) << 80 | int.from_bytes(os.urandom(10), "big")
-    return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+    noise, pairs = int.from_bytes(os.urandom(10), "big"), _PAIRS
+    # written out: four are made for every message of an import, and a loop takes twice as long
+    return (
+        f"{_prefix(now // 1_000)}{pairs[noise >> 70]}{pairs[noise >> 60 & 1023]}{pairs[noise >> 50 & 1023]}"
+        f"{pairs[noise >> 40 & 1023]}{pairs[noise >> 30 & 1023]}{pairs[noise >> 20 & 1023]}"
+        f"{pairs[noise >> 10 & 1023]}{pairs[noise & 1023]}"
+    )
+
+
+@lru_cache(maxsize=4)
+def _prefix(milliseconds: int) -> str:
+    """The first ten characters."""
+    value = milliseconds & ((1 << 48) - 1)
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(40, -1, -10)])
 
 
 def is_id(text: str) -> bool:

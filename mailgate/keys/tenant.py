@@ -12,6 +12,7 @@ An epoch's key is made when it is first needed. Objects may be used from several
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -145,7 +146,7 @@ class TenantKeys:
             self._current = current
         if self._destroyed:
             raise self._gone()
-        key = AESGCM.generate_key(256)
+        key = os.urandom(32)
         return DataKey(key, wrap(current[2], key, current[3]), current[1])
 
     def unwrap(self, wrapped: bytes, epoch: int) -> bytes:
