@@ -12,6 +12,7 @@ import typer
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 
+from connectors.imap.quirks import QUIRKS
 from mailgate.api.application import ROUTERS
 from mailgate.api.security import Only
 from mailgate.cli.commands import app
@@ -56,6 +57,11 @@ plain lines; `--json` gives one document for programs. Exit codes, but for `audi
 _METRICS = """\
 `GET /metrics` serves them in Prometheus' format. No label holds a tenant, an address or an id, so their number is
 bounded. [Operations](operations.md) says which to watch.
+"""
+
+_QUIRKS = """\
+What servers do otherwise than the RFCs say, or than other servers do. What can be understood from everybody is
+understood from everybody: nothing asks which server it is. [Mail servers](servers.md) says which were tried.
 """
 
 
@@ -142,6 +148,21 @@ def commands() -> str:
     return "\n".join(lines) + "\n"
 
 
+def quirks() -> str:
+    """docs/quirks.md: what mail servers do otherwise, and what is done about it."""
+    lines = [
+        "# Habits of mail servers\n",
+        _MADE,
+        _QUIRKS,
+        "| seen at | habit | what is done | why |",
+        "|---|---|---|---|",
+    ]
+    for quirk in QUIRKS:
+        cells = (quirk.seen, quirk.habit, quirk.answer, quirk.reason)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _argument(parameter: Any) -> str:
     return str(parameter.metavar or parameter.name).strip("{}").upper()
 
@@ -156,6 +177,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/commands.md": commands,
     "docs/configuration.md": configuration,
     "docs/metrics.md": metrics,
+    "docs/quirks.md": quirks,
     "docs/routes.md": routes,
 }
 
