@@ -60,8 +60,10 @@ _MESSAGE_COLUMNS = (
     "data_key",
     "key_epoch",
     "blob_id",
+    "labels",
+    "email_token",
 )
-_ORIGIN_COLUMNS = ("folder_id", "uid", "uidvalidity", "tenant_id", "mailbox_id", "message_id", "flags")
+_ORIGIN_COLUMNS = ("folder_id", "uid", "uidvalidity", "tenant_id", "mailbox_id", "message_id", "flags", "labels")
 _ERASURE_COLUMNS = ("blob_id", "tenant_id", "stored_size", "queued_at", "next_at")
 _BLOB_COLUMNS = (
     "id",
@@ -132,6 +134,7 @@ async def _add_origins(tx: Transaction, place: Place, uidvalidity: int, prepared
             place.mailbox_id,
             message.id,
             json.dumps(message.flags),
+            None if message.labels is None else json.dumps(message.labels),
         )
         for message in prepared
     ]
@@ -245,6 +248,8 @@ def _message_row(place: Place, message: PreparedMessage, blob_id: str) -> tuple[
         message.data_key,
         message.key_epoch,
         blob_id,
+        json.dumps(message.labels or ()),
+        message.email_token,
     )
 
 

@@ -24,11 +24,14 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """What a message is recognised by. `token` is keyed (32 bytes); `size` in bytes; None where it is not known."""
+    """What a message is recognised by. `token` is keyed (32 bytes); `size` in bytes; `email` is the keyed token of the
+    server's own identity of it (EMAILID of RFC 8474, X-GM-MSGID); None where it is not known.
+    """
 
     token: bytes
     size: int | None = None
     internal_date: Instant | None = None
+    email: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

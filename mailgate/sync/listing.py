@@ -8,7 +8,7 @@ a rename is a folder gone and a folder new, and its messages are recognised by c
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
@@ -17,24 +17,41 @@ from connectors.model import Folder, FolderStatus, SpecialUse
 from mailgate.clock import DAY, Instant
 from mailgate.sync.port import FolderState
 
+WHOLE = frozenset({SpecialUse.ALL, SpecialUse.TRASH, SpecialUse.JUNK})
+"""Where every message of a server with labels stands exactly once."""
+
 VIEWS = frozenset({SpecialUse.ALL, SpecialUse.FLAGGED})
 """Folders that show messages of other folders once more: followed only when a rule names them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which folders are followed: patterns with `*` and `?`, matched without regard to case. No include: all."""
+    """Which folders are followed: patterns with `*` and `?`, matched without regard to case. No include: all.
+
+    `labelled`: the server's folders are labels (Gmail), and each message stands in one of All Mail, Trash and Spam as
+    well. Only those are followed: the others show the same messages once more.
+    """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    labelled: bool = False
 
     def follows(self, folder: Folder) -> bool:
         """Whether the folder's messages are kept in step."""
         if not folder.selectable or _matches(folder.name, self.exclude):
             return False
+        if self.labelled:
+            return folder.special_use in WHOLE
         if _matches(folder.name, self.include):
             return True
         return not self.include and folder.special_use not in VIEWS
+
+
+def is_labelled(capabilities: Collection[str], listed: Iterable[Folder]) -> bool:
+    """Whether messages stand in All Mail, whatever their labels. People can hide that folder from IMAP: then the
+    labels' folders are all that there is.
+    """
+    return "X-GM-EXT-1" in capabilities and any(f.special_use is SpecialUse.ALL and f.selectable for f in listed)
 
 
 @dataclass(frozen=True, slots=True)

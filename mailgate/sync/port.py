@@ -90,13 +90,16 @@ class Entitled:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Up to where a folder is known: UIDs below `uidnext`, changes up to `highestmodseq`; `exists` at that moment."""
+    """Up to where a folder is known: UIDs below `uidnext`, changes up to `highestmodseq`; `exists` at that moment.
+    `doubt`: what of the server's answers was impossible and is not believed.
+    """
 
     uidvalidity: int
     uidnext: int
     highestmodseq: int | None
     exists: int
     looked_at: Instant
+    doubt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +171,9 @@ class PreparedBlob:
 
 @dataclass(slots=True)  # not frozen: to make, and to hand to another process, takes a third of the time
 class PreparedMessage:
-    """Everything that a new copy's rows say. `flags` sorted; `size` of the bytes that came, not of RFC822.SIZE."""
+    """Everything that a new copy's rows say. `flags` and `labels` sorted, the latter None where the server has no such
+    thing; `size` of the bytes that came, not of RFC822.SIZE; `email_token` of the server's own identity of it.
+    """
 
     uid: int
     id: str
@@ -189,6 +194,8 @@ class PreparedMessage:
     data_key: bytes
     key_epoch: int
     blob: PreparedBlob
+    labels: tuple[str, ...] | None = None
+    email_token: bytes | None = None
 
 
 class Cause(StrEnum):

@@ -140,13 +140,14 @@ class StreamSink:
 class Arrived:
     """A message as it came: metadata, its bytes in a sink, and how many bytes the server announced.
 
-    `header_token` is filled in by `Preparer.add_tokens`.
+    `header_token` and `email_token` are filled in by `Preparer.add_tokens`.
     """
 
     meta: MessageMeta
     sink: MessageSink
     octets: int
     header_token: bytes = b""
+    email_token: bytes | None = None
 
     @property
     def refusal(self) -> Aside | None:
@@ -162,7 +163,7 @@ class Arrived:
     @property
     def likeness(self) -> Likeness:
         """What it is recognised by."""
-        return Likeness(self.header_token, self.sink.size, received(self.meta.internal_date))
+        return Likeness(self.header_token, self.sink.size, received(self.meta.internal_date), self.email_token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,9 +244,17 @@ class Preparer:
         return self._blobs.read(self._tenant_id, blob_id, self._keys.unwrap(data_key, key_epoch), size)
 
     def add_tokens(self, batch: Sequence[Arrived]) -> None:
-        """Fill in the header tokens."""
+        """Fill in the tokens."""
         for arrived in batch:
             arrived.header_token = self._keys.mac("header", header_digest_input(arrived.sink.head))
+            arrived.email_token = self._email_token(arrived.meta)
+
+    def likeness(self, meta: MessageMeta, header_token: bytes) -> Likeness:
+        """What a message is recognised by of which only the header was read."""
+        return Likeness(header_token, meta.size, received(meta.internal_date), self._email_token(meta))
+
+    def _email_token(self, meta: MessageMeta) -> bytes | None:
+        return None if meta.email_id is None else self._keys.mac("email", meta.email_id.encode())
 
     def prepare(self, batch: Sequence[Arrived], now: Instant) -> Prepared:
         """Store and describe messages; nothing is durable before `settle`.

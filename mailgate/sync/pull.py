@@ -25,7 +25,6 @@ from connectors.errors import ProtocolError
 from mailgate.clock import Instant
 from mailgate.sync.actions import Action, Pull
 from mailgate.sync.context import Context
-from mailgate.sync.identity import Candidate, Likeness, pair
 from mailgate.sync.port import (
     Aside,
     Batch,
@@ -33,13 +32,13 @@ from mailgate.sync.port import (
     Cause,
     Checkpoint,
     FolderState,
-    Known,
     PreparedMessage,
 )
 from mailgate.sync.prepare import HEAD, HUGE, Arrived, MessageSink
+from mailgate.sync.recognise import recognise
 from mailgate.sync.reconcile import decide
 from mailgate.sync.snapshot import closing
-from mailgate.sync.views import Entry, FarPresent, Near, Tombstoned
+from mailgate.sync.views import Entry, FarPresent
 
 FIRST_BATCH: Final = 8
 """Messages in the first batch of a pull."""
@@ -84,31 +83,14 @@ class Outcome:
     checkpointed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Recognised:
-    """What messages at the server turned out to be; `suspects`: UIDs that may have been moved here, and from where."""
-
-    near: dict[int, Near]
-    suspects: dict[int, frozenset[str]]
-
-
-def recognise(
-    far: Sequence[tuple[int, Likeness]], known: Sequence[Known], here: str, looked_again: frozenset[str]
-) -> Recognised:
-    """Pair messages with what waits to be recognised; pure. `here`: the folder in which they were met."""
-    by_key = {item.key: item for item in known if item.free}
-    candidates = [Candidate(item.key, item.likeness, isinstance(item.near, Tombstoned)) for item in known if item.free]
-    pairs = pair(far, candidates)
-    elsewhere: dict[bytes, set[str]] = {}
-    for item in known:
-        if not item.free:
-            elsewhere.setdefault(item.likeness.token, set()).update(item.folder_ids)
-    suspects: dict[int, frozenset[str]] = {}
-    for uid, likeness in far:
-        places = elsewhere.get(likeness.token, set()) - looked_again - {here}
-        if uid not in pairs and places:
-            suspects[uid] = frozenset(places)
-    return Recognised({uid: by_key[key].near for uid, key in pairs.items()}, suspects)
+def _identify(messages: Sequence[PreparedMessage], arrived: Sequence[Arrived]) -> None:
+    """What the server alone says of a message: its labels, and its own identity of it."""
+    said = {item.meta.uid: item for item in arrived if item.email_token is not None or item.meta.labels is not None}
+    for message in messages if said else ():
+        item = said.get(message.uid)
+        if item is not None:
+            message.email_token = item.email_token
+            message.labels = None if item.meta.labels is None else tuple(sorted(item.meta.labels))
 
 
 def _cost(octets: int) -> int:
@@ -262,7 +244,8 @@ class Puller:
                 continue
             self._waiting.pop(uid, None)
             decided += 1
-            entry = Entry(uid, None, recognised.near.get(uid), FarPresent(meta.flags, meta.internal_date))
+            far_side = FarPresent(meta.flags, meta.internal_date, meta.labels)
+            entry = Entry(uid, None, recognised.near.get(uid), far_side)
             action = decide(entry, window)
             if isinstance(action, Pull):
                 keep.append(arrived)
@@ -273,6 +256,7 @@ class Puller:
                 outside += 1
         now = context.clock()
         prepared = await context.workers.prepare(preparer, keep, now, bulk=bulk)
+        _identify(prepared.messages, keep)
         for arrived in batch:
             if arrived.sink in self._open:
                 self._open.discard(arrived.sink)

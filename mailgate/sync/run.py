@@ -164,10 +164,11 @@ class Session:
     async def list_folders(self) -> None:
         """Bring the list of folders up to date."""
         context = self._context
-        rules = listing.Rules(context.config.include, context.config.exclude)
         known = await context.store.folders(context.config.id)
         listed = await context.source.list_folders()
         self._left_out = listing.left_out(listed)
+        labelled = listing.is_labelled(context.source.capabilities, listed)
+        rules = listing.Rules(context.config.include, context.config.exclude, labelled)
         difference = listing.compare(known, listed, rules)
         gone = await self._really_gone(difference.gone)
         renamed = await self._renames(gone, difference.appeared)
@@ -189,12 +190,15 @@ class Session:
         }
 
     async def _really_gone(self, missing: Sequence[FolderState]) -> list[FolderState]:
-        """A folder that a list leaves out is gone only if the server also says so when asked for it (S8)."""
+        """A folder that a list leaves out is gone only if the server also says so when asked for it (S8). A refusal
+        for another reason says nothing.
+        """
         if not missing:
             return []
         asked = [folder for folder in missing if folder.selectable]
         statuses = await self._context.source.status([folder.name for folder in asked]) if asked else {}
-        return [folder for folder in missing if statuses.get(folder.name) is None]
+        silent = {folder.name for folder in asked} - {name for name, status in statuses.items() if status is None}
+        return [folder for folder in missing if folder.name not in silent]
 
     async def _renames(self, gone: Sequence[FolderState], appeared: Sequence[Folder]) -> dict[str, Folder]:
         """Folders that are called otherwise now: same UIDVALIDITY, and the newest messages are the same ones."""

@@ -1,0 +1,82 @@
+"""What messages that are new at an address turn out to be: copies that wait to be recognised, or purged ones. Pure.
+
+Where the server says which messages are one (EMAILID of RFC 8474, X-GM-MSGID), that decides among those with equal
+headers: the same identity is the same message, wherever else it stands; another identity is another message (S9).
+Elsewhere, and for what was purged or copied before the server said so, likeness decides (`mailgate.sync.identity`).
+
+What is equal to a copy that is believed to stand in another folder may have been moved here since that folder was
+looked at: it is a suspect until somebody looked there again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mailgate.sync.identity import Candidate, Likeness, pair
+from mailgate.sync.port import Known
+from mailgate.sync.views import Near, Tombstoned
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """What messages at the server turned out to be; `suspects`: UIDs that may have been moved here, and from where."""
+
+    near: dict[int, Near]
+    suspects: dict[int, frozenset[str]]
+
+
+def recognise(
+    far: Sequence[tuple[int, Likeness]], known: Sequence[Known], here: str, looked_again: frozenset[str]
+) -> Recognised:
+    """Pair messages with what is known. `here`: the folder in which they were met; `looked_again`: folders that were
+    looked at after it was listed.
+    """
+    found = Recognised({}, {})
+    same: dict[tuple[bytes, bytes], Known] = {}
+    for item in known:
+        if item.likeness.email is not None:
+            same.setdefault((item.likeness.token, item.likeness.email), item)
+    named: list[tuple[int, Likeness]] = []
+    nameless: list[tuple[int, Likeness]] = []
+    met: set[str] = set()
+    for uid, likeness in far:
+        match = None if likeness.email is None else same.get((likeness.token, likeness.email))
+        if match is None:
+            (nameless if likeness.email is None else named).append((uid, likeness))
+        elif places := _places([match], looked_again, here):
+            found.suspects[uid] = places
+        else:
+            found.near[uid] = match.near
+            met.add(match.key)
+    # What the server calls otherwise is another message.
+    met |= _pair(found, named, [item for item in known if item.likeness.email is None], looked_again, here)
+    _pair(found, nameless, [item for item in known if item.key not in met], looked_again, here)
+    return found
+
+
+def _pair(
+    found: Recognised,
+    far: Sequence[tuple[int, Likeness]],
+    known: Sequence[Known],
+    looked_again: frozenset[str],
+    here: str,
+) -> set[str]:
+    """Pair by likeness; the keys of what was paired."""
+    free = {item.key: item for item in known if item.free}
+    candidates = [Candidate(key, item.likeness, isinstance(item.near, Tombstoned)) for key, item in free.items()]
+    pairs = pair(far, candidates)
+    found.near.update((uid, free[key].near) for uid, key in pairs.items())
+    elsewhere: dict[bytes, list[Known]] = {}
+    for item in known:
+        if not item.free:
+            elsewhere.setdefault(item.likeness.token, []).append(item)
+    for uid, likeness in far:
+        if uid not in pairs and (places := _places(elsewhere.get(likeness.token, ()), looked_again, here)):
+            found.suspects[uid] = places
+    return set(pairs.values())
+
+
+def _places(items: Sequence[Known], looked_again: frozenset[str], here: str) -> frozenset[str]:
+    """Where else these are believed to stand, and nobody looked again."""
+    return frozenset(folder_id for item in items for folder_id in item.folder_ids) - looked_again - {here}
