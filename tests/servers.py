@@ -21,9 +21,12 @@ GOCODE = Path("/usr/share/gocode")
 """Where Debian's golang-…-dev packages put their sources; with `GO111MODULE=off` it is a GOPATH."""
 
 
-def leave_out(what: str, packages: str) -> NoReturn:
-    """Skips the test because `what` is not installed. With CI=true nothing may be left out, so it fails there."""
-    reason = f"{what} is missing (apt-get install {packages})"
+def leave_out(what: str, packages: str | None, *, instead: str = "") -> NoReturn:
+    """Skips the test because `what` is not installed; `instead` says what helps when it is no package.
+
+    With CI=true nothing may be left out, so it fails there.
+    """
+    reason = f"{what} is missing ({instead or f'apt-get install {packages}'})"
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)

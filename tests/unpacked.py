@@ -61,7 +61,7 @@ class Unpacked:
     def __init__(self, folder: Path) -> None:
         root = SERVERS / self.name
         if not (root / "usr" / self.program).exists() or os.getuid() != 0:
-            leave_out(f"{self.name.capitalize()} for root", "nothing: run .ci/setup-servers, and the tests, as root")
+            leave_out(self.name.capitalize(), None, instead="run .ci/setup-servers and the tests as root")
         self.folder, self._root = folder, root
         folder.chmod(0o711)
         (folder / "root").mkdir()
