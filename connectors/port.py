@@ -76,8 +76,10 @@ class Source(Protocol):
         ...
 
     async def status(self, names: Sequence[str]) -> dict[str, FolderStatus | None]:
-        """The status of each folder, LIST-STATUS where offered (RFC 5819), else pipelined STATUS; None where the
-        server refused.
+        """The status of each folder, LIST-STATUS where offered (RFC 5819), else pipelined STATUS.
+
+        None: the server says that there is no such folder. A folder is missing here when the server told nothing of it
+        or refused for another reason, which says nothing about whether it is there.
         """
         ...
 

@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import date
 from typing import Final, TypeVar
 
-from connectors.errors import ProtocolError, ThrottledError
+from connectors.errors import FolderGoneError, ProtocolError, ThrottledError
 from connectors.imap.bodies import fetch_messages
 from connectors.imap.collect import FetchStream, Gather, Hits
 from connectors.imap.command import Str
 from connectors.imap.folders import folder_name, folders_of
 from connectors.imap.internaldate import format_search_date
 from connectors.imap.line import ImapLine
-from connectors.imap.refusal import command_error
+from connectors.imap.refusal import command_error, open_error
 from connectors.imap.responses import WHOLE, Body, Fetch, ListItem, StatusItem
 from connectors.imap.session import Session
 from connectors.imap.uidset import UidSet, format_sets
@@ -65,7 +65,8 @@ class ImapSource(ImapLine):
         return folders_of(items.found)
 
     async def status(self, names: Sequence[str]) -> dict[str, FolderStatus | None]:
-        found: dict[str, FolderStatus | None] = dict.fromkeys(names)
+        found: dict[str, FolderStatus | None] = {}
+        wanted = frozenset(names)
         many = self._folder_count is not None and len(names) * 2 >= self._folder_count
         if many and len(names) > 2 and {"LIST-STATUS", "LIST-EXTENDED"} <= self.capabilities:
             items: Gather[StatusItem | ListItem] = Gather(
@@ -73,32 +74,34 @@ class ImapSource(ImapLine):
             )
             what = f"(STATUS {self._status_items()})"
             await self._session.run("LIST", Str(b""), Str(b"*"), "RETURN", what, collector=items)
-            self._note(found, [item for item in items.found if isinstance(item, StatusItem)])
-        await self._ask_status(found, [name for name, status in found.items() if status is None])
-        return found
+            self._note(found, wanted, [item for item in items.found if isinstance(item, StatusItem)])
+        await self._ask_status(found, [name for name in names if name not in found])
+        return {name: found[name] for name in names if name in found}
 
     async def _ask_status(self, found: dict[str, FolderStatus | None], names: Sequence[str]) -> None:
-        """STATUS one by one, pipelined. A NO concerns its folder only."""
+        """STATUS one by one, pipelined. A NO concerns its folder only; that the folder is not there, it must say."""
         items: Gather[StatusItem] = Gather(StatusItem, frozenset({"STATUS"}), strict=False)
         what = self._status_items()
         commands = [self._session.start("STATUS", Str(encode_name(name)), what, collector=items) for name in names]
-        for command in commands:
+        for name, command in zip(names, commands, strict=True):
             status = await self._session.wait_for(command)
-            error = command_error(status, "STATUS") if status.condition != "OK" else None
+            error = open_error(status, "STATUS") if status.condition != "OK" else None
             if isinstance(error, ThrottledError):
                 raise error
-        self._note(found, items.found)
+            if isinstance(error, FolderGoneError):
+                found[name] = None
+        self._note(found, frozenset(names), items.found)
 
     def _status_items(self) -> str:
         modseq = " HIGHESTMODSEQ" if "CONDSTORE" in self.capabilities or self._qresync else ""
         return f"(MESSAGES UIDNEXT UIDVALIDITY{modseq})"
 
     @staticmethod
-    def _note(found: dict[str, FolderStatus | None], items: Iterable[StatusItem]) -> None:
+    def _note(found: dict[str, FolderStatus | None], wanted: frozenset[str], items: Iterable[StatusItem]) -> None:
         for item in items:
             if {"MESSAGES", "UIDVALIDITY"} <= item.items.keys():
                 name = folder_name(item.name)
-                if name in found:
+                if name in wanted:
                     found[name] = FolderStatus(
                         uidvalidity=item.items["UIDVALIDITY"],
                         uidnext=item.items.get("UIDNEXT") or None,

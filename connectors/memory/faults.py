@@ -18,6 +18,7 @@ class Faults:
     * `refusals`: these commands (`MOVE`) are answered with NO and this response code (None: no code). `INUSE`,
       `UNAVAILABLE` and `LIMIT` ask for a pause;
     * `refuse`: folders that are answered with NO;
+    * `unlisted`: folders that LIST leaves out;
     * `exists_lie`: what EXISTS claims too much or too little, per folder;
     * `withheld`: UIDs that the server never answers (a missing UID is no deletion);
     * `unreachable`, `reject_login`: connecting fails.
@@ -29,6 +30,7 @@ class Faults:
     move_only: int | None = None
     refusals: dict[str, str | None] = field(default_factory=dict)
     refuse: set[str] = field(default_factory=set)
+    unlisted: set[str] = field(default_factory=set)
     exists_lie: dict[str, int] = field(default_factory=dict)
     withheld: set[tuple[str, int]] = field(default_factory=set)
     unreachable: bool = False

@@ -39,6 +39,7 @@ class MemorySource(MemoryLine):
                 selectable=f.selectable,
             )
             for f in self._account.folders.values()
+            if f.name not in self._account.faults.unlisted
         ]
         return sorted(folders, key=lambda f: (f.name != "INBOX", f.name))
 
@@ -47,8 +48,8 @@ class MemorySource(MemoryLine):
         found: dict[str, FolderStatus | None] = {}
         for name in names:
             folder = self._account.folders.get(name)
-            refused = folder is None or not folder.selectable or name in self._account.faults.refuse
-            found[name] = None if refused or folder is None else self._account.status_of(folder)
+            if name not in self._account.faults.refuse:
+                found[name] = self._account.status_of(folder) if folder is not None and folder.selectable else None
         return found
 
     async def open(self, name: str, qresync: QResync | None = None) -> Selected:

@@ -196,3 +196,22 @@ async def test_a_folder_refused_for_a_day_no_longer_holds_deletions_back(
     account.faults.refuse.add("Archive")
     await again(engine)
     assert len(await engine.rows("messages")) == 7  # the day begins anew
+
+
+async def test_a_folder_that_is_not_listed_and_refused_may_still_be_there(
+    engine: Engine, account: MemoryAccount
+) -> None:
+    account.append("Archive", mail(50), internal_date=NOW - DAY)
+    await engine.sync()
+    before = await by_content(engine)
+    account.faults.unlisted.add("Archive")
+    account.faults.refuse.add("Archive")
+    await again(engine)
+    assert await by_content(engine) == before
+    account.faults.refuse.clear()  # now it says that the folder is there, listed or not
+    await again(engine)
+    assert await by_content(engine) == before
+    account.faults.unlisted.clear()
+    await again(engine)
+    assert await by_content(engine) == before
+    assert await agrees(engine)

@@ -384,19 +384,23 @@ async def test_a_folder_is_opened_by_the_very_bytes_that_the_server_sent() -> No
     assert sorted(heard) == sorted(names)
 
 
-async def test_status_of_a_folder_that_is_refused_or_answered_with_nonsense_is_none() -> None:
+async def test_status_tells_a_folder_that_is_not_there_from_one_that_says_nothing() -> None:
     async def script(talk: Talk) -> None:
         await talk.answer(b'STATUS "a"', b"* STATUS a (MESSAGES 1 UIDVALIDITY 2)")
         await talk.answer(b'STATUS "b"', status=b"NO no")
         await talk.answer(b'STATUS "c"', b"* STATUS c (MESSAGES one UIDVALIDITY 2)")
+        await talk.answer(b'STATUS "d"', status=b"NO [NONEXISTENT] no")
+        await talk.answer(b'STATUS "e"', status=b"NO Mailbox doesn't exist: e")
+        await talk.answer(b'STATUS "f"', status=b"BAD no such folder")
+        await talk.answer(b'STATUS "g"', status=b"NO [NOPERM] not found")
         await talk.answer(b'STATUS "INBOX"', b"* STATUS inbox (MESSAGES 5 UIDVALIDITY 6 UIDNEXT 7 HIGHESTMODSEQ 0)")
 
     async with talking(script, exists=None) as source:
-        found = await source.status(["a", "b", "c", "INBOX"])
+        found = await source.status([*"abcdefg", "INBOX"])
         assert {name: status and (status.exists, status.uidvalidity) for name, status in found.items()} == {
             "a": (1, 2),
-            "b": None,
-            "c": None,
+            "d": None,
+            "e": None,
             "INBOX": (5, 6),
         }
         assert found["INBOX"] is not None
