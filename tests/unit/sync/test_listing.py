@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from connectors.model import Folder, FolderStatus, SpecialUse
-from mailgate.sync.listing import FOLDERS_LIMIT, NAME_LIMIT, Rules, compare, renames
+from mailgate.clock import DAY
+from mailgate.sync.listing import FOLDERS_LIMIT, LOST_AFTER, NAME_LIMIT, Rules, compare, is_labelled, is_lost, renames
 from mailgate.sync.port import FolderState
+
+NOW = 20_000 * DAY
 
 
 def listed(name: str, use: SpecialUse | None = None, *, selectable: bool = True) -> Folder:
@@ -13,6 +20,42 @@ def listed(name: str, use: SpecialUse | None = None, *, selectable: bool = True)
 
 def state(name: str, id_: str = "", *, uidvalidity: int | None = 5, uidnext: int | None = 10) -> FolderState:
     return FolderState(id_ or name, name, None, True, True, uidvalidity, uidnext, None, 0, "/")
+
+
+def test_where_folders_are_labels_only_what_holds_every_message_once_is_followed() -> None:
+    rules = Rules(labelled=True)
+    assert rules.follows(listed("All Mail", SpecialUse.ALL))
+    assert rules.follows(listed("Bin", SpecialUse.TRASH))
+    assert rules.follows(listed("Spam", SpecialUse.JUNK))
+    assert not rules.follows(listed("INBOX", SpecialUse.INBOX))
+    assert not rules.follows(listed("Work"))
+    assert not Rules(exclude=("spam",), labelled=True).follows(listed("Spam", SpecialUse.JUNK))
+
+
+def test_folders_are_labels_where_the_server_says_so_and_shows_all_mail() -> None:
+    gmail, shown = {"X-GM-EXT-1"}, [listed("INBOX"), listed("All Mail", SpecialUse.ALL)]
+    assert is_labelled(gmail, shown)
+    assert not is_labelled(gmail, shown[:1])
+    assert not is_labelled(gmail, [listed("All Mail", SpecialUse.ALL, selectable=False)])
+    assert not is_labelled(set(), shown)
+
+
+@pytest.mark.parametrize(
+    ("uidvalidity", "error", "since_at", "lost"),
+    [
+        (5, None, None, False),
+        (None, None, None, False),
+        (None, "refused", NOW, True),
+        (5, "refused", NOW - LOST_AFTER + 1, False),
+        (5, "refused", NOW - LOST_AFTER, True),
+        (5, "refused", None, False),
+    ],
+)
+def test_a_folder_is_waited_for_while_it_may_be_read_again(
+    uidvalidity: int | None, error: str | None, since_at: int | None, lost: bool
+) -> None:
+    folder = replace(state("A", uidvalidity=uidvalidity), last_error=error, unreadable_at=since_at)
+    assert is_lost(folder, NOW) is lost
 
 
 def test_new_changed_and_gone() -> None:
