@@ -20,7 +20,7 @@ from typing import Final, assert_never
 
 import structlog
 
-from connectors.errors import FolderGoneError, NetworkError, ServerError, ThrottledError
+from connectors.errors import FolderGoneError, NetworkError, Retry, ServerError, ThrottledError
 from mailgate.blobs.errors import BlobCorruptError, BlobMissingError, BlobStoreError
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import MailgateError
@@ -270,7 +270,10 @@ class Pusher:
         except ThrottledError as error:
             await self._put_off(group, error)
         except ServerError as error:
-            await self._refused(group, error)
+            meant = error.retry is Retry.NEVER or isinstance(error, FolderGoneError)
+            await (self._refused if meant else self._put_off)(group, error)
+        except ValueError as error:  # what can't be said to any server
+            await self._fail([(operation, Failed("refused", str(error))) for operation in group.operations])
         except (BlobStoreError, BlobMissingError, BlobCorruptError) as error:
             await self._unreadable(group, error)
         else:
@@ -278,21 +281,23 @@ class Pusher:
             self._turn.finished += len(group.items)
             await self._wait([(operation, reason, None) for operation, reason in outcome.waits])
 
-    async def _put_off(self, group: Group, error: ThrottledError) -> None:
-        """The server asks for a pause: nothing more is sent in this turn, and these not before it is over."""
+    async def _put_off(self, group: Group, error: ThrottledError | ServerError) -> None:
+        """Not now: these are tried again after a pause. If the server asked for it, nothing more is sent before."""
         settings = self._context.settings
         now = self._context.clock()
         tired = [item for item in group.operations if item.attempts + 1 >= settings.push_attempts]
-        await self._give_up(group, tired, Failed("server_busy", str(error)))
+        code = (error.code or "refused")[:64] if isinstance(error, ServerError) else "server_busy"
+        await self._give_up(group, tired, Failed(code, str(error)))
         delays: list[Delay] = []
         for operation in group.operations:
             if operation not in tired:
                 grown_s = min(settings.backoff_max_s, settings.backoff_min_s * 2 ** min(operation.attempts, 30))
+                grown_s = 0.0 if error.retry is Retry.NOW else grown_s
                 pause_s = max(grown_s, min(error.retry_after_s or 0.0, LONGEST_PAUSE_S))
                 delays.append(Delay(operation, str(error), now + round(pause_s * SECOND), operation.attempts + 1))
         if delays:
             await self._delay(delays)
-            self._paused = True
+            self._paused = isinstance(error, ThrottledError)
 
     async def _refused(self, group: Group, error: ServerError) -> None:
         """NO or BAD. Of several messages some may be done: those are found by looking, the others tried alone."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias, assert_never
 
-from connectors.errors import FolderGoneError, ServerError
+from connectors.errors import FolderGoneError, Retry, ServerError
 from connectors.model import Selected
 from connectors.port import Placed
 from mailgate.sync.context import SLOWEST, Context
@@ -121,7 +121,8 @@ class Steps:
         originals = group.originals
         answers: Mapping[int, frozenset[str]] = {at.uid: at.flags for at in originals.values()}
         if kept or step.remove:
-            await self._journal(group, {id_: _address(at) for id_, at in originals.items()})
+            longest_s = self._context.source.longest_s(len(originals))
+            await self._journal(group, {id_: _address(at) for id_, at in originals.items()}, longest_s)
             answers = await self._context.source.store_flags(
                 [at.uid for at in originals.values()], add=kept, remove=step.remove
             )
@@ -141,7 +142,8 @@ class Steps:
     async def _store_labels(self, group: Group, step: StoreLabels, outcome: Outcome) -> None:
         await self._select(step.original)
         originals = group.originals
-        await self._journal(group, {id_: _address(at) for id_, at in originals.items()})
+        entries = {id_: _address(at) for id_, at in originals.items()}
+        await self._journal(group, entries, self._context.source.longest_s(len(originals)))
         uids = [at.uid for at in originals.values()]
         await self._context.source.store_labels(uids, add=step.add, remove=step.remove)
         marks = []
@@ -179,7 +181,7 @@ class Steps:
         originals = group.originals
         halves = isinstance(step, CopyThenExpunge)
         entries = {id_: {**_address(at), **target, "halves": halves} for id_, at in originals.items()}
-        await self._journal(group, entries)
+        await self._journal(group, entries, source.longest_s(len(originals)))
         uids = [at.uid for at in originals.values()]
         command = source.copy if halves else source.move
         return originals, believable(await command(uids, step.to.name), target)
@@ -206,7 +208,8 @@ class Steps:
         """The second half of a move: the copy is there, the original goes."""
         await self._select(step.original)
         originals = group.originals
-        await self._journal(group, {id_: _address(at) for id_, at in originals.items()})
+        entries = {id_: _address(at) for id_, at in originals.items()}
+        await self._journal(group, entries, self._context.source.longest_s(2 * len(originals)))
         await self._context.source.expunge([at.uid for at in originals.values()])
         await self.put(
             [
@@ -228,7 +231,7 @@ class Steps:
             return
         try:
             await self._select(copied[0])
-            await context.own_for(context.settings.command_timeout_s)
+            await context.own_for(context.source.longest_s(2 * len(copied)))
             await context.source.expunge([at.uid for at in copied])
         except (ServerError, WaitsError):
             return  # it stands in both folders, and is shown so
@@ -246,7 +249,8 @@ class Steps:
         if not group.items:
             return
         originals = group.originals
-        await self._journal(group, {id_: _address(at) for id_, at in originals.items()})
+        entries = {id_: _address(at) for id_, at in originals.items()}
+        await self._journal(group, entries, self._context.source.longest_s(2 * len(originals)))
         await self._context.source.expunge([at.uid for at in originals.values()])
         await self.expunged([(asked, originals[asked.operation.id]) for asked, _ in group.items])
 
@@ -259,7 +263,7 @@ class Steps:
             return
         target = await self._target(step.to)
         size = copy.stored.size
-        await self._journal(group, {asked.operation.id: target}, seconds=size / SLOWEST)
+        await self._journal(group, {asked.operation.id: target}, context.source.longest_s(1, size) + size / SLOWEST)
         context.getting_on(size)
         placed = await context.source.append(
             step.to.name,
@@ -296,7 +300,7 @@ class Steps:
     # Folders.
 
     async def _create(self, group: Group, step: CreateFolder) -> None:
-        await self._journal(group, {group.operations[0].id: {}})
+        await self._journal(group, {group.operations[0].id: {}}, self._context.source.longest_s(None))
         try:
             await self._context.source.create_folder(step.name, step.special_use)
         except ServerError as error:
@@ -305,12 +309,12 @@ class Steps:
         await self.folder_applied(group.operations[0])
 
     async def _rename(self, group: Group, step: RenameFolder) -> None:
-        await self._journal(group, {group.operations[0].id: {}})
+        await self._journal(group, {group.operations[0].id: {}}, self._context.source.longest_s(None))
         await self._context.source.rename_folder(step.name, step.to)
         await self.folder_applied(group.operations[0])
 
     async def _delete(self, group: Group, step: DeleteFolder) -> None:
-        await self._journal(group, {group.operations[0].id: {}})
+        await self._journal(group, {group.operations[0].id: {}}, self._context.source.longest_s(None))
         await self._context.source.delete_folder(step.name)
         await self.folder_applied(group.operations[0])
 
@@ -342,7 +346,7 @@ class Steps:
         if selected.status.uidvalidity != at.uidvalidity:
             raise WaitsError(RENUMBERED)
         if selected.read_only:
-            raise ServerError("the server lets this folder be read only", code="READ-ONLY")
+            raise ServerError("the server lets this folder be read only", code="READ-ONLY", retry=Retry.NEVER)
         return selected
 
     async def _target(self, to: FolderState) -> dict[str, Any]:
@@ -357,9 +361,10 @@ class Steps:
             "to_uidnext": (to.uidnext if status is None else status.uidnext) or 1,
         }
 
-    async def _journal(self, group: Group, entries: Mapping[str, Mapping[str, Any]], *, seconds: float = 0) -> None:
+    async def _journal(self, group: Group, entries: Mapping[str, Mapping[str, Any]], longest_s: float) -> None:
+        """What is to be sent. The mailbox is ours until the command is over, or the line is."""
         context = self._context
-        await context.own_for(context.settings.command_timeout_s + seconds)
+        await context.own_for(longest_s)
         await self._pushes.journal(context.owner, entries, context.clock())
         group.sent = True
 

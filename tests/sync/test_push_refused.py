@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from connectors.errors import NetworkError, ServerError
+from connectors.errors import NetworkError, Retry, ServerError
 from connectors.memory import MemoryAccount, MemoryConnection
 from connectors.port import Placed
 from mailgate.clock import DAY
@@ -180,14 +180,14 @@ class Picky(MemoryConnection):
 
     async def move(self, uids: Sequence[int], to: str) -> Placed | None:
         if 2 in uids:
-            raise ServerError("MOVE was answered NO: not this one")
+            raise ServerError("MOVE was answered NO: not this one", retry=Retry.NEVER)
         return await super().move(uids, to)
 
     async def store_flags(
         self, uids: Sequence[int], *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
     ) -> dict[int, frozenset[str]]:
         if 2 in uids:
-            raise ServerError("STORE was answered NO: not this one")
+            raise ServerError("STORE was answered NO: not this one", retry=Retry.NEVER)
         return await super().store_flags(uids, add=add, remove=remove)
 
 
@@ -319,6 +319,19 @@ async def test_what_is_put_off_is_tried_again(crm: Crm, account: MemoryAccount, 
     assert await crm.states() == ["applied"]
     assert await agrees(crm)
     assert len(account.folders["Archive"].messages) == 1
+
+
+@pytest.mark.parametrize("code", ["SERVERBUG", "EXPUNGEISSUED"])
+async def test_what_broke_at_the_server_is_tried_again(crm: Crm, account: MemoryAccount, code: str) -> None:
+    await crm.move(1, "Archive")
+    await crm.flags(0, add=["\\Flagged"])
+    account.faults.refusals["MOVE"] = code
+    await again(crm)
+    assert (await crm.states())[1] == "applied"  # nobody asked for a pause
+    del account.faults.refusals["MOVE"]
+    await again(crm)
+    assert await crm.states() == ["applied", "applied"]
+    assert await agrees(crm)
 
 
 async def test_a_pause_is_kept(crm: Crm, account: MemoryAccount) -> None:
