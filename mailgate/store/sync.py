@@ -218,7 +218,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
                 "highestmodseq": checkpoint.highestmodseq,
                 "exists_count": checkpoint.exists,
                 "last_pass_at": checkpoint.looked_at,
-                "last_error": None,
+                "last_error": checkpoint.doubt,
                 "unreadable_at": None,
                 "imported_at": func.coalesce(folders.c.imported_at, batch.now),
             }

@@ -7,7 +7,9 @@
 | neither | all, in ranges, at an interval | the same listing, when its count agrees with EXISTS |
 
 Evidence (S8): a disappearance is believed only from VANISHED, or from a listing of all UIDs whose count is EXISTS. A
-UID that is merely not mentioned is nothing at all.
+UID that is merely not mentioned is nothing at all. Where VANISHED and the counts contradict each other, a listing
+decides; where that contradicts the count too, nothing is believed, and the folder says why. A folder that is suddenly
+empty is asked for with STATUS as well.
 
 Messages that arrive while a look goes on belong to the next one: nothing at or above its UIDNEXT is looked at.
 """
@@ -69,6 +71,8 @@ class FolderLook:
         self._all_flags = all_flags
         self._seen: array[int] | None = None
         self._doubtful = False
+        self.doubt: str | None = None
+        """What of the server's answers is impossible, for a person."""
         self.began_at = began_at
         self.status = selected.status
         if folder.uidvalidity is not None and folder.uidvalidity != self.status.uidvalidity:
@@ -146,10 +150,10 @@ class FolderLook:
         """
         if self._selected.resynced:
             vanished = self._selected.vanished
-            if self._all_told(new, vanished):
+            if self._all_told(new, vanished) and self._adds_up(new, vanished):
                 return vanished, ()
             listing = await self.listing()
-            return self.absent(listing) or vanished, self._untold(new, listing)
+            return self.absent(listing), self._untold(new, listing)
         if self._seen is not None:
             gone = self.absent(self._seen)
             if gone is not None:
@@ -168,6 +172,17 @@ class FolderLook:
             return True
         went = sum(max(0, min(gap.stop, top) - max(gap.start, first)) for gap in vanished)
         return len(new) + went >= top - first
+
+    def _adds_up(self, new: Collection[int], vanished: Sequence[range]) -> bool:
+        """Whether what is told of disappearances is enough for how many messages there are less than before."""
+        return self._folder.exists != UNSURE and sum(map(len, vanished)) >= self._fewer(len(new))
+
+    def overstates(self, missing: int, new: int) -> bool:
+        """Whether so many of our copies can't be gone: the server tells of them, but counts on as if they stood."""
+        return self._selected.resynced and self._folder.exists != UNSURE and missing > self._fewer(new)
+
+    def _fewer(self, new: int) -> int:
+        return self._folder.exists + new - self.status.exists
 
     def _untold(self, new: Collection[int], listing: Sequence[int]) -> Sequence[int]:
         first, known = self._folder.uidnext or 1, set(new)
@@ -194,6 +209,11 @@ class FolderLook:
         present = sorted({uid for uid in listing if uid < self._top})
         self._doubtful = len(present) != self.status.exists
         if self._doubtful:
+            if self._folder.exists == UNSURE:  # once, it may be what another client did between two answers
+                self.doubt = (
+                    f"the server counts {self.status.exists} messages but lists {len(present)}; "
+                    "until it agrees with itself, nothing is believed to be deleted"
+                )
             return None
         gaps: list[range] = []
         next_uid = 1
@@ -203,6 +223,20 @@ class FolderLook:
             next_uid = uid + 1
         gaps.append(range(next_uid, LAST_UID))
         return gaps
+
+    async def denied(self) -> bool:
+        """Whether the folder was opened as an empty one, and STATUS says otherwise (RFC 9051 §6.3.11)."""
+        if self.status.exists:
+            return False
+        known = (await self._source.status([self._folder.name])).get(self._folder.name)
+        if known is None or not known.exists:
+            return False
+        self._doubtful = True
+        self.doubt = (
+            f"the server opens the folder as an empty one, but says that it holds {known.exists} messages; "
+            "nothing is believed to be deleted"
+        )
+        return True
 
     async def was_set_back(self) -> bool:
         """Whether the server shows an earlier state of the folder than the checkpoint, under the same UIDVALIDITY: a
@@ -235,6 +269,7 @@ class FolderLook:
             highestmodseq=self.status.highestmodseq,
             exists=UNSURE if self._doubtful else self.status.exists,
             looked_at=self.began_at,
+            doubt=self.doubt,
         )
 
 

@@ -56,7 +56,7 @@ class Writer:
 
     def _stands(self, checkpoint: Checkpoint) -> bool:
         folder = self._folder
-        return folder.last_error is None and (
+        return folder.last_error == checkpoint.doubt and (
             (folder.uidvalidity, folder.uidnext, folder.highestmodseq, folder.exists)
             == (checkpoint.uidvalidity, checkpoint.uidnext, checkpoint.highestmodseq, checkpoint.exists)
         )
