@@ -254,7 +254,12 @@ class Preparer:
         return Likeness(header_token, meta.size, received(meta.internal_date), self._email_token(meta))
 
     def _email_token(self, meta: MessageMeta) -> bytes | None:
-        return None if meta.email_id is None else self._keys.mac("email", meta.email_id.encode())
+        """Of X-GM-MSGID, which comes with labels. EMAILID names no message: servers may derive it from the content, so
+        that two deliveries of the same bytes have the same (RFC 8474 §5.1; Cyrus does).
+        """
+        if meta.email_id is None or meta.labels is None:
+            return None
+        return self._keys.mac("email", meta.email_id.encode())
 
     def prepare(self, batch: Sequence[Arrived], now: Instant) -> Prepared:
         """Store and describe messages; nothing is durable before `settle`.

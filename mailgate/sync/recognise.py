@@ -1,8 +1,8 @@
 """What messages that are new at an address turn out to be: copies that wait to be recognised, or purged ones. Pure.
 
-Where the server says which messages are one (EMAILID of RFC 8474, X-GM-MSGID), that decides among those with equal
-headers: the same identity is the same message, wherever else it stands; another identity is another message (S9).
-Elsewhere, and for what was purged or copied before the server said so, likeness decides (`mailgate.sync.identity`).
+Where the server says which messages are one (X-GM-MSGID), that decides among those with equal headers: the same
+identity is the same message, wherever else it stands; another identity is another message (S9). Elsewhere, and for what
+was purged or copied before the server said so, likeness decides (`mailgate.sync.identity`).
 
 What is equal to a copy that is believed to stand in another folder may have been moved here since that folder was
 looked at: it is a suspect until somebody looked there again.
