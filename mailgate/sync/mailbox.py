@@ -1,9 +1,9 @@
 """One mailbox that may run: takes the lease, connects, runs sessions, pauses after faults.
 
 A fault is written to the mailbox's state with its reason and the time of the next attempt. Pauses grow with each
-failure, with jitter, and a server that asks for a longer one is obeyed, whoever asks for a pass meanwhile. What can't
-change by itself (a refused login, an address that is not allowed) ends the task. The lease is held through pauses too:
-as long as a process has the mailbox, what its state says is kept true.
+failure, with jitter, and a server that asks for a longer one is obeyed, whoever asks for a pass meanwhile. A refused
+login ends the task. The lease is held through pauses too: as long as a process has the mailbox, what its state says is
+kept true.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ and again still makes progress.
 """
 STOP_S: Final = 5.0
 """How long a stopped session may take to finish what it is writing."""
+_UNTIL_ASKED_S: Final = 30 * 86_400.0
+"""What changes only with the settings is tried again when somebody asks for it; and now and then, who knows."""
 _SOON_S: Final = 1.0
 """What should not run now is about to be stopped."""
 
@@ -347,7 +349,7 @@ class MailboxTask:
             self.hopeless = True
             state, reason = MailboxState.AUTH_FAILED, f"{error}; enter the credentials again"
         elif isinstance(error, ConnectorError) and error.retry is Retry.NEVER:
-            self.hopeless = True
+            pause_s = _UNTIL_ASKED_S
             state, reason = MailboxState.BACKOFF, f"{error}; tried again when the settings change, or at the next start"
         else:
             if isinstance(error, ThrottledError) and self._host is not None:
