@@ -54,7 +54,7 @@ class Asked:
     """
 
     mailbox_id: str
-    operation_ids: Sequence[str] = ()
+    operation_ids: tuple[str, ...] = ()
     scope: str = SCOPE_BOTH
 
 
@@ -102,7 +102,7 @@ class MessageWishes:
             message = await self._locks.message(tx, tenant_id, message_id, now)
             asked = await open_operations(tx, message_id)
             if message.row.deleted_at is not None:
-                again = [op.id for op in asked if op.kind == OperationKind.DELETE.value]
+                again = tuple(op.id for op in asked if op.kind == OperationKind.DELETE.value)
                 if not again:
                     raise not_there(message_id)
                 return Asked(message.mailbox.id, again[-1:])

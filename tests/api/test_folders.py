@@ -182,8 +182,8 @@ async def test_folders_that_are_not_there(gateway: Gateway, post: Postman) -> No
         await post.folder("Leaving", on_its_way="delete"),
         await post.folder("Container", selectable=False),
     ):
-        for method, more in (("PATCH", {"json": {"name": "X"}}), ("DELETE", {})):
-            answer = await gateway.client.request(method, address(post, folder), **more)
+        for method, body in (("PATCH", {"name": "X"}), ("DELETE", None)):
+            answer = await gateway.client.request(method, address(post, folder), json=body)
             assert refused(answer) == (404, "folder_not_found")
 
 
@@ -250,10 +250,10 @@ async def test_without_sync_folders_stay_as_they_are(gateway: Gateway, post: Pos
     else:
         await gateway.client.patch(f"{T}/mailboxes/{post.mailbox_id}", json={"enabled": False})
     slug = "not_entitled" if off == "free" else "mailbox_disabled"
-    for method, path, more in (
-        ("POST", address(post), {"json": {"name": "New"}}),
-        ("PATCH", address(post, folder), {"json": {"name": "New"}}),
-        ("DELETE", address(post, folder), {}),
+    for method, path, body in (
+        ("POST", address(post), {"name": "New"}),
+        ("PATCH", address(post, folder), {"name": "New"}),
+        ("DELETE", address(post, folder), None),
     ):
-        assert refused(await gateway.client.request(method, path, **more)) == (409, slug)
+        assert refused(await gateway.client.request(method, path, json=body)) == (409, slug)
     assert await listed(gateway, post) == [("INBOX", None), ("Old", None)]
