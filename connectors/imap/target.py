@@ -113,7 +113,7 @@ class ImapTarget(ImapLine):
         changes = [(sign, labels) for sign, labels in (("+", add), ("-", remove)) if labels]
         async with self._session.within(self.longest_s(len(uids)), "STORE"):
             await self._finish(
-                self._start("UID STORE", part, f"{sign}X-GM-LABELS.SILENT", format_labels(labels))
+                self._start("UID STORE", part, f"{sign}X-GM-LABELS", format_labels(labels))
                 for sign, labels in changes
                 for part, _ in format_sets(ranges_of(uids))
             )
