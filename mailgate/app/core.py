@@ -9,16 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mailgate import __version__
+from mailgate.app.presence import Presence
 from mailgate.blobs import BlobStore
 from mailgate.clock import DAY, SECOND, Clock, system_clock
 from mailgate.errors import ConfigurationError, UnavailableError
 from mailgate.ids import new_ref
 from mailgate.keys import KeyRing, master_from_text
 from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Settings
-from mailgate.store import installation, migrate
+from mailgate.store import installation, leases, migrate
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.log import LogPolicy, PurgeLog
@@ -36,6 +38,8 @@ from mailgate.tenants.catalogue import Catalogue, parse_catalogue
 from mailgate.tenants.subscription import SubscriptionRules
 from retention.model import AnchorFrom, Graces
 from retention.policy import ClockLimits, Policy
+
+_log = structlog.get_logger("mailgate.core")
 
 _SHORTEST_ADMIN_TOKEN = 16
 _PACKAGE = Path(__file__).parents[1]
@@ -76,6 +80,7 @@ class Core:
     settings: Settings
     clock: Clock
     owner: str
+    presence: Presence
     db: Database
     ring: KeyRing
     blobs: BlobStore
@@ -121,11 +126,13 @@ class Core:
             ring = keys or await _keys_of(db, settings, secrets)
             await _recognise(db, ring)
             origin = await _origin(db, settings)
+            owner = f"{socket.gethostname()}:{os.getpid()}:{new_ref()[:8]}"
+            presence = Presence(settings.data_dir.absolute() / "processes", owner)
+            await _meet_the_others(db, presence)
         except BaseException:
             await db.close()
             blobs.close()
             raise
-        owner = f"{socket.gethostname()}:{os.getpid()}:{new_ref()[:8]}"
         log = PurgeLog(
             origin=origin,
             policy=LogPolicy(policy.version, policy.document),
@@ -144,6 +151,7 @@ class Core:
             settings=settings,
             clock=clock,
             owner=owner,
+            presence=presence,
             db=db,
             ring=ring,
             blobs=blobs,
@@ -191,6 +199,7 @@ class Core:
 
     async def close(self) -> None:
         """Give everything back."""
+        self.presence.leave()
         await self.db.close()
         self.blobs.close()
         self.ring.close()
@@ -224,6 +233,15 @@ def policy_of(settings: Settings, catalogue: Catalogue) -> Policy:
             past_due=retention.past_due_grace_days,
         ),
     )
+
+
+async def _meet_the_others(db: Database, presence: Presence) -> None:
+    """Be seen, and free what processes owned that were killed: nobody needs to wait until their leases run out."""
+    await asyncio.to_thread(presence.announce)
+    ended = await asyncio.to_thread(presence.ended)
+    freed = await leases.release_ended(db, ended)
+    if freed:
+        _log.info("leases_freed", processes=len(ended), leases=freed)
 
 
 def _make_private(folder: Path) -> None:

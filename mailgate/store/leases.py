@@ -7,6 +7,8 @@ A process that stalls and wakes up after its lease ran out finds in its next wri
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sqlalchemy import case, select, update
 
 from mailgate.clock import Instant
@@ -69,6 +71,18 @@ async def release(db: Database, name: str, owner: str, fence: int) -> None:
         await tx.conn.execute(update(leases).where(mine).values(expires_at=0))
 
     await db.transact(work)
+
+
+async def release_ended(db: Database, owners: Sequence[str]) -> int:
+    """Free everything that these owners had, which are known to have ended; how many leases that were."""
+    if not owners:
+        return 0
+
+    async def work(tx: Transaction) -> int:
+        theirs = leases.c.owner.in_(owners) & (leases.c.expires_at > 0)
+        return (await tx.conn.execute(update(leases).where(theirs).values(expires_at=0))).rowcount
+
+    return await db.transact(work)
 
 
 async def require(tx: Transaction, name: str, owner: str, fence: int, now: Instant) -> None:
