@@ -188,7 +188,7 @@ class SyncSettings(Section):
         ge=256 * KIB,
         le=256 * MIB,
     )
-    batch_messages: int = setting(200, "Messages that an import commits together.", unit="messages", ge=1, le=5_000)
+    batch_messages: int = setting(500, "Messages that an import commits together.", unit="messages", ge=1, le=5_000)
     max_message_bytes: int = setting(
         256 * MIB, "A larger message is set aside, not stored.", unit="bytes", ge=1 * MIB, le=2048 * MIB
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,19 +112,28 @@ async def add(
     now = horizon.now
     held = horizon.holds.tenant + horizon.holds.mailboxes.get(place.mailbox_id, 0)
     blob_ids = await _refer(tx, place.tenant_id, [message.blob for message in prepared], now)
-    rows = [_message_row(place, message, blob_ids[message.blob.content_token]) for message in prepared]
+    flags = {flags: json.dumps(flags) for flags in {message.flags for message in prepared}}  # a handful, for hundreds
+    rows = [
+        _message_row(place, message, blob_ids[message.blob.content_token], flags[message.flags]) for message in prepared
+    ]
     await insert_many(tx.conn, messages, _MESSAGE_COLUMNS, rows, sqlite=tx.sqlite)
     if place.uidvalidity is None:
         coming = among(messages.c.id, [message.id for message in prepared], sqlite=tx.sqlite)
         await tx.conn.execute(update(messages).where(coming).values(moving_to=place.folder_id))
     else:
-        await _add_origins(tx, place, place.uidvalidity, prepared)
+        await _add_origins(tx, place, place.uidvalidity, prepared, flags)
     for message in prepared:
         _tell_created(tx, place, message, horizon, held=held, initial=initial)
     tx.count(place.tenant_id, copies=len(prepared), storage_bytes=sum(message.size for message in prepared))
 
 
-async def _add_origins(tx: Transaction, place: Place, uidvalidity: int, prepared: Sequence[PreparedMessage]) -> None:
+async def _add_origins(
+    tx: Transaction,
+    place: Place,
+    uidvalidity: int,
+    prepared: Sequence[PreparedMessage],
+    flags: Mapping[tuple[str, ...], str],
+) -> None:
     addresses = [
         (
             place.folder_id,
@@ -133,7 +142,7 @@ async def _add_origins(tx: Transaction, place: Place, uidvalidity: int, prepared
             place.tenant_id,
             place.mailbox_id,
             message.id,
-            json.dumps(message.flags),
+            flags[message.flags],
             None if message.labels is None else json.dumps(message.labels),
         )
         for message in prepared
@@ -224,7 +233,7 @@ def _blob_row(tenant_id: str, blob: PreparedBlob, references: int, now: Instant)
     )
 
 
-def _message_row(place: Place, message: PreparedMessage, blob_id: str) -> tuple[Any, ...]:
+def _message_row(place: Place, message: PreparedMessage, blob_id: str, flags: str) -> tuple[Any, ...]:
     return (
         message.id,
         place.tenant_id,
@@ -235,7 +244,7 @@ def _message_row(place: Place, message: PreparedMessage, blob_id: str) -> tuple[
         message.internal_date_at,
         message.stored_at,
         message.size,
-        json.dumps(message.flags),
+        flags,
         "\\Seen" in message.flags,
         "\\Flagged" in message.flags,
         message.has_files,

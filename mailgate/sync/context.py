@@ -26,6 +26,9 @@ PROGRESS_EVERY: Instant = SECOND // 2
 STALLED_S: Final = 900.0
 """A server that keeps the line alive for so long and brings nothing is stuck, or means it."""
 
+GRAIN: Final = 0.01
+"""By this share of it at least patience is extended."""
+
 SLOWEST: Final = 1_000
 """Octets per second of the slowest line that a large message is waited for on."""
 
@@ -131,7 +134,9 @@ class Context:
         deadline = self.deadline
         if deadline is not None and not deadline.expired():
             due_s = asyncio.get_running_loop().time() + STALLED_S + octets / SLOWEST
-            deadline.reschedule(max(deadline.when() or due_s, due_s))
+            standing_s = deadline.when() or 0.0
+            if due_s > standing_s + STALLED_S * GRAIN:  # a timer for every message would cost more than the message
+                deadline.reschedule(due_s)
 
     def window(self) -> Window:
         """Which messages are fetched, now."""

@@ -231,7 +231,7 @@ class Puller:
         await context.workers.run(lambda: preparer.add_tokens(readable), bulk=bulk)
         tokens = {arrived.header_token for arrived in readable}
         known = await context.store.recognisable(context.owner, job.folder, job.uidvalidity, tokens)
-        far = [(arrived.meta.uid, arrived.likeness) for arrived in readable]
+        far = [(arrived.meta.uid, arrived.likeness) for arrived in readable] if known else []
         recognised = recognise(far, known, job.folder.id, job.looked_again)
         window = context.window()
         keep: list[Arrived] = []
