@@ -112,11 +112,12 @@ class FolderLook:
             wanted, since = range(1, self._top), self._folder.highestmodseq
         elif self._all_flags:
             wanted = range(1, self._top)
-            self._seen = array("L")
         else:
             wanted = range(known, self._top)
         if not wanted or self.status.exists == 0:
             return
+        if self._all_flags and not self.by_modseq:
+            self._seen = array("L")
         heard = 0
         async with closing(self._source.fetch_flags([wanted], changed_since=since)) as batches:
             async for batch in batches:
@@ -174,8 +175,10 @@ class FolderLook:
         return len(new) + went >= top - first
 
     def _adds_up(self, new: Collection[int], vanished: Sequence[range]) -> bool:
-        """Whether what is told of disappearances is enough for how many messages there are less than before."""
-        return self._folder.exists != UNSURE and sum(map(len, vanished)) >= self._fewer(len(new))
+        """Whether what is told of disappearances explains how many messages there are now. VANISHED may name UIDs that
+        were gone long ago (RFC 7162 §3.2.10.1).
+        """
+        return self._folder.exists != UNSURE and 0 <= self._fewer(len(new)) <= sum(map(len, vanished))
 
     def overstates(self, missing: int, new: int) -> bool:
         """Whether so many of our copies can't be gone: the server tells of them, but counts on as if they stood."""
