@@ -64,7 +64,7 @@ async def set_aside(tx: Transaction, owner: Owner, batch: Batch, items: Sequence
         if item.message_id is not None and item.message_id not in kept:
             continue
         values = {
-            "reason": item.reason[:500],
+            "reason": _text(item.reason),
             "cause": item.cause.value,
             "size": item.size,
             "header_token": item.header_token,
@@ -134,6 +134,11 @@ async def forget_folder(tx: Transaction, folder_id: str, *, but: int | None = No
 async def forget_mailbox(tx: Transaction, mailbox_id: str) -> None:
     """The account is no longer connected: nothing is left to fetch."""
     await tx.conn.execute(delete(quarantine).where(_Q.mailbox_id == mailbox_id, _Q.message_id.is_(None)))
+
+
+def _text(reason: str) -> str:
+    """What a server said may be part of it: no character that a database or a terminal would stumble over."""
+    return "".join(character if character.isprintable() else " " for character in reason[:500])
 
 
 def _at(folder_id: str) -> ColumnElement[bool]:
@@ -224,7 +229,7 @@ class SqlQuarantine(Fenced):
         """The attempt failed, and why."""
 
         async def work(tx: Transaction) -> None:
-            await tx.conn.execute(update(quarantine).where(_Q.id == entry_id).values(reason=reason[:500]))
+            await tx.conn.execute(update(quarantine).where(_Q.id == entry_id).values(reason=_text(reason)))
 
         await self._owned(owner, now, work)
 

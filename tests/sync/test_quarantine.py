@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from mailgate.store import tenants
 from mailgate.store.quarantine import Entry
 from mailgate.store.search import Indexer
 from mailgate.sync import prepare
-from mailgate.sync.port import Applied, Batch, BatchRefusedError, Cause, Owner
+from mailgate.sync.port import Applied, Aside, Batch, BatchRefusedError, Cause, Owner
 from tests.sync.engine import NOW, Engine, Opened, mail
 
 
@@ -406,6 +407,25 @@ async def test_a_cut_in_the_middle_of_a_retry_ends_one_session_only(engine: Engi
     assert await aside(engine) == []
     assert await engine.near() == engine.far()
     assert len(await engine.events("message.created")) == 4
+
+
+async def test_whatever_a_server_says_is_kept_as_a_reason(engine: Engine, mailed: MemoryAccount) -> None:
+    await engine.sync()
+    seen: list[Batch] = []
+    commit = engine.store.commit
+
+    async def watch(owner: Owner, batch: Batch) -> Applied:
+        seen.append(batch)
+        hostile = Aside(99, "BAD \x00\ud800\x1b[2J ünlesbar " + "x" * 600, Cause.ENDS_THE_LINE)
+        return await commit(owner, replace(batch, aside=[hostile]))
+
+    engine.store.commit = watch  # type: ignore[method-assign]
+    mailed.append("INBOX", mail(7), internal_date=NOW)
+    await again(engine)
+    assert seen
+    (entry,) = await aside(engine)
+    assert entry.reason.startswith("BAD    [2J ünlesbar xxx")
+    assert len(entry.reason) == 500
 
 
 async def test_entries_are_the_mailboxs_own(engine: Engine, mailed: MemoryAccount) -> None:
