@@ -236,7 +236,8 @@ class Target(Protocol):
         """APPEND of exactly `size` bytes, streamed in bounded memory; needs no open folder.
 
         Without `internal_date` it is the server's now. When the chunks make another size (ValueError), or end in an
-        error, nothing is stored, and the line may be dropped. MessageError: the server takes no such message (NUL).
+        error, nothing is stored, and the line may be dropped. ServerError with code UNKNOWN-CTE: it holds NUL, and the
+        server takes none (RFC 3516).
         """
         ...
 

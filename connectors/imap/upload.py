@@ -14,7 +14,7 @@ import math
 from collections.abc import AsyncIterable
 from typing import TYPE_CHECKING, Any, Final
 
-from connectors.errors import MessageError, NetworkError, ProtocolError
+from connectors.errors import NetworkError, ProtocolError, Retry, ServerError
 from connectors.imap.command import Argument, Literal
 from connectors.imap.inflight import Command
 from connectors.imap.responses import Status
@@ -54,7 +54,7 @@ async def collect(size: int, chunks: AsyncIterable[bytes]) -> bytes:
 async def send_collected(session: Session, data: bytes, *arguments: Argument, timeout_s: float) -> Status:
     """APPEND of a message that is at hand; what holds NUL goes as literal8 (RFC 3516 §4.4) where BINARY is offered.
 
-    Returns the tagged status. Raises MessageError when it holds NUL and the server takes none.
+    Returns the tagged status. Raises ServerError (UNKNOWN-CTE) when it holds NUL and the server takes none.
     """
     binary = b"\0" in data
     if binary and "BINARY" not in session.capabilities:
@@ -135,5 +135,7 @@ def _check_size(size: int, got: int) -> None:
         raise ValueError(f"the message was to have {size} octets, and has {'more' if got > size else got}")
 
 
-def _nul() -> MessageError:
-    return MessageError("the message holds NUL, which this server cannot be sent")
+def _nul() -> ServerError:
+    """As a server says it that has BINARY and cannot keep the message so (RFC 3516 §5)."""
+    text = "the message holds NUL octets, which this server cannot be sent"
+    return ServerError(text, code="UNKNOWN-CTE", retry=Retry.NEVER)

@@ -11,7 +11,6 @@ import pytest
 from connectors.errors import (
     ConnectorError,
     FolderGoneError,
-    MessageError,
     NetworkError,
     ProtocolError,
     Retry,
@@ -487,7 +486,7 @@ async def test_a_message_that_is_not_sent_whole_is_never_complete(end: str) -> N
             await started.wait()
             raise asyncio.CancelledError
 
-    expected = {"error": OSError, "cancel": asyncio.CancelledError, "nul": MessageError}.get(end, ValueError)
+    expected = {"error": OSError, "cancel": asyncio.CancelledError, "nul": ServerError}.get(end, ValueError)
     async with talking(script, selected=False) as line:
         with pytest.raises(expected):
             await line.append("a", LARGE, chunks())
@@ -522,8 +521,9 @@ async def test_nul_goes_as_literal8_or_not_at_all() -> None:
         await talk.answer(b"NOOP")
 
     async with talking(nothing, selected=False) as line:
-        with pytest.raises(MessageError, match="NUL"):
+        with pytest.raises(ServerError, match="NUL") as refused:
             await line.append("a", 3, pieces(b"a\0b"))
+        assert (refused.value.code, refused.value.retry) == ("UNKNOWN-CTE", Retry.NEVER)
         await line.noop()
 
 
