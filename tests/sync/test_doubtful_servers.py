@@ -170,6 +170,18 @@ async def test_a_count_that_contradicts_the_list_proves_nothing_and_vouches_for_
     assert await agrees(engine)
 
 
+async def test_a_count_of_nothing_is_no_evidence(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    account.qresync = False
+    account.faults.exists_lie["INBOX"] = -6
+    await again(engine)
+    account.faults.exists_lie.clear()
+    await again(engine)
+    assert await agrees(engine)
+    assert not await engine.events("message.deleted")
+    assert len(await engine.events("message.created")) == 6
+
+
 # Folders that are refused.
 
 
