@@ -74,7 +74,11 @@ class Crm:
 
     async def flags(self, n: int, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
         """Other flags."""
-        row = await self.message(n)
+        await self.flags_id(await self.id(n), add=add, remove=remove)
+
+    async def flags_id(self, message_id: str, *, add: Sequence[str] = (), remove: Sequence[str] = ()) -> None:
+        """The same of the message with this id."""
+        (row,) = await self.engine.rows("messages", lambda c: c.id == message_id)
         flags = sorted((set(row.flags) - set(remove)) | set(add))
         near = {"flags": flags, "seen": "\\Seen" in flags, "flagged": "\\Flagged" in flags}
         detail = {"add": sorted(add), "remove": sorted(remove)}
