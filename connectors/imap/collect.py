@@ -22,7 +22,7 @@ from connectors.imap.responses import (
     Unparsed,
     Vanished,
 )
-from connectors.imap.syntax import MAX_NUMBER
+from connectors.imap.tokens import MAX_NUMBER
 from connectors.imap.uidset import size
 from connectors.model import FlagsChange
 from connectors.port import Sink

@@ -7,10 +7,10 @@ import asyncio
 from connectors.errors import ProtocolError, Scope
 from connectors.imap.collect import Opening
 from connectors.imap.command import Argument, Str
+from connectors.imap.fetch import parse_flags
 from connectors.imap.refusal import open_error
 from connectors.imap.responses import Exists, Expunge, Fetch, Response, Vanished
 from connectors.imap.session import Session
-from connectors.imap.syntax import parse_flags
 from connectors.imap.uidset import join, size
 from connectors.imap.utf7 import encode_name
 from connectors.model import FolderStatus, QResync, Selected

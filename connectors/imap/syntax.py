@@ -16,10 +16,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from typing import Final, TypeAlias
 
 from connectors.errors import ProtocolError, clean_text
-from connectors.imap.internaldate import parse_internal_date
+from connectors.imap.fetch import read_fetch, read_flag_list
 from connectors.imap.responses import (
     Body,
     Capability,
@@ -28,7 +27,6 @@ from connectors.imap.responses import (
     Esearch,
     Exists,
     Expunge,
-    Fetch,
     FolderFlags,
     ListItem,
     Namespaces,
@@ -41,40 +39,9 @@ from connectors.imap.responses import (
     Unparsed,
     Vanished,
 )
+from connectors.imap.tokens import MalformedError, Piece, Token, is_nil, read_number, tokenize
 from connectors.imap.uidset import MAX_UID, parse_set
-from connectors.imap.utf7 import decode_name
 
-MAX_DEPTH: Final = 100
-MAX_NUMBER: Final = (1 << 63) - 1
-USUAL_FLAGS: Final = 200
-"""Octets of a list of flags."""
-
-
-class Text(bytes):
-    """A quoted string (unescaped) or a kept literal, as opposed to an atom: only an atom can be NIL."""
-
-    __slots__ = ()
-
-
-Piece: TypeAlias = bytes | Body
-Token: TypeAlias = "bytes | Body | list[Token]"  # noqa: S105 - not a password
-
-
-class MalformedError(Exception):
-    """Inside this module only: becomes `Unparsed`."""
-
-
-_TOKEN = re.compile(
-    rb" *+(?:"
-    rb"(?P<open>\()"
-    rb"|(?P<close>\))"
-    rb'|"(?P<quoted>[^"\\]*+(?:\\.[^"\\]*+)*+)"'
-    rb"|(?P<section>(?:BODY|BINARY|BINARY\.SIZE)\[[^\]]{0,1000}\](?:<\d{1,20}>)?)"
-    rb'|(?P<atom>[^ ()"]++)'
-    rb"|(?P<end>\Z))",
-    re.DOTALL | re.IGNORECASE,
-)
-_ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _STATUS = re.compile(
     rb"(OK|NO|BAD|BYE|PREAUTH)(?![^ ])(?: *\[(?:(PERMANENTFLAGS) \(([^()]*)\)|([^\]\[ ]+)(?: ([^\]]*))?)\])? *(.*)",
     re.DOTALL | re.IGNORECASE,
@@ -86,8 +53,6 @@ _SEARCH = re.compile(rb"([\d ]*+)(?:\(MODSEQ (\d{1,20})\) *)?", re.IGNORECASE)
 _VANISHED = re.compile(rb"(\(EARLIER\) )?([\d:,]+) *", re.IGNORECASE)
 _LIST_HEAD = re.compile(rb'\(([^()]*+)\) +(?:NIL|"\\?(.)") +', re.DOTALL | re.IGNORECASE)
 _ESEARCH_TAG = re.compile(rb'\(TAG (?:"([^"]*)"|([^ ()]+))\) *', re.IGNORECASE)
-_NOT_FLAGS: Final = frozenset({"\\Recent"})
-_SYSTEM_FLAG = re.compile(rb"\\[A-Za-z]+")
 
 
 def is_status_like(line: bytes) -> bool:
@@ -150,7 +115,7 @@ def _status(tag: str | None, match: re.Match[bytes]) -> Status:
 
 def _numbered(kind: str, number: int, at: int, pieces: Sequence[Piece]) -> Response:
     if kind == "FETCH":
-        return _fetch(number, at, pieces)
+        return read_fetch(number, at, pieces)
     if number > MAX_UID:
         raise MalformedError("a number out of range")
     if kind == "EXISTS":
@@ -160,182 +125,6 @@ def _numbered(kind: str, number: int, at: int, pieces: Sequence[Piece]) -> Respo
     if number == 0:
         raise MalformedError("sequence number 0")
     return Expunge(number)
-
-
-def tokenize(pieces: Sequence[Piece], at: int) -> list[Token]:
-    """The tokens from offset `at` of the first piece on; parentheses make lists. Raises MalformedError."""
-    top: list[Token] = []
-    stack: list[list[Token]] = [top]
-    for index, piece in enumerate(pieces):
-        if isinstance(piece, Body | Text):
-            stack[-1].append(piece)
-            continue
-        position = at if index == 0 else 0
-        while True:
-            match = _TOKEN.match(piece, position)
-            if match is None:
-                raise MalformedError("a string without end")
-            kind = match.lastgroup
-            position = match.end()
-            if kind == "end":
-                break
-            if kind == "open":
-                inner: list[Token] = []
-                stack[-1].append(inner)
-                stack.append(inner)
-                if len(stack) > MAX_DEPTH:
-                    raise MalformedError("nested too deeply")
-            elif kind == "close":
-                if len(stack) == 1:
-                    raise MalformedError("a parenthesis too many")
-                stack.pop()
-            elif kind == "quoted":
-                stack[-1].append(Text(unescape(match["quoted"])))
-            else:
-                stack[-1].append(match[0].lstrip(b" "))
-    if len(stack) > 1:
-        raise MalformedError("a parenthesis without end")
-    return top
-
-
-def unescape(quoted: bytes) -> bytes:
-    """The value of a quoted string (RFC 9051 §9, quoted); a needless backslash is dropped."""
-    return _ESCAPE.sub(rb"\1", quoted) if b"\\" in quoted else quoted
-
-
-def _number(token: Token, limit: int = MAX_NUMBER) -> int:
-    if not isinstance(token, bytes) or not token.isdigit() or len(token) > 20:
-        raise MalformedError("not a number")
-    value = int(token)
-    if value > limit:
-        raise MalformedError("a number out of range")
-    return value
-
-
-def is_nil(token: Token) -> bool:
-    return isinstance(token, bytes) and not isinstance(token, Text) and token.upper() == b"NIL"
-
-
-@lru_cache(maxsize=1024)
-def parse_flags(text: bytes) -> frozenset[str]:
-    """The words between the parentheses of FLAGS. System flags in their canonical spelling, keywords verbatim.
-
-    \\Recent is left out: it is a fact about a session, not about a message (RFC 9051 appendix E has removed it).
-    Remembers its answers, since few combinations occur: the caller passes short texts only.
-    """
-    return frozenset(_flag(word) for word in text.split(b" ") if word) - _NOT_FLAGS
-
-
-def _flag(word: bytes) -> str:
-    if _SYSTEM_FLAG.fullmatch(word):
-        return "\\" + word[1:].decode("ascii").capitalize()
-    try:
-        return word.decode()
-    except UnicodeDecodeError:
-        return word.decode("latin-1")
-
-
-def flags_weight(octets: int) -> int:
-    """What flags of that length on the wire take in memory, when they are more than the usual few."""
-    return 10 * octets if octets >= USUAL_FLAGS else 0
-
-
-def _flag_list(token: Token) -> frozenset[str]:
-    if not isinstance(token, list):
-        raise MalformedError("flags that are no list")
-    words = [t for t in token if isinstance(t, bytes)]
-    if len(words) != len(token):
-        raise MalformedError("a flag that is no word")
-    return frozenset(_flag(w) for w in words) - _NOT_FLAGS
-
-
-def _labels(token: Token) -> frozenset[str]:
-    """X-GM-LABELS: atoms or strings in modified UTF-7; system ones are `\\Inbox`, quoted or not."""
-    if not isinstance(token, list):
-        raise MalformedError("labels that are no list")
-    words = [t for t in token if isinstance(t, bytes)]
-    if len(words) != len(token):
-        raise MalformedError("a label that is no string")
-    return frozenset(decode_name(bytes(word)) for word in words)
-
-
-def _fetch(number: int, at: int, pieces: Sequence[Piece]) -> Fetch:
-    """FETCH: pairs of name and value (§7.5.2). A value given twice must be the same."""
-    if not 0 < number <= MAX_UID:
-        raise MalformedError("sequence number out of range")
-    tokens = tokenize(pieces, at)
-    if len(tokens) != 1 or not isinstance(tokens[0], list):
-        raise MalformedError("FETCH without one list")
-    items = tokens[0]
-    if len(items) % 2:
-        raise MalformedError("FETCH with a name without value")
-    fetch = Fetch(number)
-    seen: set[str] = set()
-    for name_token, value in zip(items[::2], items[1::2], strict=True):
-        if not isinstance(name_token, bytes) or isinstance(name_token, Text):
-            raise MalformedError("FETCH with a value without name")
-        name = name_token.decode("latin-1").upper()
-        if name in seen:
-            raise MalformedError("FETCH names the same attribute twice")
-        seen.add(name)
-        _attribute(fetch, name, value)
-    return fetch
-
-
-def _attribute(fetch: Fetch, name: str, value: Token) -> None:
-    if name == "UID":
-        fetch.uid = _number(value, MAX_UID)
-        if fetch.uid == 0:
-            raise MalformedError("UID 0")
-    elif name == "FLAGS":
-        fetch.flags = _flag_list(value)
-        fetch.weight += flags_weight(sum(len(flag) + 1 for flag in fetch.flags))
-    elif name == "INTERNALDATE":
-        fetch.internal_date = parse_internal_date(value) if isinstance(value, bytes) else None
-    elif name == "RFC822.SIZE":
-        fetch.size = _number(value)
-    elif name == "MODSEQ":
-        if not isinstance(value, list) or len(value) != 1:
-            raise MalformedError("MODSEQ that is no list of one")
-        fetch.modseq = _number(value[0])
-    elif name == "EMAILID":
-        while isinstance(value, list) and len(value) == 1:  # one pair of parentheses (RFC 8474 §5.1); pymap sends two
-            value = value[0]
-        if isinstance(value, bytes):
-            fetch.email_id = value.decode("latin-1")
-    elif name == "X-GM-MSGID":
-        if isinstance(value, bytes):
-            fetch.email_id = value.decode("latin-1")
-    elif name == "X-GM-LABELS":
-        fetch.labels = _labels(value)
-        fetch.weight += flags_weight(sum(len(label) + 1 for label in fetch.labels))
-    else:
-        section = section_of(name)
-        if section is None:
-            return
-        if isinstance(value, Body):
-            fetch.bodies[section] = value
-        elif isinstance(value, Text):
-            # nstring may be a quoted string (§9): `wire` hands it to a sink like a literal.
-            fetch.bodies[section] = Body(len(value), None, text=bytes(value))
-        elif not is_nil(value):
-            raise MalformedError("a body that is no string")
-
-
-def section_of(name: str) -> str | None:
-    """`BODY[HEADER]` → `HEADER`, `BODY[]` and `RFC822` → `` (the whole); None for what is no body (RFC 3501 §6.4.5).
-    Upper case in.
-    """
-    if name == "RFC822":
-        return ""
-    if name == "RFC822.HEADER":
-        return "HEADER"
-    if name == "RFC822.TEXT":
-        return "TEXT"
-    if name.startswith("BODY[") and "]" in name:
-        inside, _, rest = name[5:].rpartition("]")
-        return inside + rest
-    return None
 
 
 def _astrings(tokens: list[Token]) -> Iterator[bytes]:
@@ -406,7 +195,7 @@ def _status_item(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
     found: dict[str, int] = {}
     for key, value in zip(items[::2], items[1::2], strict=False):
         if isinstance(key, bytes) and isinstance(value, bytes) and value.isdigit():
-            found[key.decode("latin-1").upper()] = _number(value)
+            found[key.decode("latin-1").upper()] = read_number(value)
     return StatusItem(bytes(b" ".join(names)), found)
 
 
@@ -438,8 +227,8 @@ def _esearch(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
         tag=tag,
         uid=uid,
         found=parse_set(items[b"ALL"]) if b"ALL" in items else (),
-        count=_number(items[b"COUNT"]) if b"COUNT" in items else None,
-        modseq=_number(items[b"MODSEQ"]) if b"MODSEQ" in items else None,
+        count=read_number(items[b"COUNT"]) if b"COUNT" in items else None,
+        modseq=read_number(items[b"MODSEQ"]) if b"MODSEQ" in items else None,
     )
 
 
@@ -454,7 +243,7 @@ def _folder_flags(head: bytes, at: int, pieces: Sequence[Piece]) -> Response:
     tokens = tokenize(pieces, at)
     if len(tokens) != 1:
         raise MalformedError("FLAGS in an unknown form")
-    return FolderFlags(_flag_list(tokens[0]))
+    return FolderFlags(read_flag_list(tokens[0]))
 
 
 _READERS: dict[str, Callable[[bytes, int, Sequence[Piece]], Response]] = {

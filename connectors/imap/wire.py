@@ -25,19 +25,11 @@ import re
 from typing import Final, Protocol
 
 from connectors.errors import ProtocolError
+from connectors.imap.fetch import USUAL_FLAGS, flags_weight, parse_flags, section_of
 from connectors.imap.internaldate import parse_internal_date
 from connectors.imap.responses import WHOLE, Body, Fetch, Response
-from connectors.imap.syntax import (
-    MAX_NUMBER,
-    USUAL_FLAGS,
-    Piece,
-    Text,
-    flags_weight,
-    is_status_like,
-    parse,
-    parse_flags,
-    section_of,
-)
+from connectors.imap.syntax import is_status_like, parse
+from connectors.imap.tokens import MAX_NUMBER, Piece, Text
 from connectors.imap.uidset import MAX_UID
 from connectors.port import Sink
 
