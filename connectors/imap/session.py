@@ -52,6 +52,8 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
     def __init__(self, loop: asyncio.AbstractEventLoop, timeouts: Timeouts, limits: Limits) -> None:
         super().__init__(loop)
         self.transport: Any = None  # an asyncio.Transport, or uvloop's, which is no subclass
+        # What the library would wait with in IDLE: nothing of ours does, and a thousand idle sessions would keep it.
+        self.idle_queue = self._idle_event = None
         self._socket: Any = None
         self.timeouts = timeouts
         self.limits = limits
