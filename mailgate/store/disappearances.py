@@ -89,7 +89,13 @@ async def pending(
         .exists()
     )
     query = (
-        select(origins, messages_table.c.pins, standing.label("elsewhere"))
+        select(
+            origins,
+            messages_table.c.pins,
+            messages_table.c.deleted_at,
+            messages_table.c.moving_to,
+            standing.label("elsewhere"),
+        )
         .join(messages_table, messages_table.c.id == origins.c.message_id)
         .where(origins.c.folder_id == folder_id, origins.c.vanished_at < before)
         .order_by(origins.c.vanished_at, origins.c.uid)
@@ -109,6 +115,7 @@ async def pending(
             vanished_at=row.vanished_at,
             kept=row.pins > 0 or held[row.message_id] > 0,
             other_origin=row.elsewhere,
+            asked=row.deleted_at is not None or row.moving_to is not None,
         )
         for row in rows
     ]

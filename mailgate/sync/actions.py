@@ -106,7 +106,9 @@ Action: TypeAlias = Pull | Link | Merge | Vanish | Reappear | Forget | Rebury | 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A disappearance that waits. `kept`: pinned or held; `other_origin`: the copy has another original that stands."""
+    """A disappearance that waits. `kept`: pinned or held; `other_origin`: the copy has another original that stands;
+    `asked`: the CRM asked for it, or for a move.
+    """
 
     folder_id: str
     uid: int
@@ -115,6 +117,7 @@ class Pending:
     vanished_at: Instant
     kept: bool
     other_origin: bool
+    asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

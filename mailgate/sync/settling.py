@@ -109,7 +109,8 @@ async def _settle_folder(context: Context, count: PendingCount, bound: Instant, 
         if not settlements:
             return
         context.getting_on()
-        believed = sum(isinstance(item, Remove | Detach) for item in settlements)
+        asked = {item.message_id for item in pending if item.asked}
+        believed = sum(isinstance(item, Remove | Detach) and item.message_id not in asked for item in settlements)
         context.applied += await context.store.settle(
             context.owner, settlements, now, {count.folder_id: believed} if counts and believed else {}
         )

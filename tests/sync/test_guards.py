@@ -310,6 +310,8 @@ async def test_what_the_crm_asked_for_is_no_evidence(engine: Engine, account: Me
     await again(engine)
     assert await guards_of(engine) == []
     assert (await mailbox(engine)).state == "live"
+    (archive,) = [row for row in await engine.rows("folders") if row.name == "Archive"]
+    assert [count for _, count in archive.believed] == [30]
 
 
 async def test_a_copy_that_the_purge_takes_meanwhile_makes_another_guard(
