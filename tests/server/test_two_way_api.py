@@ -8,6 +8,7 @@ import asyncio
 import imaplib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -271,3 +272,29 @@ async def test_what_the_server_refuses_is_taken_back(served: Served) -> None:
     assert failed["reason"]
     names = [folder["name"] for folder in (await served.get(base))["items"]]
     assert not any(name.startswith("~") for name in names)
+
+
+async def test_the_examples_of_the_documentation(served: Served, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+    found = re.search(r"^## Changing mail$.*?^```sh$(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    made = await served.ask("POST", f"/mailboxes/{served.mailbox_id}/folders", json={"name": "Examples"})
+    message = await served.by_subject("Number 0")
+    assert message is not None
+    (tmp_path / "letter.eml").write_bytes(mail(9))
+    environment = {
+        **os.environ,
+        "TOKEN": TOKEN,
+        "ID": message["id"],
+        "FOLDER": made["folder_id"],
+        "MAILBOX": served.mailbox_id,
+        "OPERATION": made["operation_id"],
+    }
+    example = found[1].replace("http://127.0.0.1:8025/v1/tenants/acme", str(served.client.base_url).rstrip("/"))
+    script = f'set -e\ncurl() {{ command curl -fsS "$@"; echo; }}\n{example}'
+    shell = ["bash", "-c", script]
+    done = await asyncio.to_thread(
+        subprocess.run, shell, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert done.stdout.count("{") >= 10
