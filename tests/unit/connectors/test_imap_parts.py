@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 
 from connectors.errors import FolderGoneError, NetworkError, ServerError, ThrottledError, clean_text
-from connectors.imap.command import Argument, Str, encode, literal_plus
+from connectors.imap.command import Argument, Group, Literal, Str, encode, literal_plus
 from connectors.imap.folders import folders_of
 from connectors.imap.internaldate import format_search_date, parse_internal_date
 from connectors.imap.refusal import bye_error, command_error, open_error, redact
@@ -45,6 +45,21 @@ def test_nul_fits_no_string_and_a_string_shows_its_length_only() -> None:
     with pytest.raises(ValueError, match="NUL"):
         Str(b"a\0b")
     assert repr(Str(b"secret")) == "Str(<6 octets>)"
+    assert repr(Literal(b"secret")) == "Literal(<6 octets>)"
+
+
+def test_nul_has_a_place_in_a_binary_literal_only() -> None:
+    assert encode("t", [Literal(b"\0", binary=True)], literal_plus=1) == [b"t ~{1+}\r\n\0\r\n"]
+    assert encode("t", [Literal(b"\0", binary=True)]) == [b"t ~{1}\r\n", b"\0\r\n"]
+    for kind in (Str, Literal):
+        with pytest.raises(ValueError):
+            kind(b"\0")
+
+
+def test_groups_of_arguments() -> None:
+    group = Group(("\\Inbox", Str(b"a b"), Str(b"a\nb")))
+    assert encode("t", ["x", group, "y"]) == [b't x (\\Inbox "a b" {3}\r\n', b"a\nb) y\r\n"]
+    assert encode("t", [Group(())]) == [b"t ()\r\n"]
 
 
 def test_literal_plus() -> None:

@@ -413,7 +413,7 @@ async def test_a_large_message_waits_until_it_is_asked_for() -> None:
         head = await talk.line()
         tag, _, rest = head.partition(b" ")
         assert rest == b'APPEND "a" {%d}' % size
-        await talk.send(b"* OK wait", b"+ go on")
+        await talk.send(b"* OK wait", b"+ go on", b"+ please")
         assert await talk.reader.readexactly(size) == raw
         assert await talk.line() == b""
         await talk.send(b"* 5 EXISTS", tag + b" OK [APPENDUID 5 6] done")

@@ -74,6 +74,8 @@ from tests.wirelog import Bytes, WireLog, body, read, read_one
         (b"* ESEARCH UID", Esearch(None, True)),
         (b'* ESEARCH (TAG "A") UID COUNT 1 ALL 5 MODSEQ 9', Esearch("A", True, (range(5, 6),), 1, 9)),
         (b"* FLAGS (\\Answered \\seen $Junk)", FolderFlags(frozenset({"\\Answered", "\\Seen", "$Junk"}))),
+        (b"* 1 FETCH (UID 1 X-GM-LABELS Work)", Unparsed("FETCH", "labels that are no list")),
+        (b"* 1 FETCH (UID 1 X-GM-LABELS (a (b)))", Unparsed("FETCH", "a label that is no string")),
         (b"* NAMESPACE ((\"\" \"/\")) NIL NIL", Namespaces(((b"", "/"),))),
         (b'* NAMESPACE (("INBOX." ".")("#mh/" "/" "X-PARAM" ("a" "b"))) (("~" "/")) NIL',
          Namespaces(((b"INBOX.", "."), (b"#mh/", "/")))),
