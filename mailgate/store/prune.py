@@ -10,13 +10,14 @@ from sqlalchemy import delete, select, tuple_
 from mailgate.clock import DAY, HOUR, Instant
 from mailgate.store import runs
 from mailgate.store.database import Database
-from mailgate.store.schema import idempotency_keys, tombstones
+from mailgate.store.schema import guards, idempotency_keys, tombstones
 from mailgate.store.transaction import Transaction
 
 BATCH = 1_000
 TOMBSTONE_MARGIN: Instant = 30 * DAY
 SYNC_RUNS_KEPT: Instant = 30 * DAY
 PURGE_RUNS_KEPT: Instant = 400 * DAY
+GUARDS_KEPT: Instant = 400 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,11 @@ class Pruned:
     tombstones: int
     idempotency_keys: int
     runs: int
+    guards: int
 
 
 async def prune(db: Database, now: Instant, *, longest_days: int, idempotency_hours: int) -> Pruned:
-    """Forget tombstones that no plan's window reaches any more, answers kept for repeats, and old runs.
+    """Forget tombstones that no plan's window reaches any more, answers kept for repeats, old runs and closed guards.
 
     A tombstone blocks a second download of mail that was purged: once anchor + the longest retention of any plan + 30
     days has passed, nothing would import that mail again. Runs are pruned, their entries in the purge log never.
@@ -52,10 +54,15 @@ async def prune(db: Database, now: Instant, *, longest_days: int, idempotency_ho
     async def old_purge_runs(tx: Transaction) -> int:
         return await runs.prune(tx, runs.PURGE, now - PURGE_RUNS_KEPT, BATCH)
 
+    async def old_guards(tx: Transaction) -> int:
+        old = select(guards.c.id).where(guards.c.closed_at < now - GUARDS_KEPT).limit(BATCH)
+        return (await tx.conn.execute(delete(guards).where(guards.c.id.in_(old)))).rowcount
+
     return Pruned(
         tombstones=await _until_none(db, old_tombstones),
         idempotency_keys=await _until_none(db, old_keys),
         runs=await _until_none(db, old_sync_runs) + await _until_none(db, old_purge_runs),
+        guards=await _until_none(db, old_guards),
     )
 
 

@@ -15,6 +15,7 @@ from mailgate.clock import DAY, HOUR, Instant
 from mailgate.errors import ConflictError, NotFoundError
 from mailgate.store import guards as guard_rows
 from mailgate.store.guards import Guard
+from mailgate.store.prune import prune
 from mailgate.store.schema import folders, messages, origins
 from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Settlement
@@ -331,6 +332,19 @@ async def test_a_copy_that_the_purge_takes_meanwhile_makes_another_guard(
     assert (first.outcome, second.gone) == (Outcome.CHANGED, 199)
     async with engine.db.read() as conn:
         assert len((await conn.execute(select(origins))).all()) == 205
+
+
+async def test_old_guards_are_forgotten_once_they_are_closed(engine: Engine, account: MemoryAccount) -> None:
+    await engine.sync()
+    expunge(account, "Archive", range(1, 101))
+    await again(engine)
+    expunge(account, "Archive", range(101, 111))
+    await again(engine)
+    assert [item.outcome for item in await guards_of(engine)] == [None, Outcome.CHANGED]
+    for days, left in ((399, 2), (401, 1)):
+        await prune(engine.db, engine.clock() + days * DAY, longest_days=90, idempotency_hours=24)
+        assert len(await guards_of(engine)) == left
+    assert [item.outcome for item in await guards_of(engine)] == [None]
 
 
 async def test_an_older_guard_waits_while_the_folder_waits(engine: Engine, account: MemoryAccount) -> None:
