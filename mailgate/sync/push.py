@@ -145,19 +145,23 @@ class Pusher:
         """Those that nothing before them holds up."""
         ready: list[Asked] = []
         messages: set[str] = set()
-        folders: set[str] = set()  # of operations about folders that have to wait
+        waiting: set[str] = set()  # folders about which something has to wait
+        in_use: set[str] = set()  # folders of messages that have to wait
         for asked in found:
-            operation = asked.operation
+            operation, folders = asked.operation, _folders_of(asked)
+            waits = operation.id in self._left or bool(folders & waiting)
             if operation.kind in _OF_FOLDERS:
                 if ready:
                     return ready
-                if operation.id not in self._left and operation.folder_id not in folders:
+                if not waits and not folders & in_use:
                     return [asked]
-                folders.add(operation.folder_id or "")
+                waiting |= folders
                 continue
-            held_up = operation.message_id in messages or bool(folders & _folders_of(asked))
+            waits |= operation.message_id in messages
             messages.add(operation.message_id or "")
-            if not held_up and operation.id not in self._left:
+            if waits:
+                in_use |= folders
+            else:
                 ready.append(asked)
         return ready
 
@@ -376,7 +380,7 @@ class Pusher:
 
 
 def _folders_of(asked: Asked) -> set[str]:
-    """The folders that an operation on a message has to do with."""
+    """The folders that an operation has to do with."""
     operation, copy = asked.operation, asked.facts.copy
     standing = {at.folder.id for at in copy.originals} if copy is not None else set()
     return standing | {id_ for id_ in (operation.folder_id, operation.from_folder_id) if id_ is not None}

@@ -2,7 +2,7 @@
 
     asked for       known                                               next step
     any             the tenant has no sync                              Wait (S6: decided here, and nothing is sent)
-    any             a pause is not over                                 Wait
+    any             a pause is not over                                 Wait; what was sent is looked up all the same
     of a message    its copy was purged                                 Failed purged: nothing is sent (S1)
     delete          copy and original are gone                          Applied
     others          copy and original are gone                          Failed gone_at_server
@@ -77,6 +77,7 @@ from mailgate.sync.port import FolderState
 from mailgate.sync.views import wished
 
 LOOKED_FOR: Final = "it is not where it was; the other folders are looked at first"
+PAUSED: Final = "it is tried again later"
 RENUMBERED: Final = "the server renumbered the folder; its messages are recognised first"
 
 
@@ -303,8 +304,17 @@ def plan(
     """The next step. `evidence` is what a LookUp brought, None when there was none since it was sent."""
     if not entitled:
         return Wait("the plan has no synchronization")
-    if operation.next_at is not None and operation.next_at > now:
-        return Wait("it is tried again later", operation.next_at)
+    paused = operation.next_at is not None and operation.next_at > now
+    if paused and operation.state is not OperationState.SENT:
+        return Wait(PAUSED, operation.next_at)
+    step = _step(operation, facts, abilities, evidence)
+    found = evidence is not None and isinstance(step, CopyThenExpunge) and step.copied is not None
+    if not paused or found or isinstance(step, LookUp | Applied | Failed | Wait):
+        return step
+    return Wait(PAUSED, operation.next_at)
+
+
+def _step(operation: Operation, facts: Facts, abilities: Abilities, evidence: Evidence | None) -> Step:
     match operation.kind:
         case (
             OperationKind.FLAGS

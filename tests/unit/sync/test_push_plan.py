@@ -15,6 +15,7 @@ from mailgate.sync.operations import Operation, OperationKind, OperationState
 from mailgate.sync.port import FolderState
 from mailgate.sync.push_plan import (
     LOOKED_FOR,
+    PAUSED,
     RENUMBERED,
     Address,
     Append,
@@ -130,6 +131,19 @@ def test_any_in_a_pause_waits(kind: OperationKind) -> None:
     found = step(operation(kind, next_at=NOW + 1), copy(HERE), place=TO_ARCHIVE)
     assert isinstance(found, Wait)
     assert found.until == NOW + 1
+
+
+def test_sent_in_a_pause_is_looked_up_and_not_done_before_its_end() -> None:
+    sent = operation(OperationKind.MOVE, journal={**SENT_HERE, "halves": True}, next_at=NOW + 1)
+    assert step(sent, copy(HERE), place=TO_ARCHIVE) == LookUp(original=HERE, target=ARCHIVE)
+    not_done = Evidence(Seen.THERE)
+    assert step(sent, copy(HERE), place=TO_ARCHIVE, evidence=not_done) == Wait(PAUSED, NOW + 1)
+    half_done = Evidence(Seen.THERE, Address(8, 5))
+    known = CopyThenExpunge(HERE, ARCHIVE, Address(8, 5))
+    assert step(sent, copy(HERE), place=TO_ARCHIVE, evidence=half_done) == known
+    assert step(sent, copy(HERE, THERE), place=TO_ARCHIVE) == Wait(PAUSED, NOW + 1)
+    done = Evidence(Seen.GONE, Address(8, 5))
+    assert step(sent, copy(HERE), place=TO_ARCHIVE, evidence=done) == Applied(Address(8, 5))
 
 
 def test_any_after_its_pause_goes_on() -> None:
