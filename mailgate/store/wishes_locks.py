@@ -17,7 +17,7 @@ from mailgate.errors import ConflictError, NotFoundError
 from mailgate.store import tenants
 from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.log import PurgeLog
-from mailgate.store.reading import expired, why_gone
+from mailgate.store.reading import why_gone
 from mailgate.store.schema import folders, mailboxes, messages, operations, origins
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenants import Tenant
@@ -58,8 +58,8 @@ class Stand:
 
 @dataclass(frozen=True, slots=True)
 class LockedMessage:
-    """A copy that is served, or that a user deleted (`row.deleted_at`), locked. `stands`: its originals, those that
-    stand first; `holds`: how many protect it.
+    """A copy, locked; perhaps one that a user deleted (`row.deleted_at`), or whose time is `over`. `stands`: its
+    originals, those that stand first; `holds`: how many protect it.
     """
 
     mailbox: LockedMailbox
@@ -67,6 +67,7 @@ class LockedMessage:
     horizon: Horizon
     holds: int
     stands: Sequence[Stand]
+    over: bool
 
     @property
     def id(self) -> str:
@@ -106,7 +107,7 @@ class Locks:
         return await self._mailbox(tx, tenant, mailbox_id, now)
 
     async def message(self, tx: Transaction, tenant_id: str, message_id: str, now: Instant) -> LockedMessage:
-        """The message and its mailbox. Raises NotFoundError, GoneError (`expired`, `purged`)."""
+        """The message and its mailbox. Raises NotFoundError, GoneError `purged`."""
         tenant = await tenants.lock(tx, tenant_id, shared=True)
         mine = and_(_M.id == message_id, _M.tenant_id == tenant_id)
         mailbox_id = (await tx.conn.execute(select(_M.mailbox_id).where(mine))).scalar_one_or_none()
@@ -120,10 +121,8 @@ class Locks:
         row = (await tx.conn.execute(select(messages, over).where(mine))).one_or_none()
         if row is None:
             raise await why_gone(tx.conn, tenant_id, message_id)
-        if row.over:
-            raise expired(message_id)
         holds = await horizon.holds.count(tx.conn, {row.id: row.mailbox_id}, sqlite=tx.sqlite)
-        return LockedMessage(mailbox, row, horizon, holds[row.id], await _stands(tx, message_id))
+        return LockedMessage(mailbox, row, horizon, holds[row.id], await _stands(tx, message_id), bool(row.over))
 
     async def _mailbox(self, tx: Transaction, tenant: Tenant, mailbox_id: str, now: Instant) -> LockedMailbox:
         query = select(mailboxes).where(mailboxes.c.id == mailbox_id, mailboxes.c.tenant_id == tenant.id)

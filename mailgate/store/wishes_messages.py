@@ -26,7 +26,7 @@ from mailgate.store import messages as copies
 from mailgate.store import operations
 from mailgate.store.database import Database
 from mailgate.store.near_folders import find_folder
-from mailgate.store.reading import not_there
+from mailgate.store.reading import expired, not_there
 from mailgate.store.schema import folders, messages
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes_folders import create_trash
@@ -74,8 +74,12 @@ class MessageWishes:
         """
 
         async def work(tx: Transaction) -> Asked:
-            message = await self._visible(tx, tenant_id, message_id, now)
+            message = await self._locks.message(tx, tenant_id, message_id, now)
+            if message.row.deleted_at is not None:
+                raise not_there(message_id)
             message.mailbox.require_sync()
+            if message.over:
+                raise expired(message_id)
             asking = _Asking(tx, message, await open_operations(tx, message_id), now, actor)
             scope = SCOPE_BOTH
             if wanted.flags is not None:
@@ -94,8 +98,9 @@ class MessageWishes:
     ) -> Asked:
         """Delete a message: into Trash, or for ever when it stands there already or `permanent` says so.
 
-        Repeated while it is on its way, the answer is the same. Raises NotFoundError, GoneError, ConflictError
-        `pinned`.
+        Repeated while it is on its way, the answer is the same. Where only the copy can be deleted, it may be one whose
+        time is over: on a plan without synchronization all are that nothing keeps. Raises NotFoundError, GoneError,
+        ConflictError `pinned`.
         """
 
         async def work(tx: Transaction) -> Asked:
@@ -113,6 +118,8 @@ class MessageWishes:
                     message_id=message_id,
                     pins=message.row.pins,
                 )
+            if message.over and message.mailbox.refusal is None:
+                raise expired(message_id)
             if message.mailbox.refusal is not None or message.folder_id is None:
                 await self._end_copy(tx, message, asked, now, actor)
                 return Asked(message.mailbox.id, (), SCOPE_COPY)
@@ -121,12 +128,6 @@ class MessageWishes:
             return Asked(message.mailbox.id, tuple(asking.ids))
 
         return await self._db.transact(work)
-
-    async def _visible(self, tx: Transaction, tenant_id: str, message_id: str, now: Instant) -> LockedMessage:
-        message = await self._locks.message(tx, tenant_id, message_id, now)
-        if message.row.deleted_at is not None:
-            raise not_there(message_id)
-        return message
 
     async def _end_copy(
         self, tx: Transaction, message: LockedMessage, asked: Sequence[Any], now: Instant, actor: Actor

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from mailgate.actors import SYSTEM
-from mailgate.clock import DAY, HOUR, to_rfc3339
+from mailgate.clock import DAY, to_rfc3339
 from mailgate.ids import new_id
 from mailgate.store import operations
 from mailgate.store.schema import events, holds, log_leaves, messages, origins, tombstones
@@ -384,18 +384,15 @@ async def test_without_sync_only_the_copy_is_deleted_and_never_more(gateway: Gat
     id_, other = await post.deliver(letter("1")), await post.deliver(letter("2"))
     await gateway.client.patch(f"{T}/messages/{id_}", json={"flags": {"add": ["\\Seen"]}})
     if off == "free":
-        # Pinned and held copies are all that Free keeps; unpinned ones are due at once.
-        await hold(gateway)
         await gateway.client.put(f"{T}/subscription", json={"plan": "free"})
-        await change(gateway, holds, released_at=START, protects_until_at=START + HOUR)
         slug = "not_entitled"
     else:
         await gateway.client.patch(f"{T}/mailboxes/{post.mailbox_id}", json={"enabled": False})
         slug = "mailbox_disabled"
-    body = {"flags": {"add": ["\\Flagged"]}}
-    answer = await gateway.client.patch(f"{T}/messages/{other}", json=body)
-    assert refused(answer) == (409, slug)
-    assert answer.json().get("plan") == ("free" if off == "free" else None)
+    for body in ({"flags": {"add": ["\\Flagged"]}}, {"folder_id": await post.folder("Archive")}, {}):
+        answer = await gateway.client.patch(f"{T}/messages/{other}", json=body)
+        assert refused(answer) == (409, slug)
+        assert answer.json().get("plan") == ("free" if off == "free" else None)
     woken = len(gateway.sync.woken)
     answer = await gateway.client.delete(f"{T}/messages/{id_}")
     assert answer.status_code == 200
@@ -404,11 +401,6 @@ async def test_without_sync_only_the_copy_is_deleted_and_never_more(gateway: Gat
     (flags,) = await rows(gateway, operations_table)
     assert (flags.state, flags.code) == ("failed", "deleted")
     assert len(await told(gateway, "message.deleted")) == 1
-    if off == "free":  # held: it stays, for compliance only, and so does its original
-        assert await removals(gateway) == []
-        assert len(await rows(gateway, messages)) == 2
-        assert len(await rows(gateway, origins)) == 2
-        return
     assert await removals(gateway) == [("user_deleted", "untouched", "token")]
     (grave,) = await rows(gateway, tombstones)
     assert (grave.message_id, grave.reason, grave.folder, grave.uid) == (id_, "user_deleted", "INBOX", 1)
@@ -418,6 +410,23 @@ async def test_without_sync_only_the_copy_is_deleted_and_never_more(gateway: Gat
         ("PUT", f"{T}/messages/{id_}/pins/deal/D-1", 409),
     ):
         assert (await gateway.client.request(method, address)).status_code == status
+    await gateway.client.put(f"{T}/messages/{other}/pins/deal/D-1")
+    assert refused(await gateway.client.delete(f"{T}/messages/{other}")) == (409, "pinned")
+
+
+async def test_what_is_held_is_hidden_where_only_the_copy_can_be_deleted(gateway: Gateway, post: Postman) -> None:
+    id_ = await post.deliver(letter())
+    await hold(gateway)
+    await gateway.client.put(f"{T}/subscription", json={"plan": "free"})
+    answer = await gateway.client.delete(f"{T}/messages/{id_}")
+    assert (answer.status_code, answer.json()["scope"]) == (200, "copy")
+    assert len(await told(gateway, "message.deleted")) == 1
+    assert await removals(gateway) == []
+    assert (await gateway.client.get(f"{T}/messages/{id_}")).status_code == 404
+    async with await gateway.token("compliance") as client:
+        found = (await client.get(f"{T}/messages/{id_}")).json()
+        assert (found["held"], found["deleted_at"]) == (True, to_rfc3339(START))
+        assert found["origin"]["present"] is True, "nothing was done at the server, and nothing will be"
 
 
 async def test_a_copy_without_an_original_ends_with_its_deletion(gateway: Gateway, post: Postman) -> None:
