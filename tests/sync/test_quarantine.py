@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from sqlalchemy import event as sqlalchemy_event
 
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
-from mailgate.clock import DAY
+from mailgate.clock import DAY, system_clock
 from mailgate.errors import NotFoundError
 from mailgate.messages.model import Summary
 from mailgate.messages.summary import decode_summary, open_summary
@@ -368,6 +369,30 @@ async def test_a_message_that_still_is_not_sent_stays(engine: Engine, mailed: Me
     await ask(engine, entry)
     await again(engine)
     assert await aside(engine) == []
+    assert await engine.near() == engine.far()
+
+
+async def test_a_live_mailbox_tries_at_once(opened: Opened) -> None:
+    account = MemoryAccount()
+    for n in range(1, 4):
+        account.append("INBOX", mail(n), internal_date=system_clock() - DAY)
+    account.faults.withheld.add(("INBOX", 2))
+    engine = await opened(account, clock=system_clock, settings=SyncSettings(poll_interval_s=3600))
+    supervisor = engine.supervisor()
+    running = asyncio.create_task(supervisor.run())
+    try:
+        async with asyncio.timeout(20):
+            while (await engine.rows("mailboxes"))[0].state != "live":  # noqa: ASYNC110 - likewise
+                await asyncio.sleep(0.01)
+            (entry,) = await aside(engine)
+            account.faults.withheld.clear()
+            await ask(engine, entry)
+            await supervisor.sync_now(engine.mailbox_id, "acme", "token:x")
+            while await aside(engine):  # noqa: ASYNC110 - a look at the database, which wakes nobody
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
     assert await engine.near() == engine.far()
 
 
