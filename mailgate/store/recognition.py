@@ -110,19 +110,23 @@ async def recognisable(
     if not copies and not buried:
         return []
     current = {state.name: state for state in await listed(conn, mailbox_id)}
-    expected = await _expected(conn, [row.id for row in copies.values() if row.moving_to == folder.id])
+    coming = [row.id for row in copies.values() if row.moving_to is not None and row.id not in addresses]
+    expected = await _expected(conn, coming, folder.id)
     found = (_known_copy(row, addresses.get(row.id, []), folder, uidvalidity, expected) for row in copies.values())
     known = [copy for copy in found if copy is not None]
     known += [_known_tombstone(row, current, folder, uidvalidity) for row in buried]
     return sorted(known, key=lambda item: (not item.free, isinstance(item.near, Tombstoned), item.key))
 
 
-async def _expected(conn: AsyncConnection, ids: Sequence[str]) -> set[str]:
-    """Which of these appended copies may stand at the server: APPEND was sent, and its answer is not known."""
+async def _expected(conn: AsyncConnection, ids: Sequence[str], folder_id: str) -> set[str]:
+    """Which of these appended copies may stand in the folder: APPEND was sent there, and its answer is not known. The
+    CRM may have moved them on already.
+    """
     found: set[str] = set()
     columns = operations.c
     for chunk in chunks(ids):
         sent = columns.message_id.in_(chunk) & (columns.kind == OperationKind.APPEND.value)
+        sent &= columns.folder_id == folder_id
         query = select(columns.message_id).where(sent, columns.state == OperationState.SENT.value)
         found.update((await conn.execute(query)).scalars())
     return found

@@ -154,6 +154,22 @@ async def test_an_append_whose_folder_was_renumbered(crm: Crm, account: MemoryAc
     assert await agrees(crm)
 
 
+async def test_an_append_that_is_moved_on_before_it_is_known(crm: Crm, account: MemoryAccount) -> None:
+    """The pass over the renumbered folder meets it there, though the CRM has it elsewhere by now."""
+    if not account.can_move:
+        pytest.skip("MOVE only")
+    id_ = await crm.append(60, "Work")
+    await crm.move(60, "Archive")
+    account.faults.lose_answer = 0
+    with pytest.raises(NetworkError):
+        await again(crm)
+    account.change_uidvalidity("Work")
+    assert await settled(crm) == ["applied", "applied"]
+    assert await crm.id(60) == id_
+    assert [name for name, _ in await crm.stands(60)] == ["Archive"]
+    assert await agrees(crm)
+
+
 # Equal messages.
 
 
