@@ -208,7 +208,8 @@ class Steps:
         """The second half of a move: the copy is there, the original goes."""
         await self._select(step.original)
         originals = group.originals
-        entries = {id_: _address(at) for id_, at in originals.items()}
+        # Where the first half went stays in the journal: cut here, it is looked up again and not done again.
+        entries = {op.id: {**(op.journal or {}), **_address(originals[op.id])} for op in group.operations}
         await self._journal(group, entries, self._context.source.longest_s(2 * len(originals)))
         await self._context.source.expunge([at.uid for at in originals.values()])
         await self.put(
