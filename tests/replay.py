@@ -8,14 +8,34 @@ clock jumps to whatever is due next. A session that waits for something that nob
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol, TypeAlias, TypeVar
 
+from connectors.errors import ConnectorError
+from connectors.imap.connection import connect_imap
+from connectors.imap.settings import Timeouts
+from connectors.model import Endpoint, PasswordAuth, Security
+from connectors.net import parse_networks
+from connectors.port import Connection
+
+T = TypeVar("T")
+Connecting: TypeAlias = Callable[[], Awaitable[Connection]]
+
+SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
+_PATIENT = Timeouts()
 _LITERAL = re.compile(rb"\{(\d+)\+?\}\r\n\Z")
+
+
+class Login(Protocol):
+    """Whose mail it is."""
+
+    name: str
+    password: str
 
 
 class HangError(AssertionError):
@@ -67,10 +87,12 @@ class Recording:
         greeting = said.popleft()
         exchanges: list[Exchange] = []
         tag = b""
-        for line in b"".join(data for server, data in parts if not server).splitlines(keepends=True):
-            first, _, rest = line.partition(b" ")
-            if rest:
-                tag, request = first, rest
+        asked, rest = _requests(b"".join(data for server, data in parts if not server))
+        assert not rest, rest
+        for line in asked:
+            first, _, words = line.partition(b" ")
+            if words:
+                tag, request = first, words
             else:
                 request = line  # DONE: it belongs to the command before
             reply = b""
@@ -102,6 +124,25 @@ def _responses(stream: bytes) -> deque[bytes]:
             at += int(literal[1])
         found.append(stream[begin:at])
     return found
+
+
+def _requests(stream: bytes) -> tuple[list[bytes], bytes]:
+    """What a client said: its lines, each with its literals (which did not wait to be asked for), and what is not
+    complete yet.
+    """
+    found: list[bytes] = []
+    begin = 0
+    while True:
+        at = begin
+        while (end := stream.find(b"\r\n", at) + 2) >= 2:
+            literal = _LITERAL.search(stream, begin, end)
+            if literal is None:
+                break
+            at = end + int(literal[1])
+        if end < 2:
+            return found, stream[begin:]
+        found.append(stream[begin:end])
+        begin = end
 
 
 class Replay(asyncio.Transport):
@@ -137,11 +178,10 @@ class Replay(asyncio.Transport):
         return self._closed
 
     def write(self, data: bytes | bytearray | memoryview[int]) -> None:
-        self._heard += data
-        *lines, self._heard = self._heard.split(b"\r\n")
-        for line in lines:
+        asked, self._heard = _requests(self._heard + data)
+        for line in asked:
             if self._todo and not self._closed:
-                self._loop.call_soon(self._answer, line + b"\r\n")
+                self._loop.call_soon(self._answer, line)
 
     def pause_reading(self) -> None:
         self._paused = True
@@ -255,3 +295,52 @@ class VirtualLoop(asyncio.SelectorEventLoop):
                 raise HangError("nothing is ready and nothing is due")
             self._now = max(self._now, min(due))
         super()._run_once()  # type: ignore[misc]
+
+
+def connecting(account: Login, port: int, timeouts: Timeouts = _PATIENT) -> Connecting:
+    """How the gateway would connect with this account, to 127.0.0.1:`port`."""
+
+    async def resolver(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    async def connect() -> Connection:
+        return await connect_imap(
+            Endpoint("127.0.0.1", port, Security.NONE),
+            PasswordAuth(account.name, account.password),
+            ssl_context=None,
+            allow_networks=parse_networks(["127.0.0.0/8"]),
+            timeouts=timeouts,
+            resolver=resolver,
+        )
+
+    return connect
+
+
+def replayed(
+    recording: Recording,
+    account: Login,
+    faults: Iterable[tuple[Fault | None, int]],
+    new: Callable[[], T],
+    talk: Callable[[Connecting, T], Awaitable[None]],
+) -> list[tuple[T, Exception | None, Replay, float]]:
+    """Talks anew with each fault: what was noted (`new` makes the notes), how it ended, the server, and how many
+    seconds it went on after the fault.
+    """
+    loop = VirtualLoop()
+    connect = connecting(account, 143)
+
+    async def session(fault: Fault | None, at: int) -> tuple[T, Exception | None, Replay, float]:
+        server = Replay(recording, loop, fault, at)
+        loop.server = lambda: server
+        notes, error = new(), None
+        try:
+            await talk(connect, notes)
+        except ConnectorError as caught:
+            error = caught
+        return notes, error, server, loop.time() - server.met_at
+
+    async def all_of_them() -> list[tuple[T, Exception | None, Replay, float]]:
+        return [await session(fault, at) for fault, at in faults]
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        return runner.run(all_of_them())

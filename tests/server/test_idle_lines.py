@@ -20,7 +20,7 @@ from mailgate.settings import SyncSettings
 from tests.dovecot import Account
 from tests.fakeimap import FakeImap, Mail, Talk
 from tests.proxy import Faults, Proxy
-from tests.server.test_line_faults import connecting
+from tests.replay import connecting
 from tests.server.test_sync_dovecot import agree, running, until
 from tests.sync.engine import Engine, mail
 

@@ -9,31 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import imaplib
-import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from connectors.errors import ConnectorError, NetworkError, ProtocolError
+from connectors.errors import NetworkError, ProtocolError
 from connectors.imap.settings import Timeouts
 from connectors.memory import MemoryAccount
-from connectors.model import Endpoint, Folder, FolderStatus, MessageMeta, PasswordAuth, Security, Selected
-from connectors.port import FolderChange, Source
+from connectors.model import Folder, FolderStatus, MessageMeta, Selected
+from connectors.port import FolderChange
 from mailgate.clock import DAY, system_clock
-from tests.contract.accounts import LOOPBACK, connect_imap
 from tests.corpus import NASTY
 from tests.dovecot import Account, Dovecot
 from tests.proxy import Faults, Proxy
-from tests.replay import Fault, Recording, Replay, VirtualLoop
+from tests.replay import SOAK, Connecting, Fault, Recording, connecting, replayed
 from tests.sync.engine import Engine, mail
 from tests.wirelog import Bytes
 
 pytestmark = pytest.mark.server
 
-SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 STRIDE = 1 if SOAK else 7
 TIMEOUTS = Timeouts()
 RAWS = [
@@ -60,7 +57,7 @@ class Heard:
     closed: bool = False
 
 
-async def converse(connect: Callable[[], Awaitable[Source]], heard: Heard, *, news: Callable[[], None]) -> None:
+async def converse(connect: Connecting, heard: Heard, *, news: Callable[[], None]) -> None:
     """A session with all that reading a mailbox needs. `news` lets a message arrive."""
     source = await connect()
     try:
@@ -116,54 +113,17 @@ def say_new(account: Account) -> None:
         client.append("INBOX", "", imaplib.Time2Internaldate(1_700_000_000), RAWS[0])
 
 
-def connecting(account: Account, port: int, timeouts: Timeouts = TIMEOUTS) -> Callable[[], Awaitable[Source]]:
-    async def resolver(host: str, port: int) -> list[str]:
-        return ["127.0.0.1"]
-
-    async def connect() -> Source:
-        return await connect_imap(
-            Endpoint("127.0.0.1", port, Security.NONE),
-            PasswordAuth(account.name, account.password),
-            ssl_context=None,
-            allow_networks=LOOPBACK,
-            timeouts=timeouts,
-            resolver=resolver,
-        )
-
-    return connect
-
-
 def test_the_recording_says_again_what_was_heard(recorded: tuple[Recording, Heard, Account]) -> None:
     recording, heard, account = recorded
     assert list(heard.bodies.values()) == RAWS
     assert heard.more == {5: RAWS[0]}
     assert heard.news is not None
-    (again,) = replayed(recording, account, [(None, 0)])
+    (again,) = replayed(recording, account, [(None, 0)], Heard, again_in_memory)
     assert again[:2] == (heard, None)
 
 
-def replayed(
-    recording: Recording, account: Account, faults: list[tuple[Fault | None, int]]
-) -> list[tuple[Heard, Exception | None, Replay, float]]:
-    """Each session: what was learnt, how it ended, the server, and how long it went on after the fault."""
-    loop = VirtualLoop()
-    connect = connecting(account, 143)
-
-    async def session(fault: Fault | None, at: int) -> tuple[Heard, Exception | None, Replay, float]:
-        server = Replay(recording, loop, fault, at)
-        loop.server = lambda: server
-        heard, error = Heard(), None
-        try:
-            await converse(connect, heard, news=lambda: None)
-        except ConnectorError as caught:
-            error = caught
-        return heard, error, server, loop.time() - server.met_at
-
-    async def all_of_them() -> list[tuple[Heard, Exception | None, Replay, float]]:
-        return [await session(fault, at) for fault, at in faults]
-
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
-        return runner.run(all_of_them())
+async def again_in_memory(connect: Connecting, heard: Heard) -> None:
+    await converse(connect, heard, news=lambda: None)
 
 
 def is_true(heard: Heard, truth: Heard) -> bool:
@@ -191,7 +151,8 @@ def test_at_every_byte(recorded: tuple[Recording, Heard, Account], fault: Fault)
     recording, truth, account = recorded
     offsets = range(0, recording.octets, STRIDE)
     assert len(offsets) > 4_000 // STRIDE
-    *cases, (afterwards, none, _, _) = replayed(recording, account, [*((fault, at) for at in offsets), (None, 0)])
+    faults = [*((fault, at) for at in offsets), (None, 0)]
+    *cases, (afterwards, none, _, _) = replayed(recording, account, faults, Heard, again_in_memory)
     assert (afterwards, none) == (truth, None)
     complete = 0
     for at, (heard, error, server, lasted_s) in zip(offsets, cases, strict=True):
