@@ -19,7 +19,7 @@ from mailgate.clock import Instant, to_rfc3339
 from mailgate.errors import ConflictError, NotFoundError
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
-from mailgate.store import tenants
+from mailgate.store import operations, tenants
 from mailgate.store.database import Database
 from mailgate.store.fenced import LEASE_PREFIX
 from mailgate.store.paging import Page, cut
@@ -27,9 +27,11 @@ from mailgate.store.quarantine import forget_mailbox
 from mailgate.store.schema import leases, mailboxes
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
+from mailgate.sync.operations import OperationState
 from mailgate.sync.port import MailboxState
 
 _COLUMNS = mailboxes.c
+_TOGETHER = 500
 _OWNED_UNTIL = func.coalesce(
     select(leases.c.expires_at).where(leases.c.name == LEASE_PREFIX + _COLUMNS.id).scalar_subquery(), 0
 ).label("owned_until_at")
@@ -224,7 +226,7 @@ class Mailboxes:
 
     async def remove(self, tenant_id: str, mailbox_id: str, now: Instant, actor: Actor) -> None:
         """Forget the account: credentials are destroyed, the row stays as removed, copies become due
-        (`mailbox_removed`) unless pinned or held.
+        (`mailbox_removed`) unless pinned or held, and what was to be brought to the server has failed.
 
         Takes the mailbox's lock: a pin accepted before keeps its message, one after is refused. Repeating it changes
         nothing.
@@ -249,6 +251,9 @@ class Mailboxes:
             await tx.conn.execute(update(mailboxes).where(_COLUMNS.id == mailbox_id).values(values))
             await forget_mailbox(tx, mailbox_id)
             tx.emit(tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": "removed"})
+            why = {"code": "mailbox_removed", "reason": "the mailbox was removed"}
+            while left := await operations.open_of(tx.conn, mailbox_id, _TOGETHER):
+                await operations.finish_many(tx, tenant_id, left, OperationState.FAILED, now, **why)
 
         await self._db.transact(work)
 

@@ -7,7 +7,7 @@ person could read stands sealed in `messages.summary` and in the blob; it is ope
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -282,7 +282,7 @@ class MessageReader:
         pinned = [row.id for row in rows if row.pins]
         pins = await self._pins.of_messages(conn, tenant, pinned) if pinned else {}
         renamed = await renames(conn, {row.mailbox_id for row in rows})
-        standing = await self._origins(conn, ids, renamed)
+        standing = await self._origins(conn, ids, renamed, horizon.removed)
         places = await self._places(conn, rows, standing, renamed)
         open_ = await pending.of_messages(conn, ids, sqlite=self._db.sqlite)
         keys = self._ring.tenant(tenant.ref)
@@ -335,8 +335,9 @@ class MessageReader:
         return found
 
     async def _origins(
-        self, conn: AsyncConnection, ids: Sequence[str], renamed: Renames
+        self, conn: AsyncConnection, ids: Sequence[str], renamed: Renames, removed: Collection[str]
     ) -> Mapping[str, Sequence[Origin]]:
+        """Where originals stand or stood. Of the `removed` mailboxes nobody knows any more: none is present."""
         query = (
             select(
                 origins.c.message_id,
@@ -355,7 +356,7 @@ class MessageReader:
         )
         found: dict[str, list[Origin]] = {}
         for row in await conn.execute(query):
-            present = row.vanished_at is None and row.gone_at is None
+            present = row.vanished_at is None and row.gone_at is None and row.mailbox_id not in removed
             name = renamed.name_of(row.folder_id, row.mailbox_id, row.name)
             origin = Origin(row.folder_id, name, row.special_use, row.uidvalidity, row.uid, present)
             found.setdefault(row.message_id, []).append(origin)

@@ -457,8 +457,14 @@ async def test_what_is_expired_or_purged_says_so(gateway: Gateway, post: Postman
 async def test_of_a_removed_mailbox_nothing_can_be_changed(gateway: Gateway, post: Postman) -> None:
     id_ = await post.deliver(letter())
     await gateway.client.put(f"{T}/messages/{id_}/pins/deal/D-1")
+    await gateway.client.patch(f"{T}/messages/{id_}", json={"flags": {"add": ["$late"]}})
     await gateway.client.delete(f"{T}/mailboxes/{post.mailbox_id}")
     path = f"{T}/messages/{id_}"
+    found = (await gateway.client.get(path)).json()
+    assert (found["origin"]["present"], found["folders"]) == (False, [])
+    (waiting,) = await rows(gateway, operations_table)
+    assert (waiting.state, waiting.code) == ("failed", "mailbox_removed")
+    assert [row.payload["code"] for row in await told(gateway, "operation.failed")] == ["mailbox_removed"]
     answer = await gateway.client.patch(path, json={"flags": {"add": ["\\Seen"]}})
     assert refused(answer) == (409, "mailbox_removed")
     assert refused(await gateway.client.delete(path)) == (409, "pinned")
@@ -479,10 +485,10 @@ async def test_operations_are_listed_by_mailbox_message_and_state(gateway: Gatew
 
     async def listed(**query: str) -> list[tuple[str, str]]:
         found = (await gateway.client.get(f"{T}/operations", params=query)).json()["items"]
-        return [(item["message_id"], item["state"]) for item in found]
+        return sorted((item["message_id"], item["state"]) for item in found)
 
     assert len(await listed()) == len(await listed(mailbox=post.mailbox_id)) == 4
-    assert await listed(message=first) == [(first, "failed"), (first, "applied")]
+    assert await listed(message=first) == [(first, "applied"), (first, "failed")]
     assert await listed(state="pending") == [(second, "pending")] * 2
     assert await listed(state="failed") == [(first, "failed")]
     assert await listed(mailbox=new_id(START)) == []
