@@ -120,7 +120,7 @@ class MessageMeta:
     `flags` are as the server spells system flags canonically (`\\\\Seen`) and keywords verbatim; `internal_date` is
     None when absent or unparsable;
     `size` is RFC822.SIZE, which some servers report wrongly; `modseq` None without CONDSTORE; `email_id` is the
-    server's own identity of the message (EMAILID of RFC 8474, or X-GM-MSGID), `labels` its labels (X-GM-LABELS;
+    server's own identity of the message (X-GM-MSGID), `labels` its labels (X-GM-LABELS;
     system ones keep their backslash), None where there is no such thing.
     """
 

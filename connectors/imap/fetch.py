@@ -1,4 +1,4 @@
-"""FETCH (RFC 9051 §7.5.2, with RFC 7162, RFC 8474 and X-GM-EXT-1) and flags: tokens → values. Pure."""
+"""FETCH (RFC 9051 §7.5.2, with RFC 7162 and X-GM-EXT-1) and flags: tokens → values. Pure."""
 
 from __future__ import annotations
 
@@ -92,11 +92,6 @@ def _attribute(fetch: Fetch, name: str, value: Token) -> None:
         if not isinstance(value, list) or len(value) != 1:
             raise MalformedError("MODSEQ that is no list of one")
         fetch.modseq = read_number(value[0])
-    elif name == "EMAILID":
-        while isinstance(value, list) and len(value) == 1:  # one pair of parentheses (RFC 8474 §5.1); pymap sends two
-            value = value[0]
-        if isinstance(value, bytes):
-            fetch.email_id = value.decode("latin-1")
     elif name == "X-GM-MSGID":
         if isinstance(value, bytes):
             fetch.email_id = value.decode("latin-1")

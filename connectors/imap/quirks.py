@@ -154,14 +154,8 @@ QUIRKS: Final = (
     Quirk(
         "Cyrus",
         "gives two deliveries of the same bytes one EMAILID",
-        "EMAILID says that contents are equal, never that two messages are one",
+        "EMAILID is not asked for: it says that contents are equal, never that two messages are one",
         "RFC 8474 §5.1 allows it; X-GM-MSGID alone names a message",
-    ),
-    Quirk(
-        "pymap",
-        "writes EMAILID with two pairs of parentheses",
-        "understood",
-        "RFC 8474 §5.1 has one",
     ),
     Quirk(
         "proxies in front of servers",

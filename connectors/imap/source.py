@@ -185,12 +185,9 @@ class ImapSource(ImapLine):
         items = ["UID", "FLAGS", "INTERNALDATE", "RFC822.SIZE"]
         if self._modseq:
             items.append("MODSEQ")
-        if "OBJECTID" in self.capabilities:
-            items.append("EMAILID")
-        elif "X-GM-EXT-1" in self.capabilities:
-            items.append("X-GM-MSGID")
+        # Not EMAILID (RFC 8474), which equal messages may share: it would tell nothing that their content does not.
         if "X-GM-EXT-1" in self.capabilities:
-            items.append("X-GM-LABELS")
+            items.append("X-GM-MSGID X-GM-LABELS")
         return " ".join(items)
 
     async def _batches(

@@ -1,4 +1,4 @@
-"""One complete response → its value (RFC 9051 §9, with RFC 4731, 5819, 7162, 8474). Pure; the framing is `wire`'s.
+"""One complete response → its value (RFC 9051 §9, with RFC 2342, 4731, 5819, 7162). Pure; the framing is `wire`'s.
 
 A response arrives as pieces: the bytes of its lines without CRLF and without literal announcements, and between them
 its literals, either as `Text` (kept) or as `Body` (streamed away). No step recurses, and each costs time linear in the

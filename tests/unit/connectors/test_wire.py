@@ -165,7 +165,7 @@ def test_fetch_of_a_whole_message(form: bytes, literal: bytes) -> None:
         (b'UID 1 INTERNALDATE " 7-Feb-2026 00:00:00 +0000"', Fetch(1, 1, internal_date=1770422400_000000)),
         (b'UID 1 INTERNALDATE "31-Feb-2026 00:00:00 +0000"', Fetch(1, 1)),
         (b"UID 1 INTERNALDATE NIL", Fetch(1, 1)),
-        (b"UID 1 EMAILID (M00b)", Fetch(1, 1, email_id="M00b")),
+        (b"UID 1 EMAILID (M00b)", Fetch(1, 1)),
         (b"UID 1 X-GM-MSGID 1278455344230334865", Fetch(1, 1, email_id="1278455344230334865")),
         (b'UID 1 ENVELOPE ("(" "\\")" NIL ((NIL NIL "x" "y"))) FLAGS (a)', Fetch(1, 1, frozenset({"a"}))),
         (b'UID 1 BODYSTRUCTURE ("TEXT" "PLAIN" ("CHARSET" "a(b)c") NIL NIL "7BIT" 2 1)', Fetch(1, 1)),
