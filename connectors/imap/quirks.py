@@ -188,6 +188,48 @@ QUIRKS: Final = (
         "RFC 4315 §3, RFC 9051 §7.4.1",
     ),
     Quirk(
+        "Courier",
+        "carries out STORE in a folder that was opened with EXAMINE",
+        "nothing is sent that changes a folder unless it was opened with SELECT",
+        "RFC 9051 §6.3.3: EXAMINE permits no changes",
+    ),
+    Quirk(
+        "Courier",
+        "refuses a change to a folder without saying why",
+        "LIST is asked whether a folder is in the way, or there is none",
+        "RFC 5530 §3 has ALREADYEXISTS and NONEXISTENT",
+    ),
+    Quirk(
+        "Courier",
+        "answers OK to RENAME of a folder that is not there",
+        "what LIST tells afterwards counts",
+        "RFC 9051 §6.3.6: it is an error",
+    ),
+    Quirk(
+        "pymap",
+        "hangs up on CREATE of a folder that is there, and on RENAME to one",
+        "what LIST tells on the next line counts, and nothing is repeated that was done",
+        "RFC 9051 §6.3.4, §6.3.6: an error is a NO",
+    ),
+    Quirk(
+        "pymap",
+        "makes a message without content of a COPY",
+        "MOVE is used where offered, and COPY only without it",
+        "RFC 9051 §6.4.7",
+    ),
+    Quirk(
+        "some",
+        "tell nothing of the flags that a STORE has changed, or not the last",
+        "FETCH asks what stands there",
+        "RFC 9051 §6.4.6 wants an answer unless it was .SILENT",
+    ),
+    Quirk(
+        "Cyrus",
+        "refuses to make a folder with a use that it keeps for others",
+        "the folder is made without",
+        "RFC 6154 §3: [USEATTR]",
+    ),
+    Quirk(
         "Exchange and others",
         "tell a wrong RFC822.SIZE",
         "the octets that came are counted",
