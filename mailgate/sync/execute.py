@@ -19,10 +19,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from connectors.errors import ProtocolError, Scope
+from connectors.errors import ConnectorError, ProtocolError, Scope
 from mailgate.clock import SECOND, Instant, monotonic_s
 from mailgate.sync import asking
 from mailgate.sync.context import Context
+from mailgate.sync.listing import is_lost
 from mailgate.sync.port import Aside, Cause, Checkpoint, FolderState
 from mailgate.sync.pull import Job
 from mailgate.sync.recognise import recognise
@@ -249,7 +250,11 @@ class FolderPass:
         for folder_id in sorted(folder_ids):
             other = context.folders.get(folder_id)
             if other is not None and not self._again:
-                await FolderPass(context, other, again=True).run()
+                try:
+                    await FolderPass(context, other, again=True).run()
+                except ConnectorError as error:
+                    if error.scope is not Scope.FOLDER or not is_lost(other, context.clock()):
+                        raise  # what may have been moved from there waits until it can be looked at
             self._looked_again.add(folder_id)
         await self._reopen()
 

@@ -42,6 +42,9 @@ T = TypeVar("T")
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - mkdtemp makes a folder of its own there
 """Where worlds stand: they are many, and none outlives its example."""
 
+PLANS = {0: "free", 30: "crm_plus", 60: "standard", 90: "professional"}
+"""By days of retention."""
+
 REFUSED = (ConflictError, GoneError, NotFoundError)
 """What the CRM is told when it asks for what can't be: pinned, gone, not entitled, protected."""
 
@@ -222,7 +225,7 @@ class World:
             if row.deleted_at is None:
                 place = places.get(row.id) if row.moving_to is None else folders[row.moving_to].name
                 found.append(Seen(row.id, self.raw(row), place, frozenset(row.flags)))
-        order = [event.message_id for event in self.run(self.engine.events("message.created"))]  # ids are random
+        order = self.created()  # ids are random
         return sorted(found, key=lambda seen: order.index(seen.id))
 
     def copies(self) -> Counter[bytes]:
@@ -296,6 +299,18 @@ class World:
                 engine.tenant_id, engine.mailbox_id, folder_id, permanent=permanent, now=engine.clock(), actor=SYSTEM
             )
         )
+
+    def set_plan(self, days: int) -> None:
+        """The plan with so many days."""
+        self.run(self.engine.plan(PLANS[days]))
+
+    def purge(self) -> None:
+        """One run of the purge over everything."""
+        self.run(self.engine.purge())
+
+    def created(self) -> list[str]:
+        """Ids of the messages that were announced, in order."""
+        return [event.message_id for event in self.run(self.engine.events("message.created"))]
 
     def pin(self, id_: str) -> bool:
         return self._ask(self.engine.pin(id_))
