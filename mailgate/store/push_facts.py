@@ -14,7 +14,13 @@ from mailgate.store.sets import among
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import Operation
 from mailgate.sync.port import Owner
-from mailgate.sync.push_plan import Copy, Facts, Original, Place, StoredBytes
+from mailgate.sync.push_model import (
+    Copy,
+    Facts,
+    Original,
+    Place,
+    StoredBytes,
+)
 from mailgate.sync.push_port import Asked
 
 

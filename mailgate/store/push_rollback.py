@@ -21,7 +21,7 @@ from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Merge
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 from mailgate.sync.port import Batch, Owner
-from mailgate.sync.push_plan import Failed
+from mailgate.sync.push_model import Failed
 
 _F = folders.c
 

@@ -28,7 +28,7 @@ from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Merge
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 from mailgate.sync.port import Batch, Owner
-from mailgate.sync.push_plan import Failed, Original
+from mailgate.sync.push_model import Failed, Original
 from mailgate.sync.push_port import Asked, Delay, Expunged, Marked, Put, counted_out
 
 _O = operations_table.c

@@ -27,9 +27,7 @@ from mailgate.errors import MailgateError
 from mailgate.sync.context import Context
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 from mailgate.sync.push_lookup import Question, Search
-from mailgate.sync.push_plan import (
-    LOOKED_FOR,
-    RENUMBERED,
+from mailgate.sync.push_model import (
     Append,
     Applied,
     CopyThenExpunge,
@@ -46,8 +44,8 @@ from mailgate.sync.push_plan import (
     Store,
     StoreLabels,
     Wait,
-    plan,
 )
+from mailgate.sync.push_plan import LOOKED_FOR, RENUMBERED, plan
 from mailgate.sync.push_port import Asked, Delay, PushStore, Put
 from mailgate.sync.push_steps import Group, Mutation, Steps, put
 

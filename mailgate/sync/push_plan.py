@@ -64,232 +64,40 @@ An original that the passes met under another address than the one that was sent
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
-from typing import Any, Final, TypeAlias, assert_never
+from typing import Any, Final, assert_never
 
 from connectors.model import SpecialUse
 from connectors.port import Abilities
 from mailgate.clock import Instant
-from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import Operation, OperationKind, OperationState
-from mailgate.sync.port import FolderState
+from mailgate.sync.push_model import (
+    Address,
+    Append,
+    Applied,
+    Copy,
+    CopyThenExpunge,
+    CreateFolder,
+    DeleteFolder,
+    Evidence,
+    Expunge,
+    Facts,
+    Failed,
+    LookUp,
+    Move,
+    Original,
+    Place,
+    RenameFolder,
+    Seen,
+    Step,
+    Store,
+    StoreLabels,
+    Wait,
+)
 from mailgate.sync.views import wished
 
 LOOKED_FOR: Final = "it is not where it was; the other folders are looked at first"
 PAUSED: Final = "it is tried again later"
 RENUMBERED: Final = "the server renumbered the folder; its messages are recognised first"
-
-
-@dataclass(frozen=True, slots=True)
-class Original:
-    """Where an original stands, as far as is known; `flags` and `labels` are the base's."""
-
-    folder: FolderState
-    uidvalidity: int
-    uid: int
-    flags: frozenset[str] = frozenset()
-    labels: frozenset[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBytes:
-    """Where the raw bytes of a copy lie."""
-
-    blob_id: str
-    data_key: bytes
-    key_epoch: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """The copy that an operation is about. `originals` are those that stand; `missing`: one has disappeared, or its
-    folder was renumbered, and the passes have not settled what that means.
-    """
-
-    message_id: str
-    originals: tuple[Original, ...]
-    missing: bool
-    pins: int
-    likeness: Likeness
-    msgid_token: bytes | None
-    stored: StoredBytes
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A folder that an operation names. `gone`: not at the server any more; `on_its_way`: create, delete or None."""
-
-    folder: FolderState
-    gone: bool = False
-    on_its_way: str | None = None
-
-    @property
-    def void(self) -> bool:
-        """Nothing can be put there."""
-        return self.gone or not self.folder.selectable
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the store knows of an operation's message and of its `folder_id`. `purged`: the copy was, by retention."""
-
-    copy: Copy | None = None
-    purged: bool = False
-    place: Place | None = None
-
-
-class Seen(Enum):
-    """Of an original: whether the UID is in its folder; UNKNOWN: the folder was renumbered, or can't be opened."""
-
-    THERE = "there"
-    GONE = "gone"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a message was put."""
-
-    uidvalidity: int
-    uid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What a look at the server showed. `searched`: the target could be searched for `found`; `listed`: names of all
-    folders; `exists`: messages in the folder, None when it does not say.
-    """
-
-    source: Seen = Seen.UNKNOWN
-    found: Address | None = None
-    searched: bool = True
-    listed: frozenset[str] = frozenset()
-    exists: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Store:
-    """Set and remove flags of one original."""
-
-    original: Original
-    add: frozenset[str]
-    remove: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreLabels:
-    """Set and remove labels of one original."""
-
-    original: Original
-    add: frozenset[str]
-    remove: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Move the original at once."""
-
-    original: Original
-    to: FolderState
-
-
-@dataclass(frozen=True, slots=True)
-class CopyThenExpunge:
-    """Move in two halves; `copied`: where the first half put it."""
-
-    original: Original
-    to: FolderState
-    copied: Address | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Expunge:
-    """Remove the original for ever."""
-
-    original: Original
-
-
-@dataclass(frozen=True, slots=True)
-class Append:
-    """Put the copy's bytes into the folder."""
-
-    to: FolderState
-
-
-@dataclass(frozen=True, slots=True)
-class CreateFolder:
-    """Make the folder."""
-
-    name: str
-    special_use: SpecialUse | None
-
-
-@dataclass(frozen=True, slots=True)
-class RenameFolder:
-    """Call the folder otherwise."""
-
-    name: str
-    to: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteFolder:
-    """Remove the folder with what is in it."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class LookUp:
-    """Find out at the server: whether the `original` is still there, whether it is in `target` by now, which folders
-    there are and what is in this one.
-    """
-
-    original: Original | None = None
-    target: FolderState | None = None
-    folder: FolderState | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Applied:
-    """Both sides agree. `at`: where the message stands, when only a look at the server showed it."""
-
-    at: Address | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """It will not be done. `code` is a slug; `reason` is for a person."""
-
-    code: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Not now. `until` None: until what is known has changed."""
-
-    reason: str
-    until: Instant | None = None
-
-
-Step: TypeAlias = (
-    Store
-    | StoreLabels
-    | Move
-    | CopyThenExpunge
-    | Expunge
-    | Append
-    | CreateFolder
-    | RenameFolder
-    | DeleteFolder
-    | LookUp
-    | Applied
-    | Failed
-    | Wait
-)
 
 
 def plan(

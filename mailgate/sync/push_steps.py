@@ -18,9 +18,7 @@ from mailgate.sync.context import SLOWEST, Context
 from mailgate.sync.operations import Operation, OperationKind
 from mailgate.sync.port import FolderState
 from mailgate.sync.push_lookup import Search
-from mailgate.sync.push_plan import (
-    LOOKED_FOR,
-    RENUMBERED,
+from mailgate.sync.push_model import (
     Address,
     Append,
     CopyThenExpunge,
@@ -34,6 +32,7 @@ from mailgate.sync.push_plan import (
     Store,
     StoreLabels,
 )
+from mailgate.sync.push_plan import LOOKED_FOR, RENUMBERED
 from mailgate.sync.push_port import Asked, Expunged, Marked, PushStore, Put, counted_out
 
 Mutation: TypeAlias = (

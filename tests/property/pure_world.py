@@ -36,7 +36,14 @@ from mailgate.sync.actions import (
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 from mailgate.sync.port import FolderState, Known
-from mailgate.sync.push_plan import Address, Evidence, Facts, Original, Place, Seen
+from mailgate.sync.push_model import (
+    Address,
+    Evidence,
+    Facts,
+    Original,
+    Place,
+    Seen,
+)
 from mailgate.sync.recognise import recognise
 from mailgate.sync.reconcile import reconcile, settle
 from mailgate.sync.views import (

@@ -13,10 +13,7 @@ from mailgate.clock import DAY
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 from mailgate.sync.port import FolderState
-from mailgate.sync.push_plan import (
-    LOOKED_FOR,
-    PAUSED,
-    RENUMBERED,
+from mailgate.sync.push_model import (
     Address,
     Append,
     Applied,
@@ -39,8 +36,8 @@ from mailgate.sync.push_plan import (
     StoredBytes,
     StoreLabels,
     Wait,
-    plan,
 )
+from mailgate.sync.push_plan import LOOKED_FOR, PAUSED, RENUMBERED, plan
 
 NOW = 20_000 * DAY
 ALL = Abilities(move=True, expunge=True, places=True, labels=True)
