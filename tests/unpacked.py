@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import select
 import shutil
 import signal
 import socket
@@ -90,7 +91,9 @@ class Unpacked:
         for attempt in range(3):
             enter = ["sh", f"{self.folder}/enter.sh", str(self._root), str(self.folder)]
             namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"]
-            self._server = Server([*namespaces, *enter, *self.command()], self.folder / "output.log")
+            # unshare is deaf to anything milder.
+            output = self.folder / "output.log"
+            self._server = Server([*namespaces, *enter, *self.command()], output, stop_signal=signal.SIGKILL)
             try:
                 self._server.wait_until(lambda: listening(self.port))
             except RuntimeError as error:
@@ -127,22 +130,33 @@ class Unpacked:
 
     @property
     def _first(self) -> int:
-        """The first process of the namespace, as it is called outside."""
+        """The first process of the namespace, as it is called outside. Raises ProcessLookupError when all is over."""
         pid = self._server.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        try:
+            return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        except (OSError, ValueError):
+            raise ProcessLookupError from None
 
     def stop(self) -> None:
         """Ends it in order."""
-        if self._server.process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._first, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._first, signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._server.process.wait(10)
         self.kill()
 
     def kill(self) -> None:
-        """Ends it as a power cut would."""
-        self._server.kill()
+        """Ends it as a power cut would; returns when none of its processes is left."""
+        try:
+            first = os.pidfd_open(self._first)
+        except ProcessLookupError:
+            self._server.kill()
+            return
+        try:
+            self._server.kill()
+            select.select([first], [], [], 10)  # its end is the end of all others
+        finally:
+            os.close(first)
 
     def close(self) -> None:
         """Ends it for good."""

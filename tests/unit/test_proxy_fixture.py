@@ -117,3 +117,28 @@ async def test_cut_now_and_closed_target(echo: int) -> None:
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
         writer.close()
+
+
+async def test_silence_tells_neither_side_and_spares_new_connections(echo: int) -> None:
+    async with Proxy("127.0.0.1", echo) as proxy:
+        reader, writer = await ask(proxy.port)
+        await reader.readexactly(len(TEXT))
+        proxy.silence()
+        writer.write(b"again\n")
+        other, second = await ask(proxy.port)
+        assert await other.readexactly(len(TEXT)) == TEXT
+        assert (proxy.to_client, proxy.to_server) == (2 * len(TEXT), 6)
+        assert not reader.at_eof()
+        assert proxy.open == 2
+        second.close()
+        writer.close()
+
+
+async def test_what_passes_can_be_kept(echo: int) -> None:
+    async with Proxy("127.0.0.1", echo) as proxy:
+        proxy.tape = []
+        reader, writer = await ask(proxy.port)
+        await reader.readexactly(len(TEXT))
+        assert proxy.tape[0] == (False, b"go\n")
+        assert b"".join(data for server, data in proxy.tape if server) == TEXT
+        writer.close()
