@@ -181,7 +181,15 @@ async def _gone(conn: AsyncConnection, folder_id: str) -> _Gone:
 
 
 def _open(row: Row[Any]) -> OpenGuard:
-    return OpenGuard(row.id, row.folder_id, row.reason, row.through_at)
+    return OpenGuard(
+        id=row.id,
+        folder_id=row.folder_id,
+        reason=row.reason,
+        gone=row.gone,
+        raised_at=row.raised_at,
+        approved=row.approved_at is not None,
+        through_at=row.through_at,
+    )
 
 
 def _view(tenant_id: str, mailbox_id: str) -> Select[Any]:

@@ -353,7 +353,16 @@ class OpenGuard:
     id: str
     folder_id: str
     reason: str
+    gone: int
+    raised_at: Instant
+    approved: bool
     through_at: Instant | None
+
+    def names(self, count: PendingCount) -> bool:
+        """Whether it is sure, without looking at each, that the guard names what is gone now: nothing went since it
+        was raised, and as many as then are gone.
+        """
+        return count.latest_at is not None and count.latest_at <= self.raised_at and count.gone == self.gone
 
 
 class FolderReader(Protocol):

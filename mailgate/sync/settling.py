@@ -18,7 +18,7 @@ from mailgate.sync import guards
 from mailgate.sync.actions import Detach, Remove
 from mailgate.sync.context import Context
 from mailgate.sync.guards import Outcome
-from mailgate.sync.port import PendingCount
+from mailgate.sync.port import OpenGuard, PendingCount
 from mailgate.sync.reconcile import settle
 
 SETTLE: Final = 500
@@ -48,7 +48,7 @@ async def settle_mailbox(context: Context) -> Settled:
     for count, bound in ready:
         guard = standing.pop(count.folder_id, None)
         reason = refused.get(count.folder_id)
-        if reason is not None and (guard is None or guard.through_at is None):
+        if reason is not None and (guard is None or _to_be_looked_at(guard, count)):
             guard = await store.guard(context.owner, count, reason, context.clock())
         if guard is None:
             await _settle_folder(context, count, bound, counts=True)
@@ -98,6 +98,11 @@ def _disappearance(count: PendingCount, *, waits: bool) -> guards.Disappearance:
         recent=count.recent,
         listed=count.listed,
     )
+
+
+def _to_be_looked_at(guard: OpenGuard, count: PendingCount) -> bool:
+    """Whether the guard may change now: other messages are gone, or it was approved and is to be carried out."""
+    return guard.through_at is None and (guard.approved or not guard.names(count))
 
 
 async def _settle_folder(context: Context, count: PendingCount, bound: Instant, *, counts: bool) -> None:
