@@ -177,7 +177,7 @@ QUIRKS: Final = (
     ),
     Quirk(
         "Dovecot, Courier, pymap",
-        "hang up after 20, 10 and 5 bad commands",
+        "hang up at the 21st, 10th and 6th bad command",
         "nothing is sent that is not offered",
         "RFC 9051 §6: a client looks at CAPABILITY first",
     ),

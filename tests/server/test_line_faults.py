@@ -182,6 +182,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.timeout(1_800 if SOAK else 180)
 async def test_an_import_over_a_line_that_fails(dovecot: Dovecot, sqlite_url: str, tmp_path: Path) -> None:
     account = dovecot.account()
     for n in range(12):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 
 import pytest
 
@@ -464,4 +465,22 @@ async def test_small_answers_are_acknowledged_at_once_while_others_are_due(monke
         assert len(acknowledged) == before + 1
         go_on.set()
         await source._session.finish(second)
+        await source.close()
+
+
+async def test_tcp_itself_finds_a_peer_without_power_within_two_minutes() -> None:
+    async def script(talk: Talk) -> None:
+        await idling(talk)
+        await talk.gone()
+
+    async with serve(script) as server:
+        source = await connect(server)
+        line = source._session.transport.get_extra_info("socket")
+        assert line.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        idle, interval, count = (
+            line.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + interval * count <= 120
+        await source.open("INBOX")
         await source.close()
