@@ -253,3 +253,27 @@ async def test_names_that_no_folder_should_have_harm_no_other_folder(watch: Watc
         assert b'EXAMINE "a&AAA-b"' in asked
         await engine.sync()
         assert {row.name for row in await engine.rows("folders")} == set(rows)
+
+
+async def test_a_folder_that_opens_as_an_empty_one_is_asked_for_with_status(watch: Watch) -> None:
+    server = FakeImap({"INBOX": some(5)})
+
+    async def nothing(talk: Talk, rest: bytes) -> None:
+        await talk.send(b"* SEARCH")
+        await talk.ok()
+
+    async with server:
+        engine = await watch(server)
+        await engine.sync()
+        server.lies |= {"EXAMINE": opens_with(0, 1, 6), "UID SEARCH": nothing}
+        await engine.sync()
+        await engine.sync()
+        assert len(await copies(engine)) == 5
+        (folder,) = await engine.rows("folders")
+        assert "opens the folder as an empty one, but says that it holds 5 messages" in folder.last_error
+        server.lies.clear()
+        await engine.sync()
+        assert await copies(engine) == sorted(m.raw for m in server.folders["INBOX"])
+        (folder,) = await engine.rows("folders")
+        assert folder.last_error is None
+        assert not await engine.events("message.deleted")
