@@ -6,9 +6,11 @@ A thousand messages in `make test`; ten thousand, about 430 MB, in `make soak`.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,12 +20,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.bench.bench_import import messages
+from tests.bench.bench_import import messages, run_ours
 from tests.dovecot import Account, Dovecot
 from tests.servers import free_port
 
 TOKEN = "a-token-of-the-large-import"
 MEMORY_LIMIT_MB = 300
+HUGE_LIMIT_MB = 40
 PATIENCE_S = 600
 
 
@@ -117,3 +120,20 @@ async def test_every_message_arrives_byte_for_byte(
     peak = peak_memory_mb(process)
     print(f"\n{count} messages, peak memory of the gateway {peak:.0f} MB")
     assert peak < MEMORY_LIMIT_MB
+
+
+@pytest.mark.server
+def test_one_huge_message_is_streamed(plain_dovecot: Dovecot, tmp_path: Path) -> None:
+    """100 MB, most of them in a file that is no text and compresses badly, in the memory that any import takes."""
+    peaks = []
+    for number, size in enumerate((1_000, 100_000_000)):
+        account = plain_dovecot.account()
+        head = b"Subject: huge\r\nContent-Type: application/pdf\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        noise = base64.encodebytes(random.Random(1).randbytes(size * 3 // 4)).replace(b"\n", b"\r\n")
+        account.add(head + noise)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        peaks.append(run_ours(plain_dovecot, account, 1, folder, tls=False, url="", profile="").rss)
+    small, huge = peaks
+    print(f"\npeak memory {small:.0f} MB with a small message, {huge:.0f} MB with one of 100 MB")
+    assert huge - small < HUGE_LIMIT_MB
