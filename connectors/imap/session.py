@@ -127,37 +127,6 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         """Nobody waits for this command any more."""
         self._inflight.abandon(command)
 
-    async def idle(self, wake: asyncio.Future[None], timeout_s: float) -> bool:
-        """IDLE (RFC 2177) until `wake` is done or the time is over; then DONE, and its answer within the time-out of a
-        command. True when the server ended it by itself before.
-
-        Cancelled, it sends DONE and leaves; the next command waits for the server's answer by itself.
-        """
-        idling = False
-        over = False
-
-        def reply(_: bytes) -> bytes | None:
-            nonlocal idling
-            idling = True
-            command.timeout_s = self.timeouts.command_s if over else math.inf
-            return b"DONE\r\n" if over else None
-
-        command = self.start("IDLE", reply=reply)
-        try:
-            ends: set[asyncio.Future[Any]] = {wake, command.future}
-            done, _ = await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            self._inflight.abandon(command)
-            raise
-        finally:
-            over = True
-            if idling and not command.future.done():
-                command.timeout_s = self.timeouts.command_s
-                self._inflight.write_for(command, b"DONE\r\n")
-                self._watch()
-        await self.finish(command)
-        return done == {command.future}
-
     def write_for(self, command: Command, data: bytes) -> None:
         """More of a command that holds the line (`reply`): the octets of a literal."""
         self._inflight.write_for(command, data)

@@ -17,6 +17,7 @@ from connectors.imap.bodies import fetch_messages
 from connectors.imap.collect import FetchStream, Gather, Hits
 from connectors.imap.command import Str
 from connectors.imap.folders import folder_name, folders_of
+from connectors.imap.idle import idle
 from connectors.imap.internaldate import format_search_date
 from connectors.imap.line import ImapLine
 from connectors.imap.refusal import command_error, open_error
@@ -230,7 +231,7 @@ class ImapSource(ImapLine):
             self._waker = loop.create_future()
             try:
                 if "IDLE" in self.capabilities:
-                    ended = await self._session.idle(self._waker, min(left, turn_s))
+                    ended = await idle(self._session, self._waker, min(left, turn_s))
                     if ended and self._change is None:
                         # The server ended it by itself, and may do so each time.
                         await asyncio.wait({self._waker}, timeout=min(end - loop.time(), PAUSE_S))
