@@ -77,8 +77,7 @@ class Login:
     @contextlib.contextmanager
     def imap(self, folder: str | None = None) -> Iterator[imaplib.IMAP4]:
         """A line of the person's own, straight to the server."""
-        line = imaplib.IMAP4("127.0.0.1", self.port, timeout=30)
-        line.login(self.name, self.password)
+        line = self._line()
         try:
             if folder is not None:
                 status, answer = line.select(f'"{folder}"')
@@ -87,6 +86,20 @@ class Login:
         finally:
             with contextlib.suppress(OSError, imaplib.IMAP4.error):
                 line.logout()
+
+    def _line(self) -> imaplib.IMAP4:
+        """Logged in. Cyrus now and then says that it has no mechanism, for want of memory or time; never for long."""
+        for last in (False, False, True):
+            line = imaplib.IMAP4("127.0.0.1", self.port, timeout=30)
+            try:
+                line.login(self.name, self.password)
+            except imaplib.IMAP4.error as error:
+                line.shutdown()
+                if last or "no mechanism" not in str(error):
+                    raise
+            else:
+                return line
+        raise AssertionError("unreachable")
 
     def everything(self) -> dict[str, Counter[tuple[str, frozenset[str]]]]:
         """Folder → (SHA-256 of the bytes, flags), each as often as it stands there."""
