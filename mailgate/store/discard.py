@@ -85,11 +85,21 @@ class End:
     async def carry_out(self) -> None:
         """Delete the rows, drop the references, queue the erasures."""
         tx = self._tx
-        if self._indexed:
-            await forget_words(tx, self._indexed)
         await tx.conn.execute(delete(quarantine).where(among(quarantine.c.message_id, self._ids, sqlite=tx.sqlite)))
         await tx.conn.execute(delete(origins).where(among(origins.c.message_id, self._ids, sqlite=tx.sqlite)))
+        if self._indexed:  # before the messages: they refer to them
+            await forget_words(tx, self._indexed)
         await tx.conn.execute(delete(messages).where(among(messages.c.id, self._ids, sqlite=tx.sqlite)))
+        await self._release()
+
+    async def drop_references(self) -> None:
+        """The copies stay, with other bytes, and refer to other blobs by now: forget what was derived from the old."""
+        if self._indexed:
+            await forget_words(self._tx, self._indexed)
+        await self._release()
+
+    async def _release(self) -> None:
+        tx = self._tx
         if self._shared:
             fewer = update(blobs).where(blobs.c.id == bindparam("blob"))
             await tx.conn.execute(fewer.values(refs=blobs.c.refs - bindparam("count")), list(self._shared))

@@ -127,6 +127,18 @@ async def add(
     tx.count(place.tenant_id, copies=len(prepared), storage_bytes=sum(message.size for message in prepared))
 
 
+async def replace(tx: Transaction, place: Place, uidvalidity: int, message: PreparedMessage, now: Instant) -> None:
+    """The locked copy with this id has these bytes now and stands there. Its old blob is still referred to."""
+    blob_ids = await _refer(tx, place.tenant_id, [message.blob], now)
+    flags = {message.flags: json.dumps(message.flags)}
+    row = _message_row(place, message, blob_ids[message.blob.content_token], flags[message.flags])
+    values = dict(zip(_MESSAGE_COLUMNS, row, strict=True))
+    values |= {"flags": list(message.flags), "labels": list(message.labels or ()), "indexed": False}
+    await tx.conn.execute(update(messages).where(messages.c.id == message.id).values(values))
+    await tx.conn.execute(delete(origins).where(origins.c.message_id == message.id))
+    await _add_origins(tx, place, uidvalidity, [message], flags)
+
+
 async def _add_origins(
     tx: Transaction,
     place: Place,

@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from connectors.model import SpecialUse
 from mailgate.store.folders import AnyRow, listed, near_of
 from mailgate.store.messages import chunks
 from mailgate.store.schema import folders, messages, operations, origins, tombstones
@@ -145,6 +146,10 @@ def _known_copy(
         for at in addresses
         if at.vanished_at is None and at not in renumbered and not (renumbered and at.folder_id == row.moving_to)
     ]
+    if folder.special_use is SpecialUse.DRAFTS and any(
+        at.folder_id == folder.id and at.uidvalidity == uidvalidity and at.vanished_at is not None for at in addresses
+    ):
+        return None  # it may have been saved again with other words, whatever it looks like
     near: Near
     if addresses:
         near = near_of(row)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.clock import Instant
-from mailgate.store import changes, messages, quarantine, recognition, sync_runs
+from mailgate.store import changes, drafts, messages, quarantine, recognition, sync_runs
 from mailgate.store import folders as folder_rows
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
@@ -31,6 +31,7 @@ from mailgate.sync.port import (
     Applied,
     Batch,
     BatchRefusedError,
+    Draft,
     Entitled,
     FolderState,
     Known,
@@ -172,6 +173,13 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
                 conn, account_ref, owner.tenant_id, owner.mailbox_id, folder, uidvalidity, tokens
             )
 
+    async def drafts_gone(
+        self, owner: Owner, folder: FolderState, uidvalidity: int, msgid_tokens: Iterable[bytes]
+    ) -> dict[bytes, Draft]:
+        """Drafts with these Message-IDs that went from the folder and stand nowhere."""
+        async with self._db.read() as conn:
+            return await drafts.gone(conn, owner.mailbox_id, folder, uidvalidity, msgid_tokens)
+
     async def commit(self, owner: Owner, batch: Batch) -> Applied:
         """Write a batch about one folder."""
         _, account_ref = await self._account(owner.mailbox_id)
@@ -183,7 +191,10 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             known = await folder_rows.known_among(tx, account_ref, owner, batch.folder, batch.uidvalidity, uids)
             new = [message for message in batch.messages if message.uid not in known]
             place = messages.Place(owner.tenant_id, owner.mailbox_id, batch.folder.id, batch.uidvalidity)
-            await messages.add(tx, place, new, horizon=horizon, initial=batch.initial)
+            versions = [message for message in new if message.replaces]
+            added = [message for message in new if not message.replaces]
+            await drafts.replace(tx, place, batch.uidvalidity, versions, horizon)
+            await messages.add(tx, place, added, horizon=horizon, initial=batch.initial)
             unused = [*batch.discarded, *(message.blob for message in batch.messages if message.uid in known)]
             await messages.discard(tx, owner.tenant_id, unused, batch.now)
             aside = {item.uid for item in batch.aside}
@@ -193,7 +204,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             if batch.others_gone:
                 await changes.vanish_renumbered(tx, owner, account_ref, batch)
             await self._move_folder_on(tx, owner, batch)
-            return Applied(created=len(new)) + applied
+            return Applied(created=len(added), changed=len(versions)) + applied
 
         try:
             return await self._owned(owner, batch.now, work)

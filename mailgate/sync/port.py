@@ -173,6 +173,7 @@ class PreparedBlob:
 class PreparedMessage:
     """Everything that a new copy's rows say. `flags` and `labels` sorted, the latter None where the server has no such
     thing; `size` of the bytes that came, not of RFC822.SIZE; `email_token` of the server's own identity of it.
+    `replaces`: it is a new version of the copy with that id.
     """
 
     uid: int
@@ -196,6 +197,15 @@ class PreparedMessage:
     blob: PreparedBlob
     labels: tuple[str, ...] | None = None
     email_token: bytes | None = None
+    replaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A copy of which a new version was saved; `item_ref` is what the purge log calls it."""
+
+    message_id: str
+    item_ref: str
 
 
 class Cause(StrEnum):
@@ -388,6 +398,12 @@ class FolderReader(Protocol):
         self, owner: Owner, folder: FolderState, uidvalidity: int, tokens: Iterable[bytes]
     ) -> list[Known]:
         """Copies of the mailbox and tombstones of its account that have one of these header tokens."""
+        ...
+
+    async def drafts_gone(
+        self, owner: Owner, folder: FolderState, uidvalidity: int, msgid_tokens: Iterable[bytes]
+    ) -> dict[bytes, Draft]:
+        """Drafts with these Message-IDs that went from the folder and stand nowhere."""
         ...
 
 

@@ -27,7 +27,7 @@ from mailgate.messages.parser import parse_summary
 from mailgate.messages.summary import encode_summary, seal_summary
 from mailgate.messages.threads import thread_root
 from mailgate.sync.identity import Likeness
-from mailgate.sync.port import Aside, Cause, KeptCopy, Mended, PreparedBlob, PreparedMessage
+from mailgate.sync.port import Aside, Cause, Draft, KeptCopy, Mended, PreparedBlob, PreparedMessage
 from retention.ledger.commitment import Committer
 from retention.model import AnchorFrom
 from retention.policy import EARLIEST_RECEIVED_AT, anchor
@@ -140,7 +140,7 @@ class StreamSink:
 class Arrived:
     """A message as it came: metadata, its bytes in a sink, and how many bytes the server announced.
 
-    `header_token` and `email_token` are filled in by `Preparer.add_tokens`.
+    `header_token` and `email_token` are filled in by `Preparer.add_tokens`; `replaces`: it is a new version of that.
     """
 
     meta: MessageMeta
@@ -148,6 +148,7 @@ class Arrived:
     octets: int
     header_token: bytes = b""
     email_token: bytes | None = None
+    replaces: Draft | None = None
 
     @property
     def refusal(self) -> Aside | None:
@@ -235,9 +236,15 @@ class Preparer:
         return [self._keys.mac("header", header_digest_input(header)) for header in headers]
 
     def msgid_tokens(self, headers: Sequence[bytes]) -> list[bytes | None]:
-        """The keyed token of each header block's Message-ID; None where there is none."""
-        ids = [parse_summary(header).rfc_message_id for header in headers]
-        return [None if msgid is None else self._keys.mac("msgid", msgid.encode()) for msgid in ids]
+        """The keyed token of each header block's Message-ID; None where there is none, or it can't be read."""
+        tokens: list[bytes | None] = []
+        for header in headers:
+            try:
+                msgid = parse_summary(header).rfc_message_id
+            except Exception:  # noqa: BLE001 - whatever a hostile message breaks
+                msgid = None
+            tokens.append(None if msgid is None else self._keys.mac("msgid", msgid.encode()))
+        return tokens
 
     def read(self, blob_id: str, data_key: bytes, key_epoch: int, size: int) -> AsyncIterator[bytes]:
         """The bytes of a copy, in chunks. Raises the errors of `mailgate.blobs` and `mailgate.keys`."""
@@ -345,7 +352,8 @@ class Preparer:
             blob_id, key = new_id(now), keys.new_data_key(now)
             stored = self._blobs.put(self._tenant_id, blob_id, raw, key.key)
             blob = self._blob(blob_id, digest, len(raw), stored, key)
-        message_id, item_ref, data_key = new_id(now), new_ref(), keys.new_data_key(now)
+        draft, data_key = arrived.replaces, keys.new_data_key(now)
+        message_id, item_ref = (new_id(now), new_ref()) if draft is None else (draft.message_id, draft.item_ref)
         unread = None
         try:
             reading = _read(raw)
@@ -376,6 +384,7 @@ class Preparer:
             data_key=data_key.wrapped,
             key_epoch=data_key.epoch,
             blob=blob,
+            replaces=draft is not None,
         )
         return message, unread
 

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Final
 
 from connectors.errors import ProtocolError
+from connectors.model import SpecialUse
 from mailgate.clock import Instant
 from mailgate.sync.actions import Action, Pull
 from mailgate.sync.context import Context
@@ -254,6 +255,8 @@ class Puller:
                 actions.append(action)
             elif entry.near is None:
                 outside += 1
+        if job.folder.special_use is SpecialUse.DRAFTS and not job.initial:
+            await self._match_drafts(keep)
         now = context.clock()
         prepared = await context.workers.prepare(preparer, keep, now, bulk=bulk)
         _identify(prepared.messages, keep)
@@ -262,6 +265,19 @@ class Puller:
                 self._open.discard(arrived.sink)
                 arrived.sink.abandon()
         return _Decided(prepared.messages, prepared.aside, actions, decided - outside, outside)
+
+    async def _match_drafts(self, arrived: Sequence[Arrived]) -> None:
+        """In Drafts, a new UID with the Message-ID of one that just went is its new version."""
+        context, job = self._context, self._job
+        heads = [bytes(item.sink.head) for item in arrived]
+        tokens = await context.workers.run(lambda: context.preparer.msgid_tokens(heads), bulk=False)
+        named = [token for token in tokens if token is not None]
+        if not named:
+            return
+        gone = await context.store.drafts_gone(context.owner, job.folder, job.uidvalidity, named)
+        for item, token in zip(arrived, tokens, strict=True):
+            if token is not None:
+                item.replaces = gone.pop(token, None)
 
     async def _start_commit(self, decided: _Decided) -> None:
         """Commit beside the next batch's preparation, one at a time and in order."""
