@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -50,6 +51,7 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
             )
             with _signals(server):
                 await application.start()
+                _spare_the_collector()
                 host, port = listening.getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 _log.info("serving", url=f"http://{host}:{port}", version=__version__)
@@ -67,6 +69,15 @@ def _share_arenas() -> None:
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def _spare_the_collector() -> None:
+    """What was loaded until now stays: the garbage collector need not look at it again and again, and not after every
+    seven hundred new objects (measured: 6 % of the processor time of an import).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def listen(http: HttpSettings) -> socket.socket:

@@ -9,7 +9,6 @@ Order matters: every blob is put, then one `settle` makes all of them durable, a
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from connectors.model import MessageMeta
 from mailgate.blobs.store import BlobStore, BlobWriter
 from mailgate.clock import Instant
 from mailgate.errors import MailgateError
-from mailgate.ids import new_id, new_ref
+from mailgate.ids import keyed_id, new_id, new_ref
 from mailgate.keys import DataKey, KeyMaterial, TenantKeys
 from mailgate.messages.headers import header_digest_input
 from mailgate.messages.model import Summary
@@ -392,7 +391,7 @@ class Preparer:
         return bytes.fromhex(self._committer.commit(item_ref, what, value))
 
     def _thread(self, reading: _Reading, message_id: str) -> str:
-        return message_id if reading.root is None else _thread_id(self._keys.mac("thread", reading.root))
+        return message_id if reading.root is None else keyed_id(self._keys.mac("thread", reading.root))
 
     def _blob(self, blob_id: str, digest: bytes, size: int, stored: int, key: DataKey) -> PreparedBlob:
         # The token of the digest, not of the bytes: one walk over them serves this and the purge log's commitment.
@@ -423,14 +422,3 @@ def _read(raw: bytes) -> _Reading:
 def received(internal_date: Instant | None) -> Instant | None:
     """INTERNALDATE if it makes sense: one before 1990 is a server's way of saying that it does not know."""
     return None if internal_date is None or internal_date < EARLIEST_RECEIVED_AT else internal_date
-
-
-_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ")
-
-
-def _thread_id(token: bytes) -> str:
-    """A keyed token in the form of an id (`mailgate.ids`): the same root gives the same thread, and tells nobody
-    which.
-    """
-    bits = bytes([token[0] & 0x3F]) + token[1:16]
-    return base64.b32encode(bits)[:26].translate(_TO_CROCKFORD).decode()

@@ -19,6 +19,7 @@ P4  It holds one piece of a batch at a time.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import select
@@ -169,6 +170,8 @@ class _There:
 
 def main() -> None:
     """`python -m mailgate.sync.preparing`, started by `PreparingProcess` only."""
+    gc.freeze()  # what was loaded stays: the collector need not look at it again and again
+    gc.set_threshold(20_000)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     with os.fdopen(0, "rb", buffering=0) as source, os.fdopen(1, "wb", buffering=0) as answers:
         _There().serve(source, answers)

@@ -1,0 +1,31 @@
+"""Ids: their form, their time, and that a keyed one is always the same."""
+
+from __future__ import annotations
+
+import base64
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailgate.ids import is_id, keyed_id, made_at, new_id
+
+CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+
+
+@given(st.integers(0, (1 << 48) * 1_000 - 1))
+def test_an_id_tells_when_it_was_made_and_sorts_by_it(now: int) -> None:
+    id_ = new_id(now)
+    assert is_id(id_)
+    assert made_at(id_) == now // 1_000 * 1_000
+    assert new_id(now + 1_000) > id_ or now + 1_000 >= (1 << 48) * 1_000
+
+
+def test_ids_of_one_instant_differ() -> None:
+    assert len({new_id(1_700_000_000_000_000) for _ in range(1_000)}) == 1_000
+
+
+@given(st.binary(min_size=16, max_size=32))
+def test_a_keyed_id_is_the_token_in_crockfords_letters(token: bytes) -> None:
+    bits = bytes([token[0] & 0x3F]) + token[1:16]
+    assert keyed_id(token) == base64.b32encode(bits)[:26].translate(CROCKFORD).decode()
+    assert is_id(keyed_id(token))
