@@ -26,6 +26,7 @@ from mailgate.store.schema import (
     events,
     log_leaves,
     messages,
+    operations,
     origins,
     pins,
     quarantine,
@@ -119,6 +120,11 @@ def _queries() -> dict[str, Select[Any]]:
         log_leaves.c.item_ref == tombstones.c.item_ref,
         log_leaves.c.type.in_(("item.purge", "item.remove")),
     )
+    coming = exists().where(
+        operations.c.message_id == messages.c.id,
+        operations.c.folder_id == messages.c.moving_to,
+        operations.c.finished_at.is_(None),
+    )
     last_event = select(func.coalesce(func.max(events.c.seq), 0)).where(events.c.tenant_id == tenant_heads.c.tenant_id)
     all_events = select(func.count()).where(events.c.tenant_id == tenant_heads.c.tenant_id)
     return {
@@ -166,6 +172,12 @@ def _queries() -> dict[str, Select[Any]]:
         "what is in the log as gone is not stored": select(messages.c.tenant_id, messages.c.id)
         .join(removals, and_(removals.c.item_ref == messages.c.item_ref, removals.c.tenant_id == messages.c.tenant_id))
         .where(~rehydrated),
+        "a pinned message is not deleted": select(messages.c.tenant_id, messages.c.id, messages.c.pins).where(
+            messages.c.pins > 0, messages.c.deleted_at.is_not(None)
+        ),
+        "a copy on its way is brought there": select(messages.c.tenant_id, messages.c.id, messages.c.moving_to).where(
+            messages.c.moving_to.is_not(None), ~coming
+        ),
         "a blob that is to be erased has no row": select(blob_erasures.c.tenant_id, blob_erasures.c.blob_id).join(
             blobs, blobs.c.id == blob_erasures.c.blob_id
         ),

@@ -24,7 +24,7 @@ from mailgate.store.database import Database
 from mailgate.store.fenced import LEASE_PREFIX
 from mailgate.store.paging import Page, cut
 from mailgate.store.quarantine import forget_mailbox
-from mailgate.store.schema import leases, mailboxes
+from mailgate.store.schema import leases, mailboxes, messages
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.operations import OperationState
@@ -254,6 +254,10 @@ class Mailboxes:
             why = {"code": "mailbox_removed", "reason": "the mailbox was removed"}
             while left := await operations.open_of(tx.conn, mailbox_id, _TOGETHER):
                 await operations.finish_many(tx, tenant_id, left, OperationState.FAILED, now, **why)
+            coming = (messages.c.mailbox_id == mailbox_id) & messages.c.moving_to.is_not(None)
+            in_order = select(messages.c.id).where(coming).order_by(messages.c.id)
+            await tx.conn.execute(in_order.with_for_update(key_share=True))
+            await tx.conn.execute(update(messages).where(coming).values(moving_to=None))
 
         await self._db.transact(work)
 

@@ -10,7 +10,7 @@ from sqlalchemy import delete, select, tuple_
 from mailgate.clock import DAY, HOUR, Instant
 from mailgate.store import runs
 from mailgate.store.database import Database
-from mailgate.store.schema import guards, idempotency_keys, tombstones
+from mailgate.store.schema import guards, idempotency_keys, operations, tombstones
 from mailgate.store.transaction import Transaction
 
 BATCH = 1_000
@@ -18,6 +18,7 @@ TOMBSTONE_MARGIN: Instant = 30 * DAY
 SYNC_RUNS_KEPT: Instant = 30 * DAY
 PURGE_RUNS_KEPT: Instant = 400 * DAY
 GUARDS_KEPT: Instant = 400 * DAY
+OPERATIONS_KEPT: Instant = 90 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +29,12 @@ class Pruned:
     idempotency_keys: int
     runs: int
     guards: int
+    operations: int
 
 
 async def prune(db: Database, now: Instant, *, longest_days: int, idempotency_hours: int) -> Pruned:
-    """Forget tombstones that no plan's window reaches any more, answers kept for repeats, old runs and closed guards.
+    """Forget tombstones that no plan's window reaches any more, answers kept for repeats, old runs, closed guards and
+    operations that ended.
 
     A tombstone blocks a second download of mail that was purged: once anchor + the longest retention of any plan + 30
     days has passed, nothing would import that mail again. Runs are pruned, their entries in the purge log never.
@@ -58,11 +61,17 @@ async def prune(db: Database, now: Instant, *, longest_days: int, idempotency_ho
         old = select(guards.c.id).where(guards.c.closed_at < now - GUARDS_KEPT).limit(BATCH)
         return (await tx.conn.execute(delete(guards).where(guards.c.id.in_(old)))).rowcount
 
+    async def old_operations(tx: Transaction) -> int:
+        columns = operations.c
+        old = select(columns.id).where(columns.finished_at < now - OPERATIONS_KEPT).limit(BATCH)
+        return (await tx.conn.execute(delete(operations).where(columns.id.in_(old)))).rowcount
+
     return Pruned(
         tombstones=await _until_none(db, old_tombstones),
         idempotency_keys=await _until_none(db, old_keys),
         runs=await _until_none(db, old_sync_runs) + await _until_none(db, old_purge_runs),
         guards=await _until_none(db, old_guards),
+        operations=await _until_none(db, old_operations),
     )
 
 

@@ -140,6 +140,7 @@ class MessageWishes:
             await operations.finish(tx, tenant.id, operation, OperationState.FAILED, now, **why)
         if message.holds:
             await hide(tx, message, now)
+            await tx.conn.execute(update(messages).where(messages.c.id == message.id).values(moving_to=None))
             return
         await copies.remove(
             tx,

@@ -16,8 +16,9 @@ from mailgate.actors import SYSTEM
 from mailgate.clock import DAY
 from mailgate.errors import MailgateError
 from mailgate.ids import new_id
-from mailgate.store import database
+from mailgate.store import database, operations
 from mailgate.store.mailboxes import MailboxPatch
+from mailgate.store.prune import prune
 from mailgate.store.schema import events, folders, holds, mailboxes, messages, origins, tombstones
 from mailgate.store.schema import operations as operations_table
 from mailgate.store.schema import pins as pins_table
@@ -26,6 +27,7 @@ from mailgate.store.wishes import Wishes
 from mailgate.store.wishes_locks import Locks
 from mailgate.store.wishes_messages import Asked, MessageChange
 from mailgate.store.wishes_words import Words
+from mailgate.sync.operations import OperationState
 from retention.model import AnchorFrom
 from retention.policy import ClockLimits
 from tests.store.builder import Home, Seed
@@ -266,10 +268,30 @@ async def test_many_at_once_never_wait_for_each_other_for_ever(
 async def test_a_mailbox_that_is_removed_meanwhile(store: Store, purging: Purging, wishes: Wishes) -> None:
     home = await purging.builder.home()
     copies = await purging.builder.copies(home, [Seed(NOW - DAY - n) for n in range(6)])
-    wanted = MessageChange(flags=Words(add=("\\Seen",)))
+    wanted = MessageChange(folder_id=await folder(store, home, "Archive"))
     works = [outcome(change(wishes, id_, wanted)) for id_ in copies]
     works.insert(3, outcome(store.mailboxes.remove("acme", home.mailbox_id, NOW, SYSTEM)))
     found = await asyncio.gather(*works)
     assert set(found) <= {"done", "mailbox_removed", "expired"}
     (row,) = await rows(store, mailboxes)
-    assert row.op_seq == len(await rows(store, operations_table))
+    assert row.op_seq == len(await rows(store, operations_table)) == found.count("done") - 1
+    assert {(row.state, row.code) for row in await rows(store, operations_table)} <= {("failed", "mailbox_removed")}
+    assert all(row.moving_to is None for row in await rows(store, messages))
+
+
+async def test_operations_that_ended_long_ago_are_forgotten(store: Store, purging: Purging, wishes: Wishes) -> None:
+    home = await purging.builder.home()
+    copies = await purging.builder.copies(home, [Seed(NOW - DAY - n) for n in range(2)])
+    asked = [await change(wishes, id_, MessageChange(flags=Words(add=("\\Seen",)))) for id_ in copies]
+
+    async def end(tx: Transaction) -> None:
+        mine = operations_table.c.id == asked[0].operation_ids[0]
+        row = (await tx.conn.execute(select(operations_table).where(mine))).one()
+        await operations.finish(tx, "acme", operations.operation_of(row), OperationState.APPLIED, NOW)
+
+    await store.db.transact(end)
+    for days, gone in ((90, 0), (91, 1), (400, 0)):
+        pruned = await prune(store.db, NOW + days * DAY, longest_days=90, idempotency_hours=24)
+        assert pruned.operations == gone
+    (left,) = await rows(store, operations_table)
+    assert left.id == asked[1].operation_ids[0]
