@@ -1,0 +1,85 @@
+"""The list of a mailbox's folders, kept in step with the server's: new ones, changed ones, renamed ones, those gone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from connectors.errors import ConnectorError, Scope
+from connectors.model import Folder, FolderStatus
+from mailgate.sync import asking, listing
+from mailgate.sync.context import Context
+from mailgate.sync.port import FolderState, ListingChanges
+
+SAMPLE: Final = 3
+"""So many messages must agree before a folder counts as renamed."""
+
+
+async def refresh(context: Context) -> str | None:
+    """Bring the list of folders up to date; why some of them are left out, if any are."""
+    known = await context.store.folders(context.config.id)
+    listed = await context.source.list_folders()
+    labelled = listing.is_labelled(context.source.capabilities, listed)
+    rules = listing.Rules(context.config.include, context.config.exclude, labelled)
+    difference = listing.compare(known, listed, rules)
+    gone = await _really_gone(context, difference.gone)
+    renamed = await _renames(context, gone, difference.appeared)
+    if difference.appeared or difference.changed or gone:
+        names = {folder.name for folder in renamed.values()}
+        changes = ListingChanges(
+            created=[(f, rules.follows(f)) for f in difference.appeared if f.name not in names],
+            updated={folder_id: (f, rules.follows(f)) for folder_id, f in difference.changed.items()},
+            renamed=renamed,
+            gone=[folder.id for folder in gone if folder.id not in renamed],
+        )
+        known = await context.store.save_listing(context.owner, changes, context.clock())
+    context.folders = {folder.id: folder for folder in known}
+    now = context.clock()
+    context.looked_at = {
+        folder.id: context.looked_at.get(folder.id, 0)
+        for folder in context.followed()
+        if not listing.is_lost(folder, now)
+    }
+    return listing.left_out(listed)
+
+
+async def _really_gone(context: Context, missing: Sequence[FolderState]) -> list[FolderState]:
+    """A folder that a list leaves out is gone only if the server also says so when asked for it (S8). A refusal
+    for another reason says nothing.
+    """
+    if not missing:
+        return []
+    asked = [folder for folder in missing if folder.selectable]
+    statuses = await context.source.status([folder.name for folder in asked]) if asked else {}
+    silent = {folder.name for folder in asked} - {name for name, status in statuses.items() if status is None}
+    return [folder for folder in missing if folder.name not in silent]
+
+
+async def _renames(context: Context, gone: Sequence[FolderState], appeared: Sequence[Folder]) -> dict[str, Folder]:
+    """Folders that are called otherwise now: same UIDVALIDITY, and the newest messages are the same ones."""
+    if not gone or not appeared:
+        return {}
+    selectable = [folder.name for folder in appeared if folder.selectable]
+    statuses: Mapping[str, FolderStatus | None] = await context.source.status(selectable) if selectable else {}
+    confirmed: dict[str, Folder] = {}
+    for folder_id, folder in listing.renames(gone, appeared, statuses).items():
+        state = next(state for state in gone if state.id == folder_id)
+        sample = await context.store.sample(folder_id, state.uidvalidity or 0, SAMPLE)
+        if not sample or await _holds(context, state, folder.name, sample):
+            confirmed[folder_id] = folder
+    return confirmed
+
+
+async def _holds(context: Context, state: FolderState, name: str, sample: Mapping[int, bytes]) -> bool:
+    """Whether these messages stand in the folder of that name: UID → header token."""
+    uidvalidity = state.uidvalidity or 0
+    if asking.given_up(context, state, uidvalidity, list(sample)):
+        return False
+    try:
+        await context.source.open(name)
+        found = await asking.headers(context, state.id, uidvalidity, sorted(sample))
+    except ConnectorError as error:
+        if error.scope is not Scope.FOLDER:
+            raise
+        return False  # gone again, or not to be read: then it is a new folder
+    return {uid: token for uid, (_, token) in found.items()} == dict(sample)
