@@ -53,6 +53,8 @@ log = structlog.get_logger()
 
 AT_ONCE: Final = 500
 """So many operations are looked at together."""
+MOST_WAITING: Final = 4 * AT_ONCE
+"""So many of those that wait are looked over, for what may come before them."""
 EFFORTS: Final = 8
 """Steps that one operation may take in one turn."""
 LONGEST_PAUSE_S: Final = 6 * 3600.0
@@ -115,7 +117,8 @@ class Pusher:
         turn = self._turn
         efforts: Counter[str] = Counter()
         while True:
-            found = await self._pushes.open(self._context.owner, AT_ONCE)
+            # What has to wait must not hold up what comes behind it.
+            found = await self._pushes.open(self._context.owner, AT_ONCE + min(len(self._left), MOST_WAITING))
             if not found:
                 return turn
             if not efforts:
@@ -132,6 +135,7 @@ class Pusher:
     def _begin(self) -> None:
         self._turn = Turn()
         self._paused = False
+        self._said = {id_: said for id_, said in self._said.items() if id_ in self._left}
         self._left.clear()
         self._given_up.clear()
 

@@ -202,6 +202,8 @@ async def test_an_answer_that_is_lost(crm: Crm, case: Case, account: MemoryAccou
 
 async def test_cut_at_every_step(crm: Crm, case: Case, account: MemoryAccount) -> None:
     """A session goes one step further than the last, and is cut there."""
+    if account.can_move and account.uidplus and not account.qresync:
+        pytest.skip("how folders are read makes no difference here")
     before = await asked(crm, case)
     for step in range(200):
         account.faults.cut_after = step

@@ -154,6 +154,20 @@ async def test_passes_have_their_turn_among_many(opened: Opened, monkeypatch: py
     assert "EXAMINE" in names[names.index("UID") : len(names) - names[::-1].index("UID")]
 
 
+async def test_those_that_wait_hold_up_nothing_behind_them(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailgate.sync.push.AT_ONCE", 2)
+    account = server()
+    crm = await start(opened, account)
+    for n in range(4):
+        await crm.move(n, "Archive")
+    for n in (4, 5):
+        await crm.flags(n, add=["\\Flagged"])
+    account.faults.refusals["MOVE"] = "SERVERBUG"  # no pause for all, as others are
+    await again(crm)
+    assert (await crm.states())[4:] == ["applied", "applied"]
+    assert not set((await crm.states())[:4]) & {"applied", "failed"}
+
+
 async def test_in_the_middle_of_an_import(opened: Opened) -> None:
     """What was imported already may be changed while the rest still comes."""
     account = server()
