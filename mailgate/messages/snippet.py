@@ -14,7 +14,7 @@ _STOP = re.compile(
 _DIGIT = re.compile(r"\d")
 _ADDRESS = re.compile(r"<?https?://\S+>?|\[(?:cid|image|https?):[^\]]*\]?")
 _RULE = re.compile(r"([=*_~#+.-])\1{4,}")
-_RULES = tuple(character * 5 for character in "=*_~#+.-")
+_RULES = tuple((character, character * 5) for character in "=*_~#+.-")
 
 
 def snippet_of(text: str, limit: int) -> str:
@@ -60,8 +60,10 @@ def _squeeze(text: str, limit: int) -> str:
     if "://" in text or "[" in text:
         without = _ADDRESS.sub(" ", text)
         text = without if without.strip() else text
-    for rule in _RULES:  # no any(): this runs for every message, and a generator costs
-        if rule in text:
+    for character, rule in _RULES:  # no any(): this runs for every message, and a generator costs
+        if character in text and rule in text:
             text = _RULE.sub(" ", text)
             break
-    return " ".join(text[: 4 * limit].split())
+    # a little more than is shown says already that there is more: the rest need not be squeezed
+    squeezed = " ".join(text[: limit + limit // 4].split())
+    return squeezed if len(squeezed) > limit else " ".join(text[: 4 * limit].split())

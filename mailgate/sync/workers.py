@@ -25,7 +25,10 @@ from mailgate.sync.preparing import PreparingProcess
 T = TypeVar("T")
 
 PIECE: Final = 25
-"""Messages in one piece of a batch."""
+"""Messages in one piece of a batch, at most."""
+
+PIECE_BYTES: Final = 1 << 20
+"""Bytes in one piece, unless one message has more: the process beside holds one piece."""
 
 WORTH_A_PROCESS: Final = 50
 """So many messages in one batch, and there are probably more to come."""
@@ -64,8 +67,7 @@ class Workers:
         """`Preparer.prepare` and `settle` for a batch, shared out between the threads; in order."""
         if not batch:
             return Prepared((), ())
-        size = PIECE if bulk else len(batch)
-        pieces = [batch[start : start + size] for start in range(0, len(batch), size)]
+        pieces = _pieces(batch) if bulk else [batch]
         if bulk and len(batch) >= WORTH_A_PROCESS:
             self._keep_process()
         work = self._piece if bulk else Preparer.prepare
@@ -145,3 +147,16 @@ class Workers:
         if process is not None:
             with contextlib.suppress(OSError):
                 process.end()
+
+
+def _pieces(batch: Sequence[Arrived]) -> list[Sequence[Arrived]]:
+    """The batch in pieces, in order."""
+    pieces: list[Sequence[Arrived]] = []
+    start = size = 0
+    for at, arrived in enumerate(batch):
+        if at > start and (at - start >= PIECE or size + arrived.octets > PIECE_BYTES):
+            pieces.append(batch[start:at])
+            start, size = at, 0
+        size += arrived.octets
+    pieces.append(batch[start:])
+    return pieces

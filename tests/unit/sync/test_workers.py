@@ -166,6 +166,14 @@ async def test_destroyed_keys_are_not_shared(workers: Workers, tmp_path: Path) -
         await workers.prepare(parts.preparer, batch, NOW, bulk=True)
 
 
+def test_a_piece_is_small_in_number_and_in_bytes() -> None:
+    meta = MessageMeta(1, frozenset(), NOW, 1)
+    sizes = [1] * 60 + [module.PIECE_BYTES + 1, module.PIECE_BYTES // 2, module.PIECE_BYTES // 2, 1, 2]
+    pieces = module._pieces([Arrived(meta, MemorySink(), size) for size in sizes])
+    assert [arrived.octets for piece in pieces for arrived in piece] == sizes
+    assert [len(piece) for piece in pieces] == [25, 25, 10, 1, 2, 2]
+
+
 def test_it_ends_with_whoever_started_it() -> None:
     script = """
 import os, signal
