@@ -153,6 +153,8 @@ class SqlQuarantine(Fenced):
     async def retries(self, mailbox_id: str, max_bytes: int, limit: int) -> list[Retry]:
         """What is to be tried again now, by folder."""
         too_large = _Q.cause == Cause.TOO_LARGE.value
+        # What can't be asked for now would stand in the way of the others.
+        there = and_(folders.c.followed, folders.c.gone_at.is_(None), folders.c.uidvalidity == _Q.uidvalidity)
         query = (
             select(
                 quarantine,
@@ -166,10 +168,12 @@ class SqlQuarantine(Fenced):
                 blobs.c.data_key.label("blob_key"),
                 blobs.c.key_epoch.label("blob_epoch"),
             )
+            .join(folders, folders.c.id == _Q.folder_id)
             .outerjoin(messages, messages.c.id == _Q.message_id)
             .outerjoin(blobs, blobs.c.id == messages.c.blob_id)
             .where(
                 _Q.mailbox_id == mailbox_id,
+                or_(_Q.message_id.is_not(None), there),
                 or_(
                     _Q.retry_at.is_not(None),
                     and_(~too_large, _Q.build.is_distinct_from(BUILD)),

@@ -12,6 +12,7 @@ from sqlalchemy import event as sqlalchemy_event
 
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
+from mailgate.actors import SYSTEM
 from mailgate.clock import DAY, system_clock
 from mailgate.errors import NotFoundError
 from mailgate.messages.model import Summary
@@ -19,6 +20,7 @@ from mailgate.messages.summary import decode_summary, open_summary
 from mailgate.settings import SyncSettings
 from mailgate.store import quarantine as entries
 from mailgate.store import tenants
+from mailgate.store.mailboxes import MailboxPatch
 from mailgate.store.quarantine import Entry
 from mailgate.store.search import Indexer
 from mailgate.sync import prepare
@@ -333,8 +335,6 @@ async def test_entries_go_with_the_original(engine: Engine, mailed: MemoryAccoun
 
 
 async def test_entries_go_with_the_mailbox(engine: Engine, mailed: MemoryAccount) -> None:
-    from mailgate.actors import SYSTEM
-
     mailed.faults.withheld.add(("INBOX", 3))
     await engine.sync()
     await engine.mailboxes.remove("acme", engine.mailbox_id, engine.clock(), SYSTEM)
@@ -410,6 +410,25 @@ async def test_a_folder_that_cannot_be_opened_does_not_use_up_the_retry(engine: 
     mailed.faults.refuse.clear()
     await again(engine)
     assert await aside(engine) == []
+
+
+async def test_what_cannot_be_asked_for_stands_in_nobodys_way(
+    engine: Engine, mailed: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailgate.sync.retries.AT_ONCE", 1)
+    mailed.create_folder("Aside")
+    mailed.append("Aside", mail(9), internal_date=NOW)
+    mailed.faults.withheld |= {("Aside", 1), ("INBOX", 3)}
+    await engine.sync()
+    rules = {"include": ["Aside"], "exclude": []}
+    await engine.mailboxes.update("acme", engine.mailbox_id, MailboxPatch(folder_rules=rules), engine.clock(), SYSTEM)
+    await again(engine)
+    mailed.faults.withheld.clear()
+    for entry in await aside(engine):
+        await ask(engine, entry)
+    for _ in range(2):
+        await again(engine)
+    assert [entry.folder for entry in await aside(engine)] == ["INBOX"]
 
 
 async def test_a_cut_in_the_middle_of_a_retry_ends_one_session_only(engine: Engine, mailed: MemoryAccount) -> None:
