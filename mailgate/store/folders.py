@@ -105,13 +105,10 @@ def near_of(row: AnyRow) -> Near:
     return Present(row.id) if row.moving_to is None else Moving(row.id, row.moving_to)
 
 
-async def standing(conn: AsyncConnection, folder_id: str, uidvalidity: int) -> list[int]:
-    """UIDs of copies believed to stand in the folder, ascending."""
-    query = (
-        select(origins.c.uid)
-        .where(origins.c.folder_id == folder_id, origins.c.uidvalidity == uidvalidity, origins.c.vanished_at.is_(None))
-        .order_by(origins.c.uid)
-    )
+async def standing(conn: AsyncConnection, folder_id: str, uidvalidity: int, above: int, limit: int) -> list[int]:
+    """UIDs above that of copies believed to stand in the folder, ascending."""
+    here = (origins.c.folder_id == folder_id) & (origins.c.uidvalidity == uidvalidity) & (origins.c.uid > above)
+    query = select(origins.c.uid).where(here, origins.c.vanished_at.is_(None)).order_by(origins.c.uid).limit(limit)
     return list((await conn.execute(query)).scalars())
 
 

@@ -146,10 +146,10 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
         async with self._db.read() as conn:
             return await folder_rows.views(conn, account_ref, owner.tenant_id, folder, uidvalidity, uids)
 
-    async def standing(self, owner: Owner, folder: FolderState, uidvalidity: int) -> list[int]:
-        """UIDs of copies that are believed to stand in the folder, ascending."""
+    async def standing(self, owner: Owner, folder: FolderState, uidvalidity: int, above: int, limit: int) -> list[int]:
+        """UIDs above that of copies that are believed to stand in the folder, ascending."""
         async with self._db.read() as conn:
-            return await folder_rows.standing(conn, folder.id, uidvalidity)
+            return await folder_rows.standing(conn, folder.id, uidvalidity, above, limit)
 
     async def marked(self, owner: Owner, folder: FolderState, uidvalidity: int) -> list[int]:
         """UIDs of tombstones whose original may stand, and of messages set aside, ascending."""

@@ -41,6 +41,9 @@ FLAGS_EVERY: Final[Instant] = 300 * SECOND
 LOOK_S: Final = 3.0
 """How often a long import looks for new mail in INBOX."""
 
+PAGE: Final = 50_000
+"""UIDs of copies that are compared with what has gone, at a time."""
+
 _ROUNDS: Final = 20
 """How often a pull may be interrupted to look at other folders again, before the server is not believed."""
 
@@ -177,7 +180,7 @@ class FolderPass:
         if seen.absent(listing) is None or await seen.denied():
             raise _folder_error("after a UIDVALIDITY change the server's list of messages contradicts its count")
         seen.saw(listing)
-        done = set(await context.store.standing(context.owner, folder, seen.uidvalidity))
+        done = set(await context.store.standing(context.owner, folder, seen.uidvalidity, 0, LAST_UID))
         done.update(await context.store.marked(context.owner, folder, seen.uidvalidity))
         todo = [uid for uid in reversed(listing) if uid not in done]
         pulls = await self._recognise(todo)
@@ -194,9 +197,12 @@ class FolderPass:
         if not gone:
             return
         context, folder, uidvalidity = self._context, self._folder, self._seen.uidvalidity
-        known = set(await context.store.standing(context.owner, folder, uidvalidity))
-        known.update(await context.store.marked(context.owner, folder, uidvalidity))
-        missing = among(sorted(known), gone)
+        found = set(among(await context.store.marked(context.owner, folder, uidvalidity), gone))
+        above = 0
+        while page := await context.store.standing(context.owner, folder, uidvalidity, above, PAGE):
+            found.update(among(page, gone))
+            above = page[-1]
+        missing = sorted(found)
         if self._seen.overstates(len(missing), new):
             missing = among(missing, self._seen.absent(await self._seen.listing()) or ())
         if missing and await self._seen.denied():

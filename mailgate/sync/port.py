@@ -382,8 +382,8 @@ class FolderReader(Protocol):
         """The views of these UIDs; UIDs of which nothing is known are missing. Vanished ones included."""
         ...
 
-    async def standing(self, owner: Owner, folder: FolderState, uidvalidity: int) -> list[int]:
-        """UIDs of copies that are believed to stand in the folder (not vanished), ascending."""
+    async def standing(self, owner: Owner, folder: FolderState, uidvalidity: int, above: int, limit: int) -> list[int]:
+        """UIDs above that of copies that are believed to stand in the folder (not vanished), ascending."""
         ...
 
     async def marked(self, owner: Owner, folder: FolderState, uidvalidity: int) -> list[int]:

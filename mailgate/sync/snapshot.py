@@ -29,7 +29,7 @@ from connectors.port import Source
 from mailgate.clock import Instant, to_datetime
 from mailgate.sync.port import Checkpoint, FolderState
 from mailgate.sync.prepare import received
-from mailgate.sync.uids import ranges
+from mailgate.sync.uids import ascending, ranges
 from mailgate.sync.views import Window
 
 T = TypeVar("T")
@@ -209,23 +209,24 @@ class FolderLook:
         """What a listing of all UIDs proves to be gone, or None when its count contradicts EXISTS: then the checkpoint
         vouches for no count, and the next look lists again.
         """
-        present = sorted({uid for uid in listing if uid < self._top})
-        self._doubtful = len(present) != self.status.exists
-        if self._doubtful:
-            if self._folder.exists == UNSURE:  # once, it may be what another client did between two answers
-                self.doubt = (
-                    f"the server counts {self.status.exists} messages but lists {len(present)}; "
-                    "until it agrees with itself, nothing is believed to be deleted"
-                )
-            return None
         gaps: list[range] = []
-        next_uid = 1
-        for uid in present:
+        count, next_uid = 0, 1
+        for uid in ascending(listing):
+            if uid >= self._top:
+                break
             if uid > next_uid:
                 gaps.append(range(next_uid, uid))
-            next_uid = uid + 1
+            count, next_uid = count + 1, uid + 1
         gaps.append(range(next_uid, LAST_UID))
-        return gaps
+        self._doubtful = count != self.status.exists
+        if not self._doubtful:
+            return gaps
+        if self._folder.exists == UNSURE:  # once, it may be what another client did between two answers
+            self.doubt = (
+                f"the server counts {self.status.exists} messages but lists {count}; "
+                "until it agrees with itself, nothing is believed to be deleted"
+            )
+        return None
 
     async def denied(self) -> bool:
         """Whether the folder was opened as an empty one, and STATUS says otherwise (RFC 9051 §6.3.11)."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 
 def ranges(uids: Iterable[int]) -> list[range]:
@@ -17,12 +17,21 @@ def ranges(uids: Iterable[int]) -> list[range]:
     return found
 
 
-def among(uids: Iterable[int], where: Sequence[range]) -> list[int]:
-    """Those of the UIDs that are in one of the ranges."""
-    starts = [item.start for item in where]
+def among(uids: Iterable[int], where: Iterable[range]) -> list[int]:
+    """Those of the UIDs that are in one of the ranges; both ascending."""
     found: list[int] = []
+    ahead = iter(where)
+    gap = next(ahead, None)
     for uid in uids:
-        at = bisect_right(starts, uid) - 1
-        if at >= 0 and uid in where[at]:
+        while gap is not None and gap.stop <= uid:
+            gap = next(ahead, None)
+        if gap is None:
+            break
+        if uid >= gap.start:
             found.append(uid)
     return found
+
+
+def ascending(uids: Sequence[int]) -> Sequence[int]:
+    """The same UIDs in order, each once; without a copy where they are so already, as servers list them."""
+    return uids if all(a < b for a, b in pairwise(uids)) else sorted(set(uids))
