@@ -34,6 +34,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mailgate.errors import ConfigurationError
+from mailgate.store.sqlite_driver import Driver
 from mailgate.store.transaction import Transaction
 
 T = TypeVar("T")
@@ -173,7 +174,14 @@ async def _execute_outside_transaction(connection: Any, statement: str) -> list[
 
 
 def _sqlite_engine(url: URL, *, pool_size: int, busy_timeout_s: float, begin: str, query_only: bool) -> AsyncEngine:
-    engine = create_async_engine(url, pool_size=pool_size, max_overflow=0, connect_args={"timeout": busy_timeout_s})
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        connect_args={"timeout": busy_timeout_s},
+        module=Driver(),
+        pool_reset_on_return=None,  # every transaction here is ended by its own block
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: Any, _record: object) -> None:
