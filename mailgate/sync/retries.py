@@ -39,8 +39,14 @@ async def try_again(context: Context) -> None:
     missing = [entry for entry in waiting if entry.kept is None]
     for folder_id, entries in groupby(missing, key=attrgetter("folder_id")):
         folder = context.folders.get(folder_id)
-        if folder is not None and folder.followed and folder.selectable:
+        if folder is None or not folder.followed or not folder.selectable:
+            continue
+        try:
             await _fetch_again(context, folder, list(entries))
+        except ConnectorError as error:
+            if error.scope is not Scope.FOLDER:
+                raise
+            # The pass that follows says what is wrong with the folder.
 
 
 async def _read_again(context: Context, entry: Retry, kept: KeptCopy) -> None:
@@ -62,12 +68,7 @@ async def _read_again(context: Context, entry: Retry, kept: KeptCopy) -> None:
 async def _fetch_again(context: Context, folder: FolderState, entries: Sequence[Retry]) -> None:
     """Ask the server once more, for one message at a time."""
     context.getting_on()
-    try:
-        selected = await context.source.open(folder.name)
-    except ConnectorError as error:
-        if error.scope is not Scope.FOLDER:
-            raise
-        return  # the pass that follows says so
+    selected = await context.source.open(folder.name)
     for entry in entries:
         if entry.uidvalidity == selected.status.uidvalidity:
             await _fetch_one(context, folder, entry, selected.status.exists)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
-from connectors.errors import NetworkError
+from connectors.errors import FolderGoneError, NetworkError
 from connectors.memory import MemoryAccount
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY, system_clock
@@ -23,7 +23,8 @@ from mailgate.store import tenants
 from mailgate.store.mailboxes import MailboxPatch
 from mailgate.store.quarantine import Entry
 from mailgate.store.search import Indexer
-from mailgate.sync import prepare
+from mailgate.sync import prepare, retries
+from mailgate.sync.context import Context
 from mailgate.sync.port import Applied, Aside, Batch, BatchRefusedError, Cause, Owner
 from tests.sync.engine import NOW, Engine, Opened, mail
 
@@ -410,6 +411,24 @@ async def test_a_folder_that_cannot_be_opened_does_not_use_up_the_retry(engine: 
     mailed.faults.refuse.clear()
     await again(engine)
     assert await aside(engine) == []
+
+
+async def test_a_folder_that_fails_in_the_middle_of_a_retry_ends_nothing_else(
+    engine: Engine, mailed: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mailed.faults.withheld.add(("INBOX", 3))
+    await engine.sync()
+    (entry,) = await aside(engine)
+    await ask(engine, entry)
+
+    async def fails(context: Context, uid: int) -> bool:
+        raise FolderGoneError("the folder is being rebuilt", code="NONEXISTENT")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retries, "_admitted", fails)
+        await again(engine)
+    assert [item.attempts for item in await aside(engine)] == [2]
+    assert (await engine.rows("mailboxes"))[0].state == "live"
 
 
 async def test_what_cannot_be_asked_for_stands_in_nobodys_way(
