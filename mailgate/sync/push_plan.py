@@ -320,11 +320,12 @@ def _delete_folder(operation: Operation, place: Place | None, evidence: Evidence
         return LookUp(folder=place.folder)
     if place.folder.name not in evidence.listed:
         return Applied()
-    if evidence.exists is None:
+    exists = evidence.exists if place.folder.selectable else 0
+    if exists is None:
         return Failed("folder_refused", "the server does not say what is in the folder")
-    if evidence.exists != operation.detail["exists"]:
+    if exists != operation.detail["exists"]:
         return Failed(
             "folder_changed",
-            f"the folder has {evidence.exists} messages by now, not {operation.detail['exists']}; nothing was deleted",
+            f"the folder has {exists} messages by now, not {operation.detail['exists']}; nothing was deleted",
         )
     return DeleteFolder(place.folder.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,8 +10,10 @@ from sqlalchemy import insert, update
 
 from connectors.errors import NetworkError, Retry, ServerError
 from connectors.memory import MemoryAccount, MemoryConnection
+from connectors.model import Selected
 from connectors.port import Placed
-from mailgate.clock import DAY
+from mailgate.clock import DAY, SECOND
+from mailgate.errors import ConflictError
 from mailgate.ids import new_id
 from mailgate.settings import SyncSettings
 from mailgate.store.schema import holds, messages
@@ -372,7 +374,68 @@ async def test_what_is_put_off_for_ever_fails(opened: Opened, word: str) -> None
     assert [row for row in await engine.rows("messages") if row.deleted_at or row.moving_to] == []
 
 
+async def test_an_append_whose_bytes_are_lost_fails(opened: Opened) -> None:
+    settings = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1, push_attempts=2)
+    engine = await opened(server(), settings=settings)
+    await engine.sync()
+    crm = Crm(engine)
+    await crm.append(60, "Archive")
+    (row,) = [row for row in await engine.rows("messages") if row.moving_to is not None]
+    await engine.blobs.erase(row.blob_id)
+    for state in ("sent", "failed unreadable"):
+        with pytest.raises(NetworkError):
+            await again(crm)
+        assert await crm.states() == [state]
+    await again(crm)
+    assert await agrees(crm)
+
+
 # Not to be sent.
+
+
+class Stolen(MemoryConnection):
+    """As it opens a folder for writing, this process is stopped for longer than its lease, and another one comes."""
+
+    steal: Callable[[], Awaitable[object]] | None = None
+
+    async def select(self, name: str) -> Selected:
+        steal, Stolen.steal = Stolen.steal, None
+        if steal is not None:
+            await steal()
+        return await super().select(name)
+
+
+@pytest.mark.parametrize("taken", [True, False])
+async def test_who_lost_the_mailbox_sends_nothing(opened: Opened, *, taken: bool) -> None:
+    account = server()
+
+    async def connect() -> MemoryConnection:
+        connection = Stolen(account)
+        account.connections.append(connection)
+        return connection
+
+    engine = await opened(account, connect=connect)
+    await engine.sync()
+    crm = Crm(engine)
+    await crm.flags(0, add=["\\Flagged"])
+
+    async def steal() -> None:
+        engine.clock.advance(10 * engine.settings.lease_s)
+        if taken:
+            store, now = engine.store, engine.clock()
+            assert await store.acquire(engine.mailbox_id, engine.tenant_id, "another", 3_600 * SECOND, now)
+
+    Stolen.steal = steal
+    sent = len(changes(account))
+    if taken:
+        with pytest.raises(ConflictError, match="another owner"):
+            await engine.sync()
+        assert len(changes(account)) == sent
+        assert await crm.states() == ["pending"]
+        assert account.connections == []
+    else:  # nobody has it: the lease is made longer before the command
+        await engine.sync()
+        assert await crm.states() == ["applied"]
 
 
 async def test_what_was_purged_is_not_touched_at_the_server(crm: Crm, account: MemoryAccount) -> None:

@@ -463,5 +463,12 @@ def test_delete_of_a_folder_that_changed_fails() -> None:
     assert code(step(REMOVE, place=TO_ARCHIVE, evidence=listed("Archive", exists=3))) == "folder_changed"
 
 
+def test_delete_of_a_folder_that_has_no_messages_at_all() -> None:
+    """One that only holds others (\\Noselect)."""
+    place = Place(FolderState("Archive", "Archive", None, selectable=False, followed=True))
+    asked = operation(OperationKind.FOLDER_DELETE, name="Archive", exists=0)
+    assert step(asked, place=place, evidence=listed("Archive")) == DeleteFolder("Archive")
+
+
 def test_delete_of_a_folder_that_can_not_be_looked_into_fails() -> None:
     assert code(step(REMOVE, place=TO_ARCHIVE, evidence=listed("Archive"))) == "folder_refused"
