@@ -79,6 +79,38 @@ async def ask(
     return operation_id
 
 
+async def ask_to_delete(
+    tx: Transaction,
+    *,
+    tenant_id: str,
+    mailbox_id: str,
+    message_ids: Sequence[str],
+    from_folder_id: str,
+    now: Instant,
+    actor: Actor,
+) -> None:
+    """Add a deletion of each of these messages, which stand in one folder, as `ask` does."""
+    if not message_ids:
+        return
+    count = update(mailboxes).where(mailboxes.c.id == mailbox_id).values(op_seq=mailboxes.c.op_seq + len(message_ids))
+    last: int = (await tx.conn.execute(count.returning(mailboxes.c.op_seq))).scalar_one()
+    common = {
+        "tenant_id": tenant_id,
+        "mailbox_id": mailbox_id,
+        "kind": OperationKind.DELETE.value,
+        "state": OperationState.PENDING.value,
+        "from_folder_id": from_folder_id,
+        "detail": {},
+        "requested_at": now,
+        "requested_by": str(actor),
+    }
+    rows = [
+        {"id": new_id(now), "seq": seq, "message_id": message_id, **common}
+        for seq, message_id in enumerate(message_ids, start=last - len(message_ids) + 1)
+    ]
+    await tx.conn.execute(insert(operations), rows)
+
+
 async def finish(
     tx: Transaction,
     tenant_id: str,

@@ -26,13 +26,14 @@ from mailgate.store.near_folders import Renames, find_folder, renames
 from mailgate.store.reading import in_folder
 from mailgate.store.schema import folders, messages, origins
 from mailgate.store.schema import operations as operations_table
+from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes_locks import LockedMailbox, Locks
 from mailgate.store.wishes_words import folder_name
 from mailgate.sync.listing import NAME_LIMIT, Rules
 from mailgate.sync.operations import OperationKind
 
-DELETED_WITH_FOLDER = 1_000
+DELETED_WITH_FOLDER = 5_000
 """Messages that a folder may hold when it is deleted with all that is in it."""
 
 FOLDERS_MOST = 5_000
@@ -151,19 +152,19 @@ class FolderWishes:
         if len(inside) > DELETED_WITH_FOLDER:
             why = f"more than {DELETED_WITH_FOLDER} messages are in this folder; delete or move some of them first"
             raise ConflictError(why, slug="folder_not_empty", exists=len(inside))
-        for row in inside:
-            await tx.conn.execute(update(messages).where(_M.id == row.id).values(deleted_at=now))
-            tx.emit(mailbox.tenant.id, "message.deleted", at=now, mailbox_id=mailbox.id, message_id=row.id)
-            await operations.ask(
-                tx,
-                tenant_id=mailbox.tenant.id,
-                mailbox_id=mailbox.id,
-                kind=OperationKind.DELETE,
-                now=now,
-                actor=actor,
-                message_id=row.id,
-                from_folder_id=folder_id,
-            )
+        ids = [row.id for row in inside]
+        await tx.conn.execute(update(messages).where(among(_M.id, ids, sqlite=tx.sqlite)).values(deleted_at=now))
+        for message_id in ids:
+            tx.emit(mailbox.tenant.id, "message.deleted", at=now, mailbox_id=mailbox.id, message_id=message_id)
+        await operations.ask_to_delete(
+            tx,
+            tenant_id=mailbox.tenant.id,
+            mailbox_id=mailbox.id,
+            message_ids=ids,
+            from_folder_id=folder_id,
+            now=now,
+            actor=actor,
+        )
 
 
 async def create_trash(tx: Transaction, mailbox: LockedMailbox, now: Instant, actor: Actor) -> tuple[str, str | None]:

@@ -16,7 +16,7 @@ from mailgate.actors import SYSTEM
 from mailgate.clock import DAY
 from mailgate.errors import MailgateError
 from mailgate.ids import new_id
-from mailgate.store import database, operations
+from mailgate.store import database, operations, wishes_folders
 from mailgate.store.mailboxes import MailboxPatch
 from mailgate.store.prune import prune
 from mailgate.store.schema import events, folders, holds, mailboxes, messages, origins, tombstones
@@ -277,6 +277,32 @@ async def test_a_mailbox_that_is_removed_meanwhile(store: Store, purging: Purgin
     assert row.op_seq == len(await rows(store, operations_table)) == found.count("done") - 1
     assert {(row.state, row.code) for row in await rows(store, operations_table)} <= {("failed", "mailbox_removed")}
     assert all(row.moving_to is None for row in await rows(store, messages))
+
+
+async def test_a_folder_with_very_many_messages_is_not_deleted_in_one_go(
+    store: Store, purging: Purging, wishes: Wishes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = await purging.builder.home()
+    old = await folder(store, home, "Old")
+    inside = Home(home.tenant, home.mailbox_id, old)
+    copies = await purging.builder.copies(inside, [Seed(NOW - DAY - n) for n in range(4)])
+
+    def drop() -> Any:
+        return wishes.folders.delete("acme", home.mailbox_id, old, permanent=True, now=NOW, actor=SYSTEM)
+
+    monkeypatch.setattr(wishes_folders, "DELETED_WITH_FOLDER", 3)
+    assert await outcome(drop()) == "folder_not_empty"
+    assert await rows(store, operations_table) == []
+    await delete(wishes, copies[0])
+    assert await outcome(drop()) == "done"
+    found = sorted(await rows(store, operations_table), key=lambda row: row.seq)
+    assert [(row.seq, row.kind) for row in found] == [
+        *((number, "delete") for number in range(1, 5)),
+        (5, "folder_delete"),
+    ]
+    assert {row.message_id for row in found[:4]} == set(copies)
+    assert {row.from_folder_id for row in found[:4]} == {old}
+    assert all(row.deleted_at == NOW for row in await rows(store, messages))
 
 
 async def test_operations_that_ended_long_ago_are_forgotten(store: Store, purging: Purging, wishes: Wishes) -> None:
