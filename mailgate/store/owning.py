@@ -107,6 +107,33 @@ class SqlOwning(Fenced):
         """Give the lease back."""
         await leases.release(self._db, lease_name(owner.mailbox_id), owner.process, owner.fence)
 
+    async def let_go(self, owners: Sequence[Owner], reason: str, now: Instant) -> None:
+        """Give these leases back in one transaction; mailboxes that still were theirs say connecting and why."""
+        values = {"state": MailboxState.CONNECTING.value, "state_reason": reason, "state_changed_at": now}
+
+        async def work(tx: Transaction) -> None:
+            for owner in sorted(owners, key=lambda owner: owner.mailbox_id):
+                try:
+                    await leases.require(tx, lease_name(owner.mailbox_id), owner.process, owner.fence, now)
+                except leases.LeaseLostError:
+                    continue
+                ours = (_C.id == owner.mailbox_id) & _C.enabled & _C.removed_at.is_(None)
+                told = await tx.conn.execute(update(mailboxes).where(ours).values(values))
+                if told.rowcount:
+                    payload = {"state": MailboxState.CONNECTING.value}
+                    tx.emit(
+                        owner.tenant_id,
+                        "mailbox.state_changed",
+                        at=now,
+                        mailbox_id=owner.mailbox_id,
+                        payload=payload,
+                    )
+                free = update(leases_table).where(leases_table.c.name == lease_name(owner.mailbox_id))
+                await tx.conn.execute(free.values(expires_at=0))
+
+        if owners:
+            await self._db.transact(work)
+
     # What the mailbox says of itself.
 
     async def set_state(

@@ -79,6 +79,8 @@ class Shared:
     connecting: Turns
     importing: Turns
     checked: dict[Owner, Instant] = field(default_factory=dict)
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """The process ends: leases are given back all at once, not by each mailbox."""
 
 
 class MailboxTask:
@@ -204,6 +206,8 @@ class MailboxTask:
         return 0.0
 
     async def _give_back(self) -> None:
+        if self._shared.closing.is_set():
+            return
         lease, self.lease = self.lease, None
         if lease is not None:
             try:

@@ -493,6 +493,10 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
         """Give the lease back."""
         ...
 
+    async def let_go(self, owners: Sequence[Owner], reason: str, now: Instant) -> None:
+        """Give these leases back in one transaction; mailboxes that still were theirs say connecting and why."""
+        ...
+
     async def set_state(
         self, mailbox_id: str, state: MailboxState, reason: str | None, now: Instant, owner: Owner | None = None
     ) -> None:

@@ -75,21 +75,19 @@ class Supervisor:
                     await asyncio.wait_for(self._wake.wait(), TICK_S)
                 self._wake.clear()
         finally:
-            stopped = list(self._running.values())
-            await self._stop(stopped)
-            with contextlib.suppress(Exception):  # without a database: what was not told is told by the next owner
-                await self._tell_checked()
-            self._shared.workers.close()
-            await self._say_stopped(stopped)
+            await self._close()
 
-    async def _say_stopped(self, mailboxes: Sequence[MailboxTask]) -> None:
-        """A state says what is, also after the process ended in good order."""
-        parts = self._parts
+    async def _close(self) -> None:
+        """End everything in order; states say what is, also afterwards."""
+        parts, mailboxes = self._parts, list(self._running.values())
+        self._shared.closing.set()
+        await self._stop(mailboxes)
+        self._shared.workers.close()
+        owners = [mailbox.lease.owner for mailbox in mailboxes if mailbox.lease is not None]
         try:
-            for mailbox in mailboxes:
-                reason = "the gateway was stopped"
-                await parts.store.set_state(mailbox.id, MailboxState.CONNECTING, reason, parts.clock())
-        except Exception as error:  # noqa: BLE001 - ending must not fail for want of a database
+            await self._tell_checked()
+            await parts.store.let_go(owners, "the gateway was stopped", parts.clock())
+        except Exception as error:  # noqa: BLE001 - ending must not fail for want of a database: leases run out
             log.warning("state_not_written", error=str(error))
 
     async def sync_now(self, mailbox_id: str, tenant_id: str, actor: str) -> str:
