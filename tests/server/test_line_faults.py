@@ -20,7 +20,7 @@ from connectors.errors import NetworkError, ProtocolError
 from connectors.imap.settings import Timeouts
 from connectors.memory import MemoryAccount
 from connectors.model import Folder, FolderStatus, MessageMeta, Selected
-from connectors.port import FolderChange
+from connectors.port import Connection, FolderChange
 from mailgate.clock import DAY, system_clock
 from tests.corpus import NASTY
 from tests.dovecot import Account, Dovecot
@@ -174,6 +174,14 @@ def test_at_every_byte(recorded: tuple[Recording, Heard, Account], fault: Fault)
     assert fault in (Fault.SPLIT, Fault.LOSE) or complete <= 100 // STRIDE + 1
 
 
+def impatient_while_it_fails(account: Account, proxy: Proxy) -> Connecting:
+    async def connect() -> Connection:
+        short = Timeouts(connect_s=2, command_s=0.3, idle_s=1, logout_s=0.1)
+        return await connecting(account, proxy.port, TIMEOUTS if proxy.faults == Faults() else short)()
+
+    return connect
+
+
 FAULTS = [
     lambda at: Faults(cut_after=at),
     lambda at: Faults(half_close_after=at),
@@ -200,12 +208,11 @@ async def test_an_import_over_a_line_that_fails(dovecot: Dovecot, sqlite_url: st
         shutil.copyfile(database, folder / "mailgate.db")
         proxy = Proxy("127.0.0.1", dovecot.port, FAULTS[number % len(FAULTS)](at))
         async with proxy:
-            connect = connecting(account, proxy.port, Timeouts(connect_s=2, command_s=0.3, idle_s=1, logout_s=0.1))
             engine = await Engine.open(
                 f"sqlite:///{folder}/mailgate.db",
                 folder,
                 MemoryAccount(),
-                connect=connect,
+                connect=impatient_while_it_fails(account, proxy),
                 clock=system_clock,  # type: ignore[arg-type]  # a real server has the real time
             )
             try:
