@@ -17,7 +17,7 @@ from connectors.errors import NetworkError
 from connectors.model import Folder, FolderStatus, SpecialUse
 from connectors.port import Abilities
 from mailgate.clock import DAY, Instant
-from mailgate.sync import listing, push_plan
+from mailgate.sync import listing, push_model, push_plan
 from mailgate.sync.actions import (
     Action,
     Detach,
@@ -671,9 +671,9 @@ class PureWorld:
             and self.folders[s.folder_id].gone_at is None
             and self.folders[s.folder_id].uidvalidity in (None, s.uidvalidity)
         )
-        stored = push_plan.StoredBytes("", b"", 0, len(copy.raw))
+        stored = push_model.StoredBytes("", b"", 0, len(copy.raw))
         like = Likeness(copy.raw, len(copy.raw), copy.received_at)
-        known = push_plan.Copy(copy.id, originals, len(originals) < len(mine), copy.pins, like, None, stored)
+        known = push_model.Copy(copy.id, originals, len(originals) < len(mine), copy.pins, like, None, stored)
         return Facts(known, False, place)
 
     def _purged(self, message_id: str) -> bool:
