@@ -99,6 +99,8 @@ def _operation(document: dict[str, Any], method: str, path: str, operation: dict
         if answer is not None and int(status) < 300:
             yield f"<pre>{_e(_shape(document, answer))}</pre>"
     data = " -H 'Content-Type: application/json' -d '{…}'" if schema is not None else ""
+    if "message/rfc822" in operation.get("requestBody", {}).get("content", {}):
+        data = " -H 'Content-Type: message/rfc822' --data-binary @message.eml"
     command = f'curl -X {method.upper()} -H "Authorization: Bearer $TOKEN"{data} $MAILGATE{path}'
     yield f"<pre>{_e(command)}</pre></details>"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -102,14 +102,14 @@ def _unique(words: Iterable[str]) -> tuple[str, ...]:
     return tuple(found.values())
 
 
-def _checked(change: Words, check: object, kind: str) -> Words:
+def _checked(change: Words, check: Callable[[str], None], kind: str) -> Words:
     both = sorted({word.lower() for word in change.add} & {word.lower() for word in change.remove})
     if both:
         raise PreconditionError(f"{both[0]!r} can't be added and removed at once", slug=f"{kind}_invalid")
     if len(change.add) + len(change.remove) > FLAGS_MOST:
         raise PreconditionError(f"more than {FLAGS_MOST} at once", slug=f"{kind}_invalid")
     for word in (*change.add, *change.remove):
-        check(word)  # type: ignore[operator]
+        check(word)
     return change
 
 

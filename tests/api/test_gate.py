@@ -271,6 +271,7 @@ async def test_the_reference_needs_nothing_from_outside(gateway: Gateway) -> Non
         assert wanted not in page.text
     for path in document["paths"]:
         assert path in page.text
+    assert "--data-binary @message.eml" in page.text, "not every body is JSON"
 
 
 async def test_every_operation_is_described(gateway: Gateway) -> None:
