@@ -31,6 +31,9 @@ def test_all_live_and_idle_ones_are_quiet(own_dovecot: Dovecot) -> None:
     # In one poll: LIST, LIST-STATUS, EXAMINE and IDLE with its DONE; whatever the size of the mailbox.
     assert idle["sent"] / polls < 400
     assert idle["received"] / polls < 4_000
+    # Nothing is written by a mailbox alone: when each was looked at goes into one transaction a second for all.
+    assert idle["transactions"] / polls < 0.5
+    assert idle["reads"] / polls < 40
 
 
 def test_the_benchmark_delivers_what_it_says(own_dovecot: Dovecot) -> None:
