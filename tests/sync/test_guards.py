@@ -117,6 +117,23 @@ async def test_what_turns_up_again_closes_the_guard(engine: Engine, account: Mem
     assert refused.value.slug == "guard_changed"
 
 
+async def test_what_turns_up_again_but_for_a_few_is_no_longer_improbable(
+    engine: Engine, account: MemoryAccount
+) -> None:
+    await engine.sync()
+    lost = [account.folders["Archive"].messages[uid] for uid in range(1, 101)]
+    expunge(account, "Archive", range(1, 101))
+    await again(engine)
+    assert len(await guards_of(engine, True)) == 1
+    for message in lost[20:]:
+        account.append("Archive", message.raw, internal_date=message.internal_date, flags=message.flags)
+    await again(engine)
+    assert [item.outcome for item in await guards_of(engine)] == [Outcome.RESTORED]
+    assert len(await engine.rows("messages")) == 186
+    assert await engine.near() == engine.far()
+    assert (await mailbox(engine)).state == "live"
+
+
 async def test_changed_evidence_is_a_new_guard(engine: Engine, account: MemoryAccount) -> None:
     await engine.sync()
     expunge(account, "Archive", range(1, 101))
