@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -84,9 +85,10 @@ async def test_two_hands_on_one_mailbox(login: Login, line: Proxy, tmp_path: Pat
         assert await crm.everything() == await asyncio.to_thread(login.everything), await crm.failed()
         standing = await asyncio.to_thread(login.numbers)
         assert [number for number, often in standing.items() if often != 1] == []
+        assert {number: ids for number, ids in crm.known_as.items() if len(ids) != 1} == {}
         assert numbers.made - numbers.wished_away - set(standing) == set()
         assert sum(crm.done[f"{what} 202"] for what in ("flags", "move", "delete", "append")) > deeds
-        print(f"\n{trouble}: {dict(crm.done)}; failed: {await crm.failed()}; {len(standing)} messages stand")
+        print(f"\n{trouble}: {dict(crm.done)}; failed: {Counter(await crm.failed())}; {len(standing)} messages stand")
     finally:
         await crm.close()
         await asyncio.to_thread(gateway.stop)

@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -297,6 +297,8 @@ class Crm:
         self._box = ""
         self.done: Counter[str] = Counter()
         """Answers by wish and status."""
+        self.known_as: defaultdict[int, set[str]] = defaultdict(set)
+        """Every id under which a message was ever shown: one, whoever moved it."""
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -344,6 +346,7 @@ class Crm:
 
     async def _some(self) -> str | None:
         page = (await self.request("GET", "/v1/tenants/acme/messages", params={"limit": 200})).json()["items"]
+        self._saw(page)
         return self._dice.choice(page)["id"] if page else None
 
     async def _patch(self, what: str, body: Any) -> None:
@@ -426,11 +429,16 @@ class Crm:
         answer = await self.request("GET", "/v1/tenants/acme/operations", params={"state": "failed", "limit": 200})
         return [f"{item['kind']}: {item['code']} {item['reason']}" for item in answer.json()["items"]]
 
+    def _saw(self, items: Sequence[Any]) -> None:
+        for item in items:
+            self.known_as[int(item["subject"].removeprefix("Number "))].add(item["id"])
+
     async def _items(self) -> AsyncIterator[Any]:
         cursor: str | None = ""
         while cursor is not None:
             params = {"limit": 200, **({"cursor": cursor} if cursor else {})}
             page = (await self.request("GET", "/v1/tenants/acme/messages", params=params)).json()
+            self._saw(page["items"])
             for item in page["items"]:
                 yield item
             cursor = page["next_cursor"]
