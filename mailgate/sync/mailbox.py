@@ -331,10 +331,9 @@ class MailboxTask:
     # What the session tells.
 
     async def _report(self, state: MailboxState, reason: str | None) -> None:
-        """Write the state, if it is another than was told last."""
-        if not self._stopping and self._told != (state, reason):
-            owner = None if self.lease is None else self.lease.owner
-            await self._parts.store.set_state(self.id, state, reason, self._parts.clock(), owner)
+        """Write the state, if it is another than was told last; only its owner speaks for a mailbox."""
+        if self.lease is not None and not self._stopping and self._told != (state, reason):
+            await self._parts.store.set_state(self.id, state, reason, self._parts.clock(), self.lease.owner)
             self._told = state, reason
 
     def _checked(self) -> None:
