@@ -1,4 +1,4 @@
-"""The sync machine (`tests.property.test_reconcile_machine`) against a real Dovecot: another mail program on one side,
+"""The sync machine (`tests.property.reconcile_machine`) against a real Dovecot: another mail program on one side,
 the CRM on the other, and both equal when they stop.
 """
 
@@ -19,8 +19,8 @@ from connectors.net import parse_networks
 from connectors.port import Connection
 from mailgate.clock import Instant
 from tests.dovecot import Account, Dovecot
+from tests.property.reconcile_machine import Machine
 from tests.property.reconcile_world import Far, Original
-from tests.property.test_reconcile_machine import Machine
 
 pytestmark = pytest.mark.server
 

@@ -1,4 +1,4 @@
-"""Stories that the state machine (`tests/property/test_reconcile_machine.py`) told once, and that went wrong."""
+"""Stories that the state machine (`tests/property/reconcile_machine.py`) told once, and that went wrong."""
 
 from __future__ import annotations
 
