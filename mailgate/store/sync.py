@@ -142,6 +142,8 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
 
     async def views(self, owner: Owner, folder: FolderState, uidvalidity: int, uids: Sequence[int]) -> dict[int, View]:
         """The views of these UIDs; UIDs of which nothing is known are missing."""
+        if not uids:
+            return {}  # with each new mail alone
         _, account_ref = await self._account(owner.mailbox_id)
         async with self._db.read() as conn:
             return await folder_rows.views(conn, account_ref, owner.tenant_id, folder, uidvalidity, uids)
