@@ -7,6 +7,7 @@ What a copy is judged against is what the server serves: some store other bytes 
 from __future__ import annotations
 
 import asyncio
+import imaplib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def _append_all(remote: OverImap, mails: dict[str, bytes]) -> set[str]:
     """Appends these, unchanged; returns the names of those that were refused."""
     refused: set[str] = set()
     client = remote._client()
-    when = '"' + _date(received(1)) + '"'
+    when = imaplib.Time2Internaldate(received(1) / SECOND)
     for name, raw in mails.items():
         client.literal = raw  # type: ignore[attr-defined]  # as `append` sets it, but for its repair of line ends
         try:
@@ -144,12 +145,6 @@ def _append_all(remote: OverImap, mails: dict[str, bytes]) -> set[str]:
             refused.add(name)
     client.logout()
     return refused
-
-
-def _date(instant: int) -> str:
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(instant // SECOND, UTC).strftime("%d-%b-%Y %H:%M:%S +0000")
 
 
 async def test_what_others_do_arrives(engine: Engine, remote: OverImap) -> None:
