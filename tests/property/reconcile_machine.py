@@ -321,7 +321,7 @@ class Machine(RuleBasedStateMachine):
     def _pass(self) -> None:
         """One pass, and what must hold after it however it ends."""
         self._note_window()
-        far, copies, deleted = self.far.originals(), self.world.copies(), self.deleted.copy()
+        far, copies = self.far.originals(), self._visible()
         try:
             self.world.sync()
         except (ConnectorError, MailgateError) as error:
@@ -333,11 +333,14 @@ class Machine(RuleBasedStateMachine):
         self._nothing_lost_nothing_twice(Counter(at.raw for at in far), Counter(at.raw for at in after))
         self._flags_as_asked(far, after)
         now_there = Counter(at.raw for at in after if at.folder in self._followed())
-        copies_after = self.world.copies()
+        copies_after = self._visible()
         for raw, count in copies.items():
-            wanted = min(count, now_there[raw]) - deleted[raw]
+            wanted = min(count, now_there[raw])
             assert copies_after[raw] >= wanted, f"a copy of {name_of(raw)} went, and its original stands"
         self._counts()
+
+    def _visible(self) -> Counter[bytes]:
+        return Counter(seen.raw for seen in self.world.visible())
 
     def _followed(self) -> set[str]:
         return {row.name for row in self.world.rows("folders") if row.gone_at is None}
