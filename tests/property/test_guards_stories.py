@@ -81,9 +81,9 @@ class Story:
                 account.faults.cut_after = 3 * count
         await self.sync()
 
-    async def approve(self, which: int) -> None:
+    async def approve(self, which: int, *, open_: bool | None = None) -> None:
         """Some guard, open or not."""
-        page = await guard_rows.list_page(self.engine.db, "acme", self.engine.mailbox_id, limit=100)
+        page = await guard_rows.list_page(self.engine.db, "acme", self.engine.mailbox_id, open_=open_, limit=100)
         if not page.items:
             return
         guard = page.items[which % len(page.items)]
@@ -145,8 +145,8 @@ class Story:
         for _ in range(12):
             self.engine.clock.advance(HOUR / 1e6)
             await self.sync()
-            for which in range(3):
-                await self.approve(which)
+            for which in range(len(FOLDERS)):
+                await self.approve(which, open_=True)
         near, far = await self.engine.near(), self.engine.far()
         assert {name: sorted(raw for raw, _ in entries) for name, entries in near.items()} == {
             name: sorted(raw for raw, _ in entries) for name, entries in far.items()
