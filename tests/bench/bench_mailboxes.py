@@ -399,31 +399,40 @@ def main() -> None:
         uvloop.run((ours if job["kind"] == "ours" else bare)(job))
         return
     for line in ("plain", "tls") if options.line is None else (options.line,):
+        print(f"{options.mailboxes} mailboxes, {line}, Python {sys.version.split()[0]}, uvloop {uvloop.__version__}")
         with contextlib.contextmanager(start_dovecot)() as server:
             accounts = seed(server, options.mailboxes)
-            peer = measure_bare(server, accounts, tls=line == "tls")
-            many = measure(server, accounts, tls=line == "tls", mails=options.mails, idle_s=options.idle)
-            one = measure(server, accounts[:1], tls=line == "tls", mails=20, idle_s=1)
-        print(f"{options.mailboxes} mailboxes, {line}, Python {sys.version.split()[0]}, uvloop {uvloop.__version__}")
-        print(f"  bare connections   {peer['kib']:7.1f} KiB each   all idling after {peer['live_s']:6.1f} s")
-        for name, label in (("first", "ours, first start"), ("again", "ours, started again")):
-            part = many[name]
-            print(
-                f"  {label:<18} {part['kib']:6.1f} KiB each   all live after   {part['live_s']:6.1f} s"
-                f"   (process {part['rss_mib']:.0f} MiB)"
-            )
-        for label, part in (("alone", one["mail"]), (f"with {options.mailboxes} idle", many["mail"])):
-            print(
-                f"  EXISTS → committed, {label:<16} p50 {part['p50_ms']:6.1f} ms   p95 {part['p95_ms']:6.1f} ms"
-                f"   of {part['count']}"
-            )
-        idle = many["idle"]
-        print(
-            f"  an idle mailbox, a minute: {idle['sent']:.0f} bytes sent, {idle['received']:.0f} received, "
-            f"{idle['reads']:.2f} statements that read, {idle['writes']:.2f} that write in "
-            f"{idle['transactions']:.2f} transactions, {idle['cpu_ms']:.1f} ms of a processor "
-            f"(all: {idle['processor']:.0%} of one)"
+            compare(server, accounts, options, tls=line == "tls")
+
+
+def compare(server: Dovecot, accounts: Sequence[Account], options: argparse.Namespace, *, tls: bool) -> None:
+    """Measure and print, the peer first."""
+    peer = measure_bare(server, accounts, tls=tls)
+    say(f"bare connections   {peer['kib']:7.1f} KiB each   all idling after {peer['live_s']:6.1f} s")
+    many = measure(server, accounts, tls=tls, mails=options.mails, idle_s=options.idle)
+    for name, label in (("first", "ours, first start"), ("again", "ours, started again")):
+        part = many[name]
+        say(
+            f"{label:<18} {part['kib']:6.1f} KiB each   all live after   {part['live_s']:6.1f} s"
+            f"   (process {part['rss_mib']:.0f} MiB)"
         )
+    idle = many["idle"]
+    say(
+        f"an idle mailbox, a minute: {idle['sent']:.0f} bytes sent, {idle['received']:.0f} received, "
+        f"{idle['reads']:.2f} statements that read, {idle['writes']:.2f} that write in "
+        f"{idle['transactions']:.2f} transactions, {idle['cpu_ms']:.1f} ms of a processor "
+        f"(all: {idle['processor']:.0%} of one)"
+    )
+    one = measure(server, accounts[:1], tls=tls, mails=20, idle_s=1)
+    for label, part in (("alone", one["mail"]), (f"with {len(accounts)} idle", many["mail"])):
+        say(
+            f"EXISTS → committed, {label:<16} p50 {part['p50_ms']:6.1f} ms   p95 {part['p95_ms']:6.1f} ms"
+            f"   of {part['count']}"
+        )
+
+
+def say(text: str) -> None:
+    print(f"  {text}", flush=True)
 
 
 if __name__ == "__main__":
