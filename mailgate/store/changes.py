@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, delete, or_, select, update
+from sqlalchemy import bindparam, delete, null, or_, select, update
 
 from mailgate.clock import Instant
 from mailgate.store.expiry import COPY_COLUMNS, Horizon
@@ -150,7 +150,7 @@ class _Changes:
             mailbox_id=self._owner.mailbox_id,
             message_id=action.message_id,
             flags=sorted(action.flags),
-            labels=None if action.labels is None else sorted(action.labels),
+            labels=null() if action.labels is None else sorted(action.labels),
         )
         await conn.execute(statement.on_conflict_do_nothing())
         if self._alive[action.message_id].moving_to == batch.folder.id:
