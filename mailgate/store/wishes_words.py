@@ -74,9 +74,13 @@ def labels(add: Iterable[str], remove: Iterable[str] = ()) -> Words:
 
 
 def folder_name(name: str, delimiter: str | None) -> str:
-    """The name as servers keep it (NFC). Raises PreconditionError `name_invalid` that says what is wrong with it."""
+    """The name as servers keep it: NFC, and INBOX above others in capitals, for `Inbox/A` is `INBOX/A` at a server
+    and would become two folders here (RFC 9051 §5.1). Raises PreconditionError `name_invalid` that says what is wrong.
+    """
     name = unicodedata.normalize("NFC", name)
     levels = name.split(delimiter) if delimiter else [name]
+    if len(levels) > 1 and levels[0].isascii() and levels[0].upper() == "INBOX":
+        name = name.replace(levels[0], "INBOX", 1)
     fault = None
     if not 0 < len(name) <= NAME_LENGTH:
         fault = f"it must have 1 to {NAME_LENGTH} characters"

@@ -97,13 +97,28 @@ def test_a_name_that_passes_can_be_said_to_a_server_and_comes_back(name: str, de
         assert refusal == "name_invalid"
         return
     kept = folder_name(name, delimiter)
-    assert kept == unicodedata.normalize("NFC", name)
+    assert kept.lower() == unicodedata.normalize("NFC", name).lower()
     assert folder_name(kept, delimiter) == kept
     kept.encode("utf-8")
     assert not any(unicodedata.category(char) in ("Cc", "Cs") for char in kept)
     assert not set(kept) & set("*%")
     if delimiter is not None:
         assert all(level.strip() == level != "" for level in kept.split(delimiter))
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter", "kept"),
+    [
+        ("Inbox/Inbox/a", "/", "INBOX/Inbox/a"),
+        ("inbox.a", ".", "INBOX.a"),
+        ("inbox.a", "/", "inbox.a"),
+        ("inbox/a", None, "inbox/a"),
+        ("Inboxes/a", "/", "Inboxes/a"),
+        ("\u0131nbox/a", "/", "\u0131nbox/a"),
+    ],
+)
+def test_inbox_above_other_folders_is_always_in_capitals(name: str, delimiter: str | None, kept: str) -> None:
+    assert folder_name(name, delimiter) == kept
 
 
 def test_the_length_of_a_name_is_bounded() -> None:
