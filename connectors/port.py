@@ -221,7 +221,9 @@ class Target(Protocol):
         ...
 
     async def expunge(self, uids: Sequence[int]) -> None:
-        """+FLAGS.SILENT (\\Deleted) and UID EXPUNGE of exactly these; needs `abilities.expunge`."""
+        """+FLAGS.SILENT (\\Deleted) and UID EXPUNGE of exactly these; needs `abilities.expunge`. They are gone then:
+        what the server keeps in spite of its OK is a refusal (`NOPERM`).
+        """
         ...
 
     async def append(

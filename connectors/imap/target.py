@@ -150,15 +150,27 @@ class ImapTarget(ImapLine):
     async def expunge(self, uids: Sequence[int]) -> None:
         self._need(self.abilities.expunge, "UIDPLUS")
         self._need_selected()
-        parts = [part for part, _ in format_sets(ranges_of(uids))]
+        wanted = UidSet(ranges_of(uids))
+        parts = [part for part, _ in format_sets(wanted)]
         async with self._session.within(self.longest_s(2 * len(uids)), "EXPUNGE"):
             marks = [self._start("UID STORE", part, "+FLAGS.SILENT", "(\\Deleted)") for part in parts]
             try:
                 await self._finish([*marks, *(self._start("UID EXPUNGE", part) for part in parts)])
+                await self._gone(wanted)
             except (ServerError, ThrottledError):
                 # What the server keeps must not stay marked: another client's EXPUNGE would remove it later.
                 await self._try([self._start("UID STORE", part, "-FLAGS.SILENT", "(\\Deleted)") for part in parts])
                 raise
+
+    async def _gone(self, uids: UidSet) -> None:
+        """Dovecot answers OK, and keeps all, when the rights of a shared folder (RFC 4314) do not allow it."""
+        left = ToldFlags(uids)
+        await self._finish(
+            self._start("UID FETCH", part, "(UID FLAGS)", collector=left) for part, _ in format_sets(uids)
+        )
+        if left.flags:
+            why = "UID EXPUNGE was answered OK, and the server kept the messages all the same"
+            raise ServerError(why, code="NOPERM", retry=Retry.NEVER)
 
     async def append(
         self,

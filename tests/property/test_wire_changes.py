@@ -229,6 +229,7 @@ def test_messages_are_named_exactly(offered: bytes, named: list[int], to: str) -
     assert merged(hear(offered, lambda line: line.expunge(named))) == {
         ("UID STORE", "+FLAGS.SILENT", frozenset({"\\Deleted"})): every,
         ("UID EXPUNGE",): every,
+        ("UID FETCH",): every,
     }
 
 

@@ -242,9 +242,25 @@ async def test_only_named_messages_are_removed() -> None:
     async def script(talk: Talk) -> None:
         await talk.answer(b"UID STORE 2:3 +FLAGS.SILENT (\\Deleted)")
         await talk.answer(b"UID EXPUNGE 2:3", b"* 2 EXPUNGE", b"* 2 EXPUNGE")
+        await talk.answer(b"UID FETCH 2:3 (UID FLAGS)", b"* 1 FETCH (UID 1 FLAGS (\\Seen))")
 
     async with talking(script) as line:
         await line.expunge([3, 2])
+
+
+async def test_what_is_kept_in_spite_of_ok_is_a_refusal() -> None:
+    """Dovecot, where the rights of a shared folder do not let messages go."""
+
+    async def script(talk: Talk) -> None:
+        await talk.answer(b"UID STORE 2:3 +FLAGS.SILENT (\\Deleted)")
+        await talk.answer(b"UID EXPUNGE 2:3", b"* 1 EXPUNGE")
+        await talk.answer(b"UID FETCH 2:3 (UID FLAGS)", b"* 1 FETCH (UID 3 FLAGS (\\Deleted))")
+        await talk.answer(b"UID STORE 2:3 -FLAGS.SILENT (\\Deleted)")
+
+    async with talking(script) as line:
+        with pytest.raises(ServerError) as refused:
+            await line.expunge([3, 2])
+    assert (refused.value.code, refused.value.retry) == ("NOPERM", Retry.NEVER)
 
 
 @pytest.mark.parametrize("status", [b"NO [NOPERM] not you", b"NO [INUSE] not now"])
