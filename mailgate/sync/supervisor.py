@@ -25,7 +25,7 @@ from typing import Final
 
 import structlog
 
-from mailgate.errors import NotFoundError
+from mailgate.errors import ConflictError, NotFoundError
 from mailgate.sync.hosts import Hosts
 from mailgate.sync.mailbox import Connector, MailboxTask, Parts, Shared
 from mailgate.sync.ownership import Leases
@@ -104,6 +104,8 @@ class Supervisor:
         head = next((h for h in await self._parts.store.heads(self._parts.clock()) if h.id == mailbox_id), None)
         if head is None:
             raise NotFoundError(f"there is no mailbox {mailbox_id}", slug="mailbox_not_found")
+        if not head.enabled:
+            raise ConflictError(f"mailbox {mailbox_id} is switched off", slug="mailbox_disabled")
         mailbox = MailboxTask(self._parts, self._shared, head)
         mailbox.request(run_ids)
         try:

@@ -109,6 +109,7 @@ class PureRows:
     far: MemoryFar
     clock: Any
     days: int = 90
+    enabled: bool = True
     held: bool = False
     mailbox: MailboxRow = field(default_factory=MailboxRow)
     messages: dict[str, Copy] = field(default_factory=dict)

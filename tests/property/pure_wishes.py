@@ -19,6 +19,12 @@ class PureWishes(PureRows):
     def set_plan(self, days: int) -> None:
         self.days = days
 
+    def switch(self, *, on: bool) -> None:
+        self.enabled = on
+
+    def _may_sync(self) -> bool:
+        return self.enabled and self.days > 0
+
     def hold(self) -> None:
         self.held = True
 
@@ -59,7 +65,7 @@ class PureWishes(PureRows):
 
     def crm_flags(self, id_: str, add: Sequence[str], remove: Sequence[str]) -> bool:
         copy = self._served(id_)
-        if copy is None or not self.days:
+        if copy is None or not self._may_sync():
             return False
         wanted = sorted((set(copy.flags) - set(remove)) | set(add))
         if wanted != copy.flags and self._near_folder(copy) is not None:
@@ -71,7 +77,7 @@ class PureWishes(PureRows):
     def crm_move(self, id_: str, folder_id: str) -> bool:
         copy = self._served(id_)
         at = None if copy is None else self._near_folder(copy)
-        if copy is None or at is None or not self.days:
+        if copy is None or at is None or not self._may_sync():
             return False
         if at != folder_id:
             self._ask(OperationKind.MOVE, id_, folder_id=folder_id, from_folder_id=at)
@@ -83,9 +89,11 @@ class PureWishes(PureRows):
         if copy is None or copy.pins:
             return False
         at = self._near_folder(copy)
-        if not self.days or at is None:
+        if not self._may_sync() or at is None:
             for wish in self._open_of(id_):
                 self._finish(wish, "deleted")
+            if id_ not in self.messages:
+                return True  # it was not brought to the server yet, and ended with its operation
             if self.held:
                 copy.deleted_at = self.clock.now
             else:
@@ -105,7 +113,7 @@ class PureWishes(PureRows):
         return True
 
     def crm_append(self, folder_id: str, raw: bytes, received_at: Instant, flags: Sequence[str]) -> bool:
-        if not self.days:
+        if not self._may_sync():
             return False
         copy = self._keep(raw, received_at, flags)
         copy.moving_to = folder_id
@@ -114,7 +122,7 @@ class PureWishes(PureRows):
         return True
 
     def crm_create_folder(self, name: str) -> bool:
-        if not self.days or self._taken(name):
+        if not self._may_sync() or self._taken(name):
             return False
         shelf = self._shelve(name, None, on_its_way="create")
         self._ask(OperationKind.FOLDER_CREATE, folder_id=shelf.id, detail={"name": name, "special_use": None})
@@ -122,7 +130,7 @@ class PureWishes(PureRows):
 
     def crm_rename_folder(self, folder_id: str, name: str) -> bool:
         shelf = self.folders[folder_id]
-        if not self.days or self._taken(name) or shelf.special_use is not None:
+        if not self._may_sync() or self._taken(name) or shelf.special_use is not None:
             return False
         self._ask(
             OperationKind.FOLDER_RENAME,
@@ -134,7 +142,7 @@ class PureWishes(PureRows):
 
     def crm_delete_folder(self, folder_id: str, *, permanent: bool) -> bool:
         shelf = self.folders[folder_id]
-        if not self.days or shelf.special_use is not None:
+        if not self._may_sync() or shelf.special_use is not None:
             return False
         inside = [c for c in self.messages.values() if c.deleted_at is None and self._near_folder(c) == folder_id]
         here = {stand.message_id for stand in self.origins.values() if stand.folder_id == folder_id}

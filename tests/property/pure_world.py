@@ -69,10 +69,10 @@ class PureWorld(PurePushes):
                 break
 
     def _window(self) -> Window:
-        if self.mailbox.import_floor_at is None and self.days:
+        if self.mailbox.import_floor_at is None and self._may_sync():
             self.mailbox.import_floor_at = self.clock.now - self.days * DAY
         floor_at = self.mailbox.import_floor_at or 0
-        return Window(self.clock.now, floor_at, self.days or None, entitled=self.days > 0)
+        return Window(self.clock.now, floor_at, self.days or None, entitled=self._may_sync())
 
     def _listed(self) -> list[Shelf]:
         return [f for f in self.folders.values() if f.gone_at is None and f.on_its_way != "create"]

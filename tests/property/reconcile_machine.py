@@ -94,6 +94,7 @@ class Machine(RuleBasedStateMachine):
         self.far: Far = self.make_far()
         self.world: World | PureWorld = self.make_world()
         self.days = 90
+        self.on = True
         self.made: Counter[bytes] = Counter()  # originals that anybody ever made
         self.outside: set[bytes] = set()  # what a pass may have judged to be outside the window
         self.buried: Counter[bytes] = Counter()  # what the CRM deleted here only
@@ -294,6 +295,11 @@ class Machine(RuleBasedStateMachine):
         self.world.set_plan(days)
         self.days = days
 
+    @rule(on=st.booleans())
+    def mailbox_is_switched(self, on: bool) -> None:
+        self.world.switch(on=on)
+        self.on = on
+
     @rule()
     def purge_runs(self) -> None:
         self.world.purge()
@@ -326,7 +332,7 @@ class Machine(RuleBasedStateMachine):
             self.world.sync()
         except (ConnectorError, MailgateError) as error:
             self._tell(f"the pass ended: {error}")
-        if not self.days:
+        if not self.days or not self.on:
             assert self.far.commands() == self.heard  # S6
         self._heard()
         after = self.far.originals()
@@ -423,6 +429,7 @@ class Machine(RuleBasedStateMachine):
         self._tell("both sides stop")
         self.mend()
         self.plan_changes(90)
+        self.mailbox_is_switched(on=True)
         for _ in range(self.patience):
             self.clock.advance(3600)
             self._pass()

@@ -304,6 +304,10 @@ class World:
         """The plan with so many days."""
         self.run(self.engine.plan(PLANS[days]))
 
+    def switch(self, *, on: bool) -> None:
+        """The mailbox's switch."""
+        self.run(self.engine.enable(on))
+
     def purge(self) -> None:
         """One run of the purge over everything."""
         self.run(self.engine.purge())

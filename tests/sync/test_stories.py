@@ -8,6 +8,7 @@ from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
 from connectors.model import SpecialUse
 from mailgate.clock import HOUR
+from mailgate.errors import ConflictError
 from tests.sync.crm import Crm
 from tests.sync.engine import NOW, Engine, mail
 
@@ -74,3 +75,11 @@ async def test_a_message_moved_from_a_folder_that_is_refused_for_a_moment_keeps_
     await again(crm)
     assert await crm.id(0) == before
     assert await equal(crm)
+
+
+async def test_a_mailbox_that_is_switched_off_gets_no_connection(crm: Crm, account: MemoryAccount) -> None:
+    await crm.engine.enable(False)
+    heard = len(account.commands)
+    with pytest.raises(ConflictError, match="switched off"):
+        await again(crm)
+    assert len(account.commands) == heard
