@@ -131,6 +131,8 @@ class Unpacked:
     @property
     def _first(self) -> int:
         """The first process of the namespace, as it is called outside. Raises ProcessLookupError when all is over."""
+        if self._server.process.poll() is not None:
+            raise ProcessLookupError  # its number may be somebody else's by now
         pid = self._server.pid
         try:
             return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())

@@ -140,7 +140,7 @@ def is_true(heard: Heard, truth: Heard) -> bool:
     )
 
 
-SILENCE_S = 20 + TIMEOUTS.command_s + TIMEOUTS.logout_s
+SILENCE_S = 20 + TIMEOUTS.command_s + TIMEOUTS.logout_s + 1
 """How long silence may go unnoticed: in the worst case while waiting for news, so for the whole wait and then for the
 answer to DONE.
 """
