@@ -32,7 +32,6 @@ async def headers(
     todo = list(uids)
     while todo:
         part = context.breakers.next(where, todo)
-        before = len(metas)
         try:
             async with closing(context.source.fetch_headers(part)) as messages:
                 async for meta, block in messages:
@@ -40,7 +39,8 @@ async def headers(
                     metas.append(meta)
                     blocks.append(block)
         except ConnectorError as error:
-            context.breakers.ended(where, part, len(part) - (len(metas) - before), error)
+            # Headers that came are not kept: the next session asks for all of them again.
+            context.breakers.ended(where, part, len(part), error)
             raise
         context.breakers.came(where)
         todo = [] if len(part) == len(todo) else [uid for uid in todo if uid != part[0]]
