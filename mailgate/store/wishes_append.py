@@ -34,7 +34,7 @@ from mailgate.sync.operations import OperationKind
 from mailgate.sync.port import PreparedMessage
 from mailgate.sync.prepare import HUGE, Arrived, MemorySink, MessageSink, Preparer
 from retention.model import AnchorFrom, Copy
-from retention.policy import anchor, due_at
+from retention.policy import EARLIEST_RECEIVED_AT, anchor, due_at
 
 _TOGETHER: Final = 256 << 10
 """Bytes that go to a worker thread at once."""
@@ -178,6 +178,9 @@ class Appends:
         if not folder.followed:
             why = "this folder is left out by the mailbox's rules"
             raise ConflictError(why, slug="folder_not_followed", folder_id=target.folder_id)
+        if target.received_at is not None and target.received_at < EARLIEST_RECEIVED_AT:
+            why = "received_at: no message was received then; leave it out if you do not know when it was"
+            raise PreconditionError(why, slug="received_at_invalid")
         horizon = await self._locks.expiry.served(tx.conn, tenant_id, now, self._locks.clock_limits)
         anchor_at, _ = anchor(_whole_second(target.received_at, now), now, self._anchor_from)
         due = due_at(Copy("", anchor_at, now), horizon.rules)

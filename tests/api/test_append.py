@@ -166,8 +166,9 @@ async def test_what_is_refused_is_refused_before_it_is_read(gateway: Gateway, po
     assert await refusal({"folder_id": new_id(START)}) == (404, "folder_not_found")
     assert await refusal(params, f"{T}/mailboxes/{new_id(START)}/messages") == (404, "mailbox_not_found")
     assert await refusal({"folder_id": await post.folder("Out", followed=False)}) == (409, "folder_not_followed")
-    old = {**params, "received_at": to_rfc3339(START - 90 * DAY)}
-    assert await refusal(old) == (422, "received_at_invalid")
+    for received_at in (to_rfc3339(START - 90 * DAY), "1989-12-31T23:59:59Z", "0001-01-01T00:00:00Z"):
+        old = {**params, "received_at": received_at}
+        assert await refusal(old) == (422, "received_at_invalid")
     assert await refusal({**params, "flags": "\\Deleted"}) == (422, "flag_invalid")
     assert await refusal({**params, "flags": "a  b"}) == (422, "flag_invalid")
     await gateway.client.patch(f"{T}/mailboxes/{post.mailbox_id}", json={"enabled": False})
