@@ -25,6 +25,9 @@ cp $folder/userdb /etc/courier/userdb
 chmod 600 /etc/courier/userdb
 makeuserdb
 /usr/sbin/authdaemond start
+# It goes to the background before it listens.
+tries=0
+until [ -n "$(find /run /var/lib/courier -type s)" ] || [ $tries = 250 ]; do tries=$((tries + 1)); sleep 0.02; done
 set -a
 . /etc/courier/imapd-ssl
 . /etc/courier/imapd

@@ -44,8 +44,9 @@ ln -s $folder/syslog dev/log
 mount -t proc proc proc
 mkdir -p .$folder
 mount --bind $folder .$folder
-# This shell stays: it is the namespace's first process, whose end ends all others.
-chroot . "$@" &
+# This shell stays: it is the namespace's first process, whose end ends all others. The server has a process group of
+# its own: Cyrus, when it ends, signals all of its group, and that would be all servers of the tests.
+setsid chroot . "$@" &
 trap "kill $!" TERM
 wait $! || wait $! || true
 """

@@ -56,7 +56,7 @@ def test_two_at_once_have_their_own_mail(two: tuple[Unpacked, Unpacked]) -> None
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
 def test_mail_stays_and_processes_go(two: tuple[Unpacked, Unpacked], end: str) -> None:
-    server, _ = two
+    server, other = two
     account = server.account()
     with login(server, account) as client:
         client.append("INBOX", "", imaplib.Time2Internaldate(0), RAW)
@@ -66,6 +66,7 @@ def test_mail_stays_and_processes_go(two: tuple[Unpacked, Unpacked], end: str) -
     client.shutdown()
     assert not listening(server.port)
     assert not processes(server)
+    login(other, other.account()).logout()
     server.start()
     with login(server, account) as again:
         assert again.select()[1] == [b"1"]
