@@ -107,7 +107,7 @@ def _status(tag: str | None, match: re.Match[bytes]) -> Status:
     return Status(
         tag=tag,
         condition=condition.decode("ascii").upper(),
-        code=(flags_code or code).decode("utf-8", "replace").upper() if flags_code or code else None,
+        code=clean_text((flags_code or code).decode("utf-8", "replace")).upper() if flags_code or code else None,
         arguments=(flags if flags is not None else arguments) or b"",
         text=clean_text(text.decode("utf-8", "replace")),
     )

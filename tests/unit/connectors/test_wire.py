@@ -45,6 +45,8 @@ from tests.wirelog import Bytes, WireLog, body, read, read_one
         (b"a1 OK done {7}", Status("a1", "OK", text="done {7}")),
         (b"A.1 NO [NONEXISTENT] no such folder", Status("A.1", "NO", "NONEXISTENT", text="no such folder")),
         (b"a1 BAD", Status("a1", "BAD")),
+        # No database takes NUL.
+        (b"a1 NO [no\0perm] a\0b", Status("a1", "NO", "NO PERM", text="a b")),
         (
             b"* OK [PERMANENTFLAGS (\\Answered [Odd] \\*)] Limited",
             Status(None, "OK", "PERMANENTFLAGS", b"\\Answered [Odd] \\*", "Limited"),
