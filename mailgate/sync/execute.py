@@ -57,7 +57,7 @@ class FolderPass:
         self._again = again
         self._seen: FolderLook
         self._writer: Writer
-        self._unheard = False
+        self._unheard: set[int] = set()  # listed, but they did not answer
         self._looked_again: set[str] = set()
         self._looked_s = monotonic_s()
 
@@ -94,7 +94,7 @@ class FolderPass:
     async def _first(self) -> None:
         context, folder, seen = self._context, self._folder, self._seen
         uids = await inside(context.source, seen, context.window())
-        here = await self._compare_all()
+        here = await self._compare_all(await seen.listing()) if await self._was_begun() else set()
         here.update(await context.store.marked(context.owner, folder, seen.uidvalidity))
         seen.saw(uids)
         todo = [uid for uid in reversed(uids) if uid not in here]
@@ -102,17 +102,18 @@ class FolderPass:
             context.meter.begin_folder(folder.id, len(uids) - len(todo), len(uids))
         await self._take(todo, initial=context.meter is not None)
 
-    async def _compare_all(self) -> set[int]:
-        """Compare copies that are here from an earlier, cut import; the UIDs of which something is known."""
+    async def _was_begun(self) -> bool:
+        """Whether copies are here from an earlier pass that was cut."""
+        folder, uidvalidity = self._folder, self._seen.uidvalidity
+        return folder.uidvalidity == uidvalidity or bool(await self._context.store.sample(folder.id, uidvalidity, 1))
+
+    async def _compare_all(self, listing: Sequence[int]) -> set[int]:
+        """Compare copies that are here from an earlier, cut pass; the UIDs of which something is known."""
         context, folder, seen = self._context, self._folder, self._seen
-        store, owner = context.store, context.owner
-        if not await store.sample(folder.id, seen.uidvalidity, 1) and folder.uidvalidity is None:
-            return set()
-        listing = await seen.listing()
         known: set[int] = set()
         for start in range(0, len(listing), CHUNK):
             chunk = listing[start : start + CHUNK]
-            views = await store.views(owner, folder, seen.uidvalidity, chunk)
+            views = await context.store.views(context.owner, folder, seen.uidvalidity, chunk)
             based = [uid for uid in chunk if uid in views and views[uid].base is not None]
             known.update(based)
             if not based:
@@ -180,11 +181,12 @@ class FolderPass:
         if seen.absent(listing) is None or await seen.denied():
             raise _folder_error("after a UIDVALIDITY change the server's list of messages contradicts its count")
         seen.saw(listing)
-        done = set(await context.store.standing(context.owner, folder, seen.uidvalidity, 0, LAST_UID))
+        done = await self._compare_all(listing) if await self._was_begun() else set()
         done.update(await context.store.marked(context.owner, folder, seen.uidvalidity))
         todo = [uid for uid in reversed(listing) if uid not in done]
         pulls = await self._recognise(todo)
-        if not self._unheard:  # else what stands under the old numbers may be what the server did not send
+        # What did not answer may be any of those under the old numbers, unless it was moved away meanwhile.
+        if not self._unheard or self._unheard.isdisjoint(await context.source.list_uids()):
             self._writer.others_are_gone()
         await self._writer.write()
         if not self._again:
@@ -225,7 +227,7 @@ class FolderPass:
         context, folder, uidvalidity = self._context, self._folder, self._seen.uidvalidity
         pulls: list[int] = []
         asked = await self._without_breakers(todo)
-        self._unheard |= len(asked) < len(todo)
+        self._unheard.update(set(todo).difference(asked))
         for start in range(0, len(asked), CHUNK):
             chunk = asked[start : start + CHUNK]
             metas = await asking.headers(context, folder.id, uidvalidity, chunk)
@@ -245,7 +247,7 @@ class FolderPass:
             pulls += await self._writer.decide(entries)
             # What did not answer is asked for again with the bodies, and then looked into.
             unheard = [uid for uid in chunk if uid not in metas]
-            self._unheard |= bool(unheard)
+            self._unheard.update(unheard)
             pulls += unheard
             await self._writer.write()
         return sorted(pulls, reverse=True)

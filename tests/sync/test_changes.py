@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
 import pytest
 
-from connectors.memory import MemoryAccount
-from connectors.model import SpecialUse
+from connectors.errors import NetworkError
+from connectors.memory import MemoryAccount, MemoryConnection
+from connectors.model import MessageMeta, SpecialUse
 from mailgate.clock import DAY, HOUR
 from tests.sync.engine import NOW, Engine, mail
 
@@ -131,6 +135,50 @@ async def test_a_message_moved_out_of_a_renumbered_folder_keeps_its_id(engine: E
     assert await agrees(engine)
     assert await ids(engine) == before
     assert len(await engine.events("message.moved")) == 1
+
+
+async def test_a_recognition_that_was_cut_sees_what_changed_since(engine: Engine, account: MemoryAccount) -> None:
+    """What the cut pass recognised already may be gone, or marked, when the next one begins."""
+    await engine.sync()
+    known = await ids(engine)
+    for cut in range(8, 26):
+        account.change_uidvalidity("INBOX")
+        for n in range(2):
+            account.append("INBOX", mail(100 * cut + n), internal_date=NOW)
+        account.faults.cut_after = cut
+        with contextlib.suppress(NetworkError):
+            await again(engine)
+        account.faults.cut_after = None
+        gone, marked, moved = sorted(account.folders["INBOX"].messages)[:3]
+        account.expunge("INBOX", gone)
+        account.store_flags("INBOX", marked, ["\\Flagged", f"${cut}"])
+        account.move("INBOX", moved, "Archive")
+        await again(engine)
+        assert await agrees(engine)
+        after = await ids(engine)
+        assert {token: known.get(token, id_) for token, id_ in after.items()} == after
+        known |= after
+
+
+async def test_what_is_moved_away_while_it_is_recognised(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await engine.sync()
+    before = await ids(engine)
+    account.change_uidvalidity("INBOX")
+    fetch = MemoryConnection.fetch_headers
+
+    def meanwhile(line: MemoryConnection, uids: Sequence[int]) -> AsyncIterator[tuple[MessageMeta, bytes]]:
+        if line.open_name == "INBOX" and 2 in account.folders["INBOX"].messages:
+            account.move("INBOX", 2, "Archive")
+        return fetch(line, uids)
+
+    monkeypatch.setattr(MemoryConnection, "fetch_headers", meanwhile)
+    await again(engine)
+    await again(engine)
+    assert await agrees(engine)
+    assert await ids(engine) == before
+    assert not await engine.events("message.deleted")
 
 
 async def test_identical_messages_survive_uidvalidity_change_one_by_one(engine: Engine, account: MemoryAccount) -> None:
