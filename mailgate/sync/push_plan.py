@@ -326,6 +326,6 @@ def _delete_folder(operation: Operation, place: Place | None, evidence: Evidence
     if exists != operation.detail["exists"]:
         return Failed(
             "folder_changed",
-            f"the folder has {exists} messages by now, not {operation.detail['exists']}; nothing was deleted",
+            f"the folder has {exists} messages by now, not {operation.detail['exists']}; it was not deleted",
         )
     return DeleteFolder(place.folder.name)
