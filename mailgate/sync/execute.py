@@ -44,6 +44,9 @@ LOOK_S: Final = 3.0
 PAGE: Final = 50_000
 """UIDs of copies that are compared with what has gone, at a time."""
 
+_LOOKS: Final = 3
+"""How often a folder is looked at before a server that contradicts itself is taken as one that always does."""
+
 _ROUNDS: Final = 20
 """How often a pull may be interrupted to look at other folders again, before the server is not believed."""
 
@@ -88,6 +91,13 @@ class FolderPass:
                 await self._reset()
         if seen.checks_flags:
             context.flags_at[self._folder.id] = began_at
+
+    async def run_undoubted(self) -> None:
+        """The same, again while what others do in the folder makes the server's answers contradict each other."""
+        for _ in range(_LOOKS):
+            await self.run()
+            if not self._seen.doubtful:
+                return
 
     # The three kinds.
 
@@ -259,7 +269,7 @@ class FolderPass:
             other = context.folders.get(folder_id)
             if other is not None and not self._again:
                 try:
-                    await FolderPass(context, other, again=True).run()
+                    await FolderPass(context, other, again=True).run_undoubted()
                 except ConnectorError as error:
                     if error.scope is not Scope.FOLDER or not is_lost(other, context.clock()):
                         raise  # what may have been moved from there waits until it can be looked at

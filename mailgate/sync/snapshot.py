@@ -89,6 +89,11 @@ class FolderLook:
         return self.status.uidvalidity
 
     @property
+    def doubtful(self) -> bool:
+        """Whether the server's answers contradicted each other, so that nothing could be said of what has gone."""
+        return self._doubtful
+
+    @property
     def by_modseq(self) -> bool:
         """Whether both this look and the checkpoint have a MODSEQ."""
         return self.status.highestmodseq is not None and self._folder.highestmodseq is not None

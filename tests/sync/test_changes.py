@@ -9,7 +9,7 @@ import pytest
 
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount, MemoryConnection
-from connectors.model import MessageMeta, SpecialUse
+from connectors.model import MessageMeta, QResync, Selected, SpecialUse
 from mailgate.clock import DAY, HOUR
 from tests.sync.engine import NOW, Engine, mail
 
@@ -135,6 +135,29 @@ async def test_a_message_moved_out_of_a_renumbered_folder_keeps_its_id(engine: E
     assert await agrees(engine)
     assert await ids(engine) == before
     assert len(await engine.events("message.moved")) == 1
+
+
+async def test_a_move_from_a_folder_that_changes_while_it_is_looked_at_again(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list of what is left contradicts the count then, and says nothing of what has gone."""
+    await engine.sync()
+    before = await ids(engine)
+    opened = MemoryConnection.open
+
+    async def meanwhile(line: MemoryConnection, name: str, since: QResync | None = None) -> Selected:
+        selected = await opened(line, name, since)
+        if name == "INBOX" and 3 in account.folders["INBOX"].messages:
+            account.move("INBOX", 3, "Archive")
+        return selected
+
+    account.move("INBOX", 2, "Archive")
+    monkeypatch.setattr(MemoryConnection, "open", meanwhile)
+    await again(engine)
+    await again(engine)
+    assert await agrees(engine)
+    assert await ids(engine) == before
+    assert not await engine.events("message.deleted")
 
 
 async def test_a_recognition_that_was_cut_sees_what_changed_since(engine: Engine, account: MemoryAccount) -> None:
