@@ -33,7 +33,11 @@ from mailgate.sync.port import MailboxState
 _COLUMNS = mailboxes.c
 _TOGETHER = 500
 _OWNED_UNTIL = func.coalesce(
-    select(leases.c.expires_at).where(leases.c.name == LEASE_PREFIX + _COLUMNS.id).scalar_subquery(), 0
+    select(leases.c.expires_at)
+    .where(leases.c.name == LEASE_PREFIX + _COLUMNS.id)
+    .correlate(mailboxes)
+    .scalar_subquery(),
+    0,
 ).label("owned_until_at")
 _TOLD_BY_ITS_PROCESS = frozenset(
     {
@@ -100,13 +104,13 @@ class Mailbox:
     last_checked_at: Instant | None
     created_at: Instant
     removed_at: Instant | None
-    owned_until_at: Instant | None = None
-    """Until when a process has it, as far as it said; 0: none has. None: not read."""
+    owned_until_at: Instant
+    """Until when a process has it, as far as it said; 0: none has."""
 
     def as_of(self, now: Instant) -> Mailbox:
         """As it is at `now`: what a process says of a mailbox holds while that process has it."""
         until_at = self.owned_until_at
-        if until_at is None or until_at > now or self.removed_at is not None:
+        if until_at > now or self.removed_at is not None:
             return self
         told = self.state in _TOLD_BY_ITS_PROCESS
         if not told and (self.state != MailboxState.CONNECTING or self.state_reason is not None or not until_at):
@@ -158,7 +162,7 @@ class Mailboxes:
                 "state_changed_at": now,
                 "created_at": now,
             }
-            row = (await tx.conn.execute(insert(mailboxes).values(values).returning(mailboxes))).one()
+            row = (await tx.conn.execute(insert(mailboxes).values(values).returning(mailboxes, _OWNED_UNTIL))).one()
             tx.emit(
                 tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": values["state"]}
             )
@@ -211,7 +215,7 @@ class Mailboxes:
             values |= await self._switch(tx, row, patch, now)
             changed = (
                 await tx.conn.execute(
-                    update(mailboxes).where(_COLUMNS.id == mailbox_id).values(values).returning(mailboxes)
+                    update(mailboxes).where(_COLUMNS.id == mailbox_id).values(values).returning(mailboxes, _OWNED_UNTIL)
                 )
             ).one()
             if changed.state != row.state:
