@@ -25,6 +25,7 @@ from mailgate.blobs.errors import BlobCorruptError, BlobMissingError, BlobStoreE
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import MailgateError
 from mailgate.sync.context import Context
+from mailgate.sync.folder_list import refresh
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 from mailgate.sync.push_lookup import Question, Search
 from mailgate.sync.push_model import (
@@ -96,6 +97,7 @@ class Pusher:
         self._said: dict[str, str] = {}  # what operations wait for, as it was last written
         self._left: set[str] = set()  # not to be looked at again in this turn
         self._alone: set[str] = set()  # refused together with others
+        self._listed: set[str] = set()  # refused since a folder is gone, which the list of folders may explain
         self._given_up: dict[str, Failed] = {}  # to fail, unless a look shows that they were done
         self._paused = False
         self._turn = Turn()
@@ -138,6 +140,7 @@ class Pusher:
         self._said = {id_: said for id_, said in self._said.items() if id_ in self._left}
         self._left.clear()
         self._given_up.clear()
+        self._listed.clear()
 
     async def _refresh_entitlement(self) -> None:
         context = self._context
@@ -308,6 +311,8 @@ class Pusher:
     async def _refused(self, group: Group, error: ServerError) -> None:
         """NO or BAD. Of several messages some may be done: those are found by looking, the others tried alone."""
         gone = error.code in _FOLDER_GONE or isinstance(error, FolderGoneError)
+        if gone and await self._listed_anew(group):
+            return
         failure = Failed("folder_gone" if gone else (error.code or "refused")[:64], str(error))
         log.warning("operations_refused", mailbox_id=self._context.config.id, count=len(group.items), error=str(error))
         if not group.sent or len(group.items) == 1:
@@ -317,6 +322,18 @@ class Pusher:
             await self._give_up(group, group.operations, failure)
         else:
             self._alone.update(operation.id for operation in group.operations)
+
+    async def _listed_anew(self, group: Group) -> bool:
+        """A folder that is gone may be called otherwise now: once a turn the list is read, and these planned anew."""
+        if not self._listed.isdisjoint(operation.id for operation in group.operations):
+            return False
+        self._listed.update(operation.id for operation in group.operations)
+        await refresh(self._context)
+        if group.sent and len(group.items) > 1:
+            self._alone.update(operation.id for operation in group.operations)
+        else:
+            await self._again([asked for asked, _ in group.items])
+        return True
 
     async def _give_up(self, group: Group, operations: Sequence[Operation], failure: Failed) -> None:
         """These fail, but for what the server did of them after all."""

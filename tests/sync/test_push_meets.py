@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from connectors.errors import NetworkError
-from connectors.memory import MemoryAccount
+from connectors.memory import MemoryAccount, MemoryConnection
+from connectors.model import Selected
 from mailgate.clock import DAY
 from tests.sync.crm import Crm
 from tests.sync.engine import NOW, Opened, mail
@@ -97,6 +98,31 @@ async def test_flags_and_deletions_follow_a_move(crm: Crm, account: MemoryAccoun
         account.move("INBOX", 2, "Archive")
     assert set(await settled(crm)) == {"applied"}
     assert [(m.raw, m.flags) for m in account.folders["Archive"].messages.values()] == [(mail(0), {"\\Flagged"})]
+    assert await agrees(crm)
+
+
+# Renamed.
+
+
+async def test_a_folder_that_was_renamed_a_moment_ago(
+    crm: Crm, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since the list of folders was read: what is put into it goes where it is now, and nothing is lost."""
+    await crm.flags(5, add=["\\Flagged"])
+    for n in (0, 1):
+        await crm.move(n, "Work")
+    id_ = await crm.append(60, "Work")
+    select = MemoryConnection.select
+
+    async def meanwhile(line: MemoryConnection, name: str) -> Selected:
+        if "Work" in account.folders:
+            account.rename_folder("Work", "Werk")
+        return await select(line, name)
+
+    monkeypatch.setattr(MemoryConnection, "select", meanwhile)
+    assert set(await settled(crm)) == {"applied"}
+    assert await crm.id(60) == id_
+    assert {m.raw for m in account.folders["Werk"].messages.values()} == {mail(50), mail(0), mail(1), mail(60)}
     assert await agrees(crm)
 
 
