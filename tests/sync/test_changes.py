@@ -160,6 +160,29 @@ async def test_a_move_from_a_folder_that_changes_while_it_is_looked_at_again(
     assert not await engine.events("message.deleted")
 
 
+async def test_a_move_while_the_clock_is_set_back(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that was looked at before seems to have been looked at afterwards."""
+    await engine.sync()
+    before = await ids(engine)
+    engine.clock.advance(600)
+    opened = MemoryConnection.open
+
+    async def meanwhile(line: MemoryConnection, name: str, since: QResync | None = None) -> Selected:
+        if name == "INBOX" and 2 in account.folders["INBOX"].messages:
+            account.move("INBOX", 2, "Archive")
+            engine.clock.advance(-300)
+        return await opened(line, name, since)
+
+    monkeypatch.setattr(MemoryConnection, "open", meanwhile)
+    await engine.sync()
+    await again(engine)
+    assert await agrees(engine)
+    assert await ids(engine) == before
+    assert not await engine.events("message.deleted")
+
+
 async def test_a_recognition_that_was_cut_sees_what_changed_since(engine: Engine, account: MemoryAccount) -> None:
     """What the cut pass recognised already may be gone, or marked, when the next one begins."""
     await engine.sync()
