@@ -59,7 +59,9 @@ class MessageFilter:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an original stands at the server, or stood when `present` is false. `folder` is the near side's name."""
+    """Where an original stands at the server, or stood when `present` is false. `folder` is the near side's name;
+    `listed`: that folder is still there.
+    """
 
     folder_id: str
     folder: str
@@ -67,6 +69,7 @@ class Origin:
     uidvalidity: int
     uid: int
     present: bool
+    listed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,10 +329,11 @@ class MessageReader:
         }
         found: dict[str, Sequence[NearFolder]] = {}
         for row in rows:
+            known = standing.get(row.id, ())
+            # What has disappeared is not believed to be gone yet: until then it is where it was.
+            counted = [origin for origin in known if origin.present] or [origin for origin in known if origin.listed]
             stands = {
-                origin.folder_id: NearFolder(origin.folder_id, origin.folder, origin.special_use)
-                for origin in standing.get(row.id, ())
-                if origin.present
+                origin.folder_id: NearFolder(origin.folder_id, origin.folder, origin.special_use) for origin in counted
             }
             found[row.id] = [targets[row.moving_to]] if row.moving_to in targets else list(stands.values())
         return found
@@ -356,9 +360,10 @@ class MessageReader:
         )
         found: dict[str, list[Origin]] = {}
         for row in await conn.execute(query):
-            present = row.vanished_at is None and row.gone_at is None and row.mailbox_id not in removed
+            listed = row.gone_at is None and row.mailbox_id not in removed
+            present = listed and row.vanished_at is None
             name = renamed.name_of(row.folder_id, row.mailbox_id, row.name)
-            origin = Origin(row.folder_id, name, row.special_use, row.uidvalidity, row.uid, present)
+            origin = Origin(row.folder_id, name, row.special_use, row.uidvalidity, row.uid, present, listed)
             found.setdefault(row.message_id, []).append(origin)
         return found
 
@@ -375,8 +380,16 @@ def expired(message_id: str) -> MailgateError:
 
 
 def in_folder(folder_id: str) -> ColumnElement[bool]:
-    """Whether the near side has a row of `messages` in this folder: a move that is on its way has been made here."""
-    standing = and_(origins.c.message_id == _M.id, origins.c.folder_id == folder_id, origins.c.vanished_at.is_(None))
+    """Whether the near side has a row of `messages` in this folder: a move that is on its way has been made here, and
+    a disappearance that is not believed yet (it may be a move, or a guard refused it) has changed nothing.
+    """
+    other = origins.alias("other")
+    elsewhere = exists().where(other.c.message_id == origins.c.message_id, other.c.vanished_at.is_(None))
+    standing = and_(
+        origins.c.message_id == _M.id,
+        origins.c.folder_id == folder_id,
+        or_(origins.c.vanished_at.is_(None), ~elsewhere.correlate(origins)),
+    )
     return or_(_M.moving_to == folder_id, and_(_M.moving_to.is_(None), exists().where(standing)))
 
 

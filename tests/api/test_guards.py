@@ -55,6 +55,17 @@ async def test_what_was_refused_is_shown_and_approved(gateway: Gateway) -> None:
     assert events == ["mailbox.guard_refused", "mailbox.guard_approved"]
 
 
+async def test_what_a_guard_keeps_stays_in_its_folder(gateway: Gateway) -> None:
+    post = await postman(gateway)
+    ids = [await post.deliver(letter(f"n{n}"), index=False) for n in range(3)]
+    await vanish(post, ids)
+    folder_id = await post.folder()
+    listed = (await gateway.client.get("/v1/tenants/acme/messages", params={"folder": folder_id})).json()["items"]
+    assert sorted(item["id"] for item in listed) == sorted(ids)
+    assert [[folder["id"] for folder in item["folders"]] for item in listed] == [[folder_id]] * 3
+    assert not any(item["origin"]["present"] for item in listed)
+
+
 async def _events(gateway: Gateway) -> list[str]:
     async with gateway.core.db.read() as conn:
         return list((await conn.exec_driver_sql("SELECT type FROM events ORDER BY seq")).scalars())
