@@ -71,7 +71,7 @@ async def _renames(context: Context, gone: Sequence[FolderState], appeared: Sequ
 
 
 async def _holds(context: Context, state: FolderState, name: str, sample: Mapping[int, bytes]) -> bool:
-    """Whether these messages stand in the folder of that name: UID → header token."""
+    """Whether these messages, UID → header token, stand in the folder of that name, but for those that left it."""
     uidvalidity = state.uidvalidity or 0
     if asking.given_up(context, state, uidvalidity, list(sample)):
         return False
@@ -82,4 +82,4 @@ async def _holds(context: Context, state: FolderState, name: str, sample: Mappin
         if error.scope is not Scope.FOLDER:
             raise
         return False  # gone again, or not to be read: then it is a new folder
-    return {uid: token for uid, (_, token) in found.items()} == dict(sample)
+    return bool(found) and all(sample.get(uid) == token for uid, (_, token) in found.items())

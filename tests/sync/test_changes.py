@@ -183,6 +183,17 @@ async def test_a_move_while_the_clock_is_set_back(
     assert not await engine.events("message.deleted")
 
 
+async def test_a_renamed_folder_from_which_messages_were_moved(engine: Engine, account: MemoryAccount) -> None:
+    account.append("Archive", mail(51), internal_date=NOW)
+    await engine.sync()
+    before = {row.name: row.id for row in await engine.rows("folders")}
+    account.rename_folder("Archive", "Archiv")
+    account.move("Archiv", 2, "Trash")
+    await again(engine)
+    assert await agrees(engine)
+    assert {row.name: row.id for row in await engine.rows("folders")}["Archiv"] == before["Archive"]
+
+
 async def test_a_recognition_that_was_cut_sees_what_changed_since(engine: Engine, account: MemoryAccount) -> None:
     """What the cut pass recognised already may be gone, or marked, when the next one begins."""
     await engine.sync()
