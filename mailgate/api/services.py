@@ -21,7 +21,7 @@ from mailgate.store.pins import Pins
 from mailgate.store.reading import MessageReader
 from mailgate.store.retention import RetentionService
 from mailgate.store.subscriptions import Subscriptions
-from mailgate.store.wishes import Wishes
+from mailgate.store.wishes.service import Wishes
 from mailgate.tenants.catalogue import Catalogue
 
 

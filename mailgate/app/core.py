@@ -32,8 +32,8 @@ from mailgate.store.reading import MessageReader
 from mailgate.store.retention import RetentionService
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tokens import LONGEST_SECRET
-from mailgate.store.wishes import Wishes
-from mailgate.store.wishes_locks import Locks
+from mailgate.store.wishes.locks import Locks
+from mailgate.store.wishes.service import Wishes
 from mailgate.tenants.catalogue import Catalogue, parse_catalogue
 from mailgate.tenants.subscription import SubscriptionRules
 from retention.model import AnchorFrom, Graces

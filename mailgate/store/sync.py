@@ -21,7 +21,7 @@ from mailgate.store.expiry import Expiry
 from mailgate.store.log import PurgeLog
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.owning import SqlOwning
-from mailgate.store.pushes import SqlPushStore
+from mailgate.store.pushes.store import SqlPushStore
 from mailgate.store.quarantine import SqlQuarantine
 from mailgate.store.schema import folders, mailboxes, tenants
 from mailgate.store.settling import SqlSettling

@@ -20,7 +20,7 @@ from mailgate.sync.identity import Likeness
 from mailgate.sync.views import Base, Near
 
 if TYPE_CHECKING:
-    from mailgate.sync.push_port import PushStore
+    from mailgate.sync.push.port import PushStore
 
 
 class MailboxState(StrEnum):

@@ -135,8 +135,8 @@ class _There:
 
     def serve(self, source: IO[bytes], answers: IO[bytes]) -> None:
         """Prepare what comes until nothing more can come."""
-        _write(answers.fileno(), [b"+"])
         with contextlib.suppress(EOFError, BrokenPipeError):
+            _write(answers.fileno(), [b"+"])
             while True:
                 size = _LENGTH.unpack(_read(source, _LENGTH.size))[0]
                 job, lengths = pickle.loads(_read(source, size))  # noqa: S301 - from our own program, by its own pipe

@@ -32,7 +32,7 @@ from mailgate.sync.context import STALLED_S, Context
 from mailgate.sync.execute import FolderPass
 from mailgate.sync.folder_list import refresh
 from mailgate.sync.port import Applied, FolderState, MailboxState
-from mailgate.sync.push import Pusher, Turn
+from mailgate.sync.push.pusher import Pusher, Turn
 from mailgate.sync.retries import try_again
 from mailgate.sync.settling import settle_mailbox
 from mailgate.sync.sizing import sized

@@ -25,7 +25,7 @@ from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
 from mailgate.clock import system_clock
-from mailgate.store.pushes import SqlPushStore
+from mailgate.store.pushes.store import SqlPushStore
 from mailgate.sync.operations import Operation
 from tests.sync.engine import Engine
 

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 
 from connectors.errors import NetworkError
 from connectors.port import Abilities
-from mailgate.sync import push_model, push_plan
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import OperationKind, OperationState
-from mailgate.sync.push_model import (
+from mailgate.sync.push import model as push_model
+from mailgate.sync.push import plan as push_plan
+from mailgate.sync.push.model import (
     Address,
     Evidence,
     Facts,

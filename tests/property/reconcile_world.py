@@ -28,11 +28,11 @@ from mailgate.settings import SyncSettings
 from mailgate.store.expiry import Expiry
 from mailgate.store.schema import holds, operations
 from mailgate.store.transaction import Transaction
-from mailgate.store.wishes import Wishes
-from mailgate.store.wishes_append import Target
-from mailgate.store.wishes_locks import Locks
-from mailgate.store.wishes_messages import MessageChange
-from mailgate.store.wishes_words import flags as flag_change
+from mailgate.store.wishes.append import Target
+from mailgate.store.wishes.locks import Locks
+from mailgate.store.wishes.messages import MessageChange
+from mailgate.store.wishes.service import Wishes
+from mailgate.store.wishes.words import flags as flag_change
 from retention.model import AnchorFrom, Graces
 from retention.policy import ClockLimits
 from tests.sync.engine import Engine

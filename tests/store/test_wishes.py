@@ -16,17 +16,18 @@ from mailgate.actors import SYSTEM
 from mailgate.clock import DAY
 from mailgate.errors import MailgateError
 from mailgate.ids import new_id
-from mailgate.store import database, operations, wishes_folders
+from mailgate.store import database, operations
 from mailgate.store.mailboxes import MailboxPatch
 from mailgate.store.prune import prune
 from mailgate.store.schema import events, folders, holds, mailboxes, messages, origins, tombstones
 from mailgate.store.schema import operations as operations_table
 from mailgate.store.schema import pins as pins_table
 from mailgate.store.transaction import Transaction
-from mailgate.store.wishes import Wishes
-from mailgate.store.wishes_locks import Locks
-from mailgate.store.wishes_messages import Asked, MessageChange
-from mailgate.store.wishes_words import Words
+from mailgate.store.wishes import folders as wishes_folders
+from mailgate.store.wishes.locks import Locks
+from mailgate.store.wishes.messages import Asked, MessageChange
+from mailgate.store.wishes.service import Wishes
+from mailgate.store.wishes.words import Words
 from mailgate.sync.operations import OperationState
 from retention.model import AnchorFrom
 from retention.policy import ClockLimits

@@ -140,8 +140,8 @@ async def test_neighbours_go_together(opened: Opened) -> None:
 
 
 async def test_passes_have_their_turn_among_many(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailgate.sync.push.AT_ONCE", 2)
-    monkeypatch.setattr("mailgate.sync.push.Pusher.turn.__defaults__", (2,))
+    monkeypatch.setattr("mailgate.sync.push.pusher.AT_ONCE", 2)
+    monkeypatch.setattr("mailgate.sync.push.pusher.Pusher.turn.__defaults__", (2,))
     account = server()
     crm = await start(opened, account)
     for n in range(6):
@@ -155,7 +155,7 @@ async def test_passes_have_their_turn_among_many(opened: Opened, monkeypatch: py
 
 
 async def test_those_that_wait_hold_up_nothing_behind_them(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailgate.sync.push.AT_ONCE", 2)
+    monkeypatch.setattr("mailgate.sync.push.pusher.AT_ONCE", 2)
     account = server()
     crm = await start(opened, account)
     for n in range(4):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.errors import PreconditionError
-from mailgate.store.wishes_words import (
+from mailgate.store.wishes.words import (
     FLAG_PATTERN,
     FLAGS_MOST,
     FLAGS_PATTERN,

@@ -17,12 +17,13 @@ from mailgate.api.security import Parts, TenantOf, Who, only
 from mailgate.api.services import Services
 from mailgate.api.types import Answer, Body, ObjectId, Parameters, Time, TimeIn
 from mailgate.errors import BadRequestError
-from mailgate.store import operations, wishes_words
+from mailgate.store import operations
 from mailgate.store.operations import OperationRecord
 from mailgate.store.tokens import Scope
-from mailgate.store.wishes_append import Target
-from mailgate.store.wishes_messages import Asked, MessageChange
-from mailgate.store.wishes_words import FLAG_PATTERN, FLAGS_MOST, FLAGS_PATTERN, LABEL_PATTERN
+from mailgate.store.wishes import words as wishes_words
+from mailgate.store.wishes.append import Target
+from mailgate.store.wishes.messages import Asked, MessageChange
+from mailgate.store.wishes.words import FLAG_PATTERN, FLAGS_MOST, FLAGS_PATTERN, LABEL_PATTERN
 from mailgate.sync.operations import OperationKind, OperationState
 
 router = APIRouter(tags=["changes"], prefix="/v1/tenants/{tenant_id}")

@@ -16,7 +16,7 @@ from mailgate.api.types import Answer, Body, ObjectId, Parameters
 from mailgate.store import overview
 from mailgate.store.overview import FolderRow
 from mailgate.store.tokens import Scope
-from mailgate.store.wishes_words import NAME_LENGTH
+from mailgate.store.wishes.words import NAME_LENGTH
 
 router = APIRouter(tags=["folders"], prefix="/v1/tenants/{tenant_id}/mailboxes/{mailbox_id}/folders")
 

@@ -13,7 +13,7 @@ from mailgate.clock import DAY
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 from mailgate.sync.port import FolderState
-from mailgate.sync.push_model import (
+from mailgate.sync.push.model import (
     Address,
     Append,
     Applied,
@@ -37,7 +37,7 @@ from mailgate.sync.push_model import (
     StoreLabels,
     Wait,
 )
-from mailgate.sync.push_plan import LOOKED_FOR, PAUSED, RENUMBERED, plan
+from mailgate.sync.push.plan import LOOKED_FOR, PAUSED, RENUMBERED, plan
 
 NOW = 20_000 * DAY
 ALL = Abilities(move=True, expunge=True, places=True, labels=True)

@@ -70,7 +70,7 @@ from connectors.model import SpecialUse
 from connectors.port import Abilities
 from mailgate.clock import Instant
 from mailgate.sync.operations import Operation, OperationKind, OperationState
-from mailgate.sync.push_model import (
+from mailgate.sync.push.model import (
     Address,
     Append,
     Applied,

@@ -29,9 +29,9 @@ from mailgate.store.near_folders import find_folder
 from mailgate.store.reading import expired, not_there
 from mailgate.store.schema import folders, messages
 from mailgate.store.transaction import Transaction
-from mailgate.store.wishes_folders import create_trash
-from mailgate.store.wishes_locks import LockedMessage, Locks, open_operations
-from mailgate.store.wishes_words import Words, check_number
+from mailgate.store.wishes.folders import create_trash
+from mailgate.store.wishes.locks import LockedMessage, Locks, open_operations
+from mailgate.store.wishes.words import Words, check_number
 from mailgate.sync.operations import OperationKind, OperationState
 
 SCOPE_BOTH = "both"

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from mailgate.clock import Instant
 from mailgate.sync.operations import Operation
 from mailgate.sync.port import FolderState, Owner
-from mailgate.sync.push_model import Address, Facts, Failed, Original
+from mailgate.sync.push.model import Address, Facts, Failed, Original
 
 
 @dataclass(frozen=True, slots=True)

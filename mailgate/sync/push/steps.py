@@ -17,8 +17,8 @@ from connectors.port import Placed
 from mailgate.sync.context import SLOWEST, Context
 from mailgate.sync.operations import Operation, OperationKind
 from mailgate.sync.port import FolderState
-from mailgate.sync.push_lookup import Search
-from mailgate.sync.push_model import (
+from mailgate.sync.push.lookup import Search
+from mailgate.sync.push.model import (
     Address,
     Append,
     CopyThenExpunge,
@@ -32,8 +32,8 @@ from mailgate.sync.push_model import (
     Store,
     StoreLabels,
 )
-from mailgate.sync.push_plan import LOOKED_FOR, RENUMBERED
-from mailgate.sync.push_port import Asked, Expunged, Marked, PushStore, Put, counted_out
+from mailgate.sync.push.plan import LOOKED_FOR, RENUMBERED
+from mailgate.sync.push.port import Asked, Expunged, Marked, PushStore, Put, counted_out
 
 Mutation: TypeAlias = (
     Store | StoreLabels | Move | CopyThenExpunge | Expunge | Append | CreateFolder | RenameFolder | DeleteFolder

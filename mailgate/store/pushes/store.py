@@ -13,14 +13,15 @@ from typing import Any
 from sqlalchemy import bindparam, case, select, update
 
 from mailgate.clock import Instant
-from mailgate.store import changes, operations, push_folders
+from mailgate.store import changes, operations
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.fenced import Fenced
 from mailgate.store.log import PurgeLog
-from mailgate.store.push_ends import drop_originals, end_deleted, lock, settle_moving
-from mailgate.store.push_facts import asked
-from mailgate.store.push_rollback import Rollback
+from mailgate.store.pushes import folders as folder_ends
+from mailgate.store.pushes.ends import drop_originals, end_deleted, lock, settle_moving
+from mailgate.store.pushes.facts import asked
+from mailgate.store.pushes.rollback import Rollback
 from mailgate.store.schema import folders, origins, tombstones
 from mailgate.store.schema import operations as operations_table
 from mailgate.store.sets import among
@@ -28,15 +29,15 @@ from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Merge
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 from mailgate.sync.port import Batch, Owner
-from mailgate.sync.push_model import Failed, Original
-from mailgate.sync.push_port import Asked, Delay, Expunged, Marked, Put, counted_out
+from mailgate.sync.push.model import Failed, Original
+from mailgate.sync.push.port import Asked, Delay, Expunged, Marked, Put, counted_out
 
 _O = operations_table.c
 _ON_THE_WAY = frozenset({OperationKind.MOVE, OperationKind.APPEND})
 
 
 class SqlPushStore(Fenced):
-    """Implements `mailgate.sync.push_port.PushStore`."""
+    """Implements `mailgate.sync.push.port.PushStore`."""
 
     def __init__(self, db: Database, log: PurgeLog, expiry: Expiry) -> None:
         super().__init__(db, log)
@@ -168,7 +169,7 @@ class SqlPushStore(Fenced):
         """The folder is there: applied."""
 
         async def work(tx: Transaction) -> None:
-            await push_folders.made(tx, operation)
+            await folder_ends.made(tx, operation)
             await self._finish(tx, owner, [operation], now)
 
         await self._owned(owner, now, work)
@@ -178,7 +179,7 @@ class SqlPushStore(Fenced):
         _, account_ref = await self._account(owner.mailbox_id)
 
         async def work(tx: Transaction) -> None:
-            await push_folders.renamed(tx, owner, account_ref, operation)
+            await folder_ends.renamed(tx, owner, account_ref, operation)
             await self._finish(tx, owner, [operation], now)
 
         await self._owned(owner, now, work)
@@ -188,12 +189,12 @@ class SqlPushStore(Fenced):
         tenant_ref, _ = await self._account(owner.mailbox_id)
 
         async def work(tx: Transaction) -> bool:
-            ids = await push_folders.deleted(tx, operation, limit, now)
+            ids = await folder_ends.deleted(tx, operation, limit, now)
             if not ids:
                 await self._finish(tx, owner, [operation], now)
                 return True
             horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, now)
-            await push_folders.leave(tx, operation, ids)
+            await folder_ends.leave(tx, operation, ids)
             others = select(origins.c.message_id).where(among(origins.c.message_id, ids, sqlite=tx.sqlite))
             standing = set((await tx.conn.execute(others)).scalars())
             ended = dict.fromkeys((id_ for id_ in ids if id_ not in standing), operation)

@@ -18,14 +18,14 @@ from mailgate.sync.identity import Candidate, Likeness, pair
 from mailgate.sync.operations import OperationKind
 from mailgate.sync.port import FolderState
 from mailgate.sync.prepare import received
-from mailgate.sync.push_model import (
+from mailgate.sync.push.model import (
     Address,
     Evidence,
     LookUp,
     Original,
     Seen,
 )
-from mailgate.sync.push_port import Asked
+from mailgate.sync.push.port import Asked
 from mailgate.sync.snapshot import closing
 from mailgate.sync.uids import ranges
 

@@ -1,7 +1,7 @@
 """Bringing operations to the server: in order, by neighbours that are alike, each step journalled before it is sent.
 
-    open operations → plan (pure) → groups → carry out (`push_steps`): own, journal, command, confirm
-                                  ↘ sent and not answered: look at the server first (`push_lookup`)
+    open operations → plan (pure) → groups → carry out (`steps`): own, journal, command, confirm
+                                  ↘ sent and not answered: look at the server first (`lookup`)
 
 A message has one operation under way at a time. Operations of different messages do not depend on each other, so those
 with the same step are done by one command; one about a folder waits for all before it, and all behind it wait for it.
@@ -27,8 +27,8 @@ from mailgate.errors import MailgateError
 from mailgate.sync.context import Context
 from mailgate.sync.folder_list import refresh
 from mailgate.sync.operations import Operation, OperationKind, OperationState
-from mailgate.sync.push_lookup import Question, Search
-from mailgate.sync.push_model import (
+from mailgate.sync.push.lookup import Question, Search
+from mailgate.sync.push.model import (
     Append,
     Applied,
     CopyThenExpunge,
@@ -46,9 +46,9 @@ from mailgate.sync.push_model import (
     StoreLabels,
     Wait,
 )
-from mailgate.sync.push_plan import LOOKED_FOR, RENUMBERED, plan
-from mailgate.sync.push_port import Asked, Delay, PushStore, Put
-from mailgate.sync.push_steps import Group, Mutation, Steps, put
+from mailgate.sync.push.plan import LOOKED_FOR, RENUMBERED, plan
+from mailgate.sync.push.port import Asked, Delay, PushStore, Put
+from mailgate.sync.push.steps import Group, Mutation, Steps, put
 
 log = structlog.get_logger()
 

@@ -29,7 +29,7 @@ from mailgate.store.database import Database
 from mailgate.store.expiry import Horizon
 from mailgate.store.near_folders import find_folder
 from mailgate.store.transaction import Transaction
-from mailgate.store.wishes_locks import LockedMailbox, Locks
+from mailgate.store.wishes.locks import LockedMailbox, Locks
 from mailgate.sync.operations import OperationKind
 from mailgate.sync.port import PreparedMessage
 from mailgate.sync.prepare import HUGE, Arrived, MemorySink, MessageSink, Preparer

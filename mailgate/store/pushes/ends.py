@@ -17,7 +17,7 @@ from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.sync.operations import Operation
 from mailgate.sync.port import Owner
-from mailgate.sync.push_model import Original
+from mailgate.sync.push.model import Original
 
 _M = messages.c
 

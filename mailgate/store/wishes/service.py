@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from mailgate.blobs import BlobStore
 from mailgate.keys import KeyRing
 from mailgate.store.database import Database
-from mailgate.store.wishes_append import Appends
-from mailgate.store.wishes_folders import FolderWishes
-from mailgate.store.wishes_locks import Locks
-from mailgate.store.wishes_messages import MessageWishes
+from mailgate.store.wishes.append import Appends
+from mailgate.store.wishes.folders import FolderWishes
+from mailgate.store.wishes.locks import Locks
+from mailgate.store.wishes.messages import MessageWishes
 from retention.model import AnchorFrom
 
 

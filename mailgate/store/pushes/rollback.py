@@ -13,7 +13,7 @@ from mailgate.store.expiry import Horizon
 from mailgate.store.folders import AnyRow, state_of
 from mailgate.store.log import PurgeLog
 from mailgate.store.messages import remove
-from mailgate.store.push_ends import lock, settle_moving, tell
+from mailgate.store.pushes.ends import lock, settle_moving, tell
 from mailgate.store.schema import folders, messages, origins
 from mailgate.store.schema import operations as operations_table
 from mailgate.store.sets import among
@@ -21,7 +21,7 @@ from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Merge
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 from mailgate.sync.port import Batch, Owner
-from mailgate.sync.push_model import Failed
+from mailgate.sync.push.model import Failed
 
 _F = folders.c
 

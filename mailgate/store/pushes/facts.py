@@ -14,14 +14,14 @@ from mailgate.store.sets import among
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import Operation
 from mailgate.sync.port import Owner
-from mailgate.sync.push_model import (
+from mailgate.sync.push.model import (
     Copy,
     Facts,
     Original,
     Place,
     StoredBytes,
 )
-from mailgate.sync.push_port import Asked
+from mailgate.sync.push.port import Asked
 
 
 async def asked(conn: AsyncConnection, owner: Owner, limit: int, *, sent: bool, sqlite: bool) -> list[Asked]:

@@ -28,8 +28,8 @@ from mailgate.store.schema import folders, messages, origins
 from mailgate.store.schema import operations as operations_table
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
-from mailgate.store.wishes_locks import LockedMailbox, Locks
-from mailgate.store.wishes_words import folder_name
+from mailgate.store.wishes.locks import LockedMailbox, Locks
+from mailgate.store.wishes.words import folder_name
 from mailgate.sync.listing import NAME_LIMIT, Rules
 from mailgate.sync.operations import OperationKind
 
