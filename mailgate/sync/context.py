@@ -87,6 +87,7 @@ class Meter:
 @dataclass(slots=True)
 class Context:
     """One connected mailbox. `looked_at`: when the last complete look at each followed folder began, in this session.
+    `passed_through`: when messages were last noticed to have come to a folder and gone again between two looks at it.
     `push_wanted`: the CRM asked for something, and `push` brings it to the server, in the middle of an import too.
     """
 
@@ -104,6 +105,7 @@ class Context:
     entitled: Entitled
     folders: dict[str, FolderState] = field(default_factory=dict)
     looked_at: dict[str, Instant] = field(default_factory=dict)
+    passed_through: dict[str, Instant] = field(default_factory=dict)
     flags_at: dict[str, Instant] = field(default_factory=dict)
     applied: Applied = field(default_factory=Applied)
     meter: Meter | None = None
@@ -156,6 +158,20 @@ class Context:
         """The followed folder that new mail arrives in: INBOX, or All Mail where that is followed instead."""
         by_use = {folder.special_use: folder for folder in reversed(self.followed())}
         return by_use.get(SpecialUse.INBOX) or by_use.get(SpecialUse.ALL)
+
+    def looks(self) -> dict[str, Instant]:
+        """`looked_at`, as far as it proves that a message which is missed is in none of these folders (else 0).
+
+        A look in the future was before the clock was set back. One before a message passed through another folder may
+        have been too early: the message may have come from there.
+        """
+        now = self.clock()
+        return {
+            folder_id: at
+            if at <= now and all(at > seen for other, seen in self.passed_through.items() if other != folder_id)
+            else 0
+            for folder_id, at in self.looked_at.items()
+        }
 
     def reached(self, folder: FolderState, checkpoint: Checkpoint) -> FolderState:
         """The folder is known up to here now."""

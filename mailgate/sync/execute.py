@@ -165,6 +165,8 @@ class FolderPass:
                         for uid, view in known.items()
                     ]
                 )
+        if seen.passed_through(len(new)):
+            context.passed_through[folder.id] = context.clock()
         gone, untold = await seen.gone(new)
         await self._see_gone(gone, len(new))
         if self._again:

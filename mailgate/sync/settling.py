@@ -73,16 +73,14 @@ def _ripe(context: Context, counts: list[PendingCount]) -> tuple[list[tuple[Pend
     """Folders whose disappearances waited long enough, each with the instant before which they must have been seen; and
     the ids of those that wait.
     """
-    now = context.clock()
+    looks = context.looks()
     ready: list[tuple[PendingCount, Instant]] = []
     waiting: set[str] = set()
     for count in counts:
         if count.latest_at is None:
             continue
-        # A look in the future was before the clock was set back: it says nothing of what vanished since.
-        looks = {folder_id: at if at <= now else 0 for folder_id, at in context.looked_at.items()}
         others = [at for folder_id, at in looks.items() if folder_id != count.folder_id]
-        bound = min(others) if others else now + 1
+        bound = min(others) if others else context.clock() + 1
         if count.latest_at >= bound:
             waiting.add(count.folder_id)
         else:
@@ -113,7 +111,7 @@ async def _settle_folder(context: Context, count: PendingCount, bound: Instant, 
     while True:
         now = context.clock()
         pending = await context.store.pending(count.folder_id, bound, now, SETTLE)
-        settlements = settle(pending, context.looked_at)
+        settlements = settle(pending, context.looks())
         if not settlements:
             return
         context.getting_on()

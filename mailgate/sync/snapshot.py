@@ -98,6 +98,13 @@ class FolderLook:
         """Whether both this look and the checkpoint have a MODSEQ."""
         return self.status.highestmodseq is not None and self._folder.highestmodseq is not None
 
+    def passed_through(self, new: int) -> bool:
+        """Whether more UIDs were given than the `new` messages that stand here: what came has gone again, or the server
+        leaves UIDs out.
+        """
+        known = self._folder.uidnext
+        return self._uidnext is not None and known is not None and self._uidnext - known > new
+
     @property
     def checks_flags(self) -> bool:
         """Whether this look sees every change of flags."""

@@ -194,6 +194,30 @@ async def test_a_renamed_folder_from_which_messages_were_moved(engine: Engine, a
     assert {row.name: row.id for row in await engine.rows("folders")}["Archiv"] == before["Archive"]
 
 
+async def test_a_message_moved_on_before_anybody_looked_keeps_its_id(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passes through Trash to Archive, each time behind our back: no look ever sees it, and all were looked at."""
+    await engine.sync()
+    before = await ids(engine)
+    opened = MemoryConnection.open
+    steps = [("INBOX", "INBOX", "Trash"), ("Trash", "Trash", "Archive")]
+
+    async def meanwhile(line: MemoryConnection, name: str, since: QResync | None = None) -> Selected:
+        if steps and name == steps[0][0]:
+            _, source, target = steps.pop(0)
+            account.move(source, max(account.folders[source].messages), target)
+        return await opened(line, name, since)
+
+    monkeypatch.setattr(MemoryConnection, "open", meanwhile)
+    await again(engine)
+    assert steps == []
+    await again(engine)
+    assert await agrees(engine)
+    assert await ids(engine) == before
+    assert not await engine.events("message.deleted")
+
+
 async def test_a_recognition_that_was_cut_sees_what_changed_since(engine: Engine, account: MemoryAccount) -> None:
     """What the cut pass recognised already may be gone, or marked, when the next one begins."""
     await engine.sync()
