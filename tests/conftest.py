@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import faulthandler
 import functools
 import inspect
 import ipaddress
 import os
 import socket
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any
 
 import hypothesis
 import pytest
 import uvloop
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from tests.servers import missing_go
 
@@ -117,6 +119,24 @@ ASYNC_LIMIT_S = 120
 """pytest-timeout's signal does not wake uvloop, so an async test has its own limit; pytest-timeout's thread is the
 last resort.
 """
+
+
+TEARDOWN_LIMIT_S = 300
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    """A teardown that never ends, ends the run, with the stacks of all threads.
+
+    Closing uvloop's loop over a line that a failed test left open may wait for ever, and holds the interpreter's lock
+    meanwhile, so that no thread of Python, pytest-timeout's neither, can end it.
+    """
+    stderr = item.config.stash[fault_handler_stderr_fd_key]
+    faulthandler.dump_traceback_later(TEARDOWN_LIMIT_S, exit=True, file=stderr)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
