@@ -1,0 +1,58 @@
+"""The tables. One database schema for SQLite and PostgreSQL; DDL that differs by database stands in the migrations.
+
+What holds everywhere:
+
+* Every row belongs to a tenant (but the installation's own: tokens, leases, runs over all tenants).
+* Instants are integers: microseconds since the epoch in UTC.
+* Nothing derived from a message stands here in clear: what a person could read is in `messages.summary`, encrypted
+  under the message's own data key; header ids and search words are keyed tokens (HMAC under a tenant's key). A purge
+  deletes the row and with it the key.
+* `messages` has rows for live copies only. What stays of a purged copy is a row of `tombstones`.
+* Lock order: tenants → mailboxes → messages (by id) → tenant_heads, always last, just before the commit.
+* `tenant_heads` carries what is numbered without gaps (events, log entries) and counted exactly (copies, bytes).
+"""
+
+from __future__ import annotations
+
+from mailgate.store.schema.base import Id, Name, Ref, metadata
+from mailgate.store.schema.events import events
+from mailgate.store.schema.log import log_checkpoints, log_leaves, log_tiles
+from mailgate.store.schema.mailboxes import folders, mailboxes
+from mailgate.store.schema.messages import blobs, messages, origins, pins, search_docs, tombstones
+from mailgate.store.schema.retention import blob_erasures, hold_messages, holds, runs
+from mailgate.store.schema.sync import guards, operations, quarantine
+from mailgate.store.schema.system import idempotency_keys, installation, leases, tokens
+from mailgate.store.schema.tenants import subscription_periods, tenant_heads, tenants
+
+__all__ = [
+    "Id",
+    "Name",
+    "Ref",
+    "blob_erasures",
+    "blobs",
+    "events",
+    "folders",
+    "guards",
+    "hold_messages",
+    "holds",
+    "idempotency_keys",
+    "installation",
+    "leases",
+    "log_checkpoints",
+    "log_leaves",
+    "log_tiles",
+    "mailboxes",
+    "messages",
+    "metadata",
+    "operations",
+    "origins",
+    "pins",
+    "quarantine",
+    "runs",
+    "search_docs",
+    "subscription_periods",
+    "tenant_heads",
+    "tenants",
+    "tokens",
+    "tombstones",
+]
