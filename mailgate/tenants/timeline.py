@@ -8,12 +8,16 @@ no end. What holds at an instant is the period that covers it.
 
 What time does at the end of a period, in this order:
 
-1. a change that was bought (renewal, downgrade) begins; fewer seats that were asked for come into force;
+1. a change that was bought (renewal, downgrade) begins, in place of the automatic renewal of that date; fewer seats
+   that were asked for come into force;
 2. a trial ends: Free, `expired`, without grace;
 3. without automatic renewal the plan ends: Free, `canceled` when it was cancelled, else `expired`;
 4. with automatic renewal, but no word that it was paid: `past_due`. The plan holds for the days of grace, so that
    neither a failed card nor a message of the billing system that comes late costs a tenant its history; then Free,
-   `canceled`.
+   `canceled`. A failure that was told before the end changes nothing of this.
+
+Where the order of arrival is not known, the fold errs on the side that keeps: a payment never shortens what was paid
+before, what was paid follows what was paid before, and a plan without end goes on until something ends it.
 
 Invariants (property tests):
 
@@ -24,193 +28,58 @@ Invariants (property tests):
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import assert_never
 
-from mailgate.clock import DAY, Instant
+from mailgate.clock import Instant
 from mailgate.tenants.calendar import add_months, day_of_month
 from mailgate.tenants.catalogue import FREE
+from mailgate.tenants.periods import (
+    BEGINNING,
+    ChangeKind,
+    Event,
+    EventType,
+    PendingChange,
+    Period,
+    Source,
+    Status,
+    SubscriptionRules,
+    Timeline,
+)
 
-BEGINNING: Instant = 0
-"""Where every timeline begins: on Free."""
+__all__ = [
+    "BEGINNING",
+    "ChangeKind",
+    "Event",
+    "EventType",
+    "PendingChange",
+    "Period",
+    "Source",
+    "Status",
+    "SubscriptionRules",
+    "Timeline",
+    "timeline",
+]
 
-
-class Status(StrEnum):
-    """A subscription's status, in the words that billing systems use."""
-
-    TRIALING = "trialing"
-    ACTIVE = "active"
-    PAST_DUE = "past_due"
-    CANCELED = "canceled"
-    EXPIRED = "expired"
-
-
-class EventType(StrEnum):
-    """What can happen to a subscription. The order here decides between events of the same instant."""
-
-    SET = "set"
-    TRIAL_STARTED = "trial_started"
-    PURCHASED = "purchased"
-    RENEWED = "renewed"
-    UPGRADED = "upgraded"
-    RENEWAL_BOUGHT = "renewal_bought"
-    DOWNGRADE_BOUGHT = "downgrade_bought"
-    SEATS_CHANGED = "seats_changed"
-    RESUMED = "resumed"
-    CANCELED = "canceled"
-    RENEWAL_FAILED = "renewal_failed"
-    ENDED = "ended"
-
-
+_USUAL = SubscriptionRules()
 _RANK = {kind: rank for rank, kind in enumerate(EventType)}
 
 
-class Source(StrEnum):
-    """Who sold it. What a partner sold is not renewed automatically."""
-
-    DIRECT = "direct"
-    PARTNER = "partner"
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something that happened to a subscription, counting from `effective_at`. `id` is unique within the tenant.
-
-    Which of the other fields count depends on the type:
-
-    | type | fields |
-    |---|---|
-    | set | all: what holds from now on, whatever went before; period_end None is without end |
-    | trial_started | plan, period_end, seats |
-    | purchased | plan, term_months or period_end, seats, source, auto_renew (as by source if None) |
-    | renewed | the next period is paid: period_end, or term_months (else the last term); plan if it is another |
-    | renewal_bought | term_months: begins when the period ends |
-    | downgrade_bought | plan, term_months, seats: begins when the period ends |
-    | upgraded | plan, seats |
-    | seats_changed | seats; at_end: when the period ends, not now |
-    | renewal_failed | – |
-    | canceled | period_end when the billing system names another one |
-    | resumed | – |
-    | ended | Free from now on |
-    """
-
-    id: str
-    type: EventType
-    effective_at: Instant
-    plan: str | None = None
-    status: Status | None = None
-    period_end: Instant | None = None
-    term_months: int | None = None
-    auto_renew: bool | None = None
-    seats: int | None = None
-    source: Source | None = None
-    at_end: bool = False
-
-
-class ChangeKind(StrEnum):
-    """What was bought or asked for and begins when the period ends."""
-
-    RENEWAL = "renewal"
-    DOWNGRADE = "downgrade"
-    SEATS = "seats"
-
-
-@dataclass(frozen=True, slots=True)
-class PendingChange:
-    """A change that begins when the current period ends. `term_months` None: seats only; `cause` is the event's id."""
-
-    kind: ChangeKind
-    plan: str
-    term_months: int | None
-    seats: int | None
-    cause: str
-
-
-@dataclass(frozen=True, slots=True)
-class Period:
-    """What holds from `effective_at` until `until_at` (None: for ever).
-
-    `period_start` and `period_end` are of the paid period, which may span several of these; `period_end` None is
-    without end. `cause` is the id of the event that opened it, `cause_type` its type, or what time did: `period_ended`,
-    `grace_ended`; None for the beginning.
-    """
-
-    plan: str
-    status: Status
-    effective_at: Instant
-    until_at: Instant | None
-    period_start: Instant
-    period_end: Instant | None
-    auto_renew: bool = False
-    seats: int | None = None
-    term_months: int | None = None
-    source: Source = Source.DIRECT
-    pending: PendingChange | None = None
-    cause: str | None = None
-    cause_type: str | None = None
-
-    @property
-    def paid(self) -> bool:
-        """Whether it is a plan that was sold or given, not Free."""
-        return self.plan != FREE
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriptionRules:
-    """Numbers of the rules; days."""
-
-    grace_days: int = 10
-
-    def grace_end(self, period_end: Instant) -> Instant:
-        """When a period that was not renewed ends for good."""
-        return period_end + self.grace_days * DAY
-
-
-@dataclass(frozen=True, slots=True)
-class Timeline:
-    """The periods of a tenant, in order, the first from BEGINNING on."""
-
-    periods: Sequence[Period]
-
-    def at(self, now: Instant) -> Period:
-        """The period that holds at `now`."""
-        index = bisect_right(self.periods, now, key=lambda period: period.effective_at) - 1
-        return self.periods[max(index, 0)]
-
-    def after(self, now: Instant) -> Sequence[Period]:
-        """What begins by itself after `now`, in order, as long as no further event comes."""
-        index = bisect_right(self.periods, now, key=lambda period: period.effective_at)
-        return self.periods[index:]
-
-    def plan_since(self, now: Instant) -> Instant:
-        """Since when the plan that holds at `now` has held without a break."""
-        index = bisect_right(self.periods, now, key=lambda period: period.effective_at) - 1
-        plan = self.periods[index].plan
-        while index > 0 and self.periods[index - 1].plan == plan:
-            index -= 1
-        return self.periods[index].effective_at
-
-    def next_change(self, now: Instant) -> Instant | None:
-        """The next instant after `now` at which something begins by itself; None when nothing does."""
-        later = self.after(now)
-        return later[0].effective_at if later else None
-
-
-def timeline(events: Iterable[Event], rules: SubscriptionRules = SubscriptionRules()) -> Timeline:
+def timeline(events: Iterable[Event], rules: SubscriptionRules = _USUAL) -> Timeline:
     """The timeline that these events make. Repeated ids count once; the order of the events does not matter.
 
-    It is total: an event that makes no sense where it stands (a renewal of Free, say) changes nothing.
+    It is total: an event that makes no sense where it stands (an upgrade of Free, say) changes nothing. One from before
+    BEGINNING counts from there.
     """
     fold = _Fold(rules)
     known: set[str] = set()
     for event in sorted(events, key=_order):
         if event.id not in known:
             known.add(event.id)
-            fold.pass_time(event.effective_at)
-            fold.apply(event)
+            at = max(event.effective_at, BEGINNING)
+            fold.pass_time(at)
+            fold.apply(replace(event, effective_at=at))
     fold.pass_time(None)
     return Timeline(tuple(fold.finished()))
 
@@ -238,47 +107,65 @@ class _Fold:
             self._period_ends(end)
 
     def _end(self) -> Instant | None:
-        """When time changes the period that holds; a past due one lasts until its grace is over."""
-        end = self._now.period_end
-        if end is None or not self._now.paid:
+        """When time changes the period that holds; one that is past due waits at its end until its grace is over."""
+        now, end = self._now, self._now.period_end
+        if end is None or not now.paid:
             return None
-        bought = self._now.pending is not None and self._now.pending.term_months is not None
-        if self._now.status is Status.PAST_DUE and not bought:
+        if now.status is Status.PAST_DUE and now.pending is None:
             end = self._rules.grace_end(end)
-        return max(end, self._now.effective_at)
+        return max(end, now.effective_at)
 
     def _period_ends(self, at: Instant) -> None:
         now, change = self._now, self._now.pending
         if change is not None and change.term_months is not None:
             self._begin_bought(change, change.term_months, at)
-        elif now.status is Status.PAST_DUE:
-            self._become(_free(at, Status.CANCELED), now.cause, "grace_ended")
         elif change is not None:
             # Still this period: what happens to it at its end is decided by the next turn of the loop.
             self._become(replace(now, seats=change.seats, pending=None, effective_at=at), change.cause, "period_ended")
-        elif now.status is Status.TRIALING:
-            self._become(_free(at, Status.EXPIRED), now.cause, "period_ended")
-        elif not now.auto_renew:
+        elif now.status is Status.PAST_DUE:
+            self._become(_free(at, Status.CANCELED), now.cause, "grace_ended")
+        elif now.status is Status.ACTIVE and now.auto_renew:
+            self._become(replace(now, status=Status.PAST_DUE, effective_at=at), now.cause, "period_ended")
+        else:
             status = Status.CANCELED if now.status is Status.CANCELED else Status.EXPIRED
             self._become(_free(at, status), now.cause, "period_ended")
-        else:
-            self._become(replace(now, status=Status.PAST_DUE, effective_at=at), now.cause, "period_ended")
 
     def _begin_bought(self, change: PendingChange, months: int, at: Instant) -> None:
         now = self._now
+        begins, end = self._next_months(now, months, at)
+        if change.period_end is not None and change.period_end > at:
+            end = self._named(change.period_end)
         began = replace(
             now,
             plan=change.plan,
             # Bought for a plan whose automatic renewal was switched off, it ends like that one would have.
             status=now.status if now.status is Status.CANCELED else Status.ACTIVE,
             effective_at=at,
-            period_start=at,
-            period_end=add_months(at, months, day=self._day),
+            period_start=begins,
+            period_end=end,
+            auto_renew=_renews_itself(now),
             seats=now.seats if change.seats is None else change.seats,
             term_months=months,
             pending=None,
         )
         self._become(began, change.cause, "period_ended")
+
+    def _next_months(self, running: Period, months: int, at: Instant) -> tuple[Instant, Instant]:
+        """Start and end of the months paid after `running`: they follow it, unless they would be over at `at`."""
+        if running.period_end is not None:
+            end = add_months(running.period_end, months, day=self._day)
+            if end > at:
+                return running.period_end, end
+        self._day = day_of_month(at)
+        return at, add_months(at, months)
+
+    def _named(self, end: Instant) -> Instant:
+        """An end that was named, not computed. Later periods end on its day of the month, unless that is only the last
+        day of a month too short for the day on which they ended so far.
+        """
+        if end != add_months(end, 0, day=self._day):
+            self._day = day_of_month(end)
+        return end
 
     def apply(self, event: Event) -> None:
         """What the event does to the period that holds."""
@@ -301,8 +188,7 @@ class _Fold:
             case EventType.SEATS_CHANGED:
                 self._seats(event)
             case EventType.RESUMED:
-                if self._now.paid and self._now.status is Status.CANCELED:
-                    self._change(event, replace(self._now, status=Status.ACTIVE, auto_renew=True))
+                self._resume(event)
             case EventType.CANCELED:
                 self._cancel(event)
             case EventType.RENEWAL_FAILED:
@@ -316,70 +202,120 @@ class _Fold:
                 assert_never(event.type)
 
     def _set(self, event: Event) -> None:
-        status = event.status or Status.ACTIVE
+        at, status, end = event.effective_at, event.status or Status.ACTIVE, event.period_end
         plan = event.plan or self._now.plan
         if plan == FREE or status is Status.EXPIRED:
-            self._become(_free(event.effective_at, status, seats=event.seats), event.id, event.type.value)
+            self._become(_free(at, status, seats=event.seats), event.id, event.type.value)
             return
-        end = event.period_end
         if end is None and status is Status.PAST_DUE:
-            end = event.effective_at
-        self._open(replace(event, plan=plan, period_end=end), status, auto_renew=bool(event.auto_renew))
-
-    def _open(self, event: Event, status: Status, *, auto_renew: bool) -> None:
-        """A period that begins with the event, whatever went before."""
-        at, end, outright = event.effective_at, event.period_end, event.type is EventType.SET
-        if end is None and event.term_months is not None:
-            end = add_months(at, event.term_months)
-        if event.plan is None or event.plan == FREE or (end is not None and end <= at and not outright):
-            return
-        self._day = day_of_month(at)
-        opened = Period(
-            plan=event.plan,
-            status=status,
-            effective_at=at,
-            until_at=None,
-            period_start=at,
-            period_end=end,
-            auto_renew=auto_renew,
-            seats=self._now.seats if event.seats is None and not outright else event.seats,
-            term_months=event.term_months,
-            source=event.source or Source.DIRECT,
-        )
-        self._become(opened, event.id, event.type.value)
-
-    def _renew(self, event: Event) -> None:
-        """The next period is paid. After the plan had lapsed it takes it up again from now on."""
-        at, now = event.effective_at, self._now
-        running = now if now.paid else self._last_paid
-        if running is None:
-            return
-        months = event.term_months or running.term_months or 1
-        old_end = running.period_end if now.paid else None
-        begins = at if old_end is None else old_end
-        if old_end is None:
-            self._day = day_of_month(at)
-        end = event.period_end or add_months(begins, months, day=self._day)
-        if end <= at:
-            return
-        # What was a trial is bought by this: automatic renewal is on after the first purchase.
-        by_itself = running.auto_renew or running.status is Status.TRIALING
+            end = at
+        # A trial and what was cancelled have no automatic renewal; what is past due had one.
+        renews = status is Status.PAST_DUE if event.auto_renew is None else event.auto_renew
+        renews = renews and status in (Status.ACTIVE, Status.PAST_DUE)
         self._become(
-            replace(
-                running,
-                plan=event.plan or running.plan,
-                status=Status.ACTIVE,
-                effective_at=at,
-                # Paid before the end, it lengthens the period; paid after it, the new one began where the old ended.
-                period_start=running.period_start if begins > at else begins,
-                period_end=end,
-                auto_renew=by_itself if event.auto_renew is None else event.auto_renew,
-                term_months=months,
-                pending=now.pending if now.paid else None,
-            ),
+            self._opened(event, plan, status, end, renews, event.seats),
             event.id,
             event.type.value,
         )
+
+    def _open(self, event: Event, status: Status, *, auto_renew: bool) -> None:
+        """A period that begins with the event, whatever went before."""
+        at, end, plan = event.effective_at, event.period_end, event.plan
+        if plan is None or plan == FREE or (end is not None and end <= at):
+            return
+        seats = self._now.seats if event.seats is None else event.seats
+        self._become(self._opened(event, plan, status, end, auto_renew, seats), event.id, event.type.value)
+
+    def _opened(
+        self, event: Event, plan: str, status: Status, end: Instant | None, auto_renew: bool, seats: int | None
+    ) -> Period:
+        at = event.effective_at
+        self._day = day_of_month(at)
+        if end is not None:
+            end = self._named(end)
+        elif event.term_months:
+            end = add_months(at, event.term_months)
+        return Period(
+            plan=plan,
+            status=status,
+            effective_at=at,
+            until_at=None,
+            period_start=at if end is None else min(at, end),
+            period_end=end,
+            auto_renew=auto_renew,
+            seats=seats,
+            term_months=event.term_months,
+            source=event.source or Source.DIRECT,
+        )
+
+    def _renew(self, event: Event) -> None:
+        """The next period is paid. After the plan had lapsed it takes it up again from now on."""
+        at, now, named = event.effective_at, self._now, event.period_end
+        running = now if now.paid else self._lapsed(event)
+        if running is None or event.plan == FREE:
+            return
+        old_end, months = running.period_end, event.term_months or running.term_months or 1
+        if named is not None and named <= (at if old_end is None else old_end):
+            # A payment of what was paid already shortens nothing; it may be the one that was said to have failed.
+            if named == old_end and at < old_end and now.status is Status.PAST_DUE:
+                self._change(event, replace(now, status=Status.ACTIVE))
+        elif named is None and old_end is None and now.paid and now.status is not Status.TRIALING:
+            return  # without an end there is nothing to lengthen
+        elif old_end is not None and at < old_end and event.plan not in (None, now.plan):
+            self._renew_as(event, event.plan or now.plan, months)
+        else:
+            self._continue(event, running, months)
+
+    def _lapsed(self, event: Event) -> Period | None:
+        """What a renewal on Free takes up: the plan that it names, else the last one."""
+        last = self._last_paid
+        if last is None and event.plan is not None:
+            last = replace(self._now, plan=event.plan, source=event.source or Source.DIRECT)
+        if last is None:
+            return None
+        return replace(
+            last,
+            status=Status.ACTIVE,
+            period_end=None,
+            auto_renew=last.source is Source.DIRECT,
+            seats=last.seats if self._now.seats is None else self._now.seats,
+            pending=None,
+        )
+
+    def _renew_as(self, event: Event, plan: str, months: int) -> None:
+        """Paid before the end for another plan: the one that holds was paid until then."""
+        now = self._now
+        seats = None if now.pending is None else now.pending.seats
+        change = PendingChange(ChangeKind.RENEWAL, plan, months, seats, event.id, event.period_end)
+        status = Status.ACTIVE if now.status is Status.PAST_DUE else now.status
+        self._change(event, replace(now, status=status, pending=change))
+
+    def _continue(self, event: Event, running: Period, months: int) -> None:
+        """The period paid for follows the one that runs, or begins now where that has no end."""
+        at, old_end = event.effective_at, running.period_end
+        if event.period_end is None:
+            begins, end = self._next_months(running, months, at)
+        else:
+            if old_end is None:
+                self._day = day_of_month(at)
+            begins, end = at if old_end is None else old_end, self._named(event.period_end)
+        if end <= at:
+            # What was paid is over as well: still past due, from the later end on.
+            self._change(event, replace(running, period_start=begins, period_end=end))
+            return
+        canceled = running.status is Status.CANCELED and not event.auto_renew
+        renewed = replace(
+            running,
+            plan=event.plan or running.plan,
+            status=Status.CANCELED if canceled else Status.ACTIVE,
+            effective_at=at,
+            # Paid before the end, it lengthens the period; paid after it, the new one began where the old ended.
+            period_start=running.period_start if begins > at else begins,
+            period_end=end,
+            auto_renew=_renews_itself(running) if event.auto_renew is None else event.auto_renew,
+            term_months=months,
+        )
+        self._become(renewed, event.id, event.type.value)
 
     def _upgrade(self, event: Event) -> None:
         """At once. A downgrade that was bought is given up; a renewal that was bought is of the new plan."""
@@ -398,13 +334,16 @@ class _Fold:
         if not now.paid or plan == FREE or now.period_end is None:
             return
         months = event.term_months or now.term_months or 1
-        self._change(event, replace(now, pending=PendingChange(kind, plan, months, event.seats, event.id)))
+        seats = event.seats
+        if seats is None and now.pending is not None:
+            seats = now.pending.seats
+        self._change(event, replace(now, pending=PendingChange(kind, plan, months, seats, event.id)))
 
     def _seats(self, event: Event) -> None:
         now = self._now
         if event.seats is None:
             return
-        if not event.at_end or now.period_end is None or not now.paid:
+        if not event.at_end or now.period_end is None or now.period_end <= event.effective_at:
             self._change(event, replace(now, seats=event.seats))
             return
         pending = PendingChange(ChangeKind.SEATS, now.plan, None, event.seats, event.id)
@@ -414,21 +353,30 @@ class _Fold:
 
     def _cancel(self, event: Event) -> None:
         """No automatic renewal: the plan runs to the end of its period. What is past due keeps its grace."""
-        now = self._now
+        now, end = self._now, event.period_end
         if not now.paid:
             return
-        end = event.period_end or now.period_end
-        if end is None:
-            self._become(_free(event.effective_at, Status.CANCELED), event.id, event.type.value)
-            return
+        if end is None or (now.status is Status.PAST_DUE and now.period_end is not None and end < now.period_end):
+            end = now.period_end
+        else:
+            end = self._named(end)
         status = Status.CANCELED if now.status is Status.ACTIVE else now.status
         self._change(event, replace(now, status=status, auto_renew=False, period_end=end))
+
+    def _resume(self, event: Event) -> None:
+        """Automatic renewal is on again. A trial has none, nor has what a partner sold."""
+        now = self._now
+        if not now.paid or now.status is Status.TRIALING:
+            return
+        status = Status.ACTIVE if now.status is Status.CANCELED else now.status
+        auto_renew = now.auto_renew or now.source is Source.DIRECT
+        self._change(event, replace(now, status=status, auto_renew=auto_renew))
 
     def _fail(self, event: Event) -> None:
         """A renewal was not paid. A trial has no grace, and what was cancelled is not renewed."""
         now = self._now
         if now.paid and now.status is Status.ACTIVE:
-            end = now.period_end or event.effective_at
+            end = self._named(event.effective_at) if now.period_end is None else now.period_end
             self._change(event, replace(now, status=Status.PAST_DUE, period_end=end))
 
     def _change(self, event: Event, changed: Period) -> None:
@@ -448,3 +396,8 @@ class _Fold:
 
 def _free(at: Instant, status: Status, *, seats: int | None = None) -> Period:
     return Period(FREE, status, at, None, at, None, seats=seats)
+
+
+def _renews_itself(period: Period) -> bool:
+    """Whether what is bought after this period renews itself: a trial was no purchase, the first one is."""
+    return period.source is Source.DIRECT if period.status is Status.TRIALING else period.auto_renew
