@@ -20,11 +20,11 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from retention.model import Copy, Counts, Instant, KeptBy, Rules, Verdict
+from retention.model import Copy, Counts, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
 from retention.policy import cutoffs, judge
 from retention.port import BatchFailedError, Position, Progress, PurgeStore, PurgeUnit, Run
 
@@ -37,12 +37,23 @@ Step = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a run at `now_at` would do to one tenant. `rules` None: there is no such tenant."""
+    """What a run at `now_at` would do to one tenant, or to all (`tenant_id` None), and why.
 
-    tenant_id: str
+    `counts` are the run's: copies of age. `due` and `kept` are all copies, each once: those that would go, by reason,
+    and those that would stay, by what keeps them. `rules` None: of all tenants, or there is no such tenant.
+    """
+
+    tenant_id: str | None
     now_at: Instant
     rules: Rules | None
     counts: Counts
+    due: Mapping[Reason, Sum] = field(default_factory=dict)
+    kept: Mapping[KeptBy, Sum] = field(default_factory=dict)
+
+    @property
+    def going(self) -> Sum:
+        """All that would go."""
+        return sum(self.due.values(), Sum())
 
 
 def no_step(_name: str) -> None:
@@ -86,28 +97,43 @@ class Engine:
             return run, await self._abort(run, progress, "policy_changed")
         return run, await self._walk(run, progress)
 
-    async def preview_all(self, now: Instant, clock_fault: str | None = None) -> Counts:
-        """What a run over all tenants at `now` would do, by the plans at `now`. Changes nothing."""
-        total = Counts()
-        for tenant_id in await self._store.tenants_due(now, now):
-            total.add((await self.preview(tenant_id, now, clock_fault)).counts)
-        return total
+    async def preview_all(
+        self, now: Instant, clock_fault: str | None = None, supposed: Supposed | None = None
+    ) -> Preview:
+        """What a run over all tenants at `now` would do, by the plans at `now` or the supposed one. Changes nothing.
 
-    async def preview(self, tenant_id: str, now: Instant, clock_fault: str | None = None) -> Preview:
+        Its counts are those of the tenants that the run would open; its sums are of everybody's copies.
+        """
+        opened = set(await self._store.tenants_due(now, now, supposed))
+        counts, due, kept = Counts(), dict[Reason, Sum](), dict[KeptBy, Sum]()
+        for tenant_id in await self._store.tenants():
+            one = await self.preview(tenant_id, now, clock_fault, supposed)
+            if tenant_id in opened:
+                counts.add(one.counts)
+            for reason, sum_ in one.due.items():
+                due[reason] = due.get(reason, Sum()) + sum_
+            for kept_by, sum_ in one.kept.items():
+                kept[kept_by] = kept.get(kept_by, Sum()) + sum_
+        return Preview(None, now, None, counts, due, kept)
+
+    async def preview(
+        self, tenant_id: str, now: Instant, clock_fault: str | None = None, supposed: Supposed | None = None
+    ) -> Preview:
         """What a run at `now` would do to this tenant's copies, as they are. Changes nothing."""
-        rules = await self._store.rules(tenant_id, now)
+        rules = await self._store.rules(tenant_id, now, supposed)
         counts = Counts()
-        if rules is not None:
-            bounds = cutoffs(rules, now)
-            if bounds is not None:
-                survey = await self._store.survey(tenant_id, bounds, now)
-                for kept_by, count in survey.kept.items():
-                    counts.keep(kept_by, count)
-                if clock_fault is None:
-                    counts.purge(survey.due, survey.bytes)
-                else:
-                    counts.keep(KeptBy.CLOCK, survey.due)
-        return Preview(tenant_id, now, rules, counts)
+        if rules is None:
+            return Preview(tenant_id, now, None, counts)
+        survey = await self._store.survey(tenant_id, rules, now)
+        for kept_by, count in survey.candidates.items():
+            counts.keep(kept_by, count)
+        preview = Preview(tenant_id, now, rules, counts, survey.due, survey.kept)
+        if clock_fault is None:
+            counts.purge(preview.going.copies, preview.going.bytes)
+            return preview
+        counts.keep(KeptBy.CLOCK, preview.going.copies)
+        stopped = {KeptBy.CLOCK: preview.going} if preview.going.copies else {}
+        return replace(preview, rules=replace(rules, clock_fault=clock_fault), due={}, kept={**survey.kept, **stopped})
 
     async def _walk(self, run: Run, progress: Progress) -> Counts:
         for tenant_id in await self._tenants(run, progress):
@@ -167,7 +193,8 @@ class Engine:
             return await self._gone(unit, progress), True
         bounds = cutoffs(rules, run.now_at)
         if bounds is None:
-            progress.counts.keep(KeptBy.PLAN_UNKNOWN, await unit.copies(before.position))
+            for kept_by, count in (await unit.kept_after(before.position)).items():
+                progress.counts.keep(kept_by, count)
             await unit.record(progress)
             return progress, True
         candidates = await unit.lock_candidates(bounds, before.position, limit)

@@ -117,6 +117,25 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Sum:
+    """So many copies, whose originals have so many bytes together."""
+
+    copies: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Sum) -> Sum:
+        return Sum(self.copies + other.copies, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Supposed:
+    """A plan that a preview supposes to begin at the instant it looks at."""
+
+    plan: str
+    days: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cutoffs:
     """The set form: what is of age, as bounds for one statement. All bounds are inclusive.
 

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
-from retention.model import Actor, Copy, Counts, Cutoffs, Instant, Rules, Verdict
+from retention.model import Actor, Copy, Counts, Cutoffs, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
 
 T = TypeVar("T")
 
@@ -76,14 +76,16 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a walk over part of a tenant's copies of age finds, without changing anything.
+    """All copies of a tenant by their fate at an instant. Each counts once, as `retention.policy.judge` would say, but
+    for the clock: that is the caller's.
 
-    `due` copies of `bytes` bytes would go; `kept` stay, by reason.
+    `due` go, by reason; `kept` stay, by what keeps them. `candidates` are those of the kept that a run counts: of age,
+    but held or pinned; all of them when the plan is not known.
     """
 
-    due: int
-    bytes: int
-    kept: Mapping[str, int]
+    due: Mapping[Reason, Sum] = field(default_factory=dict)
+    kept: Mapping[KeptBy, Sum] = field(default_factory=dict)
+    candidates: Mapping[KeptBy, int] = field(default_factory=dict)
 
 
 class PurgeUnit(Protocol):
@@ -103,8 +105,10 @@ class PurgeUnit(Protocol):
     ) -> Mapping[str, int]:
         """How many copies of age in (after, through] are not in `taken`, by what keeps them: held, pinned or locked."""
 
-    async def copies(self, after: Position | None) -> int:
-        """How many copies of any age the tenant has after this position."""
+    async def kept_after(self, after: Position | None) -> Mapping[str, int]:
+        """How many copies of any age the tenant has after this position, by what keeps them while its plan is not
+        known: held, pinned or plan_unknown.
+        """
 
     async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
         """Purge these locked copies; returns the sum of their originals' sizes."""
@@ -137,8 +141,13 @@ class PurgeStore(Protocol):
     async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
         """Write down how the run ended: `completed`, `halted` or `failed`."""
 
-    async def tenants_due(self, now: Instant, plans_at: Instant) -> Sequence[str]:
-        """The ids, in order, of the tenants that may have something to purge at `now` by their plans at `plans_at`."""
+    async def tenants(self) -> Sequence[str]:
+        """The ids of all tenants, in order."""
+
+    async def tenants_due(self, now: Instant, plans_at: Instant, supposed: Supposed | None = None) -> Sequence[str]:
+        """The ids, in order, of the tenants that may have something to purge at `now` by their plans at `plans_at`, or
+        by the supposed one.
+        """
 
     async def transact(self, run: Run, tenant_id: str, work: Callable[[PurgeUnit], Awaitable[T]]) -> T:
         """Do `work` in one transaction; it may be called again when the store undid it to resolve a conflict.
@@ -146,8 +155,10 @@ class PurgeStore(Protocol):
         Raises BatchFailedError when the store refused it for what it contains.
         """
 
-    async def rules(self, tenant_id: str, at: Instant) -> Rules | None:
-        """The tenant's rules at `at`, without a lock. None when there is no such tenant."""
+    async def rules(self, tenant_id: str, at: Instant, supposed: Supposed | None = None) -> Rules | None:
+        """The tenant's rules at `at`, without a lock; with `supposed` as if that plan began then. None when there is no
+        such tenant.
+        """
 
-    async def survey(self, tenant_id: str, bounds: Cutoffs, now: Instant) -> Survey:
-        """What a walk over all copies of age would find. Reads only."""
+    async def survey(self, tenant_id: str, rules: Rules, now: Instant) -> Survey:
+        """All copies of the tenant by what becomes of them at `now`. Reads only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from mailgate.clock import Instant, to_rfc3339
 from mailgate.jobs.erase import EraseWorker
 from mailgate.store import overview, runs, tenants
 from mailgate.store.erasures import Erasures
+from retention.engine import Preview
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
@@ -25,31 +27,32 @@ def purge(
         Instant | None,
         typer.Option(metavar="TIME", parser=session.instant, help="With --dry-run: as if it were then (RFC 3339)."),
     ] = None,
+    plan: Annotated[
+        str | None, typer.Option(metavar="PLAN", help="With --dry-run: as if this plan began then.")
+    ] = None,
     approve_clock: Annotated[bool, typer.Option(help="Purge although the clock jumped; named in the log.")] = False,
     json: Json = False,
 ) -> None:
     """Purge every copy that is due, unpinned and unheld. Reaches no mail server. Exit code 1 when it was halted."""
     if at is not None and not dry_run:
         raise typer.BadParameter("--at needs --dry-run: a purge judges by the time it runs")
+    if plan is not None and not dry_run:
+        raise typer.BadParameter("--plan needs --dry-run: a purge judges by the plan that holds")
 
     async def work() -> dict[str, Any]:
         async with session.opened() as core:
             with session.err.status("counting" if dry_run else "purging"):
+                if dry_run:
+                    return _previewed(await core.retention.preview(tenant, at, plan))
                 run = await core.retention.run(
-                    actor=COMMAND,
-                    tenant_id=tenant,
-                    dry_run=dry_run,
-                    at=at,
-                    trigger="command",
-                    approve_clock=approve_clock,
+                    actor=COMMAND, tenant_id=tenant, trigger="command", approve_clock=approve_clock
                 )
-                if not dry_run:
-                    await _finish(core)
+                await _finish(core)
             return {
-                "run": None if dry_run else run.id,
+                "run": run.id,
                 "state": run.state,
                 "now": to_rfc3339(run.now_at),
-                "dry_run": dry_run,
+                "dry_run": False,
                 **run.counts,
                 "detail": run.detail,
             }
@@ -58,13 +61,36 @@ def purge(
     if json:
         session.show_json(result)
     else:
-        kept = ", ".join(f"{count} {reason}" for reason, count in result["kept"].items()) or "none"
         verb = "would go" if dry_run else "purged"
         session.say(f"{result['state']} at {result['now']}: {result['purged']} {verb} ({result['bytes']} bytes)")
-        session.say(f"of age but kept: {kept}; failed: {result['failed']}")
+        session.say(f"of age but kept: {_listed(result['kept'])}; failed: {result['failed']}")
+        if dry_run:
+            session.say(f"why they would go: {_listed(_copies(result['due']))}")
+            session.say(f"what stays of all copies: {_listed(_copies(result['stays']))}")
         if result["detail"]:
             session.say(result["detail"])
     raise typer.Exit(session.FAILED if result["state"] in (runs.HALTED, runs.FAILED) or result["failed"] else 0)
+
+
+def _previewed(preview: Preview) -> dict[str, Any]:
+    return {
+        "run": None,
+        "state": runs.COMPLETED,
+        "now": to_rfc3339(preview.now_at),
+        "dry_run": True,
+        **preview.counts.to_json(),
+        "due": {str(reason): asdict(sum_) for reason, sum_ in preview.due.items()},
+        "stays": {str(kept_by): asdict(sum_) for kept_by, sum_ in preview.kept.items()},
+        "detail": None,
+    }
+
+
+def _copies(sums: dict[str, dict[str, int]]) -> dict[str, int]:
+    return {fate: sum_["copies"] for fate, sum_ in sums.items()}
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {fate}" for fate, count in counts.items()) or "none"
 
 
 async def _finish(core: Core) -> None:

@@ -22,7 +22,7 @@ from mailgate.store.holds import ActiveHolds, active
 from mailgate.store.schema import mailboxes, messages
 from mailgate.store.subscriptions import Subscriptions, timeline
 from mailgate.tenants.subscription import Entitlements, SubscriptionRules, next_change
-from retention.model import Copy, Cutoffs, Graces, Rules
+from retention.model import Copy, Cutoffs, Graces, Rules, Supposed
 from retention.policy import ClockLimits, clock_fault, cutoffs, due_at
 
 COPY_COLUMNS = (
@@ -46,6 +46,11 @@ class Horizon:
     holds: ActiveHolds
     removed: Mapping[str, Instant]
 
+    @classmethod
+    async def under(cls, conn: AsyncConnection, tenant_id: str, rules: Rules, now: Instant) -> Horizon:
+        """The tenant's horizon under these rules."""
+        return cls(tenant_id, now, rules, await active(conn, tenant_id, now), await removed_mailboxes(conn, tenant_id))
+
     @property
     def bounds(self) -> Cutoffs | None:
         """The set form of the rules; None: nothing is of age."""
@@ -55,6 +60,11 @@ class Horizon:
         """Whether a copy is due if nothing keeps it."""
         bounds = self.bounds
         return false() if bounds is None else of_age(bounds, self.removed)
+
+    def of_plan(self) -> ColumnElement[bool]:
+        """Whether it is the plan's days that make it due, not the end of its mailbox."""
+        bounds = self.bounds
+        return false() if bounds is None else of_plan(bounds)
 
     def expired(self) -> ColumnElement[bool]:
         """Whether a copy is no longer served. Nothing expires by a clock that is not sane."""
@@ -95,15 +105,20 @@ class Horizon:
 def of_age(bounds: Cutoffs, removed: Mapping[str, Instant]) -> ColumnElement[bool]:
     """The set form's statement over `messages`: `retention.policy.of_age` in SQL."""
     gone = [mailbox_id for mailbox_id, at in sorted(removed.items()) if at <= bounds.removed_at]
-    by_age: ColumnElement[bool] = false()
-    if bounds.anchor_at is not None:
-        parts = [messages.c.anchor_at <= bounds.anchor_at]
-        if bounds.stored_at is not None:
-            parts.append(messages.c.stored_at <= bounds.stored_at)
-        if bounds.unpinned_at is not None:
-            parts.append(or_(messages.c.unpinned_at.is_(None), messages.c.unpinned_at <= bounds.unpinned_at))
-        by_age = and_(*parts)
+    by_age = of_plan(bounds)
     return or_(by_age, messages.c.mailbox_id.in_(gone)) if gone else by_age
+
+
+def of_plan(bounds: Cutoffs) -> ColumnElement[bool]:
+    """The part of it that the plan's days decide."""
+    if bounds.anchor_at is None:
+        return false()
+    parts = [messages.c.anchor_at <= bounds.anchor_at]
+    if bounds.stored_at is not None:
+        parts.append(messages.c.stored_at <= bounds.stored_at)
+    if bounds.unpinned_at is not None:
+        parts.append(or_(messages.c.unpinned_at.is_(None), messages.c.unpinned_at <= bounds.unpinned_at))
+    return and_(*parts)
 
 
 def young(bounds: Cutoffs, removed: Mapping[str, Instant]) -> ColumnElement[bool]:
@@ -134,9 +149,7 @@ class Expiry:
     ) -> Horizon:
         """What decides about the tenant's copies at `now`. With a `clock_fault` nothing is expired."""
         rules = replace(await self.rules(conn, tenant_id, now), clock_fault=clock_fault)
-        return Horizon(
-            tenant_id, now, rules, await active(conn, tenant_id, now), await removed_mailboxes(conn, tenant_id)
-        )
+        return await Horizon.under(conn, tenant_id, rules, now)
 
     async def served(self, conn: AsyncConnection, tenant_id: str, now: Instant, limits: ClockLimits) -> Horizon:
         """The horizon by which copies are served at `now`: nothing is expired by a clock outside of its limits."""
@@ -154,6 +167,15 @@ class Expiry:
         shrunk_at = await self._last_shrink(conn, tenant_id, at) if self._graces.after_shrink else None
         days = holds.retention_days if holds.known else None
         return Rules(holds.plan, days, self._graces, shrunk_at)
+
+    async def supposed(self, conn: AsyncConnection, tenant_id: str, plan: Supposed, at: Instant) -> Rules:
+        """The rules at `at` as if this plan began then: when it shrinks, it waits for that grace like any other."""
+        shrunk_at = None
+        if self._graces.after_shrink:
+            before = (await self._subscriptions.entitlements_in(conn, tenant_id, at - 1)).retention_days
+            shrinks = before is None or plan.days < before
+            shrunk_at = at if shrinks else await self._last_shrink(conn, tenant_id, at - 1)
+        return Rules(plan.plan, plan.days, self._graces, shrunk_at)
 
     async def _last_shrink(self, conn: AsyncConnection, tenant_id: str, at: Instant) -> Instant | None:
         """When the days last became fewer, up to `at`; a plan that is not known counts as keeping everything."""

@@ -7,15 +7,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Row, case, exists, func, select
+from sqlalchemy import Row, exists, func, select
 from sqlalchemy.exc import DataError, IntegrityError
 
 from mailgate.clock import Clock, Instant
 from mailgate.store import runs
 from mailgate.store.database import Database
-from mailgate.store.expiry import Expiry, of_age, removed_mailboxes
+from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.holds import active
 from mailgate.store.log import PurgeLog
+from mailgate.store.preview import survey
 from mailgate.store.purge_lease import PurgeLease
 from mailgate.store.purge_unit import SqlPurgeUnit
 from mailgate.store.schema import mailboxes, messages
@@ -23,7 +24,7 @@ from mailgate.store.schema import runs as runs_table
 from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
-from retention.model import Actor, Cutoffs, Rules
+from retention.model import Actor, Rules, Supposed
 from retention.policy import cutoffs
 from retention.port import BatchFailedError, Progress, PurgeUnit, Run, Survey
 
@@ -101,7 +102,12 @@ class SqlPurgeStore:
 
         await self._db.transact(work)
 
-    async def tenants_due(self, now: Instant, plans_at: Instant) -> Sequence[str]:
+    async def tenants(self) -> Sequence[str]:
+        """Everybody."""
+        async with self._db.read() as conn:
+            return (await conn.execute(select(tenants_table.c.id).order_by(tenants_table.c.id))).scalars().all()
+
+    async def tenants_due(self, now: Instant, plans_at: Instant, supposed: Supposed | None = None) -> Sequence[str]:
         """Tenants whose oldest unpinned copy is of age, and those with copies of removed mailboxes."""
         oldest = (
             select(func.min(_M.anchor_at)).where(_M.tenant_id == tenants_table.c.id, _M.pins == 0).scalar_subquery()
@@ -119,7 +125,11 @@ class SqlPurgeStore:
             for tenant_id, anchor_at, has_left in rows:
                 if anchor_at is None or tenant_id not in entitled:
                     continue
-                bounds = cutoffs(await self._expiry.rules_of(conn, tenant_id, entitled[tenant_id], plans_at), now)
+                if supposed is None:
+                    rules = await self._expiry.rules_of(conn, tenant_id, entitled[tenant_id], plans_at)
+                else:
+                    rules = await self._expiry.supposed(conn, tenant_id, supposed, plans_at)
+                bounds = cutoffs(rules, now)
                 of_plan = bounds is not None and bounds.anchor_at is not None and anchor_at <= bounds.anchor_at
                 if bounds is not None and (of_plan or has_left) and not (await active(conn, tenant_id, now)).tenant:
                     due.append(tenant_id)
@@ -139,27 +149,20 @@ class SqlPurgeStore:
         except (IntegrityError, DataError) as error:
             raise BatchFailedError(str(error.orig)) from error
 
-    async def rules(self, tenant_id: str, at: Instant) -> Rules | None:
+    async def rules(self, tenant_id: str, at: Instant, supposed: Supposed | None = None) -> Rules | None:
         """The tenant's rules; None when there is no such tenant."""
         async with self._db.read() as conn:
             known = select(tenants_table.c.id).where(tenants_table.c.id == tenant_id)
             if (await conn.execute(known)).one_or_none() is None:
                 return None
+            if supposed is not None:
+                return await self._expiry.supposed(conn, tenant_id, supposed, at)
             return await self._expiry.rules(conn, tenant_id, at)
 
-    async def survey(self, tenant_id: str, bounds: Cutoffs, now: Instant) -> Survey:
-        """Count what is of age, by what keeps it."""
+    async def survey(self, tenant_id: str, rules: Rules, now: Instant) -> Survey:
+        """Sums over all copies (`mailgate.store.preview`)."""
         async with self._db.read() as conn:
-            holds = await active(conn, tenant_id, now)
-            kept_by = case((holds.held(), "held"), (_M.pins > 0, "pinned"), else_="")
-            query = (
-                select(kept_by, func.count(), func.coalesce(func.sum(_M.size), 0))
-                .where(_M.tenant_id == tenant_id, of_age(bounds, await removed_mailboxes(conn, tenant_id)))
-                .group_by(kept_by)
-            )
-            found = {kind: (count, int(size)) for kind, count, size in (await conn.execute(query)).all()}
-        due, size = found.pop("", (0, 0))
-        return Survey(due, size, {kind: count for kind, (count, _) in found.items()})
+            return await survey(conn, await Horizon.under(conn, tenant_id, rules, now))
 
 
 def _run(row: Row[Any]) -> Run:

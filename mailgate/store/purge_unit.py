@@ -22,8 +22,7 @@ from mailgate.errors import NotFoundError
 from mailgate.ids import new_id
 from mailgate.store import runs, tenants
 from mailgate.store.discard import Freed, prepare_end
-from mailgate.store.expiry import Expiry, Horizon, of_age, removed_mailboxes
-from mailgate.store.holds import active
+from mailgate.store.expiry import Expiry, Horizon, of_age
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import messages
 from mailgate.store.sets import among
@@ -33,7 +32,7 @@ from mailgate.store.tombstones import bury
 from mailgate.store.transaction import Leaf, Transaction
 from retention.ledger import leaves
 from retention.ledger.purge_template import ItemPurgeTemplate
-from retention.model import Copy, Counts, Cutoffs, Rules, Verdict
+from retention.model import Copy, Counts, Cutoffs, KeptBy, Rules, Verdict
 from retention.port import Position, Progress, Run
 
 METHOD = "data_key_destroyed"
@@ -99,15 +98,8 @@ class SqlPurgeUnit:
             return None
         self._at = at
         entitled = await self._subscriptions.announce(self._tx, self._tenant, at)
-        conn, now = self._tx.conn, self._run.now_at
-        rules = await self._expiry.rules_of(conn, self._tenant_id, entitled, at)
-        self._horizon = Horizon(
-            self._tenant_id,
-            now,
-            rules,
-            await active(conn, self._tenant_id, now),
-            await removed_mailboxes(conn, self._tenant_id),
-        )
+        rules = await self._expiry.rules_of(self._tx.conn, self._tenant_id, entitled, at)
+        self._horizon = await Horizon.under(self._tx.conn, self._tenant_id, rules, self._run.now_at)
         return rules
 
     async def lock_candidates(self, bounds: Cutoffs, after: Position | None, limit: int) -> Sequence[Position]:
@@ -144,13 +136,14 @@ class SqlPurgeUnit:
             query = query.where(~among(_M.id, [id_ for _, id_ in taken], sqlite=self._tx.sqlite))
         return {row[0]: row[1] for row in (await self._tx.conn.execute(query)).all()}
 
-    async def copies(self, after: Position | None) -> int:
-        """All copies of the tenant after this position."""
-        query = select(func.count()).select_from(messages).where(_M.tenant_id == self._tenant_id)
+    async def kept_after(self, after: Position | None) -> Mapping[str, int]:
+        """Count all copies of the tenant after this position."""
+        held = self._known_horizon().holds.held()
+        kept_by = case((held, KeptBy.HELD), (_M.pins > 0, KeptBy.PINNED), else_=KeptBy.PLAN_UNKNOWN)
+        query = select(kept_by, func.count()).where(_M.tenant_id == self._tenant_id).group_by(kept_by)
         if after is not None:
             query = query.where(tuple_(_M.anchor_at, _M.id) > _position(after))
-        count: int = (await self._tx.conn.execute(query)).scalar_one()
-        return count
+        return {row[0]: row[1] for row in (await self._tx.conn.execute(query)).all()}
 
     async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
         """Tombstones, rows, blob references, log entries, events, usage."""

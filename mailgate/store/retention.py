@@ -10,31 +10,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import structlog
-from sqlalchemy import ColumnElement, and_, case, func, literal, select
+from sqlalchemy import select
 
 from mailgate.actors import Actor
-from mailgate.clock import DAY, Clock, Instant, to_rfc3339
-from mailgate.errors import ConflictError, PreconditionError
+from mailgate.clock import Clock, Instant, to_rfc3339
+from mailgate.errors import ConflictError, NotFoundError, PreconditionError
 from mailgate.ids import new_id
 from mailgate.store import runs, tenants
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.log import PurgeLog
 from mailgate.store.paging import Page
+from mailgate.store.preview import Example, examples
 from mailgate.store.purge import SqlPurgeStore
 from mailgate.store.purge_lease import PurgeLease
 from mailgate.store.runs import RunRecord
-from mailgate.store.schema import installation, messages
+from mailgate.store.schema import installation
 from mailgate.store.schema import runs as runs_table
+from mailgate.store.standing import RetentionStatus, standing
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from retention.engine import BATCH, Engine, Preview, Step, no_step
 from retention.model import Actor as RetentionActor
-from retention.model import Counts
+from retention.model import Counts, Supposed
 from retention.policy import ClockLimits, Policy, clock_fault
 from retention.port import Run
 
@@ -43,30 +44,11 @@ _log = structlog.get_logger("mailgate.retention")
 CLOCK_MARK = "clock.last_seen_at"
 CLOCK_APPROVED = "clock"
 
-_M = messages.c
-
 
 class PurgeBusyError(ConflictError):
     """Another process purges at this moment; ask for a run instead, or try again."""
 
     default_slug = "purge_running"
-
-
-@dataclass(frozen=True, slots=True)
-class RetentionStatus:
-    """How a tenant stands: what is served, what of it is pinned or held, what is due and when the next copy will be.
-
-    `days` None: the plan is not known and everything is kept.
-    """
-
-    plan: str
-    days: int | None
-    copies: int
-    bytes: int
-    pinned: int
-    held: int
-    due_now: int
-    next_due_at: Instant | None
 
 
 class RetentionService:
@@ -88,6 +70,7 @@ class RetentionService:
     ) -> None:
         """`owner` names the process in leases; `step` is told of every step boundary (tests cut runs there)."""
         self._db = db
+        self._subscriptions = subscriptions
         self._expiry = expiry
         self._policy = policy
         self._clock = clock
@@ -172,11 +155,39 @@ class RetentionService:
                 done += 1
             return done
 
-    async def preview(self, tenant_id: str, at: Instant | None = None) -> Preview:
-        """What a run over this tenant would do, now or at a later time. Raises NotFoundError."""
-        await tenants.get(self._db, tenant_id)
+    async def preview(self, tenant_id: str | None, at: Instant | None = None, plan: str | None = None) -> Preview:
+        """What a run over this tenant, or over all, would do: now or at a later time, by the plan that holds then or as
+        if this one began then. Reads only. Raises NotFoundError, PreconditionError (plan_unknown).
+        """
+        supposed = self._supposed(plan)
         now = self._clock()
-        return await self._engine.preview(tenant_id, now if at is None else at, await self._clock_fault(now))
+        then, fault = now if at is None else at, await self._clock_fault(now)
+        if tenant_id is None:
+            return await self._engine.preview_all(then, fault, supposed)
+        await tenants.get(self._db, tenant_id)
+        return await self._engine.preview(tenant_id, then, fault, supposed)
+
+    async def examples(
+        self, tenant_id: str | None, at: Instant | None = None, plan: str | None = None, *, limit: int
+    ) -> list[Example]:
+        """Copies of age at that time: at most `limit` that would go, the oldest first, and as many that would stay. Of
+        all tenants: those of the first ones that have any. Raises as `preview` does.
+        """
+        supposed = self._supposed(plan)
+        now = self._clock()
+        then, fault = now if at is None else at, await self._clock_fault(now)
+        ids = await self._store.tenants_due(then, then, supposed) if tenant_id is None else [tenant_id]
+        found: list[Example] = []
+        for each in ids:
+            rules = await self._store.rules(each, then, supposed)
+            if rules is None:
+                raise NotFoundError(f"there is no tenant {each!r}", slug="tenant_not_found")
+            async with self._db.read() as conn:
+                horizon = await Horizon.under(conn, each, replace(rules, clock_fault=fault), then)
+                found += await examples(conn, horizon, limit - len(found), sqlite=self._db.sqlite)
+            if len(found) >= limit:
+                break
+        return found
 
     async def get(self, run_id: str, *, tenant_id: str | None = None) -> RunRecord:
         """A purge run. Raises NotFoundError."""
@@ -192,22 +203,10 @@ class RetentionService:
         """How the tenant stands now. Raises NotFoundError."""
         await tenants.get(self._db, tenant_id)
         now = self._clock()
+        fault = await self._clock_fault(now)
         async with self._db.read() as conn:
-            horizon = await self._expiry.horizon(conn, tenant_id, now, clock_fault=await self._clock_fault(now))
-            held = horizon.holds.held()
-            served, free = horizon.visible(), and_(_M.pins == 0, ~held)
-            due_at = _due_at(horizon, sqlite=self._db.sqlite)
-            query = select(
-                func.count(case((served, 1))),
-                func.coalesce(func.sum(case((served, _M.size), else_=0)), 0),
-                func.count(case((_M.pins > 0, 1))),
-                func.count(case((held, 1))),
-                func.count(case((horizon.expired(), 1))),
-                func.min(case((and_(served, free), due_at))),
-            ).where(_M.tenant_id == tenant_id)
-            copies, size, pinned, held_count, due, next_due_at = (await conn.execute(query)).one()
-        rules = horizon.rules
-        return RetentionStatus(rules.plan, rules.days, copies, int(size), pinned, held_count, due, next_due_at)
+            horizon = await self._expiry.horizon(conn, tenant_id, now, clock_fault=fault)
+            return await standing(conn, horizon, sqlite=self._db.sqlite)
 
     async def note_time(self, now: Instant) -> str | None:
         """Record that it is `now`, unless the clock jumped; what is wrong with it then."""
@@ -291,10 +290,10 @@ class RetentionService:
         """What a dry run finds."""
         fault = await self._clock_fault(self._clock())
         if record.tenant_id is None:
-            counts = await self._engine.preview_all(record.now_at, fault)
+            preview = await self._engine.preview_all(record.now_at, fault)
         else:
-            counts = (await self._engine.preview(record.tenant_id, record.now_at, fault)).counts
-        return replace(record, state=runs.COMPLETED, finished_at=self._clock(), counts=counts.to_json())
+            preview = await self._engine.preview(record.tenant_id, record.now_at, fault)
+        return replace(record, state=runs.COMPLETED, finished_at=self._clock(), counts=preview.counts.to_json())
 
     async def _count_queued(self, record: RunRecord) -> RunRecord:
         counted = await self._counted(record)
@@ -358,6 +357,12 @@ class RetentionService:
 
         await self._db.transact(work)
 
+    def _supposed(self, plan: str | None) -> Supposed | None:
+        if plan is None:
+            return None
+        found = self._subscriptions.plan(plan)
+        return Supposed(found.name, found.retention_days)
+
     def _leased(self) -> _Leased:
         return _Leased(self._lease, self._db, self._clock)
 
@@ -379,21 +384,3 @@ class _Leased:
 
     async def __aexit__(self, *_: object) -> None:
         await self._lease.release(self._db)
-
-
-def _due_at(horizon: Horizon, *, sqlite: bool) -> ColumnElement[Any]:
-    """`retention.policy.due_by_age_at` in SQL."""
-    rules = horizon.rules
-    if rules.days is None:
-        return literal(None)
-    graces = rules.graces
-    parts: list[ColumnElement[Any]] = [_M.anchor_at + rules.days * DAY]
-    if graces.after_storing:
-        parts.append(_M.stored_at + graces.after_storing * DAY)
-    if graces.after_shrink and rules.shrunk_at is not None:
-        parts.append(literal(rules.shrunk_at + graces.after_shrink * DAY))
-    if graces.after_unpin:
-        parts.append(func.coalesce(_M.unpinned_at, 0) + graces.after_unpin * DAY)
-    if len(parts) == 1:
-        return parts[0]
-    return func.max(*parts) if sqlite else func.greatest(*parts)

@@ -25,7 +25,7 @@ from mailgate.store.schema import subscription_periods, tenant_heads
 from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
-from mailgate.tenants.catalogue import Catalogue
+from mailgate.tenants.catalogue import Catalogue, Plan
 from mailgate.tenants.subscription import Entitlements, Period, Status, SubscriptionRules, entitlements
 from retention.ledger import leaves
 
@@ -82,6 +82,14 @@ class Subscriptions:
             for row in await conn.execute(query):
                 lines.setdefault(row.tenant_id, []).append(_period(row))
         return {tenant_id: self.judge(line, now) for tenant_id, line in lines.items()}
+
+    def plan(self, name: str) -> Plan:
+        """The catalogue's plan of that name. Raises PreconditionError (plan_unknown)."""
+        found = self._catalogue.plan(name)
+        if found is None:
+            known = ", ".join(sorted(self._catalogue.plans))
+            raise PreconditionError(f"there is no plan {name!r}; the plans are {known}", slug="plan_unknown")
+        return found
 
     def judge(self, line: Sequence[Period], now: Instant) -> Entitlements:
         """The pure function with this process's catalogue and rules."""

@@ -88,6 +88,43 @@ async def test_a_preview_equals_the_purge_that_follows(gateway: Gateway) -> None
     assert (run["purged"], run["kept"], run["bytes"]) == (preview["purged"], preview["kept"], preview["bytes"])
 
 
+async def test_a_preview_of_another_plan_says_what_goes_stays_and_why(gateway: Gateway) -> None:
+    post = await postman(gateway, plan="standard")
+    pinned = await post.deliver(letter("pinned"), age=40 * DAY)
+    old = await post.deliver(letter("old"), age=35 * DAY)
+    await post.deliver(letter("new"), age=DAY)
+    await gateway.client.put(f"/v1/tenants/acme/messages/{pinned}/pins/deal/D-1")
+    as_it_is = (await gateway.client.get("/v1/retention/preview?tenant=acme")).json()
+    assert (as_it_is["plan"], as_it_is["days"], as_it_is["due"], as_it_is["items"]) == ("standard", 60, {}, [])
+    preview = (await gateway.client.get("/v1/retention/preview?tenant=acme&plan=crm_plus&limit=5")).json()
+    assert (preview["plan"], preview["days"], preview["purged"], preview["kept"]) == ("crm_plus", 30, 1, {"pinned": 1})
+    assert {reason: found["copies"] for reason, found in preview["due"].items()} == {"age": 1}
+    assert {kept_by: found["copies"] for kept_by, found in preview["stays"].items()} == {"pinned": 1, "not_due": 1}
+    assert preview["due"]["age"]["bytes"] == preview["bytes"] > 0
+    goes, stays = preview["items"]
+    assert (goes["message_id"], goes["reason"], goes["kept_by"]) == (old, "age", None)
+    assert goes["due_at"] == to_rfc3339(START - 5 * DAY)
+    assert (stays["message_id"], stays["reason"], stays["kept_by"]) == (pinned, None, "pinned")
+    assert (await gateway.client.get(f"/v1/tenants/acme/messages/{old}")).status_code == 200
+
+
+async def test_a_preview_of_all_tenants_is_for_tokens_of_all_tenants(gateway: Gateway) -> None:
+    post = await postman(gateway, plan="standard")
+    await post.deliver(letter("old"), age=35 * DAY)
+    await gateway.tenant("other")
+    query = {"plan": "free", "limit": "1"}
+    whole = (await gateway.client.get("/v1/retention/preview", params=query)).json()
+    assert (whole["tenant_id"], whole["plan"], whole["purged"], set(whole["due"])) == (None, "free", 1, {"plan_end"})
+    assert [item["tenant_id"] for item in whole["items"]] == ["acme"]
+    async with await gateway.token("compliance", tenant_id="other") as bound:
+        theirs = (await bound.get("/v1/retention/preview", params=query)).json()
+        assert (theirs["tenant_id"], theirs["purged"], theirs["items"]) == ("other", 0, [])
+        assert (await bound.get("/v1/retention/preview?tenant=acme")).status_code == 404
+    unheard = await gateway.client.get("/v1/retention/preview?tenant=acme&plan=gold")
+    assert (unheard.status_code, unheard.json()["type"]) == (422, "plan_unknown")
+    assert (await gateway.client.get("/v1/retention/preview?tenant=acme&limit=101")).status_code == 422
+
+
 async def test_a_dry_run_changes_nothing(gateway: Gateway) -> None:
     post = await postman(gateway, plan="standard")
     message_id = await post.deliver(letter())

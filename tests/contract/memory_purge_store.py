@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from retention.model import Copy, Counts, Cutoffs, Instant, Rules, Verdict
-from retention.policy import judge, of_age
+from retention.model import Copy, Counts, Cutoffs, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
+from retention.policy import cutoffs, judge, of_age
 from retention.port import BatchFailedError, Position, Progress, Run, Survey
 
 T = TypeVar("T")
@@ -51,12 +51,16 @@ class MemoryStore:
     async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
         self.state.runs[run.id] = (run, progress, state)
 
-    async def tenants_due(self, now: Instant, plans_at: Instant) -> Sequence[str]:
-        return sorted(
-            tenant
-            for tenant, copies in self.state.copies.items()
-            if any(judge(copy, self.state.rules[tenant], now).due for copy in copies.values())
-        )
+    async def tenants(self) -> Sequence[str]:
+        return sorted(self.state.rules)
+
+    async def tenants_due(self, now: Instant, plans_at: Instant, supposed: Supposed | None = None) -> Sequence[str]:
+        due = []
+        for tenant, copies in sorted(self.state.copies.items()):
+            rules = await self.rules(tenant, plans_at, supposed)
+            if rules is not None and any(judge(copy, rules, now).due for copy in copies.values()):
+                due.append(tenant)
+        return due
 
     async def transact(self, run: Run, tenant_id: str, work: Callable[[Unit], Awaitable[T]]) -> T:
         async with self._turn:
@@ -65,20 +69,24 @@ class MemoryStore:
             self.state = draft
             return result
 
-    async def rules(self, tenant_id: str, at: Instant) -> Rules | None:
-        return self.state.rules.get(tenant_id)
+    async def rules(self, tenant_id: str, at: Instant, supposed: Supposed | None = None) -> Rules | None:
+        rules = self.state.rules.get(tenant_id)
+        if rules is None or supposed is None:
+            return rules
+        return replace(rules, plan=supposed.plan, days=supposed.days)
 
-    async def survey(self, tenant_id: str, bounds: Cutoffs, now: Instant) -> Survey:
-        due, size, kept = 0, 0, dict[str, int]()
+    async def survey(self, tenant_id: str, rules: Rules, now: Instant) -> Survey:
+        due, kept, candidates = dict[Reason, Sum](), dict[KeptBy, Sum](), dict[KeptBy, int]()
+        bounds = cutoffs(rules, now)
         for copy in self.state.copies.get(tenant_id, {}).values():
-            if not of_age(copy, bounds):
-                continue
-            kept_by = "held" if copy.holds else "pinned" if copy.pins else None
-            if kept_by:
-                kept[kept_by] = kept.get(kept_by, 0) + 1
-            else:
-                due, size = due + 1, size + self.state.sizes[copy.id]
-        return Survey(due, size, kept)
+            verdict, size = judge(copy, rules, now), Sum(1, self.state.sizes[copy.id])
+            if verdict.reason is not None:
+                due[verdict.reason] = due.get(verdict.reason, Sum()) + size
+            elif verdict.kept_by is not None:
+                kept[verdict.kept_by] = kept.get(verdict.kept_by, Sum()) + size
+                if bounds is None or of_age(copy, bounds):
+                    candidates[verdict.kept_by] = candidates.get(verdict.kept_by, 0) + 1
+        return Survey(due, kept, candidates)
 
 
 class Unit:
@@ -124,8 +132,13 @@ class Unit:
                 kept[kept_by] = kept.get(kept_by, 0) + 1
         return kept
 
-    async def copies(self, after: Position | None) -> int:
-        return sum(after is None or (copy.anchor_at, copy.id) > after for copy in self._copies.values())
+    async def kept_after(self, after: Position | None) -> Mapping[str, int]:
+        kept = dict[str, int]()
+        for copy in self._copies.values():
+            if after is None or (copy.anchor_at, copy.id) > after:
+                kept_by = "held" if copy.holds else "pinned" if copy.pins else "plan_unknown"
+                kept[kept_by] = kept.get(kept_by, 0) + 1
+        return kept
 
     async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
         for copy, verdict in due:

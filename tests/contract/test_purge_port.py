@@ -20,7 +20,7 @@ from mailgate.store.subscriptions import Subscriptions
 from mailgate.tenants.catalogue import parse_catalogue
 from mailgate.tenants.subscription import SubscriptionRules
 from retention.engine import Engine
-from retention.model import DAY, SCHEDULER, Copy, Counts, Cutoffs, Rules, Verdict
+from retention.model import DAY, SCHEDULER, Copy, Counts, Cutoffs, Reason, Rules, Supposed, Verdict
 from retention.policy import cutoffs, judge
 from retention.port import BatchFailedError, Position, Progress, PurgeStore, PurgeUnit, Run
 from tests.contract.memory_purge_store import MemoryStore, pinned
@@ -268,18 +268,45 @@ async def test_only_tenants_with_something_to_purge_are_due(subject: Subject) ->
 async def test_a_survey_counts_what_a_run_then_does(subject: Subject) -> None:
     ids = await subject.add(40, 50, 60, 2)
     await subject.pin(ids[0])
-    survey = await subject.port.survey("acme", bounds(), NOW)
-    assert (survey.due, dict(survey.kept)) == (2, {"pinned": 1})
+    survey = await subject.port.survey("acme", RULES, NOW)
+    assert {reason: sum_.copies for reason, sum_ in survey.due.items()} == {"age": 2}
+    assert {kept_by: sum_.copies for kept_by, sum_ in survey.kept.items()} == {"pinned": 1, "not_due": 1}
+    assert dict(survey.candidates) == {"pinned": 1}
     counts = await Engine(subject.port, lambda: NOW, batch=1).run(a_run())
-    assert (counts.purged, counts.bytes, counts.kept) == (survey.due, survey.bytes, dict(survey.kept))
+    going = survey.due[Reason.AGE]
+    assert (counts.purged, counts.bytes, counts.kept) == (going.copies, going.bytes, dict(survey.candidates))
+
+
+async def test_a_survey_of_an_unknown_plan_lets_nothing_go(subject: Subject) -> None:
+    ids = await subject.add(40, 50, 2)
+    await subject.pin(ids[0])
+    survey = await subject.port.survey("acme", Rules("unheard", None), NOW)
+    assert survey.due == {}
+    assert {fate: sum_.copies for fate, sum_ in survey.kept.items()} == {"pinned": 1, "plan_unknown": 2}
+    assert dict(survey.candidates) == {"pinned": 1, "plan_unknown": 2}
+
+
+async def test_a_supposed_plan_gives_the_days(subject: Subject) -> None:
+    await subject.add(40, 61)
+    supposed = Supposed("standard", 60)
+    assert await subject.port.rules("acme", NOW, supposed) == Rules("standard", 60)
+    assert await subject.port.rules("nobody", NOW, supposed) is None
+    assert await subject.port.tenants() == ["acme"]
+    assert await subject.port.tenants_due(NOW, NOW, supposed) == ["acme"]
+    assert await subject.port.tenants_due(NOW - 2 * DAY, NOW, supposed) == []
 
 
 async def test_all_copies_are_counted_after_a_position(subject: Subject) -> None:
     ids = await subject.add(40, 50, 1)
+    await subject.pin(ids[0])
     run = await begun(subject)
 
-    async def work(unit: PurgeUnit) -> list[int]:
+    async def work(unit: PurgeUnit) -> list[dict[str, int]]:
         await unit.lock_tenant(NOW)
-        return [await unit.copies(after) for after in (None, (NOW - 50 * DAY, ids[1]), (NOW, "Z"))]
+        return [dict(await unit.kept_after(after)) for after in (None, (NOW - 50 * DAY, ids[1]), (NOW, "Z"))]
 
-    assert await subject.port.transact(run, "acme", work) == [3, 2, 0]
+    assert await subject.port.transact(run, "acme", work) == [
+        {"pinned": 1, "plan_unknown": 2},
+        {"pinned": 1, "plan_unknown": 1},
+        {},
+    ]

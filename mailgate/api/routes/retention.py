@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query
@@ -10,9 +11,10 @@ from pydantic import Field
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, Principal, TenantOf, Who, only
-from mailgate.api.types import Answer, Body, ObjectId, Parameters, TenantId, Time, TimeIn
+from mailgate.api.types import Answer, Body, ObjectId, Parameters, TenantId, Time, TimeIn, text
 from mailgate.errors import NotFoundError, PreconditionError
 from mailgate.store import runs
+from mailgate.store.preview import Example
 from mailgate.store.runs import RunRecord
 from mailgate.store.tokens import Scope
 
@@ -42,20 +44,52 @@ class Counts(Answer):
     bytes: int = Field(description="sizes of what was purged, added up")
 
 
-class PreviewAnswer(Counts):
-    """What a run over the tenant would do."""
+class SumAnswer(Answer):
+    """So many copies, and the sizes of their originals added up."""
+
+    copies: int
+    bytes: int
+
+
+class ExampleAnswer(Answer):
+    """A copy of age: it would go with `reason`, or stays by what `kept_by` says."""
 
     tenant_id: str
+    message_id: str
+    mailbox_id: str
+    item_ref: str = Field(description="what the purge log calls it")
+    anchor_at: Time
+    due_at: Time | None
+    bytes: int
+    reason: str | None
+    kept_by: str | None
+
+
+class PreviewAnswer(Counts):
+    """What a run would do. The counts are those of the run: copies of age. `due` and `stays` are all copies, each
+    once: those that would go, by reason, and the others by what keeps them.
+    """
+
+    tenant_id: str | None = Field(description="null: all tenants")
     at: Time
-    plan: str | None
-    days: int | None
+    plan: str | None = Field(description="that it was judged by; null for all tenants by their own plans")
+    days: int | None = Field(description="of that plan; null when it is not known: everything stays")
+    due: dict[str, SumAnswer] = Field(description="by reason: age, plan_end, mailbox_removed")
+    stays: dict[str, SumAnswer] = Field(description="by reason: held, pinned, not_due, plan_unknown, clock")
+    items: list[ExampleAnswer] = Field(
+        description="examples: copies of age, up to `limit` that would go, the oldest first, and as many that stay"
+    )
 
 
 class PreviewQuery(Parameters):
     """What to look at."""
 
-    tenant: TenantId
+    tenant: TenantId | None = Field(default=None, description="all, when left out")
     at: TimeIn | None = Field(default=None, description="now or later")
+    plan: Annotated[str, text(64)] | None = Field(
+        default=None, description="as if this plan began at `at`", examples=["crm_plus"]
+    )
+    limit: int = Field(default=0, ge=0, le=100, description="examples")
 
 
 class RunBody(Body):
@@ -109,18 +143,27 @@ async def get_retention(tenant: TenantOf, parts: Parts) -> RetentionAnswer:
 
 @router.get("/v1/retention/preview", dependencies=[only(Scope.COMPLIANCE)], responses=problems(404))
 async def get_preview(query: Annotated[PreviewQuery, Query()], parts: Parts, who: Who) -> PreviewAnswer:
-    """What would go and what stays, now or at a later time; the same judgement as a purge's. Changes nothing."""
-    if not who.reaches(query.tenant):
-        raise _no_tenant(query.tenant)
+    """What would go, what stays and why: now or later, by the plans as they are or by another. It is judged as a purge
+    judges, and changes nothing.
+    """
+    tenant_id = query.tenant or who.tenant_id
+    if tenant_id is not None and not who.reaches(tenant_id):
+        raise _no_tenant(tenant_id)
     if query.at is not None and query.at < parts.clock():
         raise PreconditionError("`at` lies in the past", slug="at_in_the_past")
-    preview = await parts.retention.preview(query.tenant, query.at)
+    preview = await parts.retention.preview(tenant_id, query.at, query.plan)
+    items = []
+    if query.limit:
+        items = await parts.retention.examples(tenant_id, query.at, query.plan, limit=query.limit)
     rules = preview.rules
     return PreviewAnswer(
-        tenant_id=query.tenant,
+        tenant_id=tenant_id,
         at=preview.now_at,
-        plan=None if rules is None else rules.plan,
+        plan=query.plan if rules is None else rules.plan,
         days=None if rules is None else rules.days,
+        due={str(reason): SumAnswer(**asdict(sum_)) for reason, sum_ in preview.due.items()},
+        stays={str(kept_by): SumAnswer(**asdict(sum_)) for kept_by, sum_ in preview.kept.items()},
+        items=[_example(item) for item in items],
         **_counts(preview.counts.to_json()),
     )
 
@@ -168,6 +211,21 @@ def _sees(who: Principal, run: RunRecord) -> bool:
 
 def _no_tenant(tenant_id: str) -> NotFoundError:
     return NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
+
+
+def _example(item: Example) -> ExampleAnswer:
+    verdict = item.verdict
+    return ExampleAnswer(
+        tenant_id=item.tenant_id,
+        message_id=item.message_id,
+        mailbox_id=item.mailbox_id,
+        item_ref=item.item_ref,
+        anchor_at=item.anchor_at,
+        due_at=verdict.due_at,
+        bytes=item.bytes,
+        reason=verdict.reason,
+        kept_by=verdict.kept_by,
+    )
 
 
 def _counts(counts: Any) -> dict[str, Any]:

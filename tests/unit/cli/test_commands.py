@@ -111,6 +111,8 @@ def test_tenants(shell: Shell) -> None:
         (["sync", "nobody@acme.example"], 4, "mailbox_not_found"),
         (["purge", "--tenant", "nobody"], 4, "tenant_not_found"),
         (["purge", "--at", NOW], 2, "--dry-run"),
+        (["purge", "--plan", "free"], 2, "--dry-run"),
+        (["purge", "--dry-run", "--plan", "gold"], 4, "plan_unknown"),
         (["token", "revoke", "x"], 4, "token_not_found"),
         (["token", "create", "x", "--scope", "root"], 2, "root"),
         (["token", "create", "x", "--scope", "crm", "--tenant", "nobody"], 4, "tenant_not_found"),

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from retention.engine import Engine
-from retention.model import DAY, SCHEDULER, Copy, Counts, Rules
+from retention.model import DAY, SCHEDULER, Copy, Counts, Rules, Sum, Supposed
 from retention.port import Run
 from tests.contract.memory_purge_store import MemoryStore, State, pinned
 
@@ -75,8 +75,11 @@ async def test_a_tenant_with_nothing_of_age_is_not_opened() -> None:
 
 async def test_an_unknown_plan_keeps_everything_and_says_so() -> None:
     store = a_store(plans={"a": None}, ages=[1, 400])
+    store.add("a", pinned(Copy("a-pinned", NOW, NOW)))
+    preview = await engine(store).preview("a", NOW)
+    assert (preview.due, set(preview.kept)) == ({}, {"plan_unknown", "pinned"})
     counts = await engine(store).run(a_run("a"))
-    assert counts == Counts(candidates=2, kept={"plan_unknown": 2})
+    assert counts == preview.counts == Counts(candidates=3, kept={"plan_unknown": 2, "pinned": 1})
 
 
 async def test_a_pin_that_comes_between_selection_and_judgement_keeps_the_copy() -> None:
@@ -206,9 +209,23 @@ async def test_a_preview_says_what_a_run_then_does_and_changes_nothing() -> None
     assert (await engine(store).preview("nobody", NOW)).rules is None
 
 
+async def test_a_preview_of_all_says_what_a_run_then_does() -> None:
+    store = a_store(plans={"a": 30, "b": 60, "c": 90, "d": None}, ages=[1, 40, 70])
+    preview = await engine(store).preview_all(NOW)
+    assert preview.due == {"age": Sum(3, 30)}
+    assert preview.kept == {"not_due": Sum(6, 60), "plan_unknown": Sum(3, 30)}
+    assert preview.going == Sum(3, 30)
+    supposed = await engine(store).preview_all(NOW, supposed=Supposed("free", 0))
+    assert (supposed.due, supposed.kept) == ({"plan_end": Sum(12, 120)}, {})
+    assert preview.counts == await engine(store).run(a_run())
+
+
 async def test_a_preview_under_a_doubtful_clock_purges_nothing() -> None:
     store = a_store(plans={"a": 30}, ages=[40])
-    assert (await engine(store).preview("a", NOW, clock_fault="forward")).counts.kept == {"clock": 1}
+    preview = await engine(store).preview("a", NOW, clock_fault="forward")
+    assert (preview.counts.kept, preview.due, preview.kept) == ({"clock": 1}, {}, {"clock": Sum(1, 10)})
+    early = await engine(store).preview("a", NOW - 20 * DAY, clock_fault="forward")
+    assert (early.counts.kept, early.kept) == ({}, {"not_due": Sum(1, 10)})
 
 
 def test_a_batch_needs_a_copy() -> None:
