@@ -38,7 +38,9 @@ class KeptBy(StrEnum):
 
 
 class AnchorSource(StrEnum):
-    """Where a copy's age counts from: INTERNALDATE, the moment of storing, or the moment it was brought back."""
+    """Where a copy's age counts from: INTERNALDATE, or the moment of storing. REHYDRATED: from where it did before the
+    copy was purged and, on request, brought back; whatever its age it stays for the time that it was brought back for.
+    """
 
     INTERNALDATE = "internaldate"
     STORED = "stored"
@@ -57,7 +59,8 @@ class Copy:
     """One kept copy as the policy sees it.
 
     `holds` counts the holds that protect it at the instant of judging; `unpinned_at` is when its last pin went;
-    `removed_at` is when its mailbox was removed, None while the mailbox stands.
+    `removed_at` is when its mailbox was removed, None while the mailbox stands; `keep_until_at` is until when it stays
+    whatever its age, since it was brought back for so long.
     """
 
     id: str
@@ -67,14 +70,16 @@ class Copy:
     holds: int = 0
     unpinned_at: Instant | None = None
     removed_at: Instant | None = None
+    keep_until_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Graces:
     """Days by which a purge waits longer than the plan says; 0 means not at all.
 
-    `after_release` is counted by the hold itself (it protects until then) and `past_due` by the subscription: both
-    stand here because every value that moves a purge is part of the policy's hash.
+    `after_release` is counted by the hold itself (it protects until then), `past_due` by the subscription, and
+    `rehydrated` once, when a purged copy is brought back: they stand here because every value that moves a purge is
+    part of the policy's hash.
     """
 
     after_storing: int = 0
@@ -82,6 +87,7 @@ class Graces:
     after_unpin: int = 0
     after_release: int = 30
     past_due: int = 10
+    rehydrated: int = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +145,16 @@ class Supposed:
 class Cutoffs:
     """The set form: what is of age, as bounds for one statement. All bounds are inclusive.
 
-    A copy is of age when its anchor, its storing and its last unpinning are not after these, or when its mailbox was
-    removed not after `removed_at`. `anchor_at` None: nobody is of age by the plan; for the others None means that the
-    condition does not apply.
+    A copy is of age when its anchor, its storing, its last unpinning and the time for which it was brought back are not
+    after these, or when its mailbox was removed not after `removed_at`. `anchor_at` None: nobody is of age by the plan;
+    for the others None means that the condition does not apply.
     """
 
     anchor_at: Instant | None
     removed_at: Instant
     stored_at: Instant | None = None
     unpinned_at: Instant | None = None
+    keep_until_at: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """When a copy is due. Pure: data in, verdict out.
 
     anchor   = min(INTERNALDATE, stored_at) when INTERNALDATE makes sense, else stored_at (never the Date: header)
-    due_at   = anchor + days × 86 400 s, then not before any grace that is configured
+    due_at   = anchor + days × 86 400 s, then not before any grace that is configured, nor before the end of the time
+               for which a purged copy was brought back
     eligible = unpinned and not held and now ≥ due_at and the entitlement is known and the clock is sane
 
 A removed mailbox makes its copies due at the moment of its removal, if they are not due already.
@@ -92,6 +93,8 @@ def due_by_age_at(copy: Copy, rules: Rules) -> Instant | None:
         at = max(at, rules.shrunk_at + graces.after_shrink * DAY)
     if graces.after_unpin and copy.unpinned_at is not None:
         at = max(at, copy.unpinned_at + graces.after_unpin * DAY)
+    if copy.keep_until_at is not None:
+        at = max(at, copy.keep_until_at)
     return at
 
 
@@ -139,6 +142,7 @@ def cutoffs(rules: Rules, now: Instant) -> Cutoffs | None:
         removed_at=now,
         stored_at=now - graces.after_storing * DAY if graces.after_storing else None,
         unpinned_at=now - graces.after_unpin * DAY if graces.after_unpin else None,
+        keep_until_at=now,
     )
 
 
@@ -149,6 +153,7 @@ def of_age(copy: Copy, bounds: Cutoffs) -> bool:
         and copy.anchor_at <= bounds.anchor_at
         and (bounds.stored_at is None or copy.stored_at <= bounds.stored_at)
         and (bounds.unpinned_at is None or copy.unpinned_at is None or copy.unpinned_at <= bounds.unpinned_at)
+        and (bounds.keep_until_at is None or copy.keep_until_at is None or copy.keep_until_at <= bounds.keep_until_at)
     )
     return by_age or (copy.removed_at is not None and copy.removed_at <= bounds.removed_at)
 

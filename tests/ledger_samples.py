@@ -108,7 +108,7 @@ def every_type(first: int = 0, tenant_ref: str = TENANT_REF) -> Iterator[bytes]:
     yield leaves.rehydrate(
         base(),
         **{k: v for k, v in purge_fields(5).items() if k in gone},
-        anchor=Anchor(NOW, "rehydrated"),
+        anchor=Anchor(NOW - 61 * DAY, "rehydrated"),
         until=NOW + 7 * DAY,
         pins=0,
     )

@@ -231,6 +231,7 @@ def policy_of(settings: Settings, catalogue: Catalogue) -> Policy:
             after_unpin=retention.unpin_grace_days,
             after_release=retention.hold_release_days,
             past_due=retention.past_due_grace_days,
+            rehydrated=retention.rehydrate_days,
         ),
     )
 

@@ -114,7 +114,20 @@ def _queries() -> dict[str, Select[Any]]:
         .group_by(log_leaves.c.tenant_id, log_leaves.c.item_ref)
         .subquery()
     )
-    rehydrated = exists().where(log_leaves.c.item_ref == removals.c.item_ref, log_leaves.c.type == "rehydrate")
+    returned = (
+        select(func.count())
+        .where(
+            log_leaves.c.tenant_id == removals.c.tenant_id,
+            log_leaves.c.item_ref == removals.c.item_ref,
+            log_leaves.c.type == "rehydrate",
+        )
+        .scalar_subquery()
+    )
+    brought_back = exists().where(
+        log_leaves.c.tenant_id == messages.c.tenant_id,
+        log_leaves.c.item_ref == messages.c.item_ref,
+        log_leaves.c.type == "rehydrate",
+    )
     logged = exists().where(
         log_leaves.c.tenant_id == tombstones.c.tenant_id,
         log_leaves.c.item_ref == tombstones.c.item_ref,
@@ -147,7 +160,11 @@ def _queries() -> dict[str, Select[Any]]:
         ).where(
             case(
                 (messages.c.anchor_source == "internaldate", messages.c.anchor_at != messages.c.internal_date_at),
-                (messages.c.anchor_source == "stored", messages.c.anchor_at != messages.c.stored_at),
+                (
+                    and_(messages.c.anchor_source == "stored", messages.c.anchor_at != messages.c.stored_at),
+                    ~brought_back,
+                ),
+                (messages.c.anchor_source == "rehydrated", ~brought_back),
                 else_=False,
             )
             | (messages.c.anchor_at > messages.c.stored_at)
@@ -166,12 +183,12 @@ def _queries() -> dict[str, Select[Any]]:
             messages, messages.c.id == tombstones.c.message_id
         ),
         "a purge has one leaf": select(removals.c.tenant_id, removals.c.item_ref, removals.c.n).where(
-            removals.c.n > 1, ~rehydrated
+            removals.c.n != returned, removals.c.n != returned + 1
         ),
         "what is gone stands in the log": select(tombstones.c.tenant_id, tombstones.c.item_ref).where(~logged),
         "what is in the log as gone is not stored": select(messages.c.tenant_id, messages.c.id)
         .join(removals, and_(removals.c.item_ref == messages.c.item_ref, removals.c.tenant_id == messages.c.tenant_id))
-        .where(~rehydrated),
+        .where(removals.c.n != returned),
         "a pinned message is not deleted": select(messages.c.tenant_id, messages.c.id, messages.c.pins).where(
             messages.c.pins > 0, messages.c.deleted_at.is_not(None)
         ),

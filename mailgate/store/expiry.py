@@ -32,6 +32,7 @@ COPY_COLUMNS = (
     messages.c.stored_at,
     messages.c.pins,
     messages.c.unpinned_at,
+    messages.c.keep_until_at,
 )
 """What a row must have for `Horizon.copy` and `Horizon.expires_at`."""
 
@@ -95,6 +96,7 @@ class Horizon:
             holds=holds,
             unpinned_at=row.unpinned_at,
             removed_at=self.removed.get(row.mailbox_id),
+            keep_until_at=row.keep_until_at,
         )
 
     def expires_at(self, row: Any, holds: int = 0) -> Instant | None:
@@ -118,6 +120,8 @@ def of_plan(bounds: Cutoffs) -> ColumnElement[bool]:
         parts.append(messages.c.stored_at <= bounds.stored_at)
     if bounds.unpinned_at is not None:
         parts.append(or_(messages.c.unpinned_at.is_(None), messages.c.unpinned_at <= bounds.unpinned_at))
+    if bounds.keep_until_at is not None:
+        parts.append(or_(messages.c.keep_until_at.is_(None), messages.c.keep_until_at <= bounds.keep_until_at))
     return and_(*parts)
 
 
@@ -133,6 +137,8 @@ def young(bounds: Cutoffs, removed: Mapping[str, Instant]) -> ColumnElement[bool
             parts.append(messages.c.stored_at > bounds.stored_at)
         if bounds.unpinned_at is not None:
             parts.append(messages.c.unpinned_at > bounds.unpinned_at)
+        if bounds.keep_until_at is not None:
+            parts.append(messages.c.keep_until_at > bounds.keep_until_at)
     late = or_(*parts)
     return and_(late, messages.c.mailbox_id.not_in(gone)) if gone else late
 

@@ -58,6 +58,7 @@ class _Row(NamedTuple):
     blob_id: str
     pins: int
     unpinned_at: Instant | None
+    keep_until_at: Instant | None
     indexed: bool
 
 

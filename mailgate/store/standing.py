@@ -55,13 +55,11 @@ def _due_at(horizon: Horizon, *, sqlite: bool) -> ColumnElement[Any]:
     if rules.days is None:
         return literal(None)
     graces = rules.graces
-    parts: list[ColumnElement[Any]] = [_M.anchor_at + rules.days * DAY]
+    parts: list[ColumnElement[Any]] = [_M.anchor_at + rules.days * DAY, func.coalesce(_M.keep_until_at, 0)]
     if graces.after_storing:
         parts.append(_M.stored_at + graces.after_storing * DAY)
     if graces.after_shrink and rules.shrunk_at is not None:
         parts.append(literal(rules.shrunk_at + graces.after_shrink * DAY))
     if graces.after_unpin:
         parts.append(func.coalesce(_M.unpinned_at, 0) + graces.after_unpin * DAY)
-    if len(parts) == 1:
-        return parts[0]
     return func.max(*parts) if sqlite else func.greatest(*parts)

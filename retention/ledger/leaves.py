@@ -352,7 +352,8 @@ def rehydrate(
     until: int,
     pins: int,
 ) -> bytes:
-    """A purged item was brought back on request, under its old item_ref; unpinned it stays at least until `until`.
+    """A purged item was brought back on request, under its old item_ref and with the anchor that it had; unpinned it
+    stays at least until `until`, whatever its age. By a backfill it stays for its age: `until` is then.
 
     `pins` were made in the same commit and have their own `pin.add` leaves right after.
     """

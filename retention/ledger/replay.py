@@ -2,10 +2,12 @@
 
 What is shown of every purge:
 
-1. it belongs to a run that is open, and its item was there: purged or removed once, and again only after a rehydrate;
+1. it belongs to a run that is open, and its item was there: purged or removed once, and again only after a rehydrate,
+   which brings back only what a purge took, and is followed at once by the pins that it counts;
 2. no pin and no hold stood on it, and what the run says to have counted is what the log counts (R1);
 3. it was due: `due_at` not after the run's `now`, not before anchor + days, with the days of the plan that was
-   effective then, not before the time for which a rehydrated copy was promised (R2);
+   effective then, from the anchor with which it was brought back if it was, and not before the time until which it
+   was to stay then (R2);
 4. it names a policy that was set before;
 
 of every removal that no hold stood on it, nor a pin where the server expunged it; of every run that its counts balance
@@ -81,6 +83,12 @@ class _Hold:
         return self.kind == "tenant" or self.mailbox_ref == mailbox_ref
 
 
+@dataclass(frozen=True, slots=True)
+class _BroughtBack:
+    anchor: tuple[str, str]
+    until: str
+
+
 class Replay:
     """The state that a log's leaves add up to, and what they should not have done."""
 
@@ -95,7 +103,9 @@ class Replay:
         self._runs: dict[str, _Run] = {}
         self._closed: set[str] = set()
         self._gone: set[str] = set()
-        self._until: dict[str, str] = {}
+        self._deleted: set[str] = set()
+        self._brought_back: dict[str, _BroughtBack] = {}
+        self._pins_to_come: tuple[str, int] | None = None
         self._latest_now = format_instant(0)
         self._purged: Counter[str] = Counter()
         self._handlers: dict[str, Callable[[Leaf], None]] = {
@@ -120,6 +130,7 @@ class Replay:
         self._index += 1
         match = match_item_purge(body)
         if match is not None:
+            self._expect_pins(None)
             values = {name: value.decode() for name, value in match.groupdict().items()}
             self._judge(values, int(values["pins"]), int(values["holds"]), int(values["days"]))
             return
@@ -128,6 +139,7 @@ class Replay:
         except LeafError as error:
             self.findings.add(Verdict.INVALID, f"leaf {self._index}: {error}")
             return
+        self._expect_pins(leaf["item_ref"] if leaf["type"] == "pin.add" else None)
         handler = self._handlers.get(leaf["type"])
         if handler is not None:
             handler(leaf)
@@ -135,6 +147,7 @@ class Replay:
     def finish(self) -> Report:
         """The verdict over all leaves fed."""
         self._check_covers()
+        self._expect_pins(None)
         purged = sum(self._purged.values())
         facts: dict[str, Any] = {
             "replayed": self._index + 1,
@@ -211,10 +224,25 @@ class Replay:
                 self._broken(f"hold {ref} names {len(hold.covered)} of its {hold.items} items")
 
     def _rehydrate(self, leaf: Leaf) -> None:
-        if leaf["item_ref"] not in self._gone:
-            self._broken(f"{leaf['item_ref']} was brought back but was never gone")
-        self._gone.discard(leaf["item_ref"])
-        self._until[leaf["item_ref"]] = leaf["until"]
+        item_ref, anchor = leaf["item_ref"], leaf["anchor"]
+        if item_ref not in self._gone:
+            self._broken(f"{item_ref} was brought back but was never gone")
+        if item_ref in self._deleted:
+            self._broken(f"{item_ref} was brought back but no purge took it")
+        self._gone.discard(item_ref)
+        self._brought_back[item_ref] = _BroughtBack((anchor["at"], anchor["src"]), leaf["until"])
+        if leaf["pins"]:
+            self._pins_to_come = (item_ref, leaf["pins"])
+
+    def _expect_pins(self, pinned: str | None) -> None:
+        """The next leaf pins this item, or None. After a rehydrate come the pins that were made in its commit."""
+        if self._pins_to_come is None:
+            return
+        item_ref, left = self._pins_to_come
+        if pinned != item_ref:
+            self._broken(f"{item_ref} was brought back with pins, and {left} of them are not there")
+            left = 0
+        self._pins_to_come = (item_ref, left - 1) if left > 1 else None
 
     # Runs, and what they did.
 
@@ -262,11 +290,14 @@ class Replay:
         if plan != (purge["plan"], days):
             shown = f"{plan[0]}, {plan[1]} days" if plan else "none"
             self._broken(f"{item_ref} was purged by plan {purge['plan']}, {days} days; effective was {shown}")
-        until = self._until.get(item_ref)
-        if until is not None and purge["anchor_src"] == "rehydrated":
-            if until > now:
-                self._broken(f"{item_ref} was brought back to stay until {until}")
-            return
+        back = self._brought_back.get(item_ref)
+        if back is not None:
+            if back.until > now or purge["due_at"] < back.until:
+                self._broken(f"{item_ref} was brought back to stay until {back.until}")
+            if back.anchor != (purge["anchor_at"], purge["anchor_src"]):
+                self._broken(f"{item_ref} was brought back with another anchor")
+        elif purge["anchor_src"] == "rehydrated":
+            self._broken(f"{item_ref} was never brought back")
         try:
             earliest = format_instant(parse_instant(purge["anchor_at"]) + days * DAY)
         except CanonicalError:
@@ -277,6 +308,7 @@ class Replay:
     def _item_remove(self, leaf: Leaf) -> None:
         checks = leaf["checks"]
         item = (leaf["item_ref"], leaf["mailbox_ref"])
+        self._deleted.add(leaf["item_ref"])
         self._check_gone(*item, leaf["at"], checks["pins"], checks["holds"], spare_pins=True)
 
     def _held(self, item_ref: str, mailbox_ref: str, now: str) -> int:

@@ -32,6 +32,7 @@ def copies() -> st.SearchStrategy[Copy]:
         holds=st.sampled_from([0, 0, 0, 1, 2]),
         unpinned_at=st.none() | instants(),
         removed_at=st.none() | st.none() | instants(),
+        keep_until_at=st.none() | instants(),
     )
 
 
@@ -90,3 +91,13 @@ def test_an_anchor_is_never_after_storing(received: int | None, stored: int) -> 
     at, _ = anchor(received, stored)
     assert at <= stored
     assert at in (stored, received)
+
+
+@given(copies(), all_rules())
+def test_what_was_brought_back_stays_until_then(copy: Copy, rules: Rules) -> None:
+    kept = replace(copy, keep_until_at=NOW + 1, removed_at=None)
+    assert not judge(kept, rules, NOW).due
+    assert (
+        judge(replace(kept, keep_until_at=NOW), rules, NOW).due
+        == judge(replace(kept, keep_until_at=None), rules, NOW).due
+    )

@@ -50,7 +50,10 @@ async def many_copies(purging: Purging, rng: random.Random, number: int) -> None
         )
     async with purging.store.db.write() as tx:
         for id_ in ids:
-            values: dict[str, Any] = {"unpinned_at": around(rng) if rng.random() < 0.3 else None}
+            values: dict[str, Any] = {
+                "unpinned_at": around(rng) if rng.random() < 0.3 else None,
+                "keep_until_at": around(rng) if rng.random() < 0.3 else None,
+            }
             await tx.conn.execute(messages.update().where(messages.c.id == id_).values(values))
         for home, at in zip(homes[1:3], (NOW - 5 * DAY, NOW), strict=True):
             await tx.conn.execute(mailboxes.update().where(mailboxes.c.id == home.mailbox_id).values(removed_at=at))

@@ -57,6 +57,7 @@ mailboxes = Table(
     Column("last_checked_at", BigInteger, comment="when all folders were last known to agree with the server"),
     Column("created_at", BigInteger, nullable=False),
     Column("removed_at", BigInteger),
+    Column("backfill_id", Id, comment="the run of a backfill that was asked for and is not over"),
     Column("op_seq", BigInteger, nullable=False, server_default="0", comment="number of the last operation"),
     Index("ix_mailboxes_tenant_id", "tenant_id", "id"),
 )

@@ -73,6 +73,7 @@ messages = Table(
         "pins", Integer, nullable=False, server_default="0", comment="rows in pins; kept under the lock of this row"
     ),
     Column("unpinned_at", BigInteger, comment="when the last pin went; null while there is one or never was"),
+    Column("keep_until_at", BigInteger, comment="brought back after a purge: it stays until then, whatever its age"),
     Column(
         "indexed",
         Boolean,
@@ -87,7 +88,16 @@ messages = Table(
         "deleted_at", BigInteger, comment="deleted by a user: hidden; the server's answer, or a hold, is waited for"
     ),
     # What follows the id is read by sums over a tenant, which never touch the rows themselves.
-    Index("ix_messages_tenant_id_anchor_at", "tenant_id", "anchor_at", "id", "pins", "mailbox_id", "size"),
+    Index(
+        "ix_messages_tenant_id_anchor_at",
+        "tenant_id",
+        "anchor_at",
+        "id",
+        "pins",
+        "mailbox_id",
+        "size",
+        "keep_until_at",
+    ),
     Index("ix_messages_mailbox_id_header_token", "mailbox_id", "header_token"),
     Index("ix_messages_tenant_id_thread_id", "tenant_id", "thread_id"),
     Index("ix_messages_tenant_id_msgid_token", "tenant_id", "msgid_token"),

@@ -49,7 +49,7 @@ runs = Table(
     "runs",
     metadata,
     Column("id", Id, primary_key=True),
-    Column("kind", String(16), nullable=False, comment="purge or sync"),
+    Column("kind", String(16), nullable=False, comment="purge, sync or backfill"),
     Column("tenant_id", Name, comment="null: all tenants"),
     Column("mailbox_id", Id),
     Column("state", String(16), nullable=False, comment="queued, running, completed, halted, failed"),
@@ -67,6 +67,7 @@ runs = Table(
     ),
     Column("policy", JSON, comment="version and hash"),
     Column("detail", String(1000)),
+    Column("days", Integer, comment="of a backfill: how far back it reaches from now_at"),
     Index("ix_runs_kind", "kind", "id"),
     Index("ix_runs_mailbox_id", "mailbox_id", "id"),
 )

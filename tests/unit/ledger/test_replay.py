@@ -63,13 +63,13 @@ class Log:
         return self.add(make.hold_release, hold_ref=ref, matter="M", reason_commit=COMMIT, grace_until=until)
 
     def remove(self, number: int, reason: str, **checks: int) -> Log:
-        own = {k: v for k, v in purge_fields(number).items() if k in IDENTITY}
+        own = _identity(number)
         counts = {"pins": 0, "holds": 0, **checks}
         return self.add(make.item_remove, **own, **counts, reason=reason, blobs=Blobs(1, 1, 1), method="key_destroyed")
 
     def rehydrate(self, number: int = 1, until: int = NOW + 7 * DAY, pins: int = 0) -> Log:
-        own = {k: v for k, v in purge_fields(number).items() if k in IDENTITY}
-        return self.add(make.rehydrate, **own, anchor=Anchor(NOW, "rehydrated"), until=until, pins=pins)
+        own = _identity(number)
+        return self.add(make.rehydrate, **own, anchor=KEPT, until=until, pins=pins)
 
     def check(self, problem: str | None = None) -> None:
         report = replay_leaves(self.bodies)
@@ -80,8 +80,13 @@ class Log:
             assert any(problem in text for _, text in report.findings.problems), report.lines()
 
 
+def _identity(number: int) -> dict[str, str]:
+    return {k: v for k, v in purge_fields(number).items() if k in IDENTITY}
+
+
 IDENTITY = ("item_ref", "mailbox_ref", "content_commit", "msgid_commit")
 ITEM = "item00000001"
+KEPT = Anchor(NOW - 61 * DAY, "rehydrated")
 
 
 def test_logs_that_keep_the_rules() -> None:
@@ -225,14 +230,38 @@ def test_one_leaf_per_purge() -> None:
 
 
 def test_rehydrated_copies() -> None:
-    again = {"anchor": Anchor(NOW, "rehydrated"), "due_at": NOW + 7 * DAY}
+    again = {"anchor": KEPT, "due_at": NOW + 7 * DAY}
     first = Log().open().purge().close(1).rehydrate
     second = ulid(8)
     first().open(NOW + 7 * DAY, second).purge(run=second, **again).close(1, run=second).check()
     later = Log().open().purge().close(1).rehydrate().open(NOW + 7 * DAY - 1, second)
-    later.purge(run=second, anchor=Anchor(NOW, "rehydrated"), due_at=NOW).check("was brought back to stay until")
+    later.purge(run=second, anchor=KEPT, due_at=NOW).check("was brought back to stay until")
     Log().open().purge().close(1).rehydrate(pins=1).pin().open(NOW + DAY, second).purge(run=second).check("was pinned")
     Log().rehydrate().check("never gone")
+    Log().remove(1, "user_deleted").rehydrate().check("no purge took it")
+
+
+def test_rehydrated_copies_and_their_age() -> None:
+    first, second, back = Log().open().purge().close(1).rehydrate, ulid(8), Anchor(NOW - 61 * DAY, "internaldate")
+    due = first().open(NOW + 7 * DAY, second)
+    due.purge(run=second, anchor=KEPT, due_at=NOW).check("was brought back to stay until")
+    again = first().open(NOW + 7 * DAY, second)
+    again.purge(run=second, anchor=back, due_at=NOW + 7 * DAY).check("with another anchor")
+    never = Log().open().purge(anchor=Anchor(NOW - 61 * DAY, "rehydrated"), due_at=NOW)
+    never.check("was never brought back")
+    young = Log().open().purge().close(1)
+    young.add(make.rehydrate, **_identity(1), anchor=Anchor(NOW, "rehydrated"), until=NOW + DAY, pins=0)
+    young.open(NOW + 7 * DAY, second).purge(run=second, anchor=Anchor(NOW, "rehydrated"), due_at=NOW + 7 * DAY)
+    young.check("was not due before")
+
+
+def test_the_pins_of_a_rehydrated_copy() -> None:
+    first = Log().open().purge().close(1).rehydrate
+    first(pins=2).pin().pin(pin="p2").check()
+    first(pins=2).pin().check("1 of them are not there")
+    first(pins=1).check("1 of them are not there")
+    first(pins=1).pin(2).check("1 of them are not there")
+    first(pins=1).open(run=ulid(8)).purge(2, run=ulid(8)).check("1 of them are not there")
 
 
 def test_removals() -> None:

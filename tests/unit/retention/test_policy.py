@@ -65,8 +65,10 @@ def test_what_keeps_a_copy_is_named(copy: Copy, rules: Rules, kept_by: KeptBy) -
         (Graces(after_unpin=3), Copy("A", NOW - 40 * DAY, NOW - 40 * DAY, unpinned_at=NOW - DAY), {}, 2),
         (Graces(after_shrink=14), Copy("A", NOW - 40 * DAY, NOW - 40 * DAY), {}, -10),
         (Graces(after_unpin=3), Copy("A", NOW - 40 * DAY, NOW - 40 * DAY), {}, -10),
+        (Graces(), Copy("A", NOW - 40 * DAY, NOW, keep_until_at=NOW + 7 * DAY), {}, 7),
+        (Graces(), Copy("A", NOW - 10 * DAY, NOW, keep_until_at=NOW + 7 * DAY), {}, 20),
     ],
-    ids=["storing", "shrink", "unpin", "never shrunk", "never pinned"],
+    ids=["storing", "shrink", "unpin", "never shrunk", "never pinned", "brought back", "brought back young"],
 )
 def test_graces_wait_and_never_hasten(graces: Graces, copy: Copy, rules_more: dict[str, int], due_in_days: int) -> None:
     rules = Rules("crm_plus", 30, graces, **rules_more)
