@@ -20,6 +20,7 @@ from mailgate.ids import new_id
 from mailgate.store.messages import chunks
 from mailgate.store.quarantine import forget_folder
 from mailgate.store.schema import folders, messages, origins, quarantine, tombstones
+from mailgate.store.tombstones import purged_of
 from mailgate.store.transaction import Transaction
 from mailgate.sync.port import FolderState, ListingChanges, Owner, View
 from mailgate.sync.views import Base, Deleting, Moving, Near, Present, SetAside, Tombstoned
@@ -90,8 +91,16 @@ async def views(
         if not rest:
             continue
         at = buried_at(tenant_id, account_ref, folder.name, uidvalidity) & tombstones.c.uid.in_(rest)
-        for grave in await conn.execute(select(tombstones.c.uid, tombstones.c.id).where(at)):
-            found[grave.uid] = View(None, Tombstoned(grave.id))
+        graves = select(
+            tombstones.c.uid,
+            tombstones.c.id,
+            tombstones.c.message_id,
+            tombstones.c.item_ref,
+            tombstones.c.anchor_at,
+            tombstones.c.reason,
+        )
+        for grave in await conn.execute(graves.where(at)):
+            found[grave.uid] = View(None, Tombstoned(grave.id, purged=purged_of(grave)))
         aside = _aside_in(folder.id, uidvalidity)
         for row in await conn.execute(select(quarantine.c.uid).where(aside & quarantine.c.uid.in_(rest))):
             found.setdefault(row.uid, View(None, SetAside()))

@@ -127,6 +127,11 @@ class Mailboxes:
         self._ring = ring
         self._subscriptions = subscriptions
 
+    @property
+    def ring(self) -> KeyRing:
+        """The keys that seal the secrets of mailboxes, and of what is asked of them."""
+        return self._ring
+
     async def create(self, tenant_id: str, spec: MailboxSpec, now: Instant, actor: Actor) -> Mailbox:
         """Keep the settings; the supervisor connects. Raises ConflictError: not_entitled, mailbox_exists;
         NotFoundError.

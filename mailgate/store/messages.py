@@ -109,8 +109,14 @@ async def add(
     """Write the rows of new copies, their events and usage. The caller made sure that their UIDs are not known yet."""
     if not prepared:
         return
-    now = horizon.now
     held = horizon.holds.tenant + horizon.holds.mailboxes.get(place.mailbox_id, 0)
+    await write(tx, place, prepared, horizon.now)
+    for message in prepared:
+        _tell_created(tx, place, message, horizon, held=held, initial=initial)
+
+
+async def write(tx: Transaction, place: Place, prepared: Sequence[PreparedMessage], now: Instant) -> None:
+    """The rows of copies that were not here, and usage; told to nobody."""
     blob_ids = await _refer(tx, place.tenant_id, [message.blob for message in prepared], now)
     flags = {flags: json.dumps(flags) for flags in {message.flags for message in prepared}}  # a handful, for hundreds
     rows = [
@@ -122,8 +128,6 @@ async def add(
         await tx.conn.execute(update(messages).where(coming).values(moving_to=place.folder_id))
     else:
         await _add_origins(tx, place, place.uidvalidity, prepared, flags)
-    for message in prepared:
-        _tell_created(tx, place, message, horizon, held=held, initial=initial)
     tx.count(place.tenant_id, copies=len(prepared), storage_bytes=sum(message.size for message in prepared))
 
 

@@ -85,54 +85,63 @@ class Pins:
 
         Raises NotFoundError, ConflictError (`purged`, `deleted`, `mailbox_removed`), PreconditionError.
         """
-        _check_text("entity_id", entity_id, MAX_ENTITY_ID)
-        if note is not None:
-            _check_text("note", note, MAX_NOTE)
+        check_pin(entity_id, note)
 
         async def work(tx: Transaction) -> tuple[Pin, bool]:
             tenant = await tenants.lock(tx, tenant_id, shared=True)
-            row, removed = await self._lock(tx, tenant_id, message_id)
-            sealed = None if note is None else self._seal(tenant, row, note, entity_type, entity_id)
-            known = await self._find(tx.conn, message_id, entity_type, entity_id)
-            if known is not None:
-                if sealed is not None:
-                    await tx.conn.execute(
-                        update(table).where(_is(message_id, entity_type, entity_id)).values(note=sealed)
-                    )
-                return self._pin(tenant, known, row, note), False
-            if removed:
-                raise ConflictError("the message's mailbox was removed", slug="mailbox_removed", message_id=message_id)
-            pin_ref = new_ref()
-            values = {
-                "tenant_id": tenant_id,
-                "message_id": message_id,
-                "entity_type": entity_type,
-                "entity_id": entity_id,
-                "ref": pin_ref,
-                "note": sealed,
-                "created_at": now,
-                "created_by": str(actor),
-            }
-            await tx.conn.execute(table.insert().values(values))
-            await tx.conn.execute(
-                update(messages).where(_M.id == message_id).values(pins=_M.pins + 1, unpinned_at=null())
-            )
-            self._log.write(
-                tx,
-                tenant_id,
-                tenant.ref,
-                leaves.pin_add,
-                at=now,
-                actor=actor,
-                item_ref=row.item_ref,
-                pin_ref=pin_ref,
-                entity_type=entity_type,
-                entity_commit=self._committer(tenant).commit(row.item_ref, "entity", entity_id.encode()),
-            )
-            _emit(tx, "message.pinned", tenant_id, row, now, entity_type, entity_id, None)
-            return Pin(message_id, entity_type, entity_id, note, now, str(actor)), True
+            return await self.put_in(tx, tenant, message_id, entity_type, entity_id, note=note, now=now, actor=actor)
 
         return await self._db.transact(work)
+
+    async def put_in(
+        self,
+        tx: Transaction,
+        tenant: Tenant,
+        message_id: str,
+        entity_type: str,
+        entity_id: str,
+        *,
+        note: str | None,
+        now: Instant,
+        actor: Actor,
+    ) -> tuple[Pin, bool]:
+        """The same within a transaction, of values that `check_pin` has passed."""
+        row, removed = await self._lock(tx, tenant.id, message_id)
+        sealed = None if note is None else self._seal(tenant, row, note, entity_type, entity_id)
+        known = await self._find(tx.conn, message_id, entity_type, entity_id)
+        if known is not None:
+            if sealed is not None:
+                await tx.conn.execute(update(table).where(_is(message_id, entity_type, entity_id)).values(note=sealed))
+            return self._pin(tenant, known, row, note), False
+        if removed:
+            raise ConflictError("the message's mailbox was removed", slug="mailbox_removed", message_id=message_id)
+        pin_ref = new_ref()
+        values = {
+            "tenant_id": tenant.id,
+            "message_id": message_id,
+            "entity_type": entity_type,
+            "entity_id": entity_id,
+            "ref": pin_ref,
+            "note": sealed,
+            "created_at": now,
+            "created_by": str(actor),
+        }
+        await tx.conn.execute(table.insert().values(values))
+        await tx.conn.execute(update(messages).where(_M.id == message_id).values(pins=_M.pins + 1, unpinned_at=null()))
+        self._log.write(
+            tx,
+            tenant.id,
+            tenant.ref,
+            leaves.pin_add,
+            at=now,
+            actor=actor,
+            item_ref=row.item_ref,
+            pin_ref=pin_ref,
+            entity_type=entity_type,
+            entity_commit=self._committer(tenant).commit(row.item_ref, "entity", entity_id.encode()),
+        )
+        _emit(tx, "message.pinned", tenant.id, row, now, entity_type, entity_id, None)
+        return Pin(message_id, entity_type, entity_id, note, now, str(actor)), True
 
     async def remove(
         self, tenant_id: str, message_id: str, entity_type: str, entity_id: str, *, now: Instant, actor: Actor
@@ -355,6 +364,13 @@ def _is(message_id: str, entity_type: str, entity_id: str) -> Any:
 
 def _context(message_id: str, entity_type: str, entity_id: str) -> bytes:
     return b"\0".join((b"mailgate note", message_id.encode(), entity_type.encode(), entity_id.encode()))
+
+
+def check_pin(entity_id: str, note: str | None) -> None:
+    """Raise PreconditionError for what no pin can say."""
+    _check_text("entity_id", entity_id, MAX_ENTITY_ID)
+    if note is not None:
+        _check_text("note", note, MAX_NOTE)
 
 
 def _check_text(name: str, text: str, most: int) -> None:

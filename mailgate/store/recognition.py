@@ -17,6 +17,7 @@ from connectors.model import SpecialUse
 from mailgate.store.folders import AnyRow, listed, near_of
 from mailgate.store.messages import chunks
 from mailgate.store.schema import folders, messages, operations, origins, tombstones
+from mailgate.store.tombstones import purged_of
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import OperationKind, OperationState
 from mailgate.sync.port import FolderState, Known
@@ -102,6 +103,10 @@ async def recognisable(
             tombstones.c.folder,
             tombstones.c.uidvalidity,
             tombstones.c.gone_at,
+            tombstones.c.message_id,
+            tombstones.c.item_ref,
+            tombstones.c.anchor_at,
+            tombstones.c.reason,
         ).where(
             tombstones.c.tenant_id == tenant_id,
             tombstones.c.account_ref == account_ref,
@@ -175,7 +180,8 @@ def _known_tombstone(row: AnyRow, current: dict[str, FolderState], folder: Folde
         valid = at.uidvalidity is None or at.uidvalidity == row.uidvalidity
     free = row.gone_at is not None or not valid
     places = () if free or at is None else (at.id,)
-    return Known(Tombstoned(row.id, elsewhere=True), row.id, Likeness(row.header_token), free, places)
+    near = Tombstoned(row.id, elsewhere=True, purged=purged_of(row))
+    return Known(near, row.id, Likeness(row.header_token), free, places)
 
 
 async def sample(conn: AsyncConnection, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:

@@ -50,7 +50,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
     ) -> None:
         super().__init__(db, log, subscriptions)
         self._settings = mailbox_settings
-        self.pushes = SqlPushStore(db, log, expiry)
+        self.pushes = SqlPushStore(db, log, expiry, mailbox_settings.ring)
         self._expiry = expiry
 
     # The mailbox.

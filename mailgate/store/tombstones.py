@@ -1,11 +1,12 @@
-"""Writing tombstones: what stays of a copy that must not be downloaded again."""
+"""Tombstones: what stays of a copy that must not be downloaded again, unless somebody asks for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
 from mailgate.ids import new_id
@@ -13,6 +14,11 @@ from mailgate.store.bulk import insert_many
 from mailgate.store.schema import folders, mailboxes, origins, tombstones
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
+from mailgate.sync.views import Purged
+from retention.model import Reason
+
+RETURNABLE: Final = frozenset({Reason.AGE, Reason.PLAN_END, Reason.MAILBOX_REMOVED})
+"""Why a copy was purged that may be brought back: retention took it, nobody asked for its end."""
 
 _COLUMNS = (
     "id",
@@ -32,6 +38,24 @@ _COLUMNS = (
 )
 
 _NO_ORIGINAL: tuple[tuple[str | None, int | None, int | None], ...] = ((None, None, None),)
+
+
+def purged_of(row: Any) -> Purged | None:
+    """The copy that a tombstone is of, if it may be brought back. The row: message_id, item_ref, anchor_at, reason."""
+    return Purged(row.message_id, row.item_ref, row.anchor_at) if row.reason in RETURNABLE else None
+
+
+async def of_messages(
+    conn: AsyncConnection, tenant_id: str, message_ids: Sequence[str], *, sqlite: bool
+) -> dict[str, list[Row[Any]]]:
+    """The tombstones of these messages, in order of their ids, by message."""
+    found: dict[str, list[Row[Any]]] = {}
+    if message_ids:
+        mine = among(tombstones.c.message_id, message_ids, sqlite=sqlite)
+        query = select(tombstones).where(tombstones.c.tenant_id == tenant_id, mine).order_by(tombstones.c.id)
+        for row in await conn.execute(query):
+            found.setdefault(row.message_id, []).append(row)
+    return found
 
 
 class Buried(Protocol):

@@ -31,6 +31,7 @@ class OperationKind(StrEnum):
     folder_create  {"name": name, "special_use": use or null}
     folder_rename  {"name": new name, "from": name at the server}
     folder_delete  {"name": name at the server, "exists": messages that the user saw in it}
+    rehydrate      {"pins": [{"entity_type", "entity_id", "note": sealed, in base 64, or null}]}; the message was purged
     """
 
     FLAGS = "flags"
@@ -41,6 +42,7 @@ class OperationKind(StrEnum):
     FOLDER_CREATE = "folder_create"
     FOLDER_RENAME = "folder_rename"
     FOLDER_DELETE = "folder_delete"
+    REHYDRATE = "rehydrate"
 
 
 class OperationState(StrEnum):

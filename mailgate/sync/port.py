@@ -173,7 +173,7 @@ class PreparedBlob:
 class PreparedMessage:
     """Everything that a new copy's rows say. `flags` and `labels` sorted, the latter None where the server has no such
     thing; `size` of the bytes that came, not of RFC822.SIZE; `email_token` of the server's own identity of it.
-    `replaces`: it is a new version of the copy with that id.
+    `replaces`: it is a new version of the copy with that id; `returns`: that copy was purged, and is asked for again.
     """
 
     uid: int
@@ -198,6 +198,7 @@ class PreparedMessage:
     labels: tuple[str, ...] | None = None
     email_token: bytes | None = None
     replaces: bool = False
+    returns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

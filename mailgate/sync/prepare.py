@@ -27,8 +27,9 @@ from mailgate.messages.summary import encode_summary, seal_summary
 from mailgate.messages.threads import thread_root
 from mailgate.sync.identity import Likeness
 from mailgate.sync.port import Aside, Cause, Draft, KeptCopy, Mended, PreparedBlob, PreparedMessage
+from mailgate.sync.views import Purged
 from retention.ledger.commitment import Committer
-from retention.model import AnchorFrom
+from retention.model import AnchorFrom, AnchorSource
 from retention.policy import EARLIEST_RECEIVED_AT, anchor
 
 HUGE = 1 << 20
@@ -139,7 +140,8 @@ class StreamSink:
 class Arrived:
     """A message as it came: metadata, its bytes in a sink, and how many bytes the server announced.
 
-    `header_token` and `email_token` are filled in by `Preparer.add_tokens`; `replaces`: it is a new version of that.
+    `header_token` and `email_token` are filled in by `Preparer.add_tokens`; `replaces`: it is a new version of that;
+    `returns`: it is that, which was purged.
     """
 
     meta: MessageMeta
@@ -148,6 +150,7 @@ class Arrived:
     header_token: bytes = b""
     email_token: bytes | None = None
     replaces: Draft | None = None
+    returns: Purged | None = None
 
     @property
     def refusal(self) -> Aside | None:
@@ -183,8 +186,8 @@ class Job:
     directory: str
     anchor_from: AnchorFrom
     now: Instant
-    messages: Sequence[tuple[MessageMeta, int, bytes]]
-    """Metadata, octets and header token of each."""
+    messages: Sequence[tuple[MessageMeta, int, bytes, Purged | None]]
+    """Metadata, octets and header token of each, and the purged copy that it is."""
 
 
 class Preparer:
@@ -227,7 +230,7 @@ class Preparer:
             if not isinstance(arrived.sink, MemorySink) or arrived.refusal is not None:
                 return None
             bodies.append(arrived.sink.data)
-        messages = [(arrived.meta, arrived.octets, arrived.header_token) for arrived in batch]
+        messages = [(arrived.meta, arrived.octets, arrived.header_token, arrived.returns) for arrived in batch]
         return Job(self._tenant_id, self._keys.share(now), str(directory), self._anchor_from, now, messages), bodies
 
     def header_tokens(self, headers: Sequence[bytes]) -> list[bytes]:
@@ -351,8 +354,8 @@ class Preparer:
             blob_id, key = new_id(now), keys.new_data_key(now)
             stored = self._blobs.put(self._tenant_id, blob_id, raw, key.key)
             blob = self._blob(blob_id, digest, len(raw), stored, key)
-        draft, data_key = arrived.replaces, keys.new_data_key(now)
-        message_id, item_ref = (new_id(now), new_ref()) if draft is None else (draft.message_id, draft.item_ref)
+        known, purged, data_key = arrived.replaces or arrived.returns, arrived.returns, keys.new_data_key(now)
+        message_id, item_ref = (new_id(now), new_ref()) if known is None else (known.message_id, known.item_ref)
         unread = None
         try:
             reading = _read(raw)
@@ -362,6 +365,9 @@ class Preparer:
             unread = Aside(meta.uid, reason, Cause.UNREADABLE, blob.size, None, arrived.header_token, message_id)
         received_at = received(meta.internal_date)
         anchor_at, source = anchor(received_at, now, self._anchor_from)
+        if purged is not None:
+            anchor_at = purged.anchor_at
+            source = AnchorSource.INTERNALDATE if anchor_at == received_at else AnchorSource.STORED
         msgid = reading.msgid
         message = PreparedMessage(
             uid=meta.uid,
@@ -383,7 +389,8 @@ class Preparer:
             data_key=data_key.wrapped,
             key_epoch=data_key.epoch,
             blob=blob,
-            replaces=draft is not None,
+            replaces=arrived.replaces is not None,
+            returns=purged is not None,
         )
         return message, unread
 

@@ -148,8 +148,8 @@ class _There:
         try:
             preparer = Preparer.of(job, self._keys_of(job.keys), self._store(job.directory))
             batch = [
-                Arrived(meta, MemorySink(body), octets, token)
-                for (meta, octets, token), body in zip(job.messages, bodies, strict=True)
+                Arrived(meta, MemorySink(body), octets, token, returns=returns)
+                for (meta, octets, token, returns), body in zip(job.messages, bodies, strict=True)
             ]
             return pickle.dumps(preparer.prepare(batch, job.now), pickle.HIGHEST_PROTOCOL)
         except Exception:  # noqa: BLE001 - the other side does it again, and its errors tell more

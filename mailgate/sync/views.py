@@ -106,11 +106,23 @@ class Appending:
 
 
 @dataclass(frozen=True, slots=True)
+class Purged:
+    """A copy that was purged and may be brought back: its id, what the purge log calls it, and its anchor."""
+
+    message_id: str
+    item_ref: str
+    anchor_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
 class Tombstoned:
-    """Purged. `elsewhere`: recognised by content, its own address is void."""
+    """Purged. `elsewhere`: recognised by content, its own address is void. `purged`: what a backfill needs to know of
+    the copy to bring it back; None where it may not: a user deleted it, or it is not told.
+    """
 
     tombstone_id: str
     elsewhere: bool = False
+    purged: Purged | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("POST", f"{B}/messages"): CRM,
     ("GET", f"{T}/operations"): CRM,
     ("GET", f"{T}/operations/{{operation_id}}"): CRM,
+    ("POST", f"{M}/rehydrate"): CRM,
     ("POST", f"{B}/sync"): CRM,
     ("GET", f"{B}/runs"): CRM,
     ("GET", f"{B}/guards"): ALL,

@@ -497,3 +497,38 @@ async def test_operations_are_listed_by_mailbox_message_and_state(gateway: Gatew
     assert len(rest.json()["items"]) == 1
     answer = await gateway.client.get(f"{T}/operations/{new_id(START)}")
     assert refused(answer) == (404, "operation_not_found")
+
+
+async def test_a_purged_message_is_asked_for(gateway: Gateway, post: Postman) -> None:
+    message_id = await post.deliver(letter(), age=89 * DAY)
+    path = f"{T}/messages/{message_id}"
+    living = await gateway.client.post(f"{path}/rehydrate")
+    assert refused(living) == (409, "not_purged")
+    gateway.clock.forward(2 * DAY)
+    await gateway.core.retention.run(actor=SYSTEM)
+    late = await gateway.client.put(f"{path}/pins/deal/D-1")
+    assert refused(late) == (409, "purged")
+    assert "rehydrate" in late.json()["detail"]
+    body = {"pins": [{"entity_type": "deal", "entity_id": "D-1", "note": "why"}]}
+    answer = await gateway.client.post(f"{path}/rehydrate", json=body)
+    assert answer.status_code == 202
+    again = await gateway.client.post(f"{path}/rehydrate")
+    assert again.json() == answer.json()
+    operation = (await gateway.client.get(f"{T}/operations/{answer.json()['operation_id']}")).json()
+    assert (operation["kind"], operation["state"], operation["message_id"]) == ("rehydrate", "pending", message_id)
+    assert post.mailbox_id in gateway.sync.woken
+    assert refused(await gateway.client.get(path)) == (410, "purged")
+    await change(gateway, tombstones, gone_at=gateway.clock())
+    assert refused(await gateway.client.post(f"{path}/rehydrate")) == (410, "original_gone")
+    other = await gateway.client.post(f"{T}/messages/{'0' * 26}/rehydrate")
+    assert refused(other) == (404, "message_not_found")
+    broken = await gateway.client.post(f"{path}/rehydrate", json={"pins": [{"entity_type": "deal"}]})
+    assert broken.status_code == 422
+
+
+async def test_what_is_not_entitled_brings_nothing_back(gateway: Gateway, post: Postman) -> None:
+    message_id = await post.deliver(letter())
+    await gateway.client.put(f"{T}/subscription", json={"plan": "free"})
+    await gateway.core.retention.run(actor=SYSTEM)
+    answer = await gateway.client.post(f"{T}/messages/{message_id}/rehydrate")
+    assert refused(answer) == (409, "not_entitled")

@@ -15,18 +15,23 @@ from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, TenantOf, Who, only
 from mailgate.api.services import Services
-from mailgate.api.types import Answer, Body, ObjectId, Parameters, Time, TimeIn
+from mailgate.api.types import Answer, Body, EntityId, EntityType, ObjectId, Parameters, Time, TimeIn, text
 from mailgate.errors import BadRequestError
 from mailgate.store import operations
 from mailgate.store.operations import OperationRecord
+from mailgate.store.pins import MAX_NOTE
 from mailgate.store.tokens import Scope
 from mailgate.store.wishes import words as wishes_words
 from mailgate.store.wishes.append import Target
 from mailgate.store.wishes.messages import Asked, MessageChange
+from mailgate.store.wishes.rehydrate import PinWanted
 from mailgate.store.wishes.words import FLAG_PATTERN, FLAGS_MOST, FLAGS_PATTERN, LABEL_PATTERN
 from mailgate.sync.operations import OperationKind, OperationState
 
 router = APIRouter(tags=["changes"], prefix="/v1/tenants/{tenant_id}")
+
+PINS_MOST = 100
+"""Pins in one request."""
 
 # The store checks them, and says what is wrong with which.
 Flag = Annotated[str, WithJsonSchema({"type": "string", "pattern": FLAG_PATTERN, "examples": ["\\Seen", "$Forwarded"]})]
@@ -85,6 +90,29 @@ class AppendQuery(Parameters):
 
 class AppendAnswer(Answer):
     """A new message, and the operation that brings it to the mail server."""
+
+    message_id: str
+    operation_id: str
+
+
+class WantedPin(Body):
+    """A record that the message is to be pinned to."""
+
+    entity_type: EntityType
+    entity_id: EntityId
+    note: Annotated[str, text(MAX_NOTE)] | None = None
+
+
+class RehydrateBody(Body):
+    """What a message is brought back for."""
+
+    pins: list[WantedPin] = Field(
+        default=[], max_length=PINS_MOST, description="made with the copy; without any it stays for a few days"
+    )
+
+
+class RehydrateAnswer(Answer):
+    """A purged message that is asked for, and the operation that brings it from the mail server."""
 
     message_id: str
     operation_id: str
@@ -168,6 +196,30 @@ async def delete_message(
         tenant.id, message_id, permanent=query.permanent, now=parts.clock(), actor=who.actor
     )
     return _answer(parts, message_id, asked, response)
+
+
+@router.post(
+    "/messages/{message_id}/rehydrate",
+    status_code=202,
+    dependencies=[only(Scope.CRM)],
+    responses=problems(404, 409, 410),
+)
+async def rehydrate_message(
+    tenant: TenantOf,
+    message_id: Annotated[ObjectId, Path()],
+    parts: Parts,
+    who: Who,
+    body: RehydrateBody | None = None,
+) -> RehydrateAnswer:
+    """Bring a purged copy back from the mail server, under its old id. The operation says when it is here; it fails
+    with `gone_at_server` when the original is gone. With `pins` it is kept for them; without it stays for
+    `retention.rehydrate_days`. A copy that is here answers 409 `not_purged`.
+    """
+    wanted = [] if body is None else body.pins
+    pins = [PinWanted(pin.entity_type, pin.entity_id, pin.note) for pin in wanted]
+    asked = await parts.wishes.rehydrations.ask(tenant.id, message_id, pins, parts.clock(), who.actor)
+    parts.sync.changed(asked.mailbox_id)
+    return RehydrateAnswer(message_id=message_id, operation_id=asked.operation_ids[-1])
 
 
 @router.post(

@@ -11,10 +11,12 @@ from mailgate.store.folders import AnyRow, state_of
 from mailgate.store.operations import open_of
 from mailgate.store.schema import blobs, folders, messages, origins, tombstones
 from mailgate.store.sets import among
+from mailgate.store.tombstones import RETURNABLE, of_messages
 from mailgate.sync.identity import Likeness
-from mailgate.sync.operations import Operation
+from mailgate.sync.operations import Operation, OperationKind
 from mailgate.sync.port import Owner
 from mailgate.sync.push.model import (
+    Buried,
     Copy,
     Facts,
     Original,
@@ -33,6 +35,8 @@ async def asked(conn: AsyncConnection, owner: Owner, limit: int, *, sent: bool, 
     copies = await _copies(conn, message_ids, standing, places, sqlite=sqlite)
     ended = [id_ for id_ in message_ids if id_ not in copies]
     purged = await _purged(conn, owner.tenant_id, ended, sqlite=sqlite)
+    wanted = [item.message_id or "" for item in found if item.kind is OperationKind.REHYDRATE]
+    buried = await _buried(conn, owner.tenant_id, [id_ for id_ in wanted if id_ in purged], sqlite=sqlite)
     return [
         Asked(
             operation,
@@ -40,6 +44,7 @@ async def asked(conn: AsyncConnection, owner: Owner, limit: int, *, sent: bool, 
                 copy=copies.get(operation.message_id or ""),
                 purged=operation.message_id in purged,
                 place=places.get(operation.folder_id or ""),
+                buried=buried.get(operation.message_id or ""),
             ),
         )
         for operation in found
@@ -127,3 +132,21 @@ async def _purged(conn: AsyncConnection, tenant_id: str, message_ids: Sequence[s
     left = among(tombstones.c.message_id, message_ids, sqlite=sqlite)
     query = select(tombstones.c.message_id).where(tombstones.c.tenant_id == tenant_id, left)
     return set((await conn.execute(query)).scalars())
+
+
+async def _buried(
+    conn: AsyncConnection, tenant_id: str, message_ids: Sequence[str], *, sqlite: bool
+) -> dict[str, Buried]:
+    """What is left of these purged copies, and where their originals were last known to stand."""
+    left = await of_messages(conn, tenant_id, message_ids, sqlite=sqlite)
+    return {
+        id_: Buried(
+            message_id=id_,
+            item_ref=graves[0].item_ref,
+            anchor_at=graves[0].anchor_at,
+            header_token=graves[0].header_token,
+            addresses=tuple((g.folder, g.uidvalidity, g.uid) for g in graves if g.folder is not None),
+            deleted=not all(grave.reason in RETURNABLE for grave in graves),
+        )
+        for id_, graves in left.items()
+    }

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, case, select, update
+from sqlalchemy.exc import DataError, IntegrityError
 
 from mailgate.clock import Instant
+from mailgate.keys import KeyRing
 from mailgate.store import changes, operations
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
@@ -21,6 +23,7 @@ from mailgate.store.log import PurgeLog
 from mailgate.store.pushes import folders as folder_ends
 from mailgate.store.pushes.ends import drop_originals, end_deleted, lock, settle_moving
 from mailgate.store.pushes.facts import asked
+from mailgate.store.pushes.returns import Returns
 from mailgate.store.pushes.rollback import Rollback
 from mailgate.store.schema import folders, origins, tombstones
 from mailgate.store.schema import operations as operations_table
@@ -28,9 +31,9 @@ from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Merge
 from mailgate.sync.operations import Operation, OperationKind, OperationState
-from mailgate.sync.port import Batch, Owner
+from mailgate.sync.port import Batch, BatchRefusedError, Owner
 from mailgate.sync.push.model import Failed, Original
-from mailgate.sync.push.port import Asked, Delay, Expunged, Marked, Put, counted_out
+from mailgate.sync.push.port import Asked, Delay, Expunged, Marked, Put, Returned, counted_out
 
 _O = operations_table.c
 _ON_THE_WAY = frozenset({OperationKind.MOVE, OperationKind.APPEND})
@@ -39,9 +42,10 @@ _ON_THE_WAY = frozenset({OperationKind.MOVE, OperationKind.APPEND})
 class SqlPushStore(Fenced):
     """Implements `mailgate.sync.push.port.PushStore`."""
 
-    def __init__(self, db: Database, log: PurgeLog, expiry: Expiry) -> None:
+    def __init__(self, db: Database, log: PurgeLog, expiry: Expiry, ring: KeyRing) -> None:
         super().__init__(db, log)
         self._expiry = expiry
+        self._returns = Returns(db, ring, log, expiry)
 
     async def open(self, owner: Owner, limit: int, *, sent: bool = False) -> list[Asked]:
         """The mailbox's operations that are not finished, in order; with `sent` only those that were sent."""
@@ -159,6 +163,38 @@ class SqlPushStore(Fenced):
 
         async def work(tx: Transaction) -> None:
             horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, now)
+            await Rollback(tx, self._log, owner, tenant_ref, horizon).run(failures)
+
+        await self._owned(owner, now, work)
+
+    # Purged copies.
+
+    async def brought_back(self, owner: Owner, operation: Operation, returned: Returned | None, now: Instant) -> None:
+        """The copy is here again, with the pins that were asked for: logged, and applied. None: it was here already."""
+        tenant_ref, _ = await self._account(owner.mailbox_id)
+
+        async def work(tx: Transaction) -> None:
+            horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, now)
+            failure = await self._returns.write(tx, owner, tenant_ref, operation, returned, horizon)
+            if failure is None:
+                await self._finish(tx, owner, [operation], now)
+            else:
+                await Rollback(tx, self._log, owner, tenant_ref, horizon).run([(operation, failure)])
+
+        try:
+            await self._owned(owner, now, work)
+        except (DataError, IntegrityError) as error:
+            raise BatchRefusedError(type(error).__name__) from error
+
+    async def not_found(self, owner: Owner, failures: Sequence[tuple[Operation, Failed]], now: Instant) -> None:
+        """The originals of purged copies stand nowhere: failed, and known to be gone."""
+        tenant_ref, _ = await self._account(owner.mailbox_id)
+        ids = [operation.message_id or "" for operation, _ in failures]
+
+        async def work(tx: Transaction) -> None:
+            horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, now)
+            left = (tombstones.c.tenant_id == owner.tenant_id) & among(tombstones.c.message_id, ids, sqlite=tx.sqlite)
+            await tx.conn.execute(update(tombstones).where(left, tombstones.c.gone_at.is_(None)).values(gone_at=now))
             await Rollback(tx, self._log, owner, tenant_ref, horizon).run(failures)
 
         await self._owned(owner, now, work)

@@ -104,7 +104,7 @@ class Locks:
     async def mailbox(self, tx: Transaction, tenant_id: str, mailbox_id: str, now: Instant) -> LockedMailbox:
         """The mailbox. Raises NotFoundError."""
         tenant = await tenants.lock(tx, tenant_id, shared=True)
-        return await self._mailbox(tx, tenant, mailbox_id, now)
+        return await self.mailbox_of(tx, tenant, mailbox_id, now)
 
     async def message(self, tx: Transaction, tenant_id: str, message_id: str, now: Instant) -> LockedMessage:
         """The message and its mailbox. Raises NotFoundError, GoneError `purged`."""
@@ -113,7 +113,7 @@ class Locks:
         mailbox_id = (await tx.conn.execute(select(_M.mailbox_id).where(mine))).scalar_one_or_none()
         if mailbox_id is None:
             raise await why_gone(tx.conn, tenant_id, message_id)
-        mailbox = await self._mailbox(tx, tenant, mailbox_id, now)
+        mailbox = await self.mailbox_of(tx, tenant, mailbox_id, now)
         await tx.conn.execute(select(_M.id).where(mine).with_for_update())
         # A purge that held the lock was waited for: what is left is read, and judged, in a statement begun after it.
         horizon = await self.expiry.served(tx.conn, tenant_id, now, self.clock_limits)
@@ -124,7 +124,8 @@ class Locks:
         holds = await horizon.holds.count(tx.conn, {row.id: row.mailbox_id}, sqlite=tx.sqlite)
         return LockedMessage(mailbox, row, horizon, holds[row.id], await _stands(tx, message_id), bool(row.over))
 
-    async def _mailbox(self, tx: Transaction, tenant: Tenant, mailbox_id: str, now: Instant) -> LockedMailbox:
+    async def mailbox_of(self, tx: Transaction, tenant: Tenant, mailbox_id: str, now: Instant) -> LockedMailbox:
+        """The same of a tenant that is locked."""
         query = select(mailboxes).where(mailboxes.c.id == mailbox_id, mailboxes.c.tenant_id == tenant.id)
         row = (await tx.conn.execute(query.with_for_update(key_share=True))).one_or_none()
         if row is None:

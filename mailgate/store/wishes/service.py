@@ -1,7 +1,7 @@
 """Changes that the CRM asks for: the near side changes at once, the mail server follows (`mailgate.sync.operations`).
 
 Each use case is one transaction, in which the near side, the operation and the events are written together. They are
-shared out by what they are about: messages, folders, and messages that are new.
+shared out by what they are about: messages, folders, messages that are new, and those that were purged.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mailgate.store.wishes.append import Appends
 from mailgate.store.wishes.folders import FolderWishes
 from mailgate.store.wishes.locks import Locks
 from mailgate.store.wishes.messages import MessageWishes
+from mailgate.store.wishes.rehydrate import Rehydrations
 from retention.model import AnchorFrom
 
 
@@ -25,6 +26,7 @@ class Wishes:
     messages: MessageWishes
     folders: FolderWishes
     appends: Appends
+    rehydrations: Rehydrations
 
     @classmethod
     def over(
@@ -43,4 +45,5 @@ class Wishes:
             MessageWishes(db, locks),
             FolderWishes(db, locks),
             Appends(db, ring, blobs, locks, max_bytes=max_bytes, anchor_from=anchor_from, at_once=at_once),
+            Rehydrations(db, ring, locks),
         )

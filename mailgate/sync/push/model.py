@@ -63,12 +63,27 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Buried:
+    """What is left of a copy that was purged: what it is recognised by, and where its originals were last known to
+    stand, as (folder name, UIDVALIDITY, UID). `deleted`: a user did that, not retention.
+    """
+
+    message_id: str
+    item_ref: str
+    anchor_at: Instant
+    header_token: bytes
+    addresses: tuple[tuple[str, int, int], ...]
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the store knows of an operation's message and of its `folder_id`. `purged`: the copy was, by retention."""
 
     copy: Copy | None = None
     purged: bool = False
     place: Place | None = None
+    buried: Buried | None = None
 
 
 class Seen(Enum):
@@ -173,6 +188,13 @@ class DeleteFolder:
 
 
 @dataclass(frozen=True, slots=True)
+class BringBack:
+    """Fetch the original of a purged copy again. Nothing changes at the server, so it may be done twice."""
+
+    buried: Buried
+
+
+@dataclass(frozen=True, slots=True)
 class LookUp:
     """Find out at the server: whether the `original` is still there, whether it is in `target` by now, which folders
     there are and what is in this one.
@@ -216,6 +238,7 @@ Step: TypeAlias = (
     | CreateFolder
     | RenameFolder
     | DeleteFolder
+    | BringBack
     | LookUp
     | Applied
     | Failed

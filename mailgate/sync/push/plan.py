@@ -36,6 +36,10 @@
     folder_delete   the folder is gone                                  Applied
     folder_delete   it stands                                           LookUp; as many messages as the user saw:
                                                                         DeleteFolder, else Failed folder_changed
+    rehydrate       the copy is here                                    Applied: it gets the pins
+    rehydrate       a tombstone, of a purge                             BringBack
+    rehydrate       a tombstone, since a user deleted it                Failed deleted
+    rehydrate       neither                                             Failed gone_at_server
 
 What was sent and not answered is looked up first, and done again only when the server shows that it was not done:
 
@@ -74,6 +78,7 @@ from mailgate.sync.push.model import (
     Address,
     Append,
     Applied,
+    BringBack,
     Copy,
     CopyThenExpunge,
     CreateFolder,
@@ -140,6 +145,8 @@ def _step(operation: Operation, facts: Facts, abilities: Abilities, evidence: Ev
             return _rename(operation, facts.place, evidence)
         case OperationKind.FOLDER_DELETE:
             return _delete_folder(operation, facts.place, evidence)
+        case OperationKind.REHYDRATE:
+            return _rehydrate(facts)
         case _:  # pragma: no cover - unreachable, kept by mypy
             assert_never(operation.kind)
 
@@ -148,6 +155,16 @@ def _without_copy(operation: Operation, facts: Facts) -> Step:
     if facts.purged:
         return Failed("purged", "the copy was purged; its original is left as it is")
     return Applied() if operation.kind is OperationKind.DELETE else _gone()
+
+
+def _rehydrate(facts: Facts) -> Step:
+    if facts.copy is not None:
+        return Applied()
+    if facts.buried is None:
+        return Failed("gone_at_server", "nothing is known of it any more")
+    if facts.buried.deleted:
+        return Failed("deleted", "a user deleted it")
+    return BringBack(facts.buried)
 
 
 def _gone() -> Failed:

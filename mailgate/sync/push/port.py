@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from mailgate.clock import Instant
 from mailgate.sync.operations import Operation
-from mailgate.sync.port import FolderState, Owner
+from mailgate.sync.port import Aside, FolderState, Owner, PreparedMessage
 from mailgate.sync.push.model import Address, Facts, Failed, Original
 
 
@@ -65,6 +65,18 @@ class Expunged:
     operation: Operation
     message_id: str
     original: Original | None
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """The original of a purged copy, fetched again: where it stands, and its bytes in store under the copy's old id.
+    `aside`: they can't be read, and why.
+    """
+
+    folder: FolderState
+    uidvalidity: int
+    message: PreparedMessage
+    aside: Aside | None = None
 
 
 def counted_out(gone: Iterable[Original]) -> Mapping[str, int]:
@@ -121,6 +133,17 @@ class PushStore(Protocol):
 
     async def fail(self, owner: Owner, failures: Sequence[tuple[Operation, Failed]], now: Instant) -> None:
         """They will not be done: the near side is rolled back."""
+        ...
+
+    async def brought_back(self, owner: Owner, operation: Operation, returned: Returned | None, now: Instant) -> None:
+        """The copy is here again, with the pins that were asked for: logged, and applied. None: it was here already.
+
+        Raises BatchRefusedError when the database refuses what the message says.
+        """
+        ...
+
+    async def not_found(self, owner: Owner, failures: Sequence[tuple[Operation, Failed]], now: Instant) -> None:
+        """The originals of purged copies stand nowhere: failed, and known to be gone."""
         ...
 
     async def folder_made(self, owner: Owner, operation: Operation, now: Instant) -> None:

@@ -31,6 +31,7 @@ from mailgate.sync.push.lookup import Question, Search
 from mailgate.sync.push.model import (
     Append,
     Applied,
+    BringBack,
     CopyThenExpunge,
     CreateFolder,
     DeleteFolder,
@@ -238,6 +239,8 @@ class Pusher:
             operation, facts = asked.operation, asked.facts
             if operation.kind in _OF_FOLDERS:
                 await self._steps.folder_applied(operation)
+            elif operation.kind is OperationKind.REHYDRATE:
+                await self._pushes.brought_back(self._context.owner, operation, None, self._context.clock())
             elif operation.kind is OperationKind.DELETE and facts.copy is not None:
                 expunged.append((asked, _sent(asked)))
             elif step.at is not None and facts.place is not None:
@@ -287,7 +290,8 @@ class Pusher:
             await self._unreadable(group, error)
         else:
             self._turn.touched |= outcome.touched
-            self._turn.finished += len(group.items)
+            self._turn.finished += len(group.items) - len(outcome.failed)
+            await self._fail(outcome.failed)
             await self._wait([(operation, reason, None) for operation, reason in outcome.waits])
 
     async def _put_off(self, group: Group, error: ThrottledError | ServerError) -> None:
@@ -426,6 +430,8 @@ def _alike(asked: Asked, step: Mutation) -> Hashable:
             return CopyThenExpunge, half, step.original.folder.id, step.original.uidvalidity, step.to.id
         case Expunge():
             return Expunge, step.original.folder.id, step.original.uidvalidity
+        case BringBack():
+            return BringBack
         case Append() | CreateFolder() | RenameFolder() | DeleteFolder():
             return asked.operation.id
         case _:  # pragma: no cover - unreachable, kept by mypy

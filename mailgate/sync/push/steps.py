@@ -17,10 +17,12 @@ from connectors.port import Placed
 from mailgate.sync.context import SLOWEST, Context
 from mailgate.sync.operations import Operation, OperationKind
 from mailgate.sync.port import FolderState
+from mailgate.sync.push.bring import Bringer
 from mailgate.sync.push.lookup import Search
 from mailgate.sync.push.model import (
     Address,
     Append,
+    BringBack,
     CopyThenExpunge,
     CreateFolder,
     DeleteFolder,
@@ -36,7 +38,16 @@ from mailgate.sync.push.plan import LOOKED_FOR, RENUMBERED
 from mailgate.sync.push.port import Asked, Expunged, Marked, PushStore, Put, counted_out
 
 Mutation: TypeAlias = (
-    Store | StoreLabels | Move | CopyThenExpunge | Expunge | Append | CreateFolder | RenameFolder | DeleteFolder
+    Store
+    | StoreLabels
+    | Move
+    | CopyThenExpunge
+    | Expunge
+    | Append
+    | CreateFolder
+    | RenameFolder
+    | DeleteFolder
+    | BringBack
 )
 OfMessage: TypeAlias = Store | StoreLabels | Move | CopyThenExpunge | Expunge
 
@@ -64,9 +75,12 @@ class Group:
 
 @dataclass(slots=True)
 class Outcome:
-    """`waits`: operations that are not done, and why. `touched`: folders that changed at the server."""
+    """`waits`: operations that are not done, and why; `failed`: those that will not be. `touched`: folders that changed
+    at the server.
+    """
 
     waits: list[tuple[Operation, str]] = field(default_factory=list)
+    failed: list[tuple[Operation, Failed]] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
 
 
@@ -81,6 +95,7 @@ class Steps:
         self._context = context
         self._pushes = pushes
         self._search = search
+        self._bringer = Bringer(context, pushes)
 
     async def carry_out(self, group: Group) -> Outcome:
         """One command and what it brought. Raises ServerError and ThrottledError when the server does not do it."""
@@ -106,6 +121,9 @@ class Steps:
                     await self._rename(group, step)
                 case DeleteFolder():
                     await self._delete(group, step)
+                case BringBack():
+                    asked = [(item, found.buried) for item, found in group.items if isinstance(found, BringBack)]
+                    outcome.waits, outcome.failed = await self._bringer.bring(asked)
                 case _:  # pragma: no cover - unreachable, kept by mypy
                     assert_never(step)
         except WaitsError as reason:

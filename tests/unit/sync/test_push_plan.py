@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from mailgate.sync.push.model import (
     Address,
     Append,
     Applied,
+    BringBack,
+    Buried,
     Copy,
     CopyThenExpunge,
     CreateFolder,
@@ -88,10 +91,11 @@ def step(
     *,
     place: Place | None = None,
     purged: bool = False,
+    buried: Buried | None = None,
     abilities: Abilities = ALL,
     evidence: Evidence | None = None,
 ) -> Step:
-    return plan(asked, Facts(known, purged, place), abilities, NOW, entitled=True, evidence=evidence)
+    return plan(asked, Facts(known, purged, place, buried), abilities, NOW, entitled=True, evidence=evidence)
 
 
 FLAGS = operation(OperationKind.FLAGS, add=["\\Flagged"], remove=["\\Seen"])
@@ -472,3 +476,29 @@ def test_delete_of_a_folder_that_has_no_messages_at_all() -> None:
 
 def test_delete_of_a_folder_that_can_not_be_looked_into_fails() -> None:
     assert code(step(REMOVE, place=TO_ARCHIVE, evidence=listed("Archive"))) == "folder_refused"
+
+
+REHYDRATE = operation(OperationKind.REHYDRATE, pins=[])
+BURIED = Buried("m", "item", NOW - 40 * DAY, b"token", (("INBOX", 7, 3),))
+
+
+def test_rehydrate_what_was_purged() -> None:
+    assert step(REHYDRATE, purged=True, buried=BURIED) == BringBack(BURIED)
+
+
+def test_rehydrate_what_is_here_by_now() -> None:
+    assert step(REHYDRATE, copy(HERE)) == Applied()
+
+
+def test_rehydrate_what_a_user_deleted() -> None:
+    deleted = replace(BURIED, deleted=True)
+    assert code(step(REHYDRATE, purged=True, buried=deleted)) == "deleted"
+
+
+def test_rehydrate_what_left_nothing() -> None:
+    assert code(step(REHYDRATE)) == "gone_at_server"
+
+
+def test_rehydrate_without_entitlement() -> None:
+    facts = Facts(purged=True, buried=BURIED)
+    assert isinstance(plan(REHYDRATE, facts, ALL, NOW, entitled=False), Wait)
