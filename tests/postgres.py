@@ -1,14 +1,16 @@
-"""Databases for tests: `database_url` runs a test on SQLite and on PostgreSQL, each time with a new, migrated, empty
+"""Databases for tests: `database_url` runs a test on SQLite and on PostgreSQL, each time with a migrated, empty
 database.
 
 PostgreSQL is a cluster of our own in a temporary folder, on a free port of 127.0.0.1, ended by process id. Durability
 is off, since nothing of it outlives the run; tests that kill the gateway still see what it committed, because the
-server lives on.
+server lives on. Its migrated databases are emptied and lent again: making and dropping one takes longer than most tests
+do.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import itertools
 import shutil
@@ -16,9 +18,11 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import pytest
 
 from tests.servers import Server, find_program, free_port, give, leave_out, service_user
@@ -39,10 +43,81 @@ _SETTINGS = {
 }
 
 
+_END_OTHERS = """
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+_USED = """
+SELECT format('%I', relname), format('DELETE FROM %I', relname) FROM pg_class
+WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND relname <> 'alembic_version'
+  AND pg_relation_size(oid) > 0
+"""
+_FIRST_NUMBERS = "SELECT setval(format('%I', sequencename)::regclass, start_value, false) FROM pg_sequences"
+_SHAPE = """
+SELECT md5(string_agg(line, chr(10) ORDER BY line)) FROM (
+  SELECT concat_ws(' ', c.oid, relname, relkind, attnum, attname, atttypid, atttypmod, attnotnull, attisdropped) AS line
+    FROM pg_class c LEFT JOIN pg_attribute ON attrelid = c.oid WHERE relnamespace = 'public'::regnamespace
+  UNION ALL SELECT concat_ws(' ', conrelid, conname, contype, convalidated) FROM pg_constraint
+  UNION ALL SELECT concat_ws(' ', tgrelid, tgname, tgenabled) FROM pg_trigger
+  UNION ALL SELECT concat_ws(' ', ev_class, rulename, ev_enabled) FROM pg_rewrite
+  UNION ALL SELECT concat_ws(' ', oid, proname, md5(prosrc)) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+  UNION ALL SELECT version_num FROM alembic_version
+) AS lines
+"""
+"""What a test could change of a database apart from rows; the same in all copies of one template."""
+
+
 def _folders() -> list[str]:
     """Debian's folders of PostgreSQL programs, newest version first; they are not on the PATH."""
     versions = Path("/usr/lib/postgresql").glob("*/bin")
     return [str(path) for path in sorted(versions, key=lambda path: float(path.parent.name), reverse=True)]
+
+
+class _Copy:
+    """A database that is lent to test after test, with a connection of its own for emptying it.
+
+    The connection lives on a loop and a thread of its own, because a fixture may or may not be inside a running loop.
+    """
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self._loop = asyncio.SelectorEventLoop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        # Rows that others refer to may go before those.
+        settings = {"session_replication_role": "replica"}
+        self._connection: asyncpg.Connection = self._await(asyncpg.connect(url, server_settings=settings))
+        self._shape = self._await(self._connection.fetchval(_SHAPE))
+
+    def _await(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _empty(self) -> bool:
+        line = self._connection
+        await line.execute(_END_OTHERS)
+        used = await line.fetch(_USED)
+        if used:
+            # Not TRUNCATE, which makes new files for every table and index. VACUUM gives the pages back, so that rows
+            # of the next test stand in the order in which it writes them.
+            await line.execute(";".join(delete for _, delete in used))
+            await line.execute(f"VACUUM {', '.join(table for table, _ in used)}")
+        await line.execute(_FIRST_NUMBERS)
+        return bool(await line.fetchval(_SHAPE) == self._shape)
+
+    def emptied(self) -> bool:
+        """Ends all other sessions and empties the tables; false when a test changed more than rows."""
+        try:
+            return bool(self._await(self._empty()))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            return False
+
+    def close(self) -> None:
+        """Ends the connection."""
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            self._await(self._connection.close(timeout=10))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
 
 class Postgres:
@@ -56,6 +131,8 @@ class Postgres:
             leave_out("PostgreSQL", "postgresql")
         self.folder = folder
         self._names = itertools.count(1)
+        self._lent: dict[str, _Copy] = {}
+        self._free: list[_Copy] = []
         self._make_cluster()
         self.start()
 
@@ -102,6 +179,8 @@ class Postgres:
                 return
 
     def stop(self) -> None:
+        for copy in self._free:
+            copy.close()
         self._server.stop()
 
     def _query(self, database: str, sql: str, *, check: bool = True) -> bool:
@@ -124,6 +203,25 @@ class Postgres:
         name = f"test_{next(self._names)}"
         self._query("postgres", f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
         return name
+
+    def lend(self, template: str) -> str:
+        """A database equal to `template`, whose tables are empty, until it is `returned`."""
+        copy = self._free.pop() if self._free else self._copy(template)
+        self._lent[copy.name] = copy
+        return copy.name
+
+    def _copy(self, template: str) -> _Copy:
+        name = self.create(template=template)
+        return _Copy(name, self.url(name))
+
+    def returned(self, name: str) -> None:
+        """Empties a database that was lent. One that a test changed in more than its rows is forgotten."""
+        copy = self._lent.pop(name)
+        if copy.emptied():
+            self._free.append(copy)
+        else:
+            copy.close()
+            self.drop(name)
 
     def drop(self, name: str) -> None:
         """Forgets a database, also while connections to it are open (a killed process leaves some for a moment)."""
@@ -166,7 +264,8 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def _postgres_template(postgres: Postgres) -> str:
+def postgres_template(postgres: Postgres) -> str:
+    """The database that the others are copies of."""
     name = postgres.create()
     migrate(postgres.url(name))
     return name
@@ -192,16 +291,16 @@ def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def postgresql_url(postgres: Postgres, _postgres_template: str) -> Iterator[str]:
-    """A new, migrated, empty PostgreSQL database. Use it in tests marked `postgresql`."""
-    name = postgres.create(template=_postgres_template)
+def postgresql_url(postgres: Postgres, postgres_template: str) -> Iterator[str]:
+    """A migrated, empty PostgreSQL database. Use it in tests marked `postgresql`."""
+    name = postgres.lend(postgres_template)
     yield postgres.url(name)
-    postgres.drop(name)
+    postgres.returned(name)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """The test runs twice: on a new SQLite database and on a new PostgreSQL one, both migrated and empty."""
+    """The test runs twice: on a SQLite database and on a PostgreSQL one of its own, both migrated and empty."""
     url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncpg
+import pytest
 import sqlalchemy as sa
 
 from mailgate.store.database import Database
+from tests.postgres import Postgres
 
 
 async def tables(url: str) -> set[str]:
@@ -29,3 +32,49 @@ async def test_migrated_database_has_the_tables_and_no_rows(database_url: str) -
 
 async def test_empty_database_has_no_tables(empty_database_url: str) -> None:
     assert await tables(empty_database_url) == set()
+
+
+@pytest.mark.postgresql
+async def test_what_is_lent_again_is_as_new(postgres: Postgres, postgres_template: str) -> None:
+    name = postgres.lend(postgres_template)
+    left_open = await asyncpg.connect(postgres.url(name))
+    await left_open.execute("INSERT INTO leases VALUES ('mailbox:1', 'one', 1, 1); DELETE FROM leases")
+    await left_open.execute("INSERT INTO leases VALUES ('mailbox:2', 'one', 1, 1)")
+    await left_open.execute("SELECT nextval('search_docs_doc_seq')")
+    postgres.returned(name)
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await left_open.execute("SELECT 1")
+    assert postgres.lend(postgres_template) == name
+    line = await asyncpg.connect(postgres.url(name))
+    assert await line.fetchval("SELECT pg_relation_size('leases')") == 0
+    assert await line.fetchval("SELECT nextval('search_docs_doc_seq')") == 1
+    assert await line.fetchval("SELECT version_num FROM alembic_version")
+    await line.close()
+    postgres.returned(name)
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE leases ADD COLUMN more int",
+        "ALTER TABLE leases ALTER COLUMN owner DROP NOT NULL",
+        "DROP TABLE leases",
+        "CREATE TABLE more ()",
+        "CREATE RULE none AS ON DELETE TO leases DO INSTEAD NOTHING",
+        "ALTER TABLE leases ADD CHECK (fence > 0)",
+        "DROP INDEX ix_blob_erasures_next_at",
+        "UPDATE alembic_version SET version_num = 'x'",
+    ],
+)
+async def test_what_was_changed_in_more_than_rows_is_not_lent_again(
+    postgres: Postgres, postgres_template: str, change: str
+) -> None:
+    name = postgres.lend(postgres_template)
+    line = await asyncpg.connect(postgres.url(name))
+    await line.execute(change)
+    await line.close()
+    postgres.returned(name)
+    other = postgres.lend(postgres_template)
+    assert other != name
+    postgres.returned(other)
