@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
 from mailgate import __version__
 from mailgate.api import problems, reference
@@ -59,6 +60,17 @@ A mail synchronization gateway with plan-based retention.
 """
 
 
+@functools.cache
+def _routes() -> tuple[BaseRoute, ...]:
+    """Everything but the reference. These hold no parts, and FastAPI works out what they take when one is first asked
+    for, which takes longer than all else: so once in a process, however many applications it makes.
+    """
+    router = APIRouter(generate_unique_id_function=lambda route: route.name)
+    for part in ROUTERS:
+        router.include_router(part)
+    return tuple(router.routes)
+
+
 def create_app(services: Services) -> FastAPI:
     """The application over these parts. `app.state.authenticator` must be flushed before the database is closed."""
     authenticator = Authenticator(services.db, services.clock, services.admin_token)
@@ -70,7 +82,7 @@ def create_app(services: Services) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        generate_unique_id_function=lambda route: route.name,
+        routes=[*_routes()],
         middleware=[
             Middleware(Observed, metrics=services.metrics, clock=services.clock),
             Middleware(Heads),
@@ -81,8 +93,6 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.authenticator = authenticator
     problems.install(app)
-    for router in ROUTERS:
-        app.include_router(router)
     # Made when it is first asked for: it takes longer than everything else of the start.
     document = functools.cache(functools.partial(_document, app, services))
     app.include_router(reference.router(document, pages=services.settings.http.docs))

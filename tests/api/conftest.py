@@ -98,7 +98,10 @@ class Gateway:
     sync: RecordedSync
     verify: RecordedVerify
     health: dict[str, Any]
-    client: httpx.AsyncClient
+    client: httpx.AsyncClient = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = self.with_token(ADMIN)
 
     def with_token(self, token: str | None) -> httpx.AsyncClient:
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
@@ -187,9 +190,7 @@ async def gateway(database_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     sync, verify = RecordedSync(core), RecordedVerify()
     health: dict[str, Any] = {"database": well}
     app = create_app(make_services(core, sync, verify, health))
-    made = Gateway(core, app, clock, sync, verify, health, httpx.AsyncClient())
-    await made.client.aclose()
-    made.client = made.with_token(ADMIN)
+    made = Gateway(core, app, clock, sync, verify, health)
     yield made
     await made.client.aclose()
     await app.state.authenticator.flush()

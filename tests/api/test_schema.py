@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import hypothesis
 import pytest
 import schemathesis
@@ -77,7 +76,7 @@ class Served:
             core = await Core.open(Settings(data_dir=self._folder), clock=clock)
             sync, verify = RecordedSync(core), RecordedVerify()
             app = create_app(make_services(core, sync, verify, {"database": well}))
-            await self._fill(Gateway(core, app, clock, sync, verify, {}, httpx.AsyncClient()))
+            await self._fill(Gateway(core, app, clock, sync, verify, {}))
             listening = socket.create_server(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
             self._server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
@@ -91,8 +90,6 @@ class Served:
             raise
 
     async def _fill(self, gateway: Gateway) -> None:
-        await gateway.client.aclose()
-        gateway.client = gateway.with_token(ADMIN)
         post = await postman(gateway)
         message_id = await post.deliver(letter(files=(("a.txt", "text/plain", b"x"),)))
         message = (await gateway.client.get(f"/v1/tenants/acme/messages/{message_id}")).json()
