@@ -9,6 +9,10 @@ BIN := .venv/bin
 ARGS ?=
 FUZZ ?= 600
 PACKAGES := mailgate connectors retention
+# A worker for each processor, each with servers of its own; whoever is done takes tests of the others.
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
+# Modules are compiled once, not by each of the many processes that the tests start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo run test check format bench soak setup lock docs picture clean
 
@@ -23,10 +27,10 @@ run: ## Serve on embedded defaults (SQLite, local files), state in ./data
 	@.ci/setup-venv run
 	@$(BIN)/mailgate serve $(ARGS)
 
-test: ## Set up everything and run all tests (ARGS="-k purge -x" goes to pytest)
+test: ## Set up everything and run all tests (ARGS="-k purge -x" goes to pytest; -n0: in one process)
 	@.ci/setup-venv dev
 	@.ci/setup-servers
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: ## ruff, mypy --strict and the laws of import-linter
 	@.ci/setup-venv dev
@@ -50,7 +54,7 @@ bench: ## Measure everything beside its peers and raw limits (ARGS=import: only 
 soak: ## The long tests: far more examples for every property, then FUZZ seconds (600) of fuzzing
 	@.ci/setup-venv soak
 	@.ci/setup-servers
-	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest -m "not bench" --timeout=7200 $(ARGS)
+	@HYPOTHESIS_PROFILE=soak $(BIN)/python -m pytest $(PARALLEL) -m "not bench" --timeout=7200 $(ARGS)
 	@for fuzz in $(patsubst tests/fuzz/fuzz_%.py,%,$(wildcard tests/fuzz/fuzz_*.py)); do \
 		$(BIN)/python -m tests.fuzz.fuzz_$$fuzz -max_total_time=$(FUZZ); \
 	done

@@ -1,8 +1,10 @@
 """What every test gets: uvloop, deterministic properties, no way out to the network, and the real servers as fixtures.
 
+* Temporary files lie in memory where that has room.
 * Property tests are deterministic (`HYPOTHESIS_PROFILE=soak` searches at random and much longer).
 * Nothing may connect beyond loopback; a test whose code tries fails, even if the code swallows the error.
-* Tests that need a server run last. A missing server skips them with its reason; with `CI=true` it fails them.
+* Tests that need a server stand last; of several workers, one begins with them. A missing server skips them with its
+  reason; with `CI=true` it fails them.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import inspect
 import ipaddress
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Coroutine, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -32,6 +36,23 @@ pytest_plugins = [
     "tests.dovecot",
     "tests.postgres",
 ]
+
+MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has names of its own, as in /tmp
+MEMORY_WANTED = 2 << 30
+
+
+def _temporary_files_in_memory() -> None:
+    """Stores and databases sync to disk with every commit, and a disk that others use lets each wait. Workers of one
+    run inherit the choice; TMPDIR is the developer's own. Go's programs must be able to run from there.
+    """
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    about = os.statvfs(MEMORY)
+    if about.f_bavail * about.f_frsize >= MEMORY_WANTED and not about.f_flag & os.ST_NOEXEC:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+_temporary_files_in_memory()
 
 hypothesis.settings.register_profile("test", derandomize=True, deadline=None, database=None, print_blob=True)
 hypothesis.settings.register_profile(
@@ -115,7 +136,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-ASYNC_LIMIT_S = 120
+ASYNC_LIMIT_S = 240
 """pytest-timeout's signal does not wake uvloop, so an async test has its own limit; pytest-timeout's thread is the
 last resort.
 """

@@ -19,7 +19,7 @@ from tests.crash.import_process import STEPS
 from tests.dovecot import Account, Dovecot
 from tests.sync.engine import Engine, mail
 
-pytestmark = [pytest.mark.crash, pytest.mark.server, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.crash, pytest.mark.server]
 
 MESSAGES = 30
 

@@ -28,7 +28,7 @@ from tests.store.conftest import store as store
 from tests.store.purge_process import Child, Process, open_process
 from tests.store.purging import Purging, make_purging
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.crash
 
 BATCH = 2
 

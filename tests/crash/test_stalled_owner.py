@@ -29,7 +29,7 @@ from tests.sync.crm import Crm
 from tests.sync.engine import TABLES, Engine, mail
 from tests.sync.test_supervisor import is_, running, until
 
-pytestmark = [pytest.mark.crash, pytest.mark.server, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.crash, pytest.mark.server]
 
 
 def connector(port: int, user: str, password: str) -> Connect:

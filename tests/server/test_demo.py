@@ -43,7 +43,6 @@ def environment(session: int) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["pymap", pytest.param("dovecot", marks=pytest.mark.server)])
-@pytest.mark.timeout(240)
 def test_everything_holds(kind: str, data: Path) -> None:
     if kind == "dovecot" and find_dovecot() is None:
         leave_out("Dovecot", "dovecot-imapd")
@@ -63,7 +62,6 @@ def test_everything_holds(kind: str, data: Path) -> None:
     assert children_of(session) == []
 
 
-@pytest.mark.timeout(120)
 def test_ctrl_c_ends_everything(data: Path) -> None:
     session = os.getpid() + 1_000_000
     running = subprocess.Popen(

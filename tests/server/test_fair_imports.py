@@ -23,7 +23,7 @@ from tests.proxy import Faults, Proxy
 from tests.sync.engine import Engine, mail
 from tests.sync.test_supervisor import _ticks, is_, running, until
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.server
 
 LINE = 300_000
 """Bytes per second of the slow line."""

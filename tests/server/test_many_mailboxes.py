@@ -9,7 +9,7 @@ import pytest
 from tests.bench.bench_mailboxes import MAILS_EACH, deliver, mail, measure, measure_bare, seed
 from tests.dovecot import Dovecot
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.server
 
 MAILBOXES = 30
 MAILS = 10

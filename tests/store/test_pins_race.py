@@ -22,8 +22,6 @@ from tests.store.conftest import NOW, Store
 from tests.store.purge_process import Child
 from tests.store.purging import Purging, make_purging
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 async def purging(store: Store) -> Purging:
