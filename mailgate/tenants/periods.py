@@ -70,13 +70,17 @@ class Event:
     | downgrade_bought | plan, term_months, seats: begins when the period ends |
     | upgraded | plan, seats |
     | seats_changed | seats; at_end: when the period ends, not now |
-    | renewal_failed | – |
+    | renewal_failed | period_end: when what is paid ended, if the billing system had begun the next period already |
     | canceled | period_end when the billing system names another one; without any end the plan runs until `ended` |
     | resumed | –: automatic renewal is on again; a partner's has none |
     | ended | Free from now on |
 
     `renewed` before the end lengthens the period, and another plan begins with the next one; after it, the next period
     begins where the last one ended. On Free it takes up the plan that is named, else the one that lapsed.
+
+    `contract` is the billing system's own id of what was sold. What opens a plan (set, trial_started, purchased, a
+    renewal of Free) brings its contract along; whatever else is told of another contract than the one that holds
+    changes nothing, so that the end of an old one does not end the one that replaced it.
     """
 
     id: str
@@ -90,6 +94,7 @@ class Event:
     seats: int | None = None
     source: Source | None = None
     at_end: bool = False
+    contract: str | None = None
 
 
 class ChangeKind(StrEnum):

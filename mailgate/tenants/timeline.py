@@ -63,6 +63,7 @@ __all__ = [
 ]
 
 _USUAL = SubscriptionRules()
+_OPENING = frozenset({EventType.SET, EventType.TRIAL_STARTED, EventType.PURCHASED})
 _RANK = {kind: rank for rank, kind in enumerate(EventType)}
 
 
@@ -97,6 +98,7 @@ class _Fold:
         self._now = _free(BEGINNING, Status.ACTIVE)
         self._last_paid: Period | None = None
         self._day = 1
+        self._contract: str | None = None
 
     def finished(self) -> list[Period]:
         return [*self._ended, self._now]
@@ -169,6 +171,8 @@ class _Fold:
 
     def apply(self, event: Event) -> None:
         """What the event does to the period that holds."""
+        if self._is_of_another(event):
+            return
         match event.type:
             case EventType.SET:
                 self._set(event)
@@ -201,6 +205,14 @@ class _Fold:
             case _:
                 assert_never(event.type)
 
+    def _is_of_another(self, event: Event) -> bool:
+        """Whether it is told of another contract than the one that holds."""
+        if event.contract is None or event.type in _OPENING or not self._now.paid:
+            return False
+        if event.type is EventType.RENEWED and self._contract is None:
+            self._contract = event.contract
+        return event.contract != self._contract
+
     def _set(self, event: Event) -> None:
         at, status, end = event.effective_at, event.status or Status.ACTIVE, event.period_end
         plan = event.plan or self._now.plan
@@ -230,7 +242,7 @@ class _Fold:
         self, event: Event, plan: str, status: Status, end: Instant | None, auto_renew: bool, seats: int | None
     ) -> Period:
         at = event.effective_at
-        self._day = day_of_month(at)
+        self._day, self._contract = day_of_month(at), event.contract
         if end is not None:
             end = self._named(end)
         elif event.term_months:
@@ -268,7 +280,7 @@ class _Fold:
 
     def _lapsed(self, event: Event) -> Period | None:
         """What a renewal on Free takes up: the plan that it names, else the last one."""
-        last = self._last_paid
+        last, self._contract = self._last_paid, event.contract
         if last is None and event.plan is not None:
             last = replace(self._now, plan=event.plan, source=event.source or Source.DIRECT)
         if last is None:
@@ -374,10 +386,14 @@ class _Fold:
 
     def _fail(self, event: Event) -> None:
         """A renewal was not paid. A trial has no grace, and what was cancelled is not renewed."""
-        now = self._now
-        if now.paid and now.status is Status.ACTIVE:
-            end = self._named(event.effective_at) if now.period_end is None else now.period_end
-            self._change(event, replace(now, status=Status.PAST_DUE, period_end=end))
+        now, told = self._now, event.period_end
+        if not now.paid or now.status not in (Status.ACTIVE, Status.PAST_DUE):
+            return
+        end = now.period_end
+        if end is None or (told is not None and told < end):
+            end = self._named(event.effective_at if told is None else told)
+        start = min(now.period_start, end)
+        self._change(event, replace(now, status=Status.PAST_DUE, period_start=start, period_end=end))
 
     def _change(self, event: Event, changed: Period) -> None:
         """Go on as `changed` says, from the event on; nothing begins when nothing is changed."""

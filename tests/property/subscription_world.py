@@ -46,6 +46,7 @@ class Contract:
     source: Source = Source.DIRECT
     bought: Bought | None = None
     day: int = 1
+    contract: str | None = None
 
 
 Answer = tuple[str, str, Instant, Instant | None, bool, int | None, tuple[str, str, int | None, int | None] | None]
@@ -146,6 +147,12 @@ class Clerk:
     # Events, by phase.
 
     def _event(self, event: Event) -> None:
+        sheet, told = self.sheet, event.contract
+        if told is not None and sheet.plan != FREE and event.type.value not in ("set", "trial_started", "purchased"):
+            if sheet.contract is None and event.type is EventType.RENEWED:
+                sheet.contract = told
+            elif sheet.contract != told:
+                return
         phase = "free" if self.sheet.plan == FREE else self.sheet.status.value
         cell = getattr(self, f"{event.type.value}_{phase}", None) or getattr(self, f"{event.type.value}_any", None)
         if cell is not None:
@@ -170,7 +177,7 @@ class Clerk:
         elif sheet.end is not None:
             sheet.start = min(sheet.start, sheet.end)
             self._land(sheet, sheet.end)
-        sheet.source = e.source or Source.DIRECT
+        sheet.source, sheet.contract = e.source or Source.DIRECT, e.contract
         self.sheet = sheet
 
     def trial_started_any(self, e: Event) -> None:
@@ -192,7 +199,7 @@ class Clerk:
             sheet.end = months_later(at, e.term_months, sheet.day)
         if e.seats is not None:
             sheet.seats = e.seats
-        sheet.source = e.source or Source.DIRECT
+        sheet.source, sheet.contract = e.source or Source.DIRECT, e.contract
         self.sheet = sheet
 
     # Renewed.
@@ -210,7 +217,7 @@ class Clerk:
         source = last.source if last else e.source or Source.DIRECT
         seats = self.sheet.seats if self.sheet.seats is not None or last is None else last.seats
         auto = source is Source.DIRECT if e.auto_renew is None else e.auto_renew
-        self.sheet = Contract(plan, Status.ACTIVE, at, end, auto, seats, months, source, None, day)
+        self.sheet = Contract(plan, Status.ACTIVE, at, end, auto, seats, months, source, None, day, e.contract)
         if e.period_end:
             self._land(self.sheet, end)
 
@@ -372,8 +379,14 @@ class Clerk:
         sheet = self.sheet
         sheet.status = Status.PAST_DUE
         if sheet.end is None:
-            sheet.end = e.effective_at
+            sheet.end = e.effective_at if e.period_end is None else e.period_end
             self._land(sheet, sheet.end)
+        elif e.period_end is not None and e.period_end < sheet.end:
+            sheet.end = e.period_end
+            self._land(sheet, sheet.end)
+        sheet.start = min(sheet.start, sheet.end)
+
+    renewal_failed_past_due = renewal_failed_active
 
     def ended_any(self, e: Event) -> None:
         if self.sheet.plan != FREE:

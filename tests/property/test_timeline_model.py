@@ -62,6 +62,7 @@ def an_event(draw: st.DrawFn, start: datetime, number: int) -> Event:
         seats=draw(st.none() | st.integers(1, 9)),
         source=draw(st.sampled_from([None, None, *Source])),
         at_end=draw(st.booleans()),
+        contract=draw(st.sampled_from([None, None, "one", "two"])),
     )
 
 

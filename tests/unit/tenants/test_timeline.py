@@ -492,3 +492,40 @@ def test_repeated_deliveries_count_once() -> None:
 def test_a_subscription_that_replaces_another_in_the_same_instant_holds() -> None:
     line = timeline([BOUGHT, Event("a", EventType.ENDED, END), Event("b", EventType.PURCHASED, END, plan="nfr")])
     assert line.at(END).plan == "nfr"
+
+
+def test_the_end_of_an_old_contract_does_not_end_the_one_that_replaced_it() -> None:
+    old = Event("0", EventType.PURCHASED, START, plan="standard", period_end=END, contract="sub_1")
+    new = Event("1", EventType.PURCHASED, START + DAY, plan="professional", period_end=LATER, contract="sub_2")
+    late = [
+        Event(str(number), kind, START + (1 + number) * DAY, contract="sub_1")
+        for number, kind in enumerate([EventType.RENEWAL_FAILED, EventType.CANCELED, EventType.ENDED], start=2)
+    ]
+    assert timeline([old, new, *late]) == timeline([old, new])
+    ended = Event("9", EventType.ENDED, START + 9 * DAY, contract="sub_2")
+    assert timeline([old, new, ended]).at(START + 9 * DAY).plan == "free"
+    without = Event("9", EventType.ENDED, START + 9 * DAY)
+    assert timeline([old, new, without]).at(START + 9 * DAY).plan == "free"
+
+
+def test_a_payment_brings_its_contract_to_a_plan_that_has_none() -> None:
+    ended = Event("9", EventType.ENDED, START + 9 * DAY, contract="sub_1")
+    assert timeline([BOUGHT, ended]) == timeline([BOUGHT])
+    paid = Event("1", EventType.RENEWED, START + DAY, period_end=END, contract="sub_1")
+    assert timeline([BOUGHT, paid, ended]).at(START + 9 * DAY).plan == "free"
+    taken_up = Event("1", EventType.RENEWED, START, plan="nfr", period_end=LATER, contract="sub_1")
+    assert timeline([taken_up, ended]).at(START + 9 * DAY).plan == "free"
+
+
+def test_a_failure_may_tell_that_the_period_which_had_begun_is_not_paid() -> None:
+    begun = Event("1", EventType.RENEWED, END, period_end=_on(2026, 3, 31))
+    failed = Event("2", EventType.RENEWAL_FAILED, END + HOUR, period_end=END)
+    vague = Event("3", EventType.RENEWAL_FAILED, END + HOUR)
+    for failures in ([failed], [failed, vague], [vague, failed]):
+        line = timeline([BOUGHT, begun, *failures])
+        assert (line.at(END + GRACE - 1).plan, line.at(END + GRACE).plan) == ("standard", "free")
+    paid = Event("4", EventType.RENEWED, END + DAY, period_end=_on(2026, 3, 31))
+    line = timeline([BOUGHT, begun, failed, vague, paid])
+    assert (line.at(END + DAY).status, line.at(END + DAY).period_start) == (Status.ACTIVE, END)
+    endless = timeline([ENDLESS, Event("1", EventType.RENEWAL_FAILED, END + HOUR, period_end=END)])
+    assert endless.at(END + HOUR).period_end == END
