@@ -315,6 +315,20 @@ class LimitsSettings(Section):
     idempotency_hours: int = setting(24, "How long an Idempotency-Key is remembered.", unit="hours", ge=1, le=720)
 
 
+class BillingSettings(Section):
+    """Billing systems that tell of subscriptions."""
+
+    stripe_secrets: Annotated[
+        tuple[Annotated[str, Field(min_length=8, max_length=200)], ...], BeforeValidator(_listed)
+    ] = setting(
+        (),
+        "Signing secrets of the webhook endpoint at Stripe (whsec_…); while one is rotated, the old and the new one. "
+        "Empty: Stripe is not listened to.",
+        secret=True,
+        max_length=5,
+    )
+
+
 class Settings(Section):
     """All settings. `load` reads them; making one directly looks at neither file nor environment."""
 
@@ -334,6 +348,7 @@ class Settings(Section):
     plans: PlansSettings = PlansSettings()
     log: LogSettings = LogSettings()
     limits: LimitsSettings = LimitsSettings()
+    billing: BillingSettings = BillingSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

@@ -129,6 +129,10 @@ def test_secrets_stand_in_no_message_and_no_repr(tmp_path: Path) -> None:
     assert "hunter2" not in refused(tmp_path, "[database]\nurl = ['postgresql://u:hunter2@h/d']")
     settings = load(environ={"MAILGATE_DATABASE__URL": "postgresql://u:hunter2@h/d"})
     assert "hunter2" not in repr(settings)
+    settings = load(environ={"MAILGATE_BILLING__STRIPE_SECRETS": "whsec_hunter2, whsec_hunter3"})
+    assert settings.billing.stripe_secrets == ("whsec_hunter2", "whsec_hunter3")
+    assert "hunter" not in repr(settings)
+    assert "hunter" not in refused(tmp_path, "[billing]\nstripe_secrets = ['hunter2', 'short']")
 
 
 def test_every_setting_says_what_it_does_and_every_number_its_unit_and_bounds() -> None:
