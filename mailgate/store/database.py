@@ -17,6 +17,8 @@ Invariants:
 4. A transaction of `transact` on SQLite is never cut by a cancellation: SQLAlchemy closes the connection of a cancelled
    statement, and a connection that is closed over an open cursor (INSERT … RETURNING) keeps its lock on the file until
    the garbage collector comes by. It ends in its own order, and only then is the caller told that it was cancelled.
+5. What is given to `query`, and to `transact` with `at_once`, awaits nothing but statements on the connection that it
+   is given: on SQLite it runs as a whole in that connection's thread, where nothing else can be waited for.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mailgate.errors import ConfigurationError
-from mailgate.store.sqlite_driver import Driver
+from mailgate.store.sqlite_driver import Driver, visit
 from mailgate.store.transaction import Transaction
 
 T = TypeVar("T")
@@ -101,6 +103,15 @@ class Database:
         async with self._reader.connect() as conn, conn.begin():
             yield conn
 
+    async def query(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """The result of `work` on a connection as `read` gives it. On SQLite all of it is one visit to another thread,
+        where `read` makes one for each statement: for small reads on which somebody waits. A cancellation waits for it.
+        """
+        if self.sqlite:
+            return await _to_its_end(self._visit_reader(work))
+        async with self.read() as conn:
+            return await work(conn)
+
     @asynccontextmanager
     async def write(self) -> AsyncIterator[Transaction]:
         """One write transaction: commits when the block ends, rolls back when it raises."""
@@ -119,19 +130,16 @@ class Database:
             await tx.flush()
         tx.committed()
 
-    async def _made(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        async with self._begun() as tx:
-            return await work(tx)
-
-    async def transact(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def transact(self, work: Callable[[Transaction], Awaitable[T]], *, at_once: bool = False) -> T:
         """Run `work` in a write transaction, again when PostgreSQL ended it to resolve a deadlock. `work` must be
         repeatable.
 
-        On SQLite a cancellation takes effect before the transaction or after it, never inside.
+        On SQLite a cancellation takes effect before the transaction or after it, never inside; and with `at_once` all
+        of it is one visit to the writer's thread, instead of one for each statement.
         """
         if self.sqlite:
             async with self._turn:
-                return await _to_its_end(self._made(work))
+                return await _to_its_end(self._visit_writer(work) if at_once else self._made(work))
         for attempt in range(_ATTEMPTS):
             try:
                 return await self._made(work)
@@ -139,6 +147,29 @@ class Database:
                 if attempt == _ATTEMPTS - 1 or getattr(error.orig, "sqlstate", None) not in _RETRIABLE:
                     raise
         raise AssertionError("unreachable")
+
+    async def _made(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        async with self._begun() as tx:
+            return await work(tx)
+
+    async def _visit_reader(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        async def whole(conn: AsyncConnection) -> T:
+            return await work(conn)
+
+        async with self._reader.connect() as conn:
+            return await visit(conn, whole)
+
+    async def _visit_writer(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        async def whole(conn: AsyncConnection) -> tuple[Transaction, T]:
+            tx = Transaction(conn, sqlite=True)
+            result = await work(tx)
+            await tx.flush()
+            return tx, result
+
+        async with self._writer.connect() as conn:
+            tx, result = await visit(conn, whole)
+        tx.committed()
+        return result
 
     async def truncate_wal(self) -> bool:
         """SQLite: move the write-ahead log into the file and empty it, so that what was purged does not linger

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from mailgate.clock import Instant
 from mailgate.errors import ConflictError
@@ -23,6 +23,12 @@ T = TypeVar("T")
 
 
 LEASE_PREFIX: Final = "mailbox:"
+
+_SWITCH = (
+    select(mailboxes.c.enabled, mailboxes.c.removed_at)
+    .where(mailboxes.c.id == bindparam("mailbox"))
+    .with_for_update(key_share=True)
+)
 
 
 def lease_name(mailbox_id: str) -> str:
@@ -45,17 +51,18 @@ class Fenced:
         self._accounts: dict[str, tuple[str, bytes]] = {}
 
     async def _owned(self, owner: Owner, now: Instant, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        """One fenced transaction: the lease is ours until the commit, and the mailbox is still switched on."""
+        """One fenced transaction: the lease is ours until the commit, and the mailbox is still switched on. `work`
+        awaits nothing but its statements.
+        """
 
         async def guarded(tx: Transaction) -> T:
             await leases.require(tx, lease_name(owner.mailbox_id), owner.process, owner.fence, now)
-            query = select(mailboxes.c.enabled, mailboxes.c.removed_at).where(mailboxes.c.id == owner.mailbox_id)
-            row = (await tx.conn.execute(query.with_for_update(key_share=True))).one_or_none()
+            row = (await tx.conn.execute(_SWITCH, {"mailbox": owner.mailbox_id})).one_or_none()
             if row is None or row.removed_at is not None or not row.enabled:
                 raise MailboxOffError(f"mailbox {owner.mailbox_id} was switched off")
             return await work(tx)
 
-        return await self._db.transact(guarded)
+        return await self._db.transact(guarded, at_once=True)
 
     async def _account(self, mailbox_id: str) -> tuple[str, bytes]:
         """Tenant reference and account reference of a mailbox; read once, and again by each `load`."""

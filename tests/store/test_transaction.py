@@ -111,7 +111,8 @@ async def test_two_processes_on_one_sqlite_file_wait_for_each_other(store: Store
         assert (await conn.execute(select(tenant_heads.c.event_seq))).scalar_one() == 20
 
 
-async def test_a_cancelled_transaction_leaves_no_lock_behind(database_url: str) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_cancelled_transaction_leaves_no_lock_behind(database_url: str, at_once: bool) -> None:
     """Cancelled at any of its steps: closing a connection over an open cursor keeps SQLite's lock until it is
     collected.
     """
@@ -129,7 +130,7 @@ async def test_a_cancelled_transaction_leaves_no_lock_behind(database_url: str) 
     try:
         last = await db.transact(work)
         for steps in range(60):
-            task = asyncio.create_task(db.transact(work))
+            task = asyncio.create_task(db.transact(work, at_once=at_once))
             for _ in range(steps):
                 await asyncio.sleep(0)  # one step of the loop, wherever that leads
             task.cancel()
