@@ -67,19 +67,20 @@ class Workers:
         """`Preparer.prepare` and `settle` for a batch, shared out between the threads; in order."""
         if not batch:
             return Prepared((), ())
-        pieces = _pieces(batch) if bulk else [batch]
-        if bulk and len(batch) >= WORTH_A_PROCESS:
+        if not bulk:
+            return await self.run(partial(_prepare_alone, preparer, batch, now), bulk=False)
+        if len(batch) >= WORTH_A_PROCESS:
             self._keep_process()
-        work = self._piece if bulk else Preparer.prepare
         done = await asyncio.gather(
-            *(self.run(partial(work, preparer, piece, now), bulk=bulk) for piece in pieces), return_exceptions=True
+            *(self.run(partial(self._piece, preparer, piece, now), bulk=True) for piece in _pieces(batch)),
+            return_exceptions=True,
         )
         failed = next((item for item in done if isinstance(item, BaseException)), None)
         if failed is not None:
             raise failed
         found = [item for item in done if isinstance(item, Prepared)]
         messages = [message for item in found for message in item.messages]
-        await self.run(partial(preparer.settle, messages), bulk=bulk)
+        await self.run(partial(preparer.settle, messages), bulk=True)
         return Prepared(messages, [aside for item in found for aside in item.aside])
 
     def close(self) -> None:
@@ -147,6 +148,13 @@ class Workers:
         if process is not None:
             with contextlib.suppress(OSError):
                 process.end()
+
+
+def _prepare_alone(preparer: Preparer, batch: Sequence[Arrived], now: Instant) -> Prepared:
+    """New mail, on which somebody waits: all in one visit to the thread."""
+    prepared = preparer.prepare(batch, now)
+    preparer.settle(prepared.messages)
+    return prepared
 
 
 def _pieces(batch: Sequence[Arrived]) -> list[Sequence[Arrived]]:
