@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, false, or_, select
+from sqlalchemy import ColumnElement, and_, bindparam, exists, false, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
@@ -35,6 +35,13 @@ COPY_COLUMNS = (
     messages.c.keep_until_at,
 )
 """What a row must have for `Horizon.copy` and `Horizon.expires_at`."""
+
+
+_REMOVED = select(mailboxes.c.id, mailboxes.c.removed_at).where(
+    mailboxes.c.tenant_id == bindparam("tenant"),
+    mailboxes.c.removed_at.is_not(None),
+    exists().where(messages.c.mailbox_id == mailboxes.c.id),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +208,4 @@ class Expiry:
 
 async def removed_mailboxes(conn: AsyncConnection, tenant_id: str) -> Mapping[str, Instant]:
     """The tenant's removed mailboxes that still have copies, and when they were removed."""
-    query = select(mailboxes.c.id, mailboxes.c.removed_at).where(
-        mailboxes.c.tenant_id == tenant_id,
-        mailboxes.c.removed_at.is_not(None),
-        exists().where(messages.c.mailbox_id == mailboxes.c.id),
-    )
-    return {row[0]: row[1] for row in (await conn.execute(query)).all()}
+    return {row[0]: row[1] for row in (await conn.execute(_REMOVED, {"tenant": tenant_id})).all()}

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from sqlalchemy import Row, case, insert, select, update
+from sqlalchemy import BindParameter, Row, bindparam, case, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from connectors.model import Folder, SpecialUse
@@ -26,6 +26,71 @@ from mailgate.sync.port import FolderState, ListingChanges, Owner, View
 from mailgate.sync.views import Base, Deleting, Moving, Near, Present, SetAside, Tombstoned
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
+
+
+def buried_at(tenant_id: Any, account_ref: Any, name: Any, uidvalidity: Any) -> Any:
+    columns = tombstones.c
+    return (
+        (columns.tenant_id == tenant_id)
+        & (columns.account_ref == account_ref)
+        & (columns.folder == name)
+        & (columns.uidvalidity == uidvalidity)
+    )
+
+
+def _aside_in(folder_id: Any, uidvalidity: Any) -> Any:
+    """What is set aside there and has no copy."""
+    columns = quarantine.c
+    here = (columns.folder_id == folder_id) & (columns.uidvalidity == uidvalidity)
+    return here & columns.message_id.is_(None)
+
+
+# What is asked about each new message, made once: making a statement takes SQLAlchemy longer than carrying it out.
+_UIDS: BindParameter[int] = bindparam("uids", expanding=True)
+_HERE = (
+    (origins.c.folder_id == bindparam("folder_id"))
+    & (origins.c.uidvalidity == bindparam("uidvalidity"))
+    & origins.c.uid.in_(_UIDS)
+)
+_GRAVES = buried_at(
+    bindparam("tenant"), bindparam("account"), bindparam("folder"), bindparam("uidvalidity")
+) & tombstones.c.uid.in_(_UIDS)
+_VIEWS = (
+    select(
+        origins.c.uid,
+        origins.c.flags,
+        origins.c.labels,
+        origins.c.vanished_at,
+        messages.c.id,
+        messages.c.moving_to,
+        messages.c.deleted_at,
+    )
+    .join(messages, messages.c.id == origins.c.message_id)
+    .where(_HERE)
+)
+_BURIED = select(
+    tombstones.c.uid,
+    tombstones.c.id,
+    tombstones.c.message_id,
+    tombstones.c.item_ref,
+    tombstones.c.anchor_at,
+    tombstones.c.reason,
+).where(_GRAVES)
+_ASIDE = select(quarantine.c.uid).where(
+    _aside_in(bindparam("folder_id"), bindparam("uidvalidity")) & quarantine.c.uid.in_(_UIDS)
+)
+_KNOWN = select(origins.c.uid).where(_HERE).union_all(select(tombstones.c.uid).where(_GRAVES))
+
+
+def _place(account_ref: bytes, tenant_id: str, folder: FolderState, uidvalidity: int) -> dict[str, Any]:
+    """What all of these statements are about."""
+    return {
+        "folder_id": folder.id,
+        "folder": folder.name,
+        "uidvalidity": uidvalidity,
+        "tenant": tenant_id,
+        "account": account_ref,
+    }
 
 
 def state_of(row: AnyRow) -> FolderState:
@@ -69,40 +134,17 @@ async def views(
 ) -> dict[int, View]:
     """What is known of these UIDs."""
     found: dict[int, View] = {}
+    place = _place(account_ref, tenant_id, folder, uidvalidity)
     for chunk in chunks(uids):
-        here = (origins.c.folder_id == folder.id) & (origins.c.uidvalidity == uidvalidity) & origins.c.uid.in_(chunk)
-        query = (
-            select(
-                origins.c.uid,
-                origins.c.flags,
-                origins.c.labels,
-                origins.c.vanished_at,
-                messages.c.id,
-                messages.c.moving_to,
-                messages.c.deleted_at,
-            )
-            .join(messages, messages.c.id == origins.c.message_id)
-            .where(here)
-        )
-        for row in await conn.execute(query):
+        for row in await conn.execute(_VIEWS, {**place, "uids": chunk}):
             labels = None if row.labels is None else frozenset(row.labels)
             found[row.uid] = View(Base(frozenset(row.flags), row.vanished_at is not None, labels), near_of(row))
         rest = [uid for uid in chunk if uid not in found]
         if not rest:
             continue
-        at = buried_at(tenant_id, account_ref, folder.name, uidvalidity) & tombstones.c.uid.in_(rest)
-        graves = select(
-            tombstones.c.uid,
-            tombstones.c.id,
-            tombstones.c.message_id,
-            tombstones.c.item_ref,
-            tombstones.c.anchor_at,
-            tombstones.c.reason,
-        )
-        for grave in await conn.execute(graves.where(at)):
+        for grave in await conn.execute(_BURIED, {**place, "uids": rest}):
             found[grave.uid] = View(None, Tombstoned(grave.id, purged=purged_of(grave)))
-        aside = _aside_in(folder.id, uidvalidity)
-        for row in await conn.execute(select(quarantine.c.uid).where(aside & quarantine.c.uid.in_(rest))):
+        for row in await conn.execute(_ASIDE, {**place, "uids": rest}):
             found.setdefault(row.uid, View(None, SetAside()))
     return found
 
@@ -132,33 +174,15 @@ async def marked(
     return sorted(found)
 
 
-def _aside_in(folder_id: str, uidvalidity: int) -> Any:
-    """What is set aside there and has no copy."""
-    columns = quarantine.c
-    here = (columns.folder_id == folder_id) & (columns.uidvalidity == uidvalidity)
-    return here & columns.message_id.is_(None)
-
-
-def buried_at(tenant_id: str, account_ref: bytes, name: str, uidvalidity: int) -> Any:
-    columns = tombstones.c
-    return (
-        (columns.tenant_id == tenant_id)
-        & (columns.account_ref == account_ref)
-        & (columns.folder == name)
-        & (columns.uidvalidity == uidvalidity)
-    )
-
-
 async def known_among(
     tx: Transaction, account_ref: bytes, owner: Owner, folder: FolderState, uidvalidity: int, uids: Sequence[int]
 ) -> set[int]:
     """Which of these UIDs have a copy or a tombstone by now."""
     found: set[int] = set()
+    place = _place(account_ref, owner.tenant_id, folder, uidvalidity)
     for chunk in chunks(uids):
-        here = (origins.c.folder_id == folder.id) & (origins.c.uidvalidity == uidvalidity) & origins.c.uid.in_(chunk)
-        found.update((await tx.conn.execute(select(origins.c.uid).where(here))).scalars())
-        at = buried_at(owner.tenant_id, account_ref, folder.name, uidvalidity) & tombstones.c.uid.in_(chunk)
-        found.update((await tx.conn.execute(select(tombstones.c.uid).where(at))).scalars())
+        # One statement, one snapshot: a purge that turns one into the other is seen as before it or as after it.
+        found.update((await tx.conn.execute(_KNOWN, {**place, "uids": chunk})).scalars())
     return found
 
 

@@ -10,12 +10,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, exists, false, func, or_, select, true
+from sqlalchemy import ColumnElement, bindparam, exists, false, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
 from mailgate.store.schema import hold_messages, holds, messages
 from mailgate.store.sets import among
+
+_ACTIVE = select(holds.c.id, holds.c.scope, holds.c.mailbox_id).where(
+    holds.c.tenant_id == bindparam("tenant"),
+    or_(holds.c.released_at.is_(None), holds.c.protects_until_at > bindparam("at")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,8 @@ class ActiveHolds:
 
 async def active(conn: AsyncConnection, tenant_id: str, at: Instant) -> ActiveHolds:
     """The tenant's holds that protect at `at`: not released, or released and still protecting."""
-    query = select(holds.c.id, holds.c.scope, holds.c.mailbox_id).where(
-        holds.c.tenant_id == tenant_id, or_(holds.c.released_at.is_(None), holds.c.protects_until_at > at)
-    )
     tenant, mailboxes, named = 0, dict[str, int](), list[str]()
-    for id_, scope, mailbox_id in (await conn.execute(query)).all():
+    for id_, scope, mailbox_id in (await conn.execute(_ACTIVE, {"tenant": tenant_id, "at": at})).all():
         if scope == "tenant":
             tenant += 1
         elif scope == "mailbox":

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import case, select, update
+from sqlalchemy import bindparam, case, select, update
 
 from mailgate.clock import Instant
 from mailgate.errors import ConflictError
 from mailgate.store.database import Database
 from mailgate.store.schema import leases
 from mailgate.store.transaction import Transaction
+
+_HELD = (
+    select(leases.c.owner, leases.c.fence, leases.c.expires_at)
+    .where(leases.c.name == bindparam("lease"))
+    .with_for_update(read=True)
+)
 
 
 class LeaseLostError(ConflictError):
@@ -89,12 +95,6 @@ async def require(tx: Transaction, name: str, owner: str, fence: int, now: Insta
     """Check inside a transaction that the lease is still ours, and keep it so until the commit. Raises
     LeaseLostError.
     """
-    row = (
-        await tx.conn.execute(
-            select(leases.c.owner, leases.c.fence, leases.c.expires_at)
-            .where(leases.c.name == name)
-            .with_for_update(read=True)
-        )
-    ).one_or_none()
+    row = (await tx.conn.execute(_HELD, {"lease": name})).one_or_none()
     if row is None or row.owner != owner or row.fence != fence or row.expires_at <= now:
         raise LeaseLostError(f"the lease {name} has another owner by now")

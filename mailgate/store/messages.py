@@ -76,6 +76,9 @@ _BLOB_COLUMNS = (
     "refs",
     "created_at",
 )
+_STANDING = select(blobs.c.content_token, blobs.c.id).where(
+    blobs.c.tenant_id == bindparam("tenant"), blobs.c.content_token.in_(bindparam("tokens", expanding=True))
+)
 _TOKEN = _BLOB_COLUMNS.index("content_token")
 _REFS = _BLOB_COLUMNS.index("refs")
 
@@ -210,10 +213,8 @@ async def _refer_alone(tx: Transaction, tenant_id: str, rows: Sequence[tuple[Any
     """On SQLite nobody else writes: looking first and inserting past SQLAlchemy is faster."""
     standing: dict[bytes, str] = {}
     for chunk in chunks(rows):
-        query = select(blobs.c.content_token, blobs.c.id).where(
-            blobs.c.tenant_id == tenant_id, blobs.c.content_token.in_([row[_TOKEN] for row in chunk])
-        )
-        standing.update({row.content_token: row.id for row in await tx.conn.execute(query)})
+        wanted = {"tenant": tenant_id, "tokens": [row[_TOKEN] for row in chunk]}
+        standing.update({row.content_token: row.id for row in await tx.conn.execute(_STANDING, wanted)})
     more = [{"b_id": standing[row[_TOKEN]], "b_refs": row[_REFS]} for row in rows if row[_TOKEN] in standing]
     if more:
         count = update(blobs).where(blobs.c.id == bindparam("b_id")).values(refs=blobs.c.refs + bindparam("b_refs"))

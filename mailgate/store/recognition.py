@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import BindParameter, bindparam, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from connectors.model import SpecialUse
@@ -23,13 +23,51 @@ from mailgate.sync.operations import OperationKind, OperationState
 from mailgate.sync.port import FolderState, Known
 from mailgate.sync.views import Appending, Detached, Near, Tombstoned
 
+# Made once: making a statement takes SQLAlchemy longer than carrying it out.
+_MAILBOX: BindParameter[str] = bindparam("mailbox")
+_OURS = (tombstones.c.tenant_id == bindparam("tenant")) & (tombstones.c.account_ref == bindparam("account"))
+_GONE = select(origins.c.uid).where(origins.c.mailbox_id == _MAILBOX, origins.c.vanished_at.is_not(None)).limit(1)
+_COPIES = (
+    select(
+        messages.c.id,
+        messages.c.header_token,
+        messages.c.size,
+        messages.c.internal_date_at,
+        messages.c.email_token,
+        messages.c.moving_to,
+        messages.c.deleted_at,
+        origins.c.folder_id,
+        origins.c.uidvalidity,
+        origins.c.vanished_at,
+    )
+    .join(origins, origins.c.message_id == messages.c.id, isouter=True)
+    .where(messages.c.mailbox_id == _MAILBOX, messages.c.header_token.in_(bindparam("tokens", expanding=True)))
+)
+_BURIED = select(
+    tombstones.c.id,
+    tombstones.c.header_token,
+    tombstones.c.folder,
+    tombstones.c.uidvalidity,
+    tombstones.c.gone_at,
+    tombstones.c.message_id,
+    tombstones.c.item_ref,
+    tombstones.c.anchor_at,
+    tombstones.c.reason,
+).where(_OURS, tombstones.c.header_token.in_(bindparam("tokens", expanding=True)))
+
+
+async def has_gone(conn: AsyncConnection, mailbox_id: str) -> bool:
+    """Whether any original of the mailbox is gone and waits, since it may have been moved. An index knows."""
+    return (await conn.execute(_GONE, {"mailbox": mailbox_id})).first() is not None
+
 
 async def has_free(
     conn: AsyncConnection, account_ref: bytes, tenant_id: str, mailbox_id: str, folder: FolderState, uidvalidity: int
 ) -> bool:
-    """Whether anything of the mailbox waits to be recognised in this folder."""
-    waiting = select(origins.c.uid).where(origins.c.mailbox_id == mailbox_id, origins.c.vanished_at.is_not(None))
-    if (await conn.execute(waiting.limit(1))).first() is not None:
+    """Whether anything of the mailbox waits to be recognised in this folder. It may look at every row of the mailbox to
+    find out that nothing does.
+    """
+    if await has_gone(conn, mailbox_id):
         return True
     renumbered = select(origins.c.uid).where(origins.c.folder_id == folder.id, origins.c.uidvalidity != uidvalidity)
     if (await conn.execute(renumbered.limit(1))).first() is not None:
@@ -77,42 +115,12 @@ async def recognisable(
     addresses: dict[str, list[AnyRow]] = {}
     buried: list[AnyRow] = []
     for chunk in chunks(wanted):
-        query = (
-            select(
-                messages.c.id,
-                messages.c.header_token,
-                messages.c.size,
-                messages.c.internal_date_at,
-                messages.c.email_token,
-                messages.c.moving_to,
-                messages.c.deleted_at,
-                origins.c.folder_id,
-                origins.c.uidvalidity,
-                origins.c.vanished_at,
-            )
-            .join(origins, origins.c.message_id == messages.c.id, isouter=True)
-            .where(messages.c.mailbox_id == mailbox_id, messages.c.header_token.in_(chunk))
-        )
-        for row in await conn.execute(query):
+        about = {"mailbox": mailbox_id, "tenant": tenant_id, "account": account_ref, "tokens": chunk}
+        for row in await conn.execute(_COPIES, about):
             copies[row.id] = row
             if row.folder_id is not None:
                 addresses.setdefault(row.id, []).append(row)
-        query_buried = select(
-            tombstones.c.id,
-            tombstones.c.header_token,
-            tombstones.c.folder,
-            tombstones.c.uidvalidity,
-            tombstones.c.gone_at,
-            tombstones.c.message_id,
-            tombstones.c.item_ref,
-            tombstones.c.anchor_at,
-            tombstones.c.reason,
-        ).where(
-            tombstones.c.tenant_id == tenant_id,
-            tombstones.c.account_ref == account_ref,
-            tombstones.c.header_token.in_(chunk),
-        )
-        buried.extend((await conn.execute(query_buried)).all())
+        buried.extend((await conn.execute(_BURIED, about)).all())
     if not copies and not buried:
         return []
     current = {state.name: state for state in await listed(conn, mailbox_id)}

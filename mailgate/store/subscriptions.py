@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import SYSTEM, Actor
@@ -30,6 +30,8 @@ from mailgate.tenants.subscription import Entitlements, Period, Status, Subscrip
 from retention.ledger import leaves
 
 _COLUMNS = subscription_periods.c
+
+_TIMELINE = select(subscription_periods).where(_COLUMNS.tenant_id == bindparam("tenant")).order_by(_COLUMNS.seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +204,7 @@ class Subscriptions:
 
 async def timeline(conn: AsyncConnection, tenant_id: str) -> list[Period]:
     """The tenant's periods in the order of recording."""
-    query = select(subscription_periods).where(_COLUMNS.tenant_id == tenant_id).order_by(_COLUMNS.seq)
-    return [_period(row) for row in await conn.execute(query)]
+    return [_period(row) for row in await conn.execute(_TIMELINE, {"tenant": tenant_id})]
 
 
 def _period(row: Row[tuple[object, ...]]) -> Period:

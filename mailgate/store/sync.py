@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 
 from connectors.model import Endpoint, PasswordAuth, Security
@@ -39,6 +39,22 @@ from mailgate.sync.port import (
     MailboxConfig,
     Owner,
     View,
+)
+
+_F = folders.c
+_REACHED = (
+    update(folders)
+    .where(_F.id == bindparam("folder"))
+    .values(
+        uidvalidity=bindparam("number"),
+        uidnext=bindparam("next"),
+        highestmodseq=bindparam("modseq"),
+        exists_count=bindparam("count"),
+        last_pass_at=bindparam("looked_at"),
+        last_error=bindparam("doubt"),
+        unreadable_at=None,
+        imported_at=func.coalesce(_F.imported_at, bindparam("now")),
+    )
 )
 
 
@@ -106,8 +122,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
 
     async def folders(self, mailbox_id: str) -> list[FolderState]:
         """The folders that the server lists, as last seen."""
-        async with self._db.read() as conn:
-            return await folder_rows.listed(conn, mailbox_id)
+        return await self._db.query(lambda conn: folder_rows.listed(conn, mailbox_id))
 
     async def save_listing(self, owner: Owner, listing: ListingChanges, now: Instant) -> list[FolderState]:
         """Write what changed in the list of folders, with events; originals in gone folders have vanished."""
@@ -137,50 +152,55 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
 
     async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
         """Header tokens of a few copies that stand in the folder, newest first."""
-        async with self._db.read() as conn:
-            return await recognition.sample(conn, folder_id, uidvalidity, limit)
+        return await self._db.query(lambda conn: recognition.sample(conn, folder_id, uidvalidity, limit))
 
     async def views(self, owner: Owner, folder: FolderState, uidvalidity: int, uids: Sequence[int]) -> dict[int, View]:
         """The views of these UIDs; UIDs of which nothing is known are missing."""
         if not uids:
             return {}  # with each new mail alone
         _, account_ref = await self._account(owner.mailbox_id)
-        async with self._db.read() as conn:
-            return await folder_rows.views(conn, account_ref, owner.tenant_id, folder, uidvalidity, uids)
+        return await self._db.query(
+            lambda conn: folder_rows.views(conn, account_ref, owner.tenant_id, folder, uidvalidity, uids)
+        )
 
     async def standing(self, owner: Owner, folder: FolderState, uidvalidity: int, above: int, limit: int) -> list[int]:
         """UIDs above that of copies that are believed to stand in the folder, ascending."""
-        async with self._db.read() as conn:
-            return await folder_rows.standing(conn, folder.id, uidvalidity, above, limit)
+        return await self._db.query(lambda conn: folder_rows.standing(conn, folder.id, uidvalidity, above, limit))
 
     async def marked(self, owner: Owner, folder: FolderState, uidvalidity: int) -> list[int]:
         """UIDs of tombstones whose original may stand, and of messages set aside, ascending."""
         _, account_ref = await self._account(owner.mailbox_id)
-        async with self._db.read() as conn:
-            return await folder_rows.marked(conn, account_ref, owner.tenant_id, folder, uidvalidity)
+        return await self._db.query(
+            lambda conn: folder_rows.marked(conn, account_ref, owner.tenant_id, folder, uidvalidity)
+        )
 
     async def has_free(self, owner: Owner, folder: FolderState, uidvalidity: int) -> bool:
         """Whether anything waits to be recognised in this folder."""
         _, account_ref = await self._account(owner.mailbox_id)
-        async with self._db.read() as conn:
-            return await recognition.has_free(conn, account_ref, owner.tenant_id, owner.mailbox_id, folder, uidvalidity)
+        return await self._db.query(
+            lambda conn: recognition.has_free(conn, account_ref, owner.tenant_id, owner.mailbox_id, folder, uidvalidity)
+        )
+
+    async def has_gone(self, owner: Owner) -> bool:
+        """Whether any original of the mailbox is gone and waits, since it may have been moved."""
+        return await self._db.query(lambda conn: recognition.has_gone(conn, owner.mailbox_id))
 
     async def recognisable(
         self, owner: Owner, folder: FolderState, uidvalidity: int, tokens: Iterable[bytes]
     ) -> list[Known]:
         """Copies of the mailbox and tombstones of its account that have one of these header tokens."""
         _, account_ref = await self._account(owner.mailbox_id)
-        async with self._db.read() as conn:
-            return await recognition.recognisable(
+        return await self._db.query(
+            lambda conn: recognition.recognisable(
                 conn, account_ref, owner.tenant_id, owner.mailbox_id, folder, uidvalidity, tokens
             )
+        )
 
     async def drafts_gone(
         self, owner: Owner, folder: FolderState, uidvalidity: int, msgid_tokens: Iterable[bytes]
     ) -> dict[bytes, Draft]:
         """Drafts with these Message-IDs that went from the folder and stand nowhere."""
-        async with self._db.read() as conn:
-            return await drafts.gone(conn, owner.mailbox_id, folder, uidvalidity, msgid_tokens)
+        return await self._db.query(lambda conn: drafts.gone(conn, owner.mailbox_id, folder, uidvalidity, msgid_tokens))
 
     async def commit(self, owner: Owner, batch: Batch) -> Applied:
         """Write a batch about one folder."""
@@ -225,16 +245,17 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
                 payload = {"folder_id": batch.folder.id}
                 tx.emit(owner.tenant_id, "folder.reset", at=batch.now, mailbox_id=owner.mailbox_id, payload=payload)
                 await quarantine.forget_folder(tx, batch.folder.id, but=checkpoint.uidvalidity)
-            values |= {
-                "uidvalidity": checkpoint.uidvalidity,
-                "uidnext": checkpoint.uidnext,
-                "highestmodseq": checkpoint.highestmodseq,
-                "exists_count": checkpoint.exists,
-                "last_pass_at": checkpoint.looked_at,
-                "last_error": checkpoint.doubt,
-                "unreadable_at": None,
-                "imported_at": func.coalesce(folders.c.imported_at, batch.now),
+            reached = {
+                "folder": batch.folder.id,
+                "number": checkpoint.uidvalidity,
+                "next": checkpoint.uidnext,
+                "modseq": checkpoint.highestmodseq,
+                "count": checkpoint.exists,
+                "looked_at": checkpoint.looked_at,
+                "doubt": checkpoint.doubt,
+                "now": batch.now,
             }
+            await tx.conn.execute(_REACHED, reached)
         elif batch.folder.uidvalidity is None:
             values["uidvalidity"] = func.coalesce(folders.c.uidvalidity, batch.uidvalidity)
         progress = batch.progress
@@ -257,8 +278,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
 
     async def queued_runs(self) -> dict[str, list[str]]:
         """Runs that wait, by mailbox."""
-        async with self._db.read() as conn:
-            return await sync_runs.queued(conn)
+        return await self._db.query(lambda conn: sync_runs.queued(conn))
 
     async def begin_runs(self, owner: Owner, run_ids: Sequence[str], now: Instant) -> list[str]:
         """The runs begin; those that did: the others were begun before."""

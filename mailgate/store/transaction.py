@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Table, select, update
+from sqlalchemy import Table, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,6 +26,17 @@ from retention.ledger.tree import Frontier, leaf_hash
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _EVENT_COLUMNS = ("tenant_id", "seq", "type", "at", "mailbox_id", "message_id", "payload")
+_H = tenant_heads.c
+_HEAD = select(_H.event_seq, _H.log_size, _H.log_frontier).where(_H.tenant_id == bindparam("tenant")).with_for_update()
+_COUNT = (
+    update(tenant_heads)
+    .where(_H.tenant_id == bindparam("tenant"))
+    .values(
+        copies=_H.copies + bindparam("more_copies"),
+        storage_bytes=_H.storage_bytes + bindparam("more_bytes"),
+        event_seq=bindparam("last_seq"),
+    )
+)
 _LEAF_COLUMNS = ("tenant_id", "idx", "body", "hash", "type", "at", "run_id", "item_ref")
 
 
@@ -106,27 +117,20 @@ class Transaction:
             call()
 
     async def _flush_tenant(self, tenant_id: str, pending: _Pending) -> None:
-        heads = tenant_heads.c
         # Waits for other transactions of this tenant that are about to commit; last in the lock order, so no cycle.
-        row = (
-            await self.conn.execute(
-                select(heads.event_seq, heads.log_size, heads.log_frontier)
-                .where(heads.tenant_id == tenant_id)
-                .with_for_update()
-            )
-        ).one()
-        values: dict[str, Any] = {
-            "copies": heads.copies + pending.copies,
-            "storage_bytes": heads.storage_bytes + pending.storage_bytes,
-            **pending.values,
-        }
-        if pending.events:
-            rows = [(tenant_id, seq, *event) for seq, event in enumerate(pending.events, start=row.event_seq + 1)]
-            await insert_many(self.conn, events, _EVENT_COLUMNS, rows, sqlite=self.sqlite)
-            values["event_seq"] = row.event_seq + len(rows)
+        row = (await self.conn.execute(_HEAD, {"tenant": tenant_id})).one()
+        rows = [(tenant_id, seq, *event) for seq, event in enumerate(pending.events, start=row.event_seq + 1)]
+        await insert_many(self.conn, events, _EVENT_COLUMNS, rows, sqlite=self.sqlite)
+        values = dict(pending.values)
         if pending.leaves:
             values |= await self._append(tenant_id, row.log_size, row.log_frontier, pending.leaves)
-        await self.conn.execute(update(tenant_heads).where(heads.tenant_id == tenant_id).values(values))
+        counts = {
+            "tenant": tenant_id,
+            "more_copies": pending.copies,
+            "more_bytes": pending.storage_bytes,
+            "last_seq": row.event_seq + len(rows),
+        }
+        await self.conn.execute(_COUNT.values(values) if values else _COUNT, counts)
 
     async def _append(self, tenant_id: str, size: int, frontier_bytes: bytes, leaves: list[Leaf]) -> dict[str, Any]:
         frontier = Frontier.from_bytes(frontier_bytes)

@@ -230,7 +230,12 @@ class FolderPass:
         context = self._context
         look_first = not initial and len(todo) > FEW
         if todo and not look_first:
-            look_first = await context.store.has_free(context.owner, self._folder, self._seen.uidvalidity)
+            if self._seen.kind is Kind.DELTA:
+                # What else may wait (for what was purged or detached, to come back) is rare, and finding out that
+                # nothing does would take a look at all rows: those few are fetched, and recognised then.
+                look_first = await context.store.has_gone(context.owner)
+            else:
+                look_first = await context.store.has_free(context.owner, self._folder, self._seen.uidvalidity)
         pulls = await self._recognise(todo) if look_first else todo
         await self._fetch(pulls, initial=initial)
 

@@ -391,6 +391,10 @@ class FolderReader(Protocol):
         """UIDs of tombstones whose original is not known to be gone, and of messages set aside, ascending."""
         ...
 
+    async def has_gone(self, owner: Owner) -> bool:
+        """Whether any original of the mailbox is gone and waits, since it may have been moved."""
+        ...
+
     async def has_free(self, owner: Owner, folder: FolderState, uidvalidity: int) -> bool:
         """Whether anything waits to be recognised: vanished or detached copies, tombstones without a valid address."""
         ...
