@@ -12,6 +12,7 @@ from mailgate.clock import Instant
 from mailgate.store import messages
 from mailgate.store.holds import active
 from mailgate.store.log import PurgeLog
+from mailgate.store.recognition import has_gone
 from mailgate.store.schema import folders, origins
 from mailgate.store.schema import messages as messages_table
 from mailgate.store.transaction import Transaction
@@ -22,9 +23,9 @@ from mailgate.sync.port import Applied, Owner, PendingCount
 
 async def counts(conn: AsyncConnection, mailbox_id: str, now: Instant) -> list[PendingCount]:
     """The mailbox's folders when something waits in any of them; gone folders too, when something waits in them."""
-    waiting = (origins.c.mailbox_id == mailbox_id) & origins.c.vanished_at.is_not(None)
-    if (await conn.execute(select(origins.c.uid).where(waiting).limit(1))).first() is None:
+    if not await has_gone(conn, mailbox_id):
         return []
+    waiting = (origins.c.mailbox_id == mailbox_id) & origins.c.vanished_at.is_not(None)
     evidence = func.count(case((is_evidence(), 1)))
     by_folder = (
         select(origins.c.folder_id, evidence.label("gone"), func.max(origins.c.vanished_at).label("latest"))

@@ -79,6 +79,11 @@ _BURIED = select(
 _ASIDE = select(quarantine.c.uid).where(
     _aside_in(bindparam("folder_id"), bindparam("uidvalidity")) & quarantine.c.uid.in_(_UIDS)
 )
+_LISTED = select(folders).where(
+    folders.c.mailbox_id == bindparam("mailbox"),
+    folders.c.gone_at.is_(None),
+    folders.c.on_its_way.is_distinct_from("create"),
+)
 _KNOWN = select(origins.c.uid).where(_HERE).union_all(select(tombstones.c.uid).where(_GRAVES))
 
 
@@ -117,10 +122,7 @@ async def listed(conn: AsyncConnection, mailbox_id: str) -> list[FolderState]:
     """The folders that the server lists, INBOX first, then by name. One that the CRM created and the server did not yet
     is none of them.
     """
-    query = select(folders).where(
-        folders.c.mailbox_id == mailbox_id, folders.c.gone_at.is_(None), folders.c.on_its_way.is_distinct_from("create")
-    )
-    found = [state_of(row) for row in await conn.execute(query)]
+    found = [state_of(row) for row in await conn.execute(_LISTED, {"mailbox": mailbox_id})]
     return sorted(found, key=lambda folder: (folder.special_use is not SpecialUse.INBOX, folder.name))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, desc, func, insert, select, update
+from sqlalchemy import Row, Select, bindparam, desc, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import Actor
@@ -29,6 +29,7 @@ from mailgate.sync.guards import Outcome, digest
 from mailgate.sync.port import OpenGuard, Owner, PendingCount
 
 _G = guards.c
+_OPEN = select(guards).where(_G.mailbox_id == bindparam("mailbox"), _G.closed_at.is_(None)).order_by(_G.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,7 @@ class Guard:
 
 async def open_of(conn: AsyncConnection, mailbox_id: str) -> list[OpenGuard]:
     """The mailbox's guards that are not closed, the oldest first."""
-    query = select(guards).where(_G.mailbox_id == mailbox_id, _G.closed_at.is_(None)).order_by(_G.id)
-    return [_open(row) for row in await conn.execute(query)]
+    return [_open(row) for row in await conn.execute(_OPEN, {"mailbox": mailbox_id})]
 
 
 async def stand(tx: Transaction, owner: Owner, count: PendingCount, reason: str, now: Instant) -> OpenGuard:

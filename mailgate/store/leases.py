@@ -76,7 +76,7 @@ async def release(db: Database, name: str, owner: str, fence: int) -> None:
         mine = (leases.c.name == name) & (leases.c.owner == owner) & (leases.c.fence == fence)
         await tx.conn.execute(update(leases).where(mine).values(expires_at=0))
 
-    await db.transact(work)
+    await db.transact(work, at_once=True)
 
 
 async def release_ended(db: Database, owners: Sequence[str]) -> int:

@@ -276,6 +276,10 @@ class Mailboxes:
             sealed = (
                 await conn.execute(select(_COLUMNS.secrets).where(_COLUMNS.id == mailbox_id))
             ).scalar_one_or_none()
+        return self.unsealed(mailbox_id, sealed)
+
+    def unsealed(self, mailbox_id: str, sealed: bytes | None) -> Mapping[str, Any]:
+        """The credentials of a row, in clear. Raises NotFoundError when the mailbox was removed."""
         if sealed is None:
             raise NotFoundError(f"mailbox {mailbox_id} has no credentials", slug="mailbox_not_found")
         return self._open(mailbox_id, sealed)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, desc, insert, select, update
+from sqlalchemy import Row, bindparam, desc, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import Actor
@@ -21,6 +21,7 @@ from mailgate.store.transaction import Transaction
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 
 _O = operations.c
+_ANY_OPEN = select(_O.id).where(_O.mailbox_id == bindparam("mailbox"), _O.finished_at.is_(None)).limit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,11 @@ async def finish_many(
             payload={"operation_id": operation.id, "kind": operation.kind.value, **({"code": code} if code else {})},
         )
     return done
+
+
+async def any_open(conn: AsyncConnection, mailbox_id: str) -> bool:
+    """Whether the mailbox has operations that are not finished."""
+    return (await conn.execute(_ANY_OPEN, {"mailbox": mailbox_id})).first() is not None
 
 
 async def open_of(conn: AsyncConnection, mailbox_id: str, limit: int, *, sent: bool = False) -> list[Operation]:

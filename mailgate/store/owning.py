@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import bindparam, func, select, tuple_, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import SECOND, Instant
 from mailgate.store import leases, sync_runs
@@ -29,6 +30,24 @@ _RECHECK = 10 * SECOND
 
 _C = mailboxes.c
 
+# Each such change raises config_version; a new mailbox has the highest id, or else is one more.
+_COUNTED = select(func.count(), func.sum(_C.config_version), func.max(_C.id)).where(_C.removed_at.is_(None))
+_RECORDED = select(func.count(), func.max(subscription_periods.c.id))
+_ASKED = (
+    select(operations.c.mailbox_id, func.max(operations.c.seq))
+    .where(operations.c.finished_at.is_(None))
+    .group_by(operations.c.mailbox_id)
+)
+_SAID = (
+    select(_C.tenant_id, _C.state, _C.state_reason)
+    .where(
+        _C.id == bindparam("mailbox"),
+        _C.removed_at.is_(None),
+        _C.enabled == bindparam("on"),
+    )
+    .with_for_update(key_share=True)
+)
+
 
 class SqlOwning(Fenced):
     """The part of `SyncStore` that concerns mailboxes as a whole."""
@@ -42,11 +61,11 @@ class SqlOwning(Fenced):
         """Every mailbox that was not removed; the same sequence again while nothing changed that the supervisor has to
         notice, at most ten seconds old.
         """
-        # Each such change raises config_version; a new mailbox has the highest id, or else is one more.
-        counted = select(func.count(), func.sum(_C.config_version), func.max(_C.id)).where(_C.removed_at.is_(None))
-        recorded = select(func.count(), func.max(subscription_periods.c.id))
-        async with self._db.read() as conn:
-            mark = (*(await conn.execute(counted)).one(), *(await conn.execute(recorded)).one())
+
+        async def marked(conn: AsyncConnection) -> object:
+            return (*(await conn.execute(_COUNTED)).one(), *(await conn.execute(_RECORDED)).one())
+
+        mark = await self._db.query(marked)
         if self._heads[0] != mark or not 0 <= now - self._heads[1] < _RECHECK:
             self._heads = (mark, now, await self._read_heads(now))
         return self._heads[2]
@@ -84,7 +103,7 @@ class SqlOwning(Fenced):
             await sync_runs.fail_cut(tx, mailbox_id, now)
             return Owner(mailbox_id, tenant_id, process, fence)
 
-        return await self._db.transact(work)
+        return await self._db.transact(work, at_once=True)
 
     async def renew(self, owners: Sequence[Owner], ttl: Instant, now: Instant) -> list[Owner]:
         """Extend these leases, in one transaction; returns those that were lost."""
@@ -101,7 +120,7 @@ class SqlOwning(Fenced):
                 kept.update((row.name, row.owner, row.fence) for row in renewed)
             return [o for o in owners if (lease_name(o.mailbox_id), o.process, o.fence) not in kept]
 
-        return await self._db.transact(work)
+        return await self._db.transact(work, at_once=True)
 
     async def release(self, owner: Owner) -> None:
         """Give the lease back."""
@@ -132,7 +151,7 @@ class SqlOwning(Fenced):
                 await tx.conn.execute(free.values(expires_at=0))
 
         if owners:
-            await self._db.transact(work)
+            await self._db.transact(work, at_once=True)
 
     # What the mailbox says of itself.
 
@@ -144,15 +163,10 @@ class SqlOwning(Fenced):
         text = None if reason is None else reason[:500]
 
         async def work(tx: Transaction) -> None:
-            query = (
-                select(columns.tenant_id, columns.state, columns.state_reason)
-                .where(columns.id == mailbox_id, columns.removed_at.is_(None))
-                .where(columns.enabled == (state is not MailboxState.DISABLED))
-                .with_for_update(key_share=True)
-            )
             if owner is not None:
                 await leases.require(tx, lease_name(mailbox_id), owner.process, owner.fence, now)
-            row = (await tx.conn.execute(query)).one_or_none()
+            told = {"mailbox": mailbox_id, "on": state is not MailboxState.DISABLED}
+            row = (await tx.conn.execute(_SAID, told)).one_or_none()
             if row is None or (row.state, row.state_reason) == (state.value, text):
                 return
             values: dict[str, Any] = {"state": state.value, "state_reason": text}
@@ -163,7 +177,7 @@ class SqlOwning(Fenced):
                 payload = {"state": state.value}
                 tx.emit(row.tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload=payload)
 
-        await self._db.transact(work)
+        await self._db.transact(work, at_once=True)
 
     async def checked(self, owner: Owner, now: Instant, *, imported: bool) -> None:
         """All folders agreed with the server at `now`; `imported`: the first import is complete (told once)."""
@@ -182,11 +196,11 @@ class SqlOwning(Fenced):
 
     async def open_operations(self) -> dict[str, int]:
         """Mailboxes with changes that the CRM asked for and that are not finished: the number of the last of them."""
-        asked = operations.c
-        last = select(asked.mailbox_id, func.max(asked.seq)).where(asked.finished_at.is_(None))
-        async with self._db.read() as conn:
-            rows = (await conn.execute(last.group_by(asked.mailbox_id))).all()
-        return {row[0]: row[1] for row in rows}
+
+        async def look(conn: AsyncConnection) -> dict[str, int]:
+            return {row[0]: row[1] for row in (await conn.execute(_ASKED)).all()}
+
+        return await self._db.query(look)
 
     async def checked_many(self, checked: Mapping[Owner, Instant]) -> None:
         """These mailboxes agreed with their servers, each at its instant; whoever lost its lease is passed over."""
@@ -217,7 +231,7 @@ class SqlOwning(Fenced):
             await tx.conn.execute(statement, rows)
 
         if rows:
-            await self._db.transact(work)
+            await self._db.transact(work, at_once=True)
 
     async def progress(self, owner: Owner, progress: Progress, now: Instant) -> None:
         """How far the first import is, before its first batch is there."""

@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, delete, desc, exists, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, desc, exists, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate import __version__
 from mailgate.clock import Instant
@@ -28,6 +29,7 @@ from mailgate.store.transaction import Transaction
 from mailgate.sync.port import Aside, Batch, Cause, KeptCopy, Mended, Owner, PreparedBlob, Retry
 
 _Q = quarantine.c
+_ANY = select(_Q.id).where(_Q.mailbox_id == bindparam("mailbox")).limit(1)
 
 BUILD = __version__
 """What failed with another version is tried once with this one."""
@@ -145,46 +147,48 @@ def _at(folder_id: str) -> ColumnElement[bool]:
     return and_(_Q.folder_id == folder_id, _Q.message_id.is_(None))
 
 
+async def retries(conn: AsyncConnection, mailbox_id: str, max_bytes: int, limit: int) -> list[Retry]:
+    """What is to be tried again now, by folder."""
+    if (await conn.execute(_ANY, {"mailbox": mailbox_id})).first() is None:
+        return []
+    too_large = _Q.cause == Cause.TOO_LARGE.value
+    # What can't be asked for now would stand in the way of the others.
+    there = and_(folders.c.followed, folders.c.gone_at.is_(None), folders.c.uidvalidity == _Q.uidvalidity)
+    query = (
+        select(
+            quarantine,
+            messages.c.item_ref,
+            messages.c.data_key,
+            messages.c.key_epoch,
+            messages.c.blob_id,
+            blobs.c.content_token,
+            blobs.c.size.label("blob_size"),
+            blobs.c.stored_size,
+            blobs.c.data_key.label("blob_key"),
+            blobs.c.key_epoch.label("blob_epoch"),
+        )
+        .join(folders, folders.c.id == _Q.folder_id)
+        .outerjoin(messages, messages.c.id == _Q.message_id)
+        .outerjoin(blobs, blobs.c.id == messages.c.blob_id)
+        .where(
+            _Q.mailbox_id == mailbox_id,
+            or_(_Q.message_id.is_not(None), there),
+            or_(
+                _Q.retry_at.is_not(None),
+                and_(~too_large, _Q.build.is_distinct_from(BUILD)),
+                and_(too_large, _Q.limit_bytes < max_bytes, _Q.size <= max_bytes),
+            ),
+        )
+        .order_by(_Q.folder_id, _Q.id)
+        .limit(limit)
+    )
+    return [_retry(row) for row in await conn.execute(query)]
+
+
 class SqlQuarantine(Fenced):
     """The sync engine's port for retries (`mailgate.sync.port.QuarantineStore`)."""
 
     _expiry: Expiry
-
-    async def retries(self, mailbox_id: str, max_bytes: int, limit: int) -> list[Retry]:
-        """What is to be tried again now, by folder."""
-        too_large = _Q.cause == Cause.TOO_LARGE.value
-        # What can't be asked for now would stand in the way of the others.
-        there = and_(folders.c.followed, folders.c.gone_at.is_(None), folders.c.uidvalidity == _Q.uidvalidity)
-        query = (
-            select(
-                quarantine,
-                messages.c.item_ref,
-                messages.c.data_key,
-                messages.c.key_epoch,
-                messages.c.blob_id,
-                blobs.c.content_token,
-                blobs.c.size.label("blob_size"),
-                blobs.c.stored_size,
-                blobs.c.data_key.label("blob_key"),
-                blobs.c.key_epoch.label("blob_epoch"),
-            )
-            .join(folders, folders.c.id == _Q.folder_id)
-            .outerjoin(messages, messages.c.id == _Q.message_id)
-            .outerjoin(blobs, blobs.c.id == messages.c.blob_id)
-            .where(
-                _Q.mailbox_id == mailbox_id,
-                or_(_Q.message_id.is_not(None), there),
-                or_(
-                    _Q.retry_at.is_not(None),
-                    and_(~too_large, _Q.build.is_distinct_from(BUILD)),
-                    and_(too_large, _Q.limit_bytes < max_bytes, _Q.size <= max_bytes),
-                ),
-            )
-            .order_by(_Q.folder_id, _Q.id)
-            .limit(limit)
-        )
-        async with self._db.read() as conn:
-            return [_retry(row) for row in await conn.execute(query)]
 
     async def begin_retry(self, owner: Owner, entry_id: str, max_bytes: int, now: Instant) -> None:
         """One more attempt."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from mailgate.clock import Instant
 from mailgate.store import disappearances, guards
 from mailgate.store.fenced import Fenced
@@ -16,10 +18,15 @@ from mailgate.sync.port import Applied, OpenGuard, Owner, PendingCount
 class SqlSettling(Fenced):
     """Each method one transaction or one read."""
 
-    async def pending_counts(self, mailbox_id: str, now: Instant) -> list[PendingCount]:
-        """The mailbox's folders when something waits in any of them, gone folders too; else nothing."""
-        async with self._db.read() as conn:
-            return await disappearances.counts(conn, mailbox_id, now)
+    async def unsettled(self, mailbox_id: str, now: Instant) -> tuple[list[PendingCount], list[OpenGuard]]:
+        """The mailbox's folders when something waits in any of them, gone folders too, else none; and its guards that
+        are not closed.
+        """
+
+        async def look(conn: AsyncConnection) -> tuple[list[PendingCount], list[OpenGuard]]:
+            return await disappearances.counts(conn, mailbox_id, now), await guards.open_of(conn, mailbox_id)
+
+        return await self._db.query(look)
 
     async def pending(self, folder_id: str, before: Instant, now: Instant, limit: int) -> list[Pending]:
         """Disappearances of a folder, seen before that instant, oldest first."""
@@ -37,11 +44,6 @@ class SqlSettling(Fenced):
             return await disappearances.settle(tx, self._log, owner, tenant_ref, settlements, now)
 
         return await self._owned(owner, now, work)
-
-    async def open_guards(self, mailbox_id: str) -> list[OpenGuard]:
-        """The mailbox's guards that are not closed."""
-        async with self._db.read() as conn:
-            return await guards.open_of(conn, mailbox_id)
 
     async def guard(self, owner: Owner, count: PendingCount, reason: str, now: Instant) -> OpenGuard:
         """The folder's guard for exactly what is gone from it now."""

@@ -67,8 +67,7 @@ class Subscriptions:
 
     async def entitlements(self, tenant_id: str, now: Instant) -> Entitlements:
         """What the tenant may do at `now`; a tenant without periods, or an unknown one, is on Free."""
-        async with self._db.read() as conn:
-            return await self.entitlements_in(conn, tenant_id, now)
+        return await self._db.query(lambda conn: self.entitlements_in(conn, tenant_id, now))
 
     async def entitlements_in(self, conn: AsyncConnection, tenant_id: str, now: Instant) -> Entitlements:
         """The same on a connection, inside a transaction that holds the tenant's lock."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.clock import Instant
-from mailgate.store import changes, drafts, messages, quarantine, recognition, sync_runs
+from mailgate.store import changes, drafts, messages, operations, quarantine, recognition, sync_runs
 from mailgate.store import folders as folder_rows
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
@@ -38,10 +39,16 @@ from mailgate.sync.port import (
     ListingChanges,
     MailboxConfig,
     Owner,
+    PollStart,
     View,
 )
 
 _F = folders.c
+_LOADED = (
+    select(mailboxes, tenants.c.ref)
+    .join(tenants, tenants.c.id == mailboxes.c.tenant_id)
+    .where(mailboxes.c.id == bindparam("mailbox"), mailboxes.c.removed_at.is_(None))
+)
 _REACHED = (
     update(folders)
     .where(_F.id == bindparam("folder"))
@@ -73,16 +80,14 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
 
     async def load(self, mailbox_id: str) -> MailboxConfig | None:
         """The mailbox with its secrets; None when it was removed."""
-        query = (
-            select(mailboxes, tenants.c.ref)
-            .join(tenants, tenants.c.id == mailboxes.c.tenant_id)
-            .where(mailboxes.c.id == mailbox_id, mailboxes.c.removed_at.is_(None))
-        )
-        async with self._db.read() as conn:
-            row = (await conn.execute(query)).one_or_none()
+
+        async def look(conn: AsyncConnection) -> Row[Any] | None:
+            return (await conn.execute(_LOADED, {"mailbox": mailbox_id})).one_or_none()
+
+        row = await self._db.query(look)
         if row is None:
             return None
-        secrets = await self._settings.secrets(mailbox_id)
+        secrets = self._settings.unsealed(mailbox_id, row.secrets)
         imap, rules = row.imap, row.folder_rules or {}
         self._accounts[mailbox_id] = (row.ref, row.account_ref)
         return MailboxConfig(
@@ -119,6 +124,20 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
         return await self._owned(owner, now, work)
 
     # Folders.
+
+    async def poll_start(self, owner: Owner, max_bytes: int, limit: int, now: Instant) -> PollStart:
+        """What a poll begins with."""
+
+        async def look(conn: AsyncConnection) -> PollStart:
+            holds = await self._subscriptions.entitlements_in(conn, owner.tenant_id, now)
+            return PollStart(
+                folders=await folder_rows.listed(conn, owner.mailbox_id),
+                entitled=Entitled(holds.known and holds.sync, holds.retention_days),
+                retries=await quarantine.retries(conn, owner.mailbox_id, max_bytes, limit),
+                asked=await operations.any_open(conn, owner.mailbox_id),
+            )
+
+        return await self._db.query(look)
 
     async def folders(self, mailbox_id: str) -> list[FolderState]:
         """The folders that the server lists, as last seen."""

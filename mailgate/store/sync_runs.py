@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
@@ -16,6 +16,12 @@ from mailgate.store.transaction import Transaction
 from mailgate.sync.port import Applied
 
 _R = runs.c
+_FAIL_CUT = (
+    update(runs)
+    .where(_R.kind == SYNC, _R.mailbox_id == bindparam("mailbox"), _R.state == RUNNING)
+    .values(state=FAILED, finished_at=bindparam("now"), detail="the process that ran it ended")
+)
+_QUEUED = select(_R.id, _R.mailbox_id).where(_R.kind == SYNC, _R.state == QUEUED)
 
 
 async def request(tx: Transaction, mailbox_id: str, tenant_id: str, actor: str, now: Instant) -> str:
@@ -45,7 +51,7 @@ async def request(tx: Transaction, mailbox_id: str, tenant_id: str, actor: str, 
 async def queued(conn: AsyncConnection) -> dict[str, list[str]]:
     """Passes that wait, by mailbox."""
     found: dict[str, list[str]] = {}
-    for row in await conn.execute(select(_R.id, _R.mailbox_id).where(_R.kind == SYNC, _R.state == QUEUED)):
+    for row in await conn.execute(_QUEUED):
         found.setdefault(row.mailbox_id, []).append(row.id)
     return found
 
@@ -73,6 +79,4 @@ async def finish(
 
 async def fail_cut(tx: Transaction, mailbox_id: str, now: Instant) -> None:
     """A pass of an owner that is no more will never end by itself."""
-    cut = (_R.kind == SYNC) & (_R.mailbox_id == mailbox_id) & (_R.state == RUNNING)
-    ended = {"state": FAILED, "finished_at": now, "detail": "the process that ran it ended"}
-    await tx.conn.execute(update(runs).where(cut).values(ended))
+    await tx.conn.execute(_FAIL_CUT, {"mailbox": mailbox_id, "now": now})

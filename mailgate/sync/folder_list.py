@@ -15,9 +15,12 @@ SAMPLE: Final = 3
 """So many messages must agree before a folder counts as renamed."""
 
 
-async def refresh(context: Context) -> str | None:
-    """Bring the list of folders up to date; why some of them are left out, if any are."""
-    known = await context.store.folders(context.config.id)
+async def refresh(context: Context, known: Sequence[FolderState] | None = None) -> str | None:
+    """Bring the list of folders up to date; why some of them are left out, if any are. `known`: the list as it was
+    stored a moment ago.
+    """
+    if known is None:
+        known = await context.store.folders(context.config.id)
     listed = await context.source.list_folders()
     labelled = listing.is_labelled(context.source.capabilities, listed)
     rules = listing.Rules(context.config.include, context.config.exclude, labelled)

@@ -376,6 +376,18 @@ class OpenGuard:
         return count.latest_at is not None and count.latest_at <= self.raised_at and count.gone == self.gone
 
 
+@dataclass(frozen=True, slots=True)
+class PollStart:
+    """What a poll begins with, as of one moment. `asked`: whether the CRM waits for anything, brought to the server or
+    not.
+    """
+
+    folders: Sequence[FolderState]
+    entitled: Entitled
+    retries: Sequence[Retry]
+    asked: bool
+
+
 class FolderReader(Protocol):
     """What is known of a folder's messages."""
 
@@ -415,8 +427,10 @@ class FolderReader(Protocol):
 class Settling(Protocol):
     """Disappearances that wait, and the guards that refuse them."""
 
-    async def pending_counts(self, mailbox_id: str, now: Instant) -> list[PendingCount]:
-        """The mailbox's folders when something waits in any of them, gone folders too; else nothing."""
+    async def unsettled(self, mailbox_id: str, now: Instant) -> tuple[list[PendingCount], list[OpenGuard]]:
+        """The mailbox's folders when something waits in any of them, gone folders too, else none; and its guards that
+        are not closed.
+        """
         ...
 
     async def pending(self, folder_id: str, before: Instant, now: Instant, limit: int) -> list[Pending]:
@@ -429,10 +443,6 @@ class Settling(Protocol):
         """Believe disappearances: judged again under the messages' locks, so a pin that was accepted is never lost.
         `believed`: how many of them, by folder, count towards what the folder's guard is judged by.
         """
-        ...
-
-    async def open_guards(self, mailbox_id: str) -> list[OpenGuard]:
-        """The mailbox's guards that are not closed."""
         ...
 
     async def guard(self, owner: Owner, count: PendingCount, reason: str, now: Instant) -> OpenGuard:
@@ -448,10 +458,6 @@ class Settling(Protocol):
 
 class QuarantineStore(Protocol):
     """What was set aside, to be tried again."""
-
-    async def retries(self, mailbox_id: str, max_bytes: int, limit: int) -> list[Retry]:
-        """What is to be tried again now: asked for, or once since the program's version or `max_bytes` changed."""
-        ...
 
     async def begin_retry(self, owner: Owner, entry_id: str, max_bytes: int, now: Instant) -> None:
         """One more attempt: written before it is made, so that what ends the line is not tried for ever."""
@@ -524,6 +530,12 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
 
     async def progress(self, owner: Owner, progress: Progress, now: Instant) -> None:
         """How far the first import is, before its first batch is there."""
+        ...
+
+    async def poll_start(self, owner: Owner, max_bytes: int, limit: int, now: Instant) -> PollStart:
+        """What a poll begins with. Of what was set aside, so many at most, that is to be tried again now: asked for, or
+        once since the program's version or `max_bytes` changed.
+        """
         ...
 
     async def folders(self, mailbox_id: str) -> list[FolderState]:

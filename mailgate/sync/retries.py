@@ -29,10 +29,8 @@ AT_ONCE: Final = 200
 """So many are tried before a pass; more are tried before the next one."""
 
 
-async def try_again(context: Context) -> None:
-    """Try what is to be tried now."""
-    most = context.settings.max_message_bytes
-    waiting = await context.store.retries(context.config.id, most, AT_ONCE)
+async def try_again(context: Context, waiting: Sequence[Retry]) -> None:
+    """Try these, which are to be tried now."""
     for entry in waiting:
         if entry.kept is not None:
             await _read_again(context, entry, entry.kept)

@@ -31,9 +31,9 @@ from mailgate.clock import SECOND, Instant
 from mailgate.sync.context import STALLED_S, Context
 from mailgate.sync.execute import FolderPass
 from mailgate.sync.folder_list import refresh
-from mailgate.sync.port import Applied, FolderState, MailboxState
+from mailgate.sync.port import Applied, FolderState, MailboxState, PollStart
 from mailgate.sync.push.pusher import Pusher, Turn
-from mailgate.sync.retries import try_again
+from mailgate.sync.retries import AT_ONCE, try_again
 from mailgate.sync.settling import settle_mailbox
 from mailgate.sync.sizing import sized
 from mailgate.sync.wake import Wake
@@ -88,7 +88,7 @@ class Session:
         self._wanted = Wake()
         self.checked: Callable[[], None] | None = None
         self.crowded: Callable[[], bool] = lambda: False
-        self._told_imported = False
+        self._told_imported = imported
         self._left_out: str | None = None
         self._runs: list[str] = []
         self._refusal: str | None = None
@@ -130,7 +130,8 @@ class Session:
         """Import, then stay live until the line drops or the task is cancelled; with `once`, one complete pass."""
         async with self._watched():
             await self._pusher.resolve()
-            await self.list_folders()
+            if not self._imported:
+                await self.list_folders()
         if not self._imported:
             await self._import()
         async with self._watched():
@@ -158,9 +159,9 @@ class Session:
 
     # Folders.
 
-    async def list_folders(self) -> None:
-        """Bring the list of folders up to date."""
-        self._left_out = await refresh(self._context)
+    async def list_folders(self, known: Sequence[FolderState] | None = None) -> None:
+        """Bring the list of folders up to date. `known`: the list as it was stored a moment ago."""
+        self._left_out = await refresh(self._context, known)
 
     # Import.
 
@@ -215,12 +216,21 @@ class Session:
         if runs:
             runs = await context.store.begin_runs(context.owner, runs, context.clock())
         try:
-            looks = (await self._push()).looks
-            await try_again(context)
+            start = await self._start()
+            if not context.folders and (start.asked or start.retries):
+                await self.list_folders(start.folders)
+            looks = False
+            if start.asked:
+                looks = (await self._push()).looks
+                start = await self._start()
+            else:
+                context.push_wanted, self._push_at = False, None
+            await try_again(context, start.retries)
             for _ in range(2):  # what vanishes during the first round is settled by the second
-                complete = await self._poll_once()
+                complete = await self._poll_once(start)
                 if not await self._settle():
                     break
+                start = await self._start()
             if looks:
                 await self._push()
                 await self._pass_inbox()
@@ -247,12 +257,17 @@ class Session:
             await context.store.checked(context.owner, context.clock(), imported=self._imported)
             self._told_imported = self._imported
 
-    async def _poll_once(self) -> bool:
+    async def _start(self) -> PollStart:
+        context = self._context
+        most = context.settings.max_message_bytes
+        return await context.store.poll_start(context.owner, most, AT_ONCE, context.clock())
+
+    async def _poll_once(self, start: PollStart) -> bool:
         """One round; whether every folder could be read."""
         context = self._context
-        await self.list_folders()
+        await self.list_folders(start.folders)
         now = context.clock()
-        context.entitled = await context.store.entitled(context.config.tenant_id, now)
+        context.entitled = start.entitled
         idle_on = self._inbox()
         others = [folder for folder in context.followed() if folder.id != (idle_on.id if idle_on else None)]
         statuses = await context.source.status([folder.name for folder in others]) if others else {}

@@ -36,8 +36,8 @@ class Settled:
 async def settle_mailbox(context: Context) -> Settled:
     """Believe what may be believed."""
     store, mailbox_id = context.store, context.config.id
-    counts = await store.pending_counts(mailbox_id, context.clock())
-    standing = {guard.folder_id: guard for guard in await store.open_guards(mailbox_id)}
+    counts, open_ = await store.unsettled(mailbox_id, context.clock())
+    standing = {guard.folder_id: guard for guard in open_}
     if not counts and not standing:
         return Settled()
     ready, waiting = _ripe(context, counts)

@@ -49,8 +49,7 @@ class SqlPushStore(Fenced):
 
     async def open(self, owner: Owner, limit: int, *, sent: bool = False) -> list[Asked]:
         """The mailbox's operations that are not finished, in order; with `sent` only those that were sent."""
-        async with self._db.read() as conn:
-            return await asked(conn, owner, limit, sent=sent, sqlite=self._db.sqlite)
+        return await self._db.query(lambda conn: asked(conn, owner, limit, sent=sent, sqlite=self._db.sqlite))
 
     # Before a command, and instead of one.
 
