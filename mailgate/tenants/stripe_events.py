@@ -30,7 +30,7 @@ remembered here; that it converges all the same rests on four decisions:
 | `incomplete`, `incomplete_expired` | nothing: it never began |
 | cancel_at_period_end, cancel_at within the period | canceled |
 | a price of a higher plan, or of the same rank | upgraded, at once |
-| a price of a lower plan | downgrade_bought: at the end of the period, as everywhere |
+| a price of a lower plan | downgrade_bought: at the end of the period, as everywhere; in a trial nothing yet |
 | invoice.paid of a period | renewed until the end of that period |
 | invoice.payment_failed of a renewal | renewal_failed, from the start of that period |
 
@@ -192,8 +192,10 @@ class _Told:
         found: list[Event] = []
         old, new = subscription.plan_before(self.before), subscription.plan
         begins = Subscription.end_before(self.before) == subscription.period_start
-        if old is not None and old != new and not begins:  # with a new period its claim brings the plan
-            lower = self.offers.ranks[new] < self.offers.ranks[old]
+        lower = old is not None and self.offers.ranks[new] < self.offers.ranks[old]
+        # With a new period, as it follows a trial, its claim brings the plan.
+        waits = begins or (lower and subscription.status == "trialing")
+        if old is not None and old != new and not waits:
             kind = EventType.DOWNGRADE_BOUGHT if lower else EventType.UPGRADED
             term = subscription.term_months if lower else None
             found.append(self._event(kind, self._at(_CHANGED), subscription.id, plan=new, term_months=term))

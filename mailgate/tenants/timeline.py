@@ -385,15 +385,18 @@ class _Fold:
         self._change(event, replace(now, status=status, auto_renew=auto_renew))
 
     def _fail(self, event: Event) -> None:
-        """A renewal was not paid. A trial has no grace, and what was cancelled is not renewed."""
+        """A renewal was not paid. A trial has no grace, and what was cancelled is not renewed. A failure to pay for
+        what was before this period (an old invoice that is still tried) ends nothing that was paid since.
+        """
         now, told = self._now, event.period_end
         if not now.paid or now.status not in (Status.ACTIVE, Status.PAST_DUE):
+            return
+        if told is not None and told < now.period_start:
             return
         end = now.period_end
         if end is None or (told is not None and told < end):
             end = self._named(event.effective_at if told is None else told)
-        start = min(now.period_start, end)
-        self._change(event, replace(now, status=Status.PAST_DUE, period_start=start, period_end=end))
+        self._change(event, replace(now, status=Status.PAST_DUE, period_end=end))
 
     def _change(self, event: Event, changed: Period) -> None:
         """Go on as `changed` says, from the event on; nothing begins when nothing is changed."""

@@ -377,6 +377,8 @@ class Clerk:
 
     def renewal_failed_active(self, e: Event) -> None:
         sheet = self.sheet
+        if e.period_end is not None and e.period_end < sheet.start:
+            return
         sheet.status = Status.PAST_DUE
         if sheet.end is None:
             sheet.end = e.effective_at if e.period_end is None else e.period_end
@@ -384,7 +386,6 @@ class Clerk:
         elif e.period_end is not None and e.period_end < sheet.end:
             sheet.end = e.period_end
             self._land(sheet, sheet.end)
-        sheet.start = min(sheet.start, sheet.end)
 
     renewal_failed_past_due = renewal_failed_active
 

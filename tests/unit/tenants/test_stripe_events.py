@@ -242,6 +242,16 @@ def test_a_trial_ends_without_grace() -> None:
     assert _holds(_line(_trial(), paused, resumed), B + HOUR) == ("standard", "active")
 
 
+def test_a_lower_plan_chosen_in_a_trial_begins_when_it_is_bought() -> None:
+    shown = [_item(FIRST, NEW, LOW)]
+    change = {"items": {"data": [_item(FIRST, NEW, STANDARD)]}}
+    down = event(UPDATED, A + 60, subscription(FIRST, status="trialing", trial_end=B, items=shown), change)
+    assert _words(_line(_trial(), down)) == _words(_line(_trial()))
+    bought = subscription(SECOND_PERIOD, items=[_item(SECOND_PERIOD, NEW, LOW)], trial_end=B)
+    active = event(UPDATED, B + 2, bought, {"status": "trialing", "items": {"data": shown}})
+    assert _line(_trial(), down, active).at(B * SECOND).plan == "crm_plus"
+
+
 def test_a_trial_can_be_moved_and_changed() -> None:
     content = subscription((A, B + 86_400), status="trialing", trial_start=A, trial_end=B + 86_400, quantity=7)
     longer = event(UPDATED, A, content, {"trial_end": B})

@@ -527,5 +527,8 @@ def test_a_failure_may_tell_that_the_period_which_had_begun_is_not_paid() -> Non
     paid = Event("4", EventType.RENEWED, END + DAY, period_end=_on(2026, 3, 31))
     line = timeline([BOUGHT, begun, failed, vague, paid])
     assert (line.at(END + DAY).status, line.at(END + DAY).period_start) == (Status.ACTIVE, END)
+    # An old invoice that is still tried, long after a later period was paid.
+    old = Event("5", EventType.RENEWAL_FAILED, END + 20 * DAY, period_end=START)
+    assert timeline([BOUGHT, begun, failed, paid, old]) == timeline([BOUGHT, begun, failed, paid])
     endless = timeline([ENDLESS, Event("1", EventType.RENEWAL_FAILED, END + HOUR, period_end=END)])
     assert endless.at(END + HOUR).period_end == END
