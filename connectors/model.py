@@ -52,6 +52,24 @@ class PasswordAuth:
     username: str
     password: str = field(repr=False)
 
+    @property
+    def secret(self) -> str:
+        """What must not be shown."""
+        return self.password
+
+
+@dataclass(frozen=True, slots=True)
+class BearerAuth:
+    """A user name and an OAuth 2.0 access token (RFC 6750), for XOAUTH2. `repr` never shows the token."""
+
+    username: str
+    token: str = field(repr=False)
+
+    @property
+    def secret(self) -> str:
+        """What must not be shown."""
+        return self.token
+
 
 @dataclass(frozen=True, slots=True)
 class Folder:

@@ -8,6 +8,7 @@
     ├── ConflictError         409   the state of things forbids it: `not_entitled`, `purged`, `mailbox_removed`, …
     ├── GoneError             410   it was here: `expired`, `purged`
     ├── PreconditionError     422   well formed, but a value can't be accepted
+    ├── TooManyRequestsError  429   a limit of the plan; `retry_at` says when it ends
     ├── UnavailableError      503   a part is not ready; try again
     └── ConfigurationError    –     the gateway can't start like this
 
@@ -67,6 +68,17 @@ class GoneError(MailgateError):
 class PreconditionError(MailgateError):
     status = 422
     default_slug = "unprocessable"
+
+
+class TooManyRequestsError(MailgateError):
+    """`retry_after_s`: whole seconds until asking again can help."""
+
+    status = 429
+    default_slug = "too_many_requests"
+
+    def __init__(self, detail: str, *, slug: str | None = None, retry_after_s: int | None = None, **extra: Any) -> None:
+        super().__init__(detail, slug=slug, **extra)
+        self.retry_after_s = retry_after_s
 
 
 class UnavailableError(MailgateError):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mailgate.errors import MailgateError
+from mailgate.errors import MailgateError, TooManyRequestsError
 
 MEDIA_TYPE = "application/problem+json"
 _MOST_ERRORS = 20
@@ -74,6 +74,7 @@ _DESCRIPTIONS = {
     413: "The body is too large",
     415: "The body is of another type than the route takes",
     422: "A value can't be accepted",
+    429: "A limit of the plan; `retry_at` says when it ends",
     503: "Not ready; try again later",
 }
 
@@ -95,6 +96,8 @@ _HEADERS = {
 def from_error(error: MailgateError) -> ProblemResponse:
     """The answer for one of our errors."""
     headers = _HEADERS.get(error.status)
+    if isinstance(error, TooManyRequestsError) and error.retry_after_s is not None:
+        headers = {"retry-after": str(error.retry_after_s)}
     return ProblemResponse(error.status, error.slug, error.detail, headers=headers, **error.extra)
 
 
