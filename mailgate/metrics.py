@@ -43,6 +43,8 @@ TABLE = (
     Metric("purge_runs_halted", "gauge", "Purge runs that stopped and wait for a person, of the last 100 runs."),
     Metric("log_entries", "gauge", "Entries of all purge logs."),
     Metric("quarantined_messages", "gauge", "Messages set aside because they could not be fetched, read or stored."),
+    Metric("submissions", "gauge", "Submissions that are not settled, by state.", ("state",)),
+    Metric("submission_attempts_total", "counter", "Attempts to send, by what came of them.", ("outcome",)),
     Metric("guards_open", "gauge", "Improbable deletions at mail servers that are refused until a person approves."),
 )
 

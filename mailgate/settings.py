@@ -236,6 +236,34 @@ class SyncSettings(Section):
     )
 
 
+class SendingSettings(Section):
+    """Outgoing mail."""
+
+    max_message_bytes: int = setting(
+        25 * MIB,
+        "Largest message that is sent, as it leaves (files grow by a third on the way); bounds memory.",
+        unit="bytes",
+        ge=64 * KIB,
+        le=256 * MIB,
+    )
+    max_recipients: int = setting(100, "Recipients of one message at most.", unit="addresses", ge=1, le=10_000)
+    at_once: int = setting(8, "Messages that one process sends at the same time.", unit="connections", ge=1, le=500)
+    host_connections: int = setting(
+        4, "Connections of one process to one server at the same time.", unit="connections", ge=1, le=500
+    )
+    give_up_hours: int = setting(
+        24, "How long a message that the server puts off is tried again.", unit="hours", ge=1, le=240
+    )
+    command_timeout_s: float = setting(300.0, "Time for an answer to a command.", unit="seconds", ge=1, le=1_800)
+    end_timeout_s: float = setting(
+        600.0,
+        "Time for the answer to a whole message; a server that took it may still be silent.",
+        unit="seconds",
+        ge=1,
+        le=3_600,
+    )
+
+
 class RetentionSettings(Section):
     """When copies are due and how they are purged. Every value is part of the policy version in the purge log."""
 
@@ -343,6 +371,7 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     net: NetSettings = NetSettings()
     sync: SyncSettings = SyncSettings()
+    sending: SendingSettings = SendingSettings()
     retention: RetentionSettings = RetentionSettings()
     clock: ClockSettings = ClockSettings()
     plans: PlansSettings = PlansSettings()

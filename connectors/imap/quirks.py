@@ -87,6 +87,24 @@ REFUSED_CHANGE: Final = (
 )
 """Which code of RFC 5530 §3 the words of a refused change stand for; the first that fits."""
 
+FILES_SENT_ITSELF: Final = Quirk(
+    seen="Gmail, Exchange",
+    habit="file what is sent through their submission server, and may rewrite it (Exchange: another Message-ID)",
+    answer="ours is put into Sent only if nothing appeared there for so long",
+    reason="RFC 6409 §8.2 lets a submission server change messages; two copies of one message would be left otherwise",
+    words=_words(r"\bgsmtp\b|\.google\.com ESMTP|\bsmtp\.gmail\.com\b|Microsoft ESMTP MAIL Service|\.outlook\.com\b"),
+)
+"""Known by the greeting of the submission server."""
+
+FILED_WITHIN_S: Final = 180
+"""Seconds that are waited for a server that files what is sent itself."""
+
+
+def files_sent_itself_s(greeting: str) -> int:
+    """How long the server behind this greeting may take to file what was sent; 0: it does not."""
+    return FILED_WITHIN_S if FILES_SENT_ITSELF.find(greeting) else 0
+
+
 ATTRIBUTES: Final = {
     "\\all": SpecialUse.ALL,
     "\\allmail": SpecialUse.ALL,
@@ -106,6 +124,7 @@ QUIRKS: Final = (
     BACKOFF,
     LOGIN_FAILS_INSIDE,
     GONE,
+    FILES_SENT_ITSELF,
     Quirk(
         "Courier and others",
         "refuse a change in words, without a response code",

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
@@ -27,12 +28,15 @@ from mailgate.api.routes import (
     purge_log,
     quarantine,
     retention,
+    submissions,
     subscriptions,
     tenants,
     tokens,
 )
+from mailgate.api.routes.submissions import SubmissionBody
 from mailgate.api.security import Authenticator
 from mailgate.api.services import Services
+from mailgate.settings import Settings
 
 ROUTERS = (
     tenants.router,
@@ -43,6 +47,7 @@ ROUTERS = (
     quarantine.router,
     messages.router,
     changes.router,
+    submissions.router,
     pins.router,
     retention.router,
     purge_log.router,
@@ -86,7 +91,7 @@ def create_app(services: Services) -> FastAPI:
         middleware=[
             Middleware(Observed, metrics=services.metrics, clock=services.clock),
             Middleware(Heads),
-            Middleware(Gate, authenticator=authenticator, request_bytes=services.settings.limits.request_bytes),
+            Middleware(Gate, authenticator=authenticator, **_bounds(services.settings)),
             Middleware(Repeats, services=services),
         ],
     )
@@ -99,6 +104,12 @@ def create_app(services: Services) -> FastAPI:
     return app
 
 
+def _bounds(settings: Settings) -> dict[str, int]:
+    """How large bodies of JSON may be: base64 makes four bytes of three, and a letter has more than its files."""
+    usual = settings.limits.request_bytes
+    return {"request_bytes": usual, "submission_bytes": usual + settings.sending.max_message_bytes * 4 // 3}
+
+
 def _document(app: FastAPI, services: Services) -> dict[str, Any]:
     """The OpenAPI document, with what FastAPI does not know: problems of the gate, plans, the repeatable POSTs."""
     document = get_openapi(
@@ -107,6 +118,7 @@ def _document(app: FastAPI, services: Services) -> dict[str, Any]:
     schemas = document["components"]["schemas"]
     schemas["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= schemas["Problem"].pop("$defs", {})
+    schemas |= _models(SubmissionBody)  # its route takes a message as well, and so reads its body itself
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["SubscriptionBody"]["properties"]["plan"]["enum"] = sorted(services.catalogue.plans)
@@ -114,6 +126,13 @@ def _document(app: FastAPI, services: Services) -> dict[str, Any]:
         for method, operation in operations.items():
             _complete(path, method, operation)
     return document
+
+
+def _models(model: type[BaseModel]) -> dict[str, Any]:
+    """The schemas of a model and of those inside it."""
+    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    inner: dict[str, Any] = schema.pop("$defs", {})
+    return inner | {model.__name__: schema}
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
@@ -148,6 +167,7 @@ _TAGS = [
     {"name": "quarantine", "description": "Messages that could not be fetched, read or stored"},
     {"name": "messages", "description": "Copies of mail"},
     {"name": "changes", "description": "Changing mail, and what became of it at the mail server"},
+    {"name": "submissions", "description": "Sending mail, and what became of it"},
     {"name": "pins", "description": "What ties a message to records and tasks of the CRM, and keeps it"},
     {"name": "retention", "description": "What is due, and the runs that purge it"},
     {"name": "purge log", "description": "The proof of what was purged and what was kept"},

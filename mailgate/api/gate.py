@@ -33,6 +33,7 @@ _LONGEST_QUERY = 8_192
 _MESSAGE = re.compile(r"message/rfc822\s*(;.*)?", re.IGNORECASE)
 _TAKES_MESSAGES = re.compile(r"/v1/tenants/[^/]+/mailboxes/[^/]+/messages")
 _SIGNED = frozenset({"/v1/billing/stripe"})
+_TAKES_SUBMISSIONS = re.compile(r"/v1/tenants/[^/]+/mailboxes/[^/]+/submissions")
 _JSON = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
 
 
@@ -87,10 +88,13 @@ def _unforeseen(error: Exception, request_id: str) -> ProblemResponse:
 class Gate:
     """Refuses what no route should see, and tells who asks."""
 
-    def __init__(self, app: ASGIApp, *, authenticator: Authenticator, request_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, *, authenticator: Authenticator, request_bytes: int, submission_bytes: int
+    ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._request_bytes = request_bytes
+        self._submission_bytes = submission_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -103,12 +107,13 @@ class Gate:
                 scope["principal"] = await self._authenticator.authenticate(headers.get("authorization"))
             except MailgateError as error:
                 refusal = from_error(error)
-        streamed = scope["streamed"] = scope["method"] == "POST" and bool(_TAKES_MESSAGES.fullmatch(scope["path"]))
-        refusal = refusal or self._bad_body(headers, streamed=streamed)
+        streamed = scope["streamed"] = _is_streamed(scope, headers)
+        most = self._most(scope)
+        refusal = refusal or self._bad_body(headers, most, streamed=streamed)
         if refusal is None and not streamed and ("content-length" in headers or "transfer-encoding" in headers):
-            body = await _read(receive, self._request_bytes)
+            body = await _read(receive, most)
             if body is None:
-                refusal = self._too_large()
+                refusal = self._too_large(most)
             else:
                 scope["body"] = body
                 receive = _replay(body, receive)
@@ -117,12 +122,16 @@ class Gate:
             return
         await self._app(scope, receive, send)
 
-    def _bad_body(self, headers: Mapping[str, str], *, streamed: bool) -> ProblemResponse | None:
+    def _most(self, scope: Scope) -> int:
+        """Bytes of a body of JSON: letters carry files."""
+        return self._submission_bytes if _is_submission(scope) else self._request_bytes
+
+    def _bad_body(self, headers: Mapping[str, str], most: int, *, streamed: bool) -> ProblemResponse | None:
         length = headers.get("content-length")
         if length is not None and (not length.isascii() or not length.isdigit()):
             return ProblemResponse(400, "bad_request", "Content-Length must be a number")
-        if length is not None and (len(length) > 18 or (not streamed and int(length) > self._request_bytes)):
-            return self._too_large()
+        if length is not None and (len(length) > 18 or (not streamed and int(length) > most)):
+            return self._too_large(most)
         kind = _MESSAGE if streamed else _JSON
         has_body = length not in (None, "0") or "transfer-encoding" in headers
         if has_body and not kind.fullmatch(headers.get("content-type", "")):
@@ -130,9 +139,21 @@ class Gate:
             return ProblemResponse(415, "unsupported_media_type", f"the body must be {what}")
         return None
 
-    def _too_large(self) -> ProblemResponse:
-        detail = f"the body is larger than {self._request_bytes} bytes (limits.request_bytes)"
+    def _too_large(self, most: int) -> ProblemResponse:
+        setting = "limits.request_bytes" if most == self._request_bytes else "sending.max_message_bytes"
+        detail = f"the body is larger than {most} bytes ({setting})"
         return ProblemResponse(413, "too_large", detail, headers={"connection": "close"})
+
+
+def _is_submission(scope: Scope) -> bool:
+    return scope["method"] == "POST" and bool(_TAKES_SUBMISSIONS.fullmatch(scope["path"]))
+
+
+def _is_streamed(scope: Scope, headers: Mapping[str, str]) -> bool:
+    """Whether the body is a message, which its route reads. A submission may be one, or JSON."""
+    if _is_submission(scope):
+        return bool(_MESSAGE.fullmatch(headers.get("content-type", "")))
+    return scope["method"] == "POST" and bool(_TAKES_MESSAGES.fullmatch(scope["path"]))
 
 
 async def _read(receive: Receive, most: int) -> bytes | None:

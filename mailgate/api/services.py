@@ -20,6 +20,7 @@ from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.pins import Pins
 from mailgate.store.reading import MessageReader
 from mailgate.store.retention import RetentionService
+from mailgate.store.sending.accept import Submissions
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.wishes.service import Wishes
 from mailgate.tenants.catalogue import Catalogue
@@ -78,8 +79,10 @@ class Services:
     pins: Pins
     retention: RetentionService
     wishes: Wishes
+    submissions: Submissions
     sync: SyncControl
     verify: Verify
+    verify_smtp: Verify
     metrics: Metrics
     health: dict[str, HealthCheck] = field(default_factory=dict)
     admin_token: str | None = field(default=None, repr=False)

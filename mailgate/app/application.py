@@ -1,4 +1,4 @@
-"""What a serving process runs: synchronization, schedule, search index and HTTP, over one `Core`.
+"""What a serving process runs: synchronization, sending, schedule, search index and HTTP, over one `Core`.
 
 Started in the order in which they need each other, stopped in the opposite one. Every part may also be killed at any
 moment: what it was doing is finished or undone by the next start, here or in another process.
@@ -14,16 +14,20 @@ from fastapi import FastAPI
 
 from connectors.imap.connection import connect_imap
 from connectors.imap.session import Timeouts
+from connectors.model import Endpoint, PasswordAuth
 from connectors.port import Connect, Connection
+from connectors.smtp.session import SmtpSession, open_session
+from connectors.smtp.session import Timeouts as SmtpTimeouts
 from mailgate.actors import SYSTEM
 from mailgate.api.application import create_app
 from mailgate.api.services import Services, Verify
 from mailgate.app.core import Core, Secrets
 from mailgate.app.health import checks
-from mailgate.app.verify import Verifier, tls_context
+from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
 from mailgate.clock import DAY, Instant
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.scheduler import Intervals, Jobs
+from mailgate.jobs.send import ConnectSmtp, Sender, SendLimits
 from mailgate.jobs.worker import Worker
 from mailgate.metrics import Metrics
 from mailgate.settings import Settings
@@ -69,6 +73,9 @@ class Application:
             intervals=intervals_of(core.settings),
         )
         self._index = Worker("index", self._index_behind)
+        self.sender = sender_of(core, smtp_connector(core.settings, context), self.metrics)
+        self._send = Worker("send", self.sender.work)
+        self.sender.wake = core.submissions.on_queued = self._send.wake
         self._tasks: list[asyncio.Task[None]] = []
         self._syncing: asyncio.Task[None] | None = None
         self.api: FastAPI = create_app(
@@ -88,8 +95,10 @@ class Application:
                 pins=core.pins,
                 retention=core.retention,
                 wishes=core.wishes,
+                submissions=core.submissions,
                 sync=_Sync(self.supervisor, self.jobs),
                 verify=verify or Verifier(core.settings, context),
+                verify_smtp=SmtpVerifier(core.settings, context),
                 metrics=self.metrics,
                 health=checks(core, self.running),
                 admin_token=None if secrets is None else secrets.admin_token,
@@ -100,7 +109,12 @@ class Application:
     def running(self) -> dict[str, bool]:
         """Whether each part that runs by itself does."""
         syncing = self._syncing is not None and not self._syncing.done()
-        return {**self.jobs.health, "index": self._index.healthy, "sync": syncing}
+        return {
+            **self.jobs.health,
+            "index": self._index.healthy,
+            "send": self._send.healthy,
+            "sync": syncing,
+        }
 
     async def start(self) -> None:
         """Begin everything but HTTP, whose server is the caller's."""
@@ -108,6 +122,7 @@ class Application:
         await asyncio.to_thread(core.ring.sweep)
         await core.log.announce_everywhere(core.db, at=core.clock(), actor=SYSTEM)
         self._index.start()
+        self._send.start()
         self._uses.start()
         self.jobs.start()
         self._syncing = asyncio.create_task(self.supervisor.run(), name="sync")
@@ -123,6 +138,8 @@ class Application:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._index.stop()
+        await self._send.stop()
+        await self.sender.stop()
         await self._uses.stop()
         await self.jobs.stop()
         await self._indexer.release()
@@ -130,9 +147,10 @@ class Application:
         _log.info("stopped", owner=self.core.owner)
 
     async def _keep_house(self) -> None:
-        """What needs to happen now and then: index new messages, write down when tokens were used."""
+        """What needs to happen now and then: index new messages, send what is due, write down when tokens were used."""
         while True:
             self._index.wake()
+            self._send.wake()
             self._uses.wake()
             await asyncio.sleep(_HOUSEKEEPING_S)
 
@@ -226,6 +244,37 @@ def imap_connector(settings: Settings, context: ssl.SSLContext) -> Connector:
         return connect
 
     return connector
+
+
+def sender_of(core: Core, connect: ConnectSmtp, metrics: Metrics) -> Sender:
+    """The sending over this core."""
+    sending = core.settings.sending
+    return Sender(
+        core.send_queue,
+        core.blobs,
+        connect,
+        core.mailboxes.secrets,
+        core.clock,
+        core.owner,
+        metrics,
+        SendLimits(sending.at_once, sending.host_connections),
+    )
+
+
+def smtp_connector(settings: Settings, context: ssl.SSLContext) -> ConnectSmtp:
+    """Connects to real submission servers, with the same trust as to mail servers."""
+    timeouts = SmtpTimeouts(
+        connect_s=settings.sync.connect_timeout_s,
+        command_s=settings.sending.command_timeout_s,
+        end_s=settings.sending.end_timeout_s,
+    )
+
+    async def connect(endpoint: Endpoint, auth: PasswordAuth) -> SmtpSession:
+        return await open_session(
+            endpoint, auth, ssl_context=context, allow_networks=settings.net.allow, timeouts=timeouts
+        )
+
+    return connect
 
 
 def intervals_of(settings: Settings) -> Intervals:

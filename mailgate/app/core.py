@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mailgate import __version__
 from mailgate.app.presence import Presence
 from mailgate.blobs import BlobStore
-from mailgate.clock import DAY, SECOND, Clock, system_clock
+from mailgate.clock import DAY, HOUR, SECOND, Clock, system_clock
 from mailgate.errors import ConfigurationError, UnavailableError
 from mailgate.ids import new_ref
 from mailgate.keys import KeyRing, master_from_text
@@ -30,6 +30,10 @@ from mailgate.store.overview import OUTAGES, first_line
 from mailgate.store.pins import Pins
 from mailgate.store.reading import MessageReader
 from mailgate.store.retention import RetentionService
+from mailgate.store.sending.accept import Submissions
+from mailgate.store.sending.allowance import CountedAllowance
+from mailgate.store.sending.filing import Filing
+from mailgate.store.sending.queue import SendQueue
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tokens import LONGEST_SECRET
 from mailgate.store.wishes.locks import Locks
@@ -95,6 +99,9 @@ class Core:
     reader: MessageReader
     retention: RetentionService
     wishes: Wishes
+    allowance: CountedAllowance
+    submissions: Submissions
+    send_queue: SendQueue
 
     @classmethod
     async def open(
@@ -147,6 +154,18 @@ class Core:
             max_backward=settings.clock.max_backward_step_s * SECOND,
             max_forward=settings.clock.max_forward_step_days * DAY,
         )
+        locks = Locks(subscriptions, expiry, clock_limits, log)
+        allowance = CountedAllowance()
+        reader = MessageReader(
+            db,
+            ring,
+            blobs,
+            expiry,
+            pins,
+            clock_limits=clock_limits,
+            parse_bytes=settings.limits.parse_bytes,
+            parses_at_once=settings.limits.parses_at_once,
+        )
         return cls(
             settings=settings,
             clock=clock,
@@ -165,16 +184,7 @@ class Core:
             mailboxes=Mailboxes(db, ring, subscriptions),
             expiry=expiry,
             pins=pins,
-            reader=MessageReader(
-                db,
-                ring,
-                blobs,
-                expiry,
-                pins,
-                clock_limits=clock_limits,
-                parse_bytes=settings.limits.parse_bytes,
-                parses_at_once=settings.limits.parses_at_once,
-            ),
+            reader=reader,
             retention=RetentionService(
                 db,
                 log,
@@ -190,11 +200,26 @@ class Core:
                 db,
                 ring,
                 blobs,
-                Locks(subscriptions, expiry, clock_limits, log),
+                locks,
                 max_bytes=settings.sync.max_message_bytes,
                 anchor_from=policy.anchor,
                 at_once=settings.limits.parses_at_once,
             ),
+            allowance=allowance,
+            submissions=Submissions(
+                db,
+                ring,
+                blobs,
+                locks,
+                reader,
+                allowance,
+                max_bytes=settings.sending.max_message_bytes,
+                max_recipients=settings.sending.max_recipients,
+                give_up=settings.sending.give_up_hours * HOUR,
+                anchor_from=policy.anchor,
+                at_once=settings.limits.parses_at_once,
+            ),
+            send_queue=SendQueue(db, ring, locks, Filing(expiry, pins, policy.anchor), allowance),
         )
 
     async def close(self) -> None:

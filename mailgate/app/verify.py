@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import ssl
 
-from connectors.errors import AuthError, ConnectorError, NetworkError, ServerError, ThrottledError, TlsError
+from connectors.errors import (
+    AddressRefusedError,
+    AuthError,
+    ConnectorError,
+    NetworkError,
+    ServerError,
+    ThrottledError,
+    TlsError,
+)
 from connectors.imap.connection import connect_imap
 from connectors.imap.session import Timeouts
 from connectors.model import Endpoint, PasswordAuth
 from connectors.net import checked_addresses
+from connectors.smtp.errors import RefusedError
+from connectors.smtp.session import Timeouts as SmtpTimeouts
+from connectors.smtp.session import open_session
 from mailgate.api.services import Verification
 from mailgate.settings import Settings
 
 STEPS = ("resolve", "connect", "tls", "login", "folders")
+SMTP_STEPS = ("smtp_connect", "smtp_tls", "smtp_login")
 
 
 def tls_context() -> ssl.SSLContext:
@@ -51,12 +63,36 @@ class Verifier:
         return Verification(True, (*_passed("folders"), ("folders", True, f"{len(folders)} folders")))
 
 
+class SmtpVerifier:
+    """The same of a submission server: connects, logs in, sends nothing."""
+
+    def __init__(self, settings: Settings, context: ssl.SSLContext) -> None:
+        self._allow = settings.net.allow
+        self._timeouts = SmtpTimeouts(
+            connect_s=settings.sync.connect_timeout_s, command_s=settings.sync.command_timeout_s
+        )
+        self._context = context
+
+    async def __call__(self, endpoint: Endpoint, auth: PasswordAuth) -> Verification:
+        """Name, connection, TLS, login."""
+        try:
+            session = await open_session(
+                endpoint, auth, ssl_context=self._context, allow_networks=self._allow, timeouts=self._timeouts
+            )
+        except ConnectorError as error:
+            step = f"smtp_{_step_of(error)}" if not isinstance(error, RefusedError) else "smtp_connect"
+            passed = SMTP_STEPS[: SMTP_STEPS.index(step)]
+            return Verification(False, (*((name, True, "") for name in passed), (step, False, str(error))))
+        await session.close()
+        return Verification(True, tuple((name, True, "") for name in SMTP_STEPS))
+
+
 def _step_of(error: ConnectorError) -> str:
     if isinstance(error, TlsError):
         return "tls"
     if isinstance(error, AuthError | ThrottledError | ServerError):
         return "login"
-    if isinstance(error, NetworkError):
+    if isinstance(error, NetworkError | AddressRefusedError):
         return "connect"
     return "login"
 

@@ -32,6 +32,7 @@ from mailgate.store.schema import (
     quarantine,
     runs,
     search_docs,
+    submissions,
     tenant_heads,
     tenants,
     tombstones,
@@ -107,7 +108,9 @@ def _queries() -> dict[str, Select[Any]]:
     )
     copies, size = func.coalesce(counted.c.copies, 0), func.coalesce(counted.c.storage_bytes, 0)
     pinned = select(func.count()).where(pins.c.message_id == messages.c.id).scalar_subquery()
-    referred = select(func.count()).where(messages.c.blob_id == blobs.c.id).scalar_subquery()
+    copied = select(func.count()).where(messages.c.blob_id == blobs.c.id).scalar_subquery()
+    queued = select(func.count()).where(submissions.c.blob_id == blobs.c.id).scalar_subquery()
+    referred = copied + queued
     removals = (
         select(log_leaves.c.tenant_id, log_leaves.c.item_ref, func.count().label("n"))
         .where(log_leaves.c.type.in_(("item.purge", "item.remove")))
@@ -149,7 +152,7 @@ def _queries() -> dict[str, Select[Any]]:
         "a message counts its pins": select(messages.c.tenant_id, messages.c.id, messages.c.pins, pinned).where(
             messages.c.pins != pinned
         ),
-        "a blob counts its copies": select(blobs.c.tenant_id, blobs.c.id, blobs.c.refs, referred).where(
+        "a blob counts its copies and submissions": select(blobs.c.tenant_id, blobs.c.id, blobs.c.refs, referred).where(
             or_(blobs.c.refs != referred, blobs.c.refs <= 0)
         ),
         "a copy belongs to the tenant of its blob": select(messages.c.tenant_id, messages.c.id, blobs.c.tenant_id)
@@ -207,6 +210,9 @@ def _queries() -> dict[str, Select[Any]]:
         "only indexed messages are in the index": select(search_docs.c.tenant_id, search_docs.c.message_id)
         .join(messages, messages.c.id == search_docs.c.message_id)
         .where(~messages.c.indexed),
+        "what may be sent has its bytes": select(submissions.c.tenant_id, submissions.c.id, submissions.c.state).where(
+            submissions.c.state.in_(("queued", "sending", "uncertain")), submissions.c.blob_id.is_(None)
+        ),
         "a tenant has a head": select(tenants.c.id).outerjoin(tenant_heads).where(tenant_heads.c.tenant_id.is_(None)),
     }
 

@@ -92,11 +92,13 @@ SERVER = Actor("system", "mail_server")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where new copies were found. `uidvalidity` None: on their way there, not at the server yet."""
+    """Where new copies were found. `uidvalidity` None: on their way there, not at the server yet; `folder_id` None:
+    nowhere at the server.
+    """
 
     tenant_id: str
     mailbox_id: str
-    folder_id: str
+    folder_id: str | None
     uidvalidity: int | None
 
 
@@ -107,20 +109,29 @@ def chunks(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 async def add(
-    tx: Transaction, place: Place, prepared: Sequence[PreparedMessage], *, horizon: Horizon, initial: bool
+    tx: Transaction,
+    place: Place,
+    prepared: Sequence[PreparedMessage],
+    *,
+    horizon: Horizon,
+    initial: bool,
+    told: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
-    """Write the rows of new copies, their events and usage. The caller made sure that their UIDs are not known yet."""
+    """Write the rows of new copies, their events and usage. The caller made sure that their UIDs are not known yet.
+    `told`: what else the event of a message says, by its id.
+    """
     if not prepared:
         return
     held = horizon.holds.tenant + horizon.holds.mailboxes.get(place.mailbox_id, 0)
     await write(tx, place, prepared, horizon.now)
     for message in prepared:
-        _tell_created(tx, place, message, horizon, held=held, initial=initial)
+        more = told.get(message.id) if told else None
+        _tell_created(tx, place, message, horizon, held=held, initial=initial, more=more)
 
 
 async def write(tx: Transaction, place: Place, prepared: Sequence[PreparedMessage], now: Instant) -> None:
     """The rows of copies that were not here, and usage; told to nobody."""
-    blob_ids = await _refer(tx, place.tenant_id, [message.blob for message in prepared], now)
+    blob_ids = await refer(tx, place.tenant_id, [message.blob for message in prepared], now)
     flags = {flags: json.dumps(flags) for flags in {message.flags for message in prepared}}  # a handful, for hundreds
     rows = [
         _message_row(place, message, blob_ids[message.blob.content_token], flags[message.flags]) for message in prepared
@@ -136,7 +147,7 @@ async def write(tx: Transaction, place: Place, prepared: Sequence[PreparedMessag
 
 async def replace(tx: Transaction, place: Place, uidvalidity: int, message: PreparedMessage, now: Instant) -> None:
     """The locked copy with this id has these bytes now and stands there. Its old blob is still referred to."""
-    blob_ids = await _refer(tx, place.tenant_id, [message.blob], now)
+    blob_ids = await refer(tx, place.tenant_id, [message.blob], now)
     flags = {message.flags: json.dumps(message.flags)}
     row = _message_row(place, message, blob_ids[message.blob.content_token], flags[message.flags])
     values = dict(zip(_MESSAGE_COLUMNS, row, strict=True))
@@ -170,7 +181,14 @@ async def _add_origins(
 
 
 def _tell_created(
-    tx: Transaction, place: Place, message: PreparedMessage, horizon: Horizon, *, held: int, initial: bool
+    tx: Transaction,
+    place: Place,
+    message: PreparedMessage,
+    horizon: Horizon,
+    *,
+    held: int,
+    initial: bool,
+    more: Mapping[str, Any] | None,
 ) -> None:
     copy = Copy(message.id, message.anchor_at, message.stored_at)
     payload: dict[str, Any] = {
@@ -180,6 +198,7 @@ def _tell_created(
     }
     if initial:
         payload["initial"] = True
+    payload |= more or {}
     tx.emit(
         place.tenant_id,
         "message.created",
@@ -196,7 +215,7 @@ async def discard(tx: Transaction, tenant_id: str, unused: Iterable[PreparedBlob
     await insert_many(tx.conn, blob_erasures, _ERASURE_COLUMNS, rows, sqlite=tx.sqlite)
 
 
-async def _refer(tx: Transaction, tenant_id: str, prepared: Sequence[PreparedBlob], now: Instant) -> dict[bytes, str]:
+async def refer(tx: Transaction, tenant_id: str, prepared: Sequence[PreparedBlob], now: Instant) -> dict[bytes, str]:
     """Add references to blobs by content; the id of the blob that stands for each content token."""
     first: dict[bytes, PreparedBlob] = {}
     for blob in prepared:

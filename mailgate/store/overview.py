@@ -26,6 +26,7 @@ from mailgate.store.schema import (
     messages,
     quarantine,
     runs,
+    submissions,
     tenant_heads,
 )
 from mailgate.store.sets import among
@@ -146,6 +147,11 @@ class Gauges:
     guards_open: int
     last_purge_at: Instant | None
     halted: int
+    submissions: Mapping[str, int]
+
+
+UNSETTLED = ("queued", "sending", "uncertain")
+"""States of submissions in which somebody still waits for something."""
 
 
 async def gauges(db: Database) -> Gauges:
@@ -173,6 +179,8 @@ async def gauges(db: Database) -> Gauges:
         refused = select(func.count()).select_from(guards).join(mailboxes, mailboxes.c.id == guards.c.mailbox_id)
         open_ = refused.where(guards.c.closed_at.is_(None), mailboxes.c.removed_at.is_(None))
         guards_open = (await conn.execute(open_)).scalar_one()
+        unsettled = select(submissions.c.state, func.count()).where(submissions.c.state.in_(UNSETTLED))
+        sending = {row[0]: row[1] for row in await conn.execute(unsettled.group_by(submissions.c.state))}
         last = (
             await conn.execute(
                 select(func.max(runs.c.finished_at)).where(
@@ -194,6 +202,7 @@ async def gauges(db: Database) -> Gauges:
         guards_open=guards_open,
         last_purge_at=last,
         halted=halted,
+        submissions=sending,
     )
 
 

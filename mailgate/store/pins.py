@@ -143,6 +143,20 @@ class Pins:
         _emit(tx, "message.pinned", tenant.id, row, now, entity_type, entity_id, None)
         return Pin(message_id, entity_type, entity_id, note, now, str(actor)), True
 
+    async def inherit(
+        self, tx: Transaction, tenant: Tenant, parent_id: str, message_id: str, *, now: Instant, actor: Actor
+    ) -> int:
+        """Pin a copy, made in this transaction, to what its parent is pinned to; to how many records. Their notes are
+        about the parent and are not taken along.
+        """
+        parent = (_M.id == parent_id) & (_M.tenant_id == tenant.id)
+        await tx.conn.execute(select(_M.id).where(parent).with_for_update(key_share=True))
+        query = select(_P.entity_type, _P.entity_id).where(_P.message_id == parent_id, _P.tenant_id == tenant.id)
+        records = (await tx.conn.execute(query.order_by(_P.entity_type, _P.entity_id))).all()
+        for kind, id_ in records:
+            await self.put_in(tx, tenant, message_id, kind, id_, note=None, now=now, actor=actor)
+        return len(records)
+
     async def remove(
         self, tenant_id: str, message_id: str, entity_type: str, entity_id: str, *, now: Instant, actor: Actor
     ) -> bool:

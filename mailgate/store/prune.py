@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select, tuple_
+from sqlalchemy import delete, exists, select, tuple_, update
 
 from mailgate.clock import DAY, HOUR, Instant
 from mailgate.store import runs
 from mailgate.store.database import Database
-from mailgate.store.schema import guards, idempotency_keys, operations, tombstones
+from mailgate.store.schema import (
+    guards,
+    idempotency_keys,
+    messages,
+    operations,
+    sent_counts,
+    submissions,
+    tombstones,
+)
+from mailgate.store.sending.filing import drop_bytes
 from mailgate.store.transaction import Transaction
 
 BATCH = 1_000
@@ -19,6 +28,10 @@ SYNC_RUNS_KEPT: Instant = 30 * DAY
 PURGE_RUNS_KEPT: Instant = 400 * DAY
 GUARDS_KEPT: Instant = 400 * DAY
 OPERATIONS_KEPT: Instant = 90 * DAY
+SUBMISSIONS_KEPT: Instant = 90 * DAY
+UNSENT_BYTES_KEPT: Instant = 7 * DAY
+"""For so long what failed, or is uncertain, may be asked for again."""
+SENT_COUNTS_KEPT: Instant = 400 * DAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +43,12 @@ class Pruned:
     runs: int
     guards: int
     operations: int
+    submissions: int
 
 
 async def prune(db: Database, now: Instant, *, longest_days: int, idempotency_hours: int) -> Pruned:
-    """Forget tombstones that no plan's window reaches any more, answers kept for repeats, old runs, closed guards and
-    operations that ended.
+    """Forget tombstones that no plan's window reaches any more, answers kept for repeats, old runs, closed guards,
+    operations that ended, and of what was sent: the bytes that nobody asked for again, who got what was purged since.
 
     A tombstone blocks a second download of mail that was purged: once anchor + the longest retention of any plan + 30
     days has passed, nothing would import that mail again. Runs are pruned, their entries in the purge log never.
@@ -66,12 +80,43 @@ async def prune(db: Database, now: Instant, *, longest_days: int, idempotency_ho
         old = select(columns.id).where(columns.finished_at < now - OPERATIONS_KEPT).limit(BATCH)
         return (await tx.conn.execute(delete(operations).where(columns.id.in_(old)))).rowcount
 
+    async def unsent_bytes(tx: Transaction) -> int:
+        ended = submissions.c.state.in_(("failed", "uncertain")) & submissions.c.blob_id.is_not(None)
+        old = select(submissions).where(ended, submissions.c.give_up_at < now - UNSENT_BYTES_KEPT).limit(BATCH)
+        rows = (await tx.conn.execute(old.with_for_update(skip_locked=True))).all()
+        for row in rows:
+            if row.state == "uncertain":
+                failed = {"state": "failed", "finished_at": now}
+                await tx.conn.execute(update(submissions).where(submissions.c.id == row.id).values(failed))
+            await drop_bytes(tx, row, now)
+        return len(rows)
+
+    async def recipients_of_purged(tx: Transaction) -> int:
+        copy = exists().where(messages.c.id == submissions.c.message_id)
+        gone = submissions.c.sent_at.is_not(None) & submissions.c.finished_at.is_not(None) & ~copy
+        of = select(submissions.c.id).where(gone, submissions.c.sealed.is_not(None)).limit(BATCH)
+        forget = update(submissions).where(submissions.c.id.in_(of)).values(sealed=None)
+        return (await tx.conn.execute(forget)).rowcount
+
+    async def old_submissions(tx: Transaction) -> int:
+        ended = submissions.c.blob_id.is_(None) & submissions.c.file_at.is_(None)
+        old = select(submissions.c.id).where(ended, submissions.c.finished_at < now - SUBMISSIONS_KEPT).limit(BATCH)
+        return (await tx.conn.execute(delete(submissions).where(submissions.c.id.in_(old)))).rowcount
+
+    async def old_counts(tx: Transaction) -> int:
+        old = delete(sent_counts).where(sent_counts.c.day_at < now - SENT_COUNTS_KEPT)
+        return (await tx.conn.execute(old)).rowcount
+
+    await _until_none(db, unsent_bytes)
+    await _until_none(db, recipients_of_purged)
+    await db.transact(old_counts)
     return Pruned(
         tombstones=await _until_none(db, old_tombstones),
         idempotency_keys=await _until_none(db, old_keys),
         runs=await _until_none(db, old_sync_runs) + await _until_none(db, old_purge_runs),
         guards=await _until_none(db, old_guards),
         operations=await _until_none(db, old_operations),
+        submissions=await _until_none(db, old_submissions),
     )
 
 

@@ -25,6 +25,7 @@ from mailgate.store.owning import SqlOwning
 from mailgate.store.pushes.store import SqlPushStore
 from mailgate.store.quarantine import SqlQuarantine
 from mailgate.store.schema import folders, mailboxes, tenants
+from mailgate.store.sending import filing, returns
 from mailgate.store.settling import SqlSettling
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
@@ -40,6 +41,7 @@ from mailgate.sync.port import (
     MailboxConfig,
     Owner,
     PollStart,
+    SentToken,
     View,
 )
 
@@ -215,6 +217,14 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             )
         )
 
+    async def sent_unfiled(self, owner: Owner, folder: FolderState, now: Instant) -> bool:
+        """Whether what appears in this folder may be something that was sent from here and stands nowhere yet."""
+        return await self._db.query(lambda conn: filing.any_unfiled(conn, owner.mailbox_id, folder, now))
+
+    async def pair_sent(self, owner: Owner, tokens: Sequence[SentToken], now: Instant) -> dict[int, Draft]:
+        """Which of what was sent each of these messages is, by UID."""
+        return await self._db.query(lambda conn: filing.pair_sent(conn, owner.mailbox_id, tokens, now))
+
     async def drafts_gone(
         self, owner: Owner, folder: FolderState, uidvalidity: int, msgid_tokens: Iterable[bytes]
     ) -> dict[bytes, Draft]:
@@ -223,7 +233,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
 
     async def commit(self, owner: Owner, batch: Batch) -> Applied:
         """Write a batch about one folder."""
-        _, account_ref = await self._account(owner.mailbox_id)
+        tenant_ref, account_ref = await self._account(owner.mailbox_id)
 
         async def work(tx: Transaction) -> Applied:
             horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, batch.now)
@@ -235,7 +245,12 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             versions = [message for message in new if message.replaces]
             added = [message for message in new if not message.replaces]
             await drafts.replace(tx, place, batch.uidvalidity, versions, horizon)
-            await messages.add(tx, place, added, horizon=horizon, initial=batch.initial)
+            told = await returns.answered(tx, owner.tenant_id, added)
+            await messages.add(tx, place, added, horizon=horizon, initial=batch.initial, told=told)
+            if any(message.bounce is not None for message in added):
+                keys = self._settings.ring.tenant(tenant_ref)
+                await returns.bounced(tx, owner.tenant_id, owner.mailbox_id, keys, added, batch.now)
+            await filing.settled(tx, [message.id for message in versions])
             unused = [*batch.discarded, *(message.blob for message in batch.messages if message.uid in known)]
             await messages.discard(tx, owner.tenant_id, unused, batch.now)
             aside = {item.uid for item in batch.aside}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from connectors.model import Endpoint, Folder, PasswordAuth, SpecialUse
 from mailgate.clock import Instant
+from mailgate.messages.returned import Undelivered
 from mailgate.sync.actions import Action, Pending, Settlement
 from mailgate.sync.guards import Outcome
 from mailgate.sync.identity import Likeness
@@ -169,11 +170,20 @@ class PreparedBlob:
     key_epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Bounce:
+    """A delivery report: keyed tokens of the Message-IDs of what was not delivered, and to whom."""
+
+    msgid_tokens: tuple[bytes, ...]
+    recipients: tuple[Undelivered, ...]
+
+
 @dataclass(slots=True)  # not frozen: to make, and to hand to another process, takes a third of the time
 class PreparedMessage:
     """Everything that a new copy's rows say. `flags` and `labels` sorted, the latter None where the server has no such
     thing; `size` of the bytes that came, not of RFC822.SIZE; `email_token` of the server's own identity of it.
     `replaces`: it is a new version of the copy with that id; `returns`: that copy was purged, and is asked for again.
+    `answers`: keyed token of the Message-ID in its In-Reply-To; `bounce`: it reports that another was not delivered.
     """
 
     uid: int
@@ -199,6 +209,8 @@ class PreparedMessage:
     email_token: bytes | None = None
     replaces: bool = False
     returns: bool = False
+    answers: bytes | None = None
+    bounce: Bounce | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +219,18 @@ class Draft:
 
     message_id: str
     item_ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class SentToken:
+    """What a message that appeared in Sent may be known by: keyed tokens of its Message-ID, and of whom it is to, its
+    subject and its files.
+    """
+
+    uid: int
+    msgid: bytes | None
+    likeness: bytes
+    internal_date: Instant | None
 
 
 class Cause(StrEnum):
@@ -415,6 +439,14 @@ class FolderReader(Protocol):
         self, owner: Owner, folder: FolderState, uidvalidity: int, tokens: Iterable[bytes]
     ) -> list[Known]:
         """Copies of the mailbox and tombstones of its account that have one of these header tokens."""
+        ...
+
+    async def sent_unfiled(self, owner: Owner, folder: FolderState, now: Instant) -> bool:
+        """Whether what appears in this folder may be something that was sent from here and stands nowhere yet."""
+        ...
+
+    async def pair_sent(self, owner: Owner, tokens: Sequence[SentToken], now: Instant) -> dict[int, Draft]:
+        """Which of what was sent each of these messages is, by UID."""
         ...
 
     async def drafts_gone(

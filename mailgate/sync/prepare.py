@@ -20,13 +20,15 @@ from mailgate.clock import Instant
 from mailgate.errors import MailgateError
 from mailgate.ids import keyed_id, new_id, new_ref
 from mailgate.keys import DataKey, KeyMaterial, TenantKeys
-from mailgate.messages.headers import header_digest_input
+from mailgate.messages.headers import header_block, header_digest_input
+from mailgate.messages.likeness import sent_likeness
 from mailgate.messages.model import Summary
 from mailgate.messages.parser import parse_summary
+from mailgate.messages.returned import Returned, read_report
 from mailgate.messages.summary import encode_summary, seal_summary
 from mailgate.messages.threads import thread_root
 from mailgate.sync.identity import Likeness
-from mailgate.sync.port import Aside, Cause, Draft, KeptCopy, Mended, PreparedBlob, PreparedMessage
+from mailgate.sync.port import Aside, Bounce, Cause, Draft, KeptCopy, Mended, PreparedBlob, PreparedMessage, SentToken
 from mailgate.sync.views import Purged
 from retention.ledger.commitment import Committer
 from retention.model import AnchorFrom, AnchorSource
@@ -248,6 +250,20 @@ class Preparer:
             tokens.append(None if msgid is None else self._keys.mac("msgid", msgid.encode()))
         return tokens
 
+    def sent_tokens(self, batch: Sequence[Arrived]) -> list[SentToken]:
+        """What each of these may be known by as something that was sent; those that can't be read are left out."""
+        tokens: list[SentToken] = []
+        for arrived in batch:
+            try:
+                summary = parse_summary(bytes(arrived.sink.head))
+            except Exception:  # noqa: BLE001, S112 - whatever a hostile message breaks
+                continue
+            msgid = summary.rfc_message_id
+            token = None if msgid is None else self._keys.mac("msgid", msgid.encode())
+            likeness = self._keys.mac("sent", sent_likeness(summary))
+            tokens.append(SentToken(arrived.meta.uid, token, likeness, received(arrived.meta.internal_date)))
+        return tokens
+
     def read(self, blob_id: str, data_key: bytes, key_epoch: int, size: int) -> AsyncIterator[bytes]:
         """The bytes of a copy, in chunks. Raises the errors of `mailgate.blobs` and `mailgate.keys`."""
         return self._blobs.read(self._tenant_id, blob_id, self._keys.unwrap(data_key, key_epoch), size)
@@ -391,8 +407,16 @@ class Preparer:
             blob=blob,
             replaces=arrived.replaces is not None,
             returns=purged is not None,
+            answers=None if reading.answers is None else keys.mac("msgid", reading.answers),
+            bounce=self._bounce(reading.returned),
         )
         return message, unread
+
+    def _bounce(self, returned: Returned | None) -> Bounce | None:
+        if returned is None:
+            return None
+        tokens = tuple(self._keys.mac("msgid", id_.encode()) for id_ in returned.message_ids)
+        return Bounce(tokens, returned.recipients)
 
     def _commit(self, item_ref: str, what: str, value: bytes) -> bytes:
         return bytes.fromhex(self._committer.commit(item_ref, what, value))
@@ -413,6 +437,8 @@ class _Reading:
     has_files: bool
     root: bytes | None
     summary: bytes
+    answers: bytes | None = None
+    returned: Returned | None = None
 
 
 def _read(raw: bytes) -> _Reading:
@@ -423,6 +449,8 @@ def _read(raw: bytes) -> _Reading:
         has_files=parsed.has_files,
         root=None if root is None else root.encode(),
         summary=encode_summary(parsed),
+        answers=parsed.in_reply_to[0].encode() if parsed.in_reply_to else None,
+        returned=read_report(raw, header_block(raw)),
     )
 
 

@@ -266,6 +266,8 @@ class Puller:
         if job.folder.special_use is SpecialUse.DRAFTS and not job.initial:
             await self._match_drafts(keep)
         now = context.clock()
+        if keep and await context.store.sent_unfiled(context.owner, job.folder, now):
+            await self._match_sent(keep, now)
         prepared = await context.workers.prepare(preparer, keep, now, bulk=bulk)
         _identify(prepared.messages, keep)
         for arrived in batch:
@@ -286,6 +288,14 @@ class Puller:
         for item, token in zip(arrived, tokens, strict=True):
             if token is not None:
                 item.replaces = gone.pop(token, None)
+
+    async def _match_sent(self, arrived: Sequence[Arrived], now: Instant) -> None:
+        """What was sent from here and stands nowhere yet may be what the server has filed."""
+        context = self._context
+        tokens = await context.workers.run(lambda: context.preparer.sent_tokens(arrived), bulk=False)
+        pairs = await context.store.pair_sent(context.owner, tokens, now) if tokens else {}
+        for item in arrived:
+            item.replaces = pairs.get(item.meta.uid, item.replaces)
 
     async def _start_commit(self, decided: _Decided) -> None:
         """Commit beside the next batch's preparation, one at a time and in order."""

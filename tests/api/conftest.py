@@ -31,6 +31,7 @@ from mailgate.store.transaction import Transaction
 
 START: Instant = 20_600 * DAY
 ADMIN = "an-admin-token-of-the-tests"
+SENDING_WELL = Verification(True, (("smtp_connect", True, ""), ("smtp_login", True, "")))
 ALL_WELL = Verification(True, (("resolve", True, ""), ("login", True, "")))
 
 
@@ -78,6 +79,12 @@ class RecordedVerify:
 
     answer: Verification = ALL_WELL
     tried: list[tuple[Endpoint, PasswordAuth]] = field(default_factory=list)
+    smtp_answer: Verification = SENDING_WELL
+    smtp_tried: list[tuple[Endpoint, PasswordAuth]] = field(default_factory=list)
+
+    async def smtp(self, endpoint: Endpoint, auth: PasswordAuth) -> Verification:
+        self.smtp_tried.append((endpoint, auth))
+        return self.smtp_answer
 
     async def __call__(self, endpoint: Endpoint, auth: PasswordAuth) -> Verification:
         self.tried.append((endpoint, auth))
@@ -160,8 +167,10 @@ def make_services(core: Core, sync: RecordedSync, verify: RecordedVerify, health
         pins=core.pins,
         retention=core.retention,
         wishes=core.wishes,
+        submissions=core.submissions,
         sync=sync,
         verify=verify,
+        verify_smtp=verify.smtp,
         metrics=Metrics(),
         health=health,
         admin_token=ADMIN,

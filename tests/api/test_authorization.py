@@ -10,7 +10,7 @@ from mailgate.ids import new_id
 from mailgate.sync.port import Cause
 from tests.api.conftest import START, Gateway, mailbox_body
 from tests.api.mail import letter, postman
-from tests.api.trouble import set_aside, vanish
+from tests.api.trouble import fail_to_send, set_aside, vanish
 
 
 @pytest.fixture
@@ -47,6 +47,11 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("PATCH", f"{B}/folders/{{folder_id}}"): CRM,
     ("DELETE", f"{B}/folders/{{folder_id}}"): CRM,
     ("POST", f"{B}/messages"): CRM,
+    ("POST", f"{B}/submissions"): CRM,
+    ("GET", f"{B}/submissions"): CRM,
+    ("GET", f"{B}/submissions/{{submission_id}}"): CRM,
+    ("DELETE", f"{B}/submissions/{{submission_id}}"): CRM,
+    ("POST", f"{B}/submissions/{{submission_id}}/retry"): CRM,
     ("GET", f"{T}/operations"): CRM,
     ("GET", f"{T}/operations/{{operation_id}}"): CRM,
     ("POST", f"{M}/rehydrate"): CRM,
@@ -96,6 +101,7 @@ async def world(gateway: Gateway) -> dict[str, str]:
     run = await gateway.client.post("/v1/retention/runs", json={"tenant": "acme"})
     bound = await gateway.client.post("/v1/tokens", json={"name": "x", "scopes": ["crm"], "tenant_id": "acme"})
     return {
+        "submission_id": await fail_to_send(post),
         "tenant_id": "acme",
         "mailbox_id": post.mailbox_id,
         "folder_id": await post.folder("Empty"),
@@ -124,6 +130,7 @@ def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict
         ("POST", f"{T}/mailboxes"): mailbox_body("ben@acme.example"),
         ("PATCH", B): {"owner": "ann"},
         ("POST", f"{B}/folders"): {"name": "New"},
+        ("POST", f"{B}/submissions"): {"to": ["bob@other.example"]},
         ("PATCH", f"{B}/folders/{{folder_id}}"): {"name": "Renamed"},
         ("PATCH", M): {"flags": {"add": ["\\Seen"]}},
         ("POST", "/v1/mailboxes/verify"): {"tenant_id": known["tenant_id"], "imap": mailbox_body()["imap"]},

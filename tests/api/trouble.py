@@ -8,7 +8,7 @@ from sqlalchemy import update
 
 from mailgate.ids import new_id
 from mailgate.store import guards, quarantine
-from mailgate.store.schema import origins
+from mailgate.store.schema import origins, submissions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.port import Aside, Batch, Cause, FolderState, Owner, PendingCount
 from tests.api.mail import UIDVALIDITY, Postman
@@ -45,3 +45,21 @@ async def set_aside(
     await core.db.transact(work)
     page = await quarantine.list_page(core.db, post.tenant_id, post.mailbox_id, limit=100)
     return next(entry.id for entry in page.items if entry.uid == uid)
+
+
+async def fail_to_send(post: Postman) -> str:
+    """A letter that was refused: the submission's id. Afterwards the mailbox can send."""
+    client = post.gateway.client
+    mailbox = f"/v1/tenants/{post.tenant_id}/mailboxes/{post.mailbox_id}"
+    smtp = {"host": "127.0.0.1", "port": 1, "username": "ann", "auth": {"password": "hunter2-smtp"}}
+    patched = await client.patch(mailbox, json={"smtp": smtp})
+    assert patched.status_code == 200, patched.text
+    made = await client.post(f"{mailbox}/submissions", json={"to": ["bob@other.example"], "subject": "Hi"})
+    assert made.status_code == 202, made.text
+
+    async def work(tx: Transaction) -> None:
+        mine = submissions.c.id == made.json()["id"]
+        await tx.conn.execute(update(submissions).where(mine).values(state="failed", finished_at=post.gateway.clock()))
+
+    await post.gateway.core.db.transact(work)
+    return str(made.json()["id"])

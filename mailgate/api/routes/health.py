@@ -72,6 +72,8 @@ async def metrics(parts: Parts) -> Response:
     sink = parts.metrics
     for state in MailboxState:
         sink.set("mailboxes", found.mailboxes.get(state.value, 0), state=state.value)
+    for word in overview.UNSETTLED:
+        sink.set("submissions", found.submissions.get(word, 0), state=word)
     sink.set("messages", found.messages)
     sink.set("storage_bytes", found.storage_bytes)
     sink.set("messages_unindexed", found.messages_unindexed)

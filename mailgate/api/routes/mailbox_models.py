@@ -90,6 +90,7 @@ class VerifyBody(Body):
 
     tenant_id: TenantId
     imap: Account
+    smtp: Account | None = None
 
 
 class VerifyStep(Answer):

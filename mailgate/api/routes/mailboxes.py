@@ -149,18 +149,18 @@ async def list_sync_runs(
 
 @router.post("/v1/mailboxes/verify", dependencies=[only(Scope.CRM)], responses=problems(404, 409))
 async def verify_mailbox(body: VerifyBody, parts: Parts, who: Who) -> VerifyAnswer:
-    """Try settings without keeping them; says which step failed."""
+    """Try settings without keeping them, for reading and, if they are given, for sending; says which step failed."""
     if not who.reaches(body.tenant_id):
         raise NotFoundError(f"there is no tenant {body.tenant_id!r}", slug="tenant_not_found")
     await tenants.get(parts.db, body.tenant_id)
     await _require_sync(parts, body.tenant_id)
-    account = body.imap
-    tried = await parts.verify(
-        Endpoint(account.host, account.port, Security(account.security)),
-        PasswordAuth(account.username, account.auth.password),
-    )
+    tried = [await parts.verify(*_account(body.imap))]
+    if body.smtp is not None:
+        tried.append(await parts.verify_smtp(*_account(body.smtp)))
+    steps = [step for found in tried for step in found.steps]
     return VerifyAnswer(
-        ok=tried.ok, steps=[VerifyStep(step=step, ok=ok, detail=detail) for step, ok, detail in tried.steps]
+        ok=all(found.ok for found in tried),
+        steps=[VerifyStep(step=step, ok=ok, detail=detail) for step, ok, detail in steps],
     )
 
 
@@ -175,6 +175,11 @@ async def _get(parts: Services, tenant_id: str, mailbox_id: str) -> MailboxAnswe
     folders = await overview.folders_of(parts.db, [mailbox_id])
     waiting = await overview.waiting(parts.db, [mailbox_id])
     return _show(mailbox, folders.get(mailbox_id, []), waiting[mailbox_id], parts.clock())
+
+
+def _account(account: Account) -> tuple[Endpoint, PasswordAuth]:
+    endpoint = Endpoint(account.host, account.port, Security(account.security))
+    return endpoint, PasswordAuth(account.username, account.auth.password)
 
 
 def _settings(account: Account) -> dict[str, Any]:

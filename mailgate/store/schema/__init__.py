@@ -20,6 +20,7 @@ from mailgate.store.schema.log import log_checkpoints, log_leaves, log_tiles
 from mailgate.store.schema.mailboxes import folders, mailboxes
 from mailgate.store.schema.messages import blobs, messages, origins, pins, search_docs, tombstones
 from mailgate.store.schema.retention import blob_erasures, hold_messages, holds, runs
+from mailgate.store.schema.submissions import sent_counts, submissions
 from mailgate.store.schema.sync import guards, operations, quarantine
 from mailgate.store.schema.system import idempotency_keys, installation, leases, tokens
 from mailgate.store.schema.tenants import subscription_periods, tenant_heads, tenants
@@ -50,6 +51,8 @@ __all__ = [
     "quarantine",
     "runs",
     "search_docs",
+    "sent_counts",
+    "submissions",
     "subscription_periods",
     "tenant_heads",
     "tenants",

@@ -167,16 +167,31 @@ class FolderWishes:
         )
 
 
-async def create_trash(tx: Transaction, mailbox: LockedMailbox, now: Instant, actor: Actor) -> tuple[str, str | None]:
-    """The folder for deleted messages where none is marked as that: one of this name, or a new one and its operation's
+async def folder_for(tx: Transaction, mailbox_id: str, use: SpecialUse) -> str | None:
+    """The folder with this use; None when there is none, or it is being deleted."""
+    query = select(_F.id).where(
+        _F.mailbox_id == mailbox_id,
+        _F.special_use == use.value,
+        _F.gone_at.is_(None),
+        _F.selectable,
+        _F.on_its_way.is_distinct_from("delete"),
+    )
+    found: str | None = (await tx.conn.execute(query.order_by(_F.name).limit(1))).scalar_one_or_none()
+    return found
+
+
+async def create_for(
+    tx: Transaction, mailbox: LockedMailbox, use: SpecialUse, now: Instant, actor: Actor
+) -> tuple[str, str | None]:
+    """The folder for this use where none is marked as that: one of its usual name, or a new one and its operation's
     id.
     """
     known = await _Known.read(tx, mailbox.id)
-    name = known.prefix() + "Trash"
+    name = known.prefix() + use.value.title()
     for row in known.listed:
         if known.name_of(row).casefold() == name.casefold() and row.selectable and row.on_its_way != "delete":
             return str(row.id), None
-    return await _create(tx, mailbox, known, name, SpecialUse.TRASH, now, actor)
+    return await _create(tx, mailbox, known, name, use, now, actor)
 
 
 class _Known:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from connectors.model import SpecialUse
 from mailgate.actors import Actor
@@ -27,9 +27,9 @@ from mailgate.store import operations
 from mailgate.store.database import Database
 from mailgate.store.near_folders import find_folder
 from mailgate.store.reading import expired, not_there
-from mailgate.store.schema import folders, messages
+from mailgate.store.schema import messages
 from mailgate.store.transaction import Transaction
-from mailgate.store.wishes.folders import create_trash
+from mailgate.store.wishes.folders import create_for, folder_for
 from mailgate.store.wishes.locks import LockedMessage, Locks, open_operations
 from mailgate.store.wishes.words import Words, check_number
 from mailgate.sync.operations import OperationKind, OperationState
@@ -223,7 +223,7 @@ class _Asking:
     async def delete(self, *, permanent: bool) -> None:
         """Into Trash, or for ever."""
         message = self._message
-        trash = await _trash(self._tx, message.mailbox.id)
+        trash = await folder_for(self._tx, message.mailbox.id, SpecialUse.TRASH)
         if not permanent and trash is not None and message.row.moving_to == trash:
             self._join(
                 OperationKind.MOVE
@@ -234,7 +234,7 @@ class _Asking:
             await self._ask(OperationKind.DELETE)
             return
         if trash is None:
-            trash, operation_id = await create_trash(self._tx, message.mailbox, self._now, self._actor)
+            trash, operation_id = await create_for(self._tx, message.mailbox, SpecialUse.TRASH, self._now, self._actor)
             self.ids += [] if operation_id is None else [operation_id]
         await self._move(trash)
 
@@ -284,16 +284,3 @@ class _Asking:
 
 def _detail(change: Words) -> dict[str, list[str]]:
     return {"add": list(change.add), "remove": list(change.remove)}
-
-
-async def _trash(tx: Transaction, mailbox_id: str) -> str | None:
-    """The folder that deleted messages go to; None when there is none, or it is being deleted."""
-    query = select(folders.c.id).where(
-        folders.c.mailbox_id == mailbox_id,
-        folders.c.special_use == SpecialUse.TRASH.value,
-        folders.c.gone_at.is_(None),
-        folders.c.selectable,
-        folders.c.on_its_way.is_distinct_from("delete"),
-    )
-    found: str | None = (await tx.conn.execute(query.order_by(folders.c.name).limit(1))).scalar_one_or_none()
-    return found

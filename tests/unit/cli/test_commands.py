@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner, Result
 
 from mailgate.cli.commands import app
@@ -37,31 +34,18 @@ class Shell:
         return json.loads(self(*words, "--json", stdin=stdin, expect=expect).stdout)
 
 
-# Made once: it takes longer than most commands do.
-COMMAND = typer.main.get_command(app)
-
-
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    monkeypatch.setattr("typer.testing._get_command", lambda _: COMMAND)
     monkeypatch.chdir(tmp_path)
     return Shell(tmp_path)
 
 
-@functools.cache
-def installed(folder: Path) -> Path:
-    """An installation after `init`, with a tenant on standard, of which each test has a copy."""
-    made = Shell(folder)
-    made("init")
-    made("tenant", "add", "acme", "--name", "Acme Ltd")
-    made("tenant", "plan", "acme", "standard")
-    return folder / "data"
-
-
 @pytest.fixture
-def shell(bare: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+def shell(bare: Shell) -> Shell:
     """After `init`, with a tenant on standard."""
-    shutil.copytree(installed(tmp_path_factory.getbasetemp() / "installed"), bare.folder / "data")
+    bare("init")
+    bare("tenant", "add", "acme", "--name", "Acme Ltd")
+    bare("tenant", "plan", "acme", "standard")
     return bare
 
 
@@ -291,6 +275,8 @@ def test_every_command_says_what_it_does_and_takes_json(bare: Shell) -> None:
 
 
 def commands() -> list[list[str]]:
+    import typer
+
     found: list[list[str]] = []
 
     def walk(command: Any, path: list[str]) -> None:
@@ -300,5 +286,5 @@ def commands() -> list[list[str]]:
             else:
                 found.append([*path, name])
 
-    walk(COMMAND, [])
+    walk(typer.main.get_command(app), [])
     return found
