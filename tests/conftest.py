@@ -35,6 +35,7 @@ pytest_plugins = [
     "tests.cyrus",
     "tests.dovecot",
     "tests.postgres",
+    "tests.statements",
 ]
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - what is made there has names of its own, as in /tmp

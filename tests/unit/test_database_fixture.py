@@ -34,6 +34,18 @@ async def test_empty_database_has_no_tables(empty_database_url: str) -> None:
     assert await tables(empty_database_url) == set()
 
 
+async def test_statements_of_one_database_are_known_to_the_next(database_url: str) -> None:
+    compiled: list[object] = []
+    for _ in range(3):
+        database = Database(database_url)
+        async with database.read() as connection:
+            result = await connection.execute(sa.select(sa.literal("an unusual statement")))
+            assert result.scalar_one() == "an unusual statement"
+            compiled.append(result.context.compiled)
+        await database.close()
+    assert compiled[1] is compiled[2] is not None
+
+
 @pytest.mark.postgresql
 async def test_what_is_lent_again_is_as_new(postgres: Postgres, postgres_template: str) -> None:
     name = postgres.lend(postgres_template)

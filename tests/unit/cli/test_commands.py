@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from mailgate.cli.commands import app
@@ -34,18 +37,31 @@ class Shell:
         return json.loads(self(*words, "--json", stdin=stdin, expect=expect).stdout)
 
 
+# Made once: it takes longer than most commands do.
+COMMAND = typer.main.get_command(app)
+
+
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    monkeypatch.setattr("typer.testing._get_command", lambda _: COMMAND)
     monkeypatch.chdir(tmp_path)
     return Shell(tmp_path)
 
 
+@functools.cache
+def installed(folder: Path) -> Path:
+    """An installation after `init`, with a tenant on standard, of which each test has a copy."""
+    made = Shell(folder)
+    made("init")
+    made("tenant", "add", "acme", "--name", "Acme Ltd")
+    made("tenant", "plan", "acme", "standard")
+    return folder / "data"
+
+
 @pytest.fixture
-def shell(bare: Shell) -> Shell:
+def shell(bare: Shell, tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """After `init`, with a tenant on standard."""
-    bare("init")
-    bare("tenant", "add", "acme", "--name", "Acme Ltd")
-    bare("tenant", "plan", "acme", "standard")
+    shutil.copytree(installed(tmp_path_factory.getbasetemp() / "installed"), bare.folder / "data")
     return bare
 
 
@@ -275,8 +291,6 @@ def test_every_command_says_what_it_does_and_takes_json(bare: Shell) -> None:
 
 
 def commands() -> list[list[str]]:
-    import typer
-
     found: list[list[str]] = []
 
     def walk(command: Any, path: list[str]) -> None:
@@ -286,5 +300,5 @@ def commands() -> list[list[str]]:
             else:
                 found.append([*path, name])
 
-    walk(typer.main.get_command(app), [])
+    walk(COMMAND, [])
     return found
