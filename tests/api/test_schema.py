@@ -27,6 +27,7 @@ from tests.api.conftest import ADMIN, Gateway, RecordedSync, RecordedVerify, Tes
 from tests.api.mail import letter, postman
 from tests.api.test_authorization import MATRIX, OPEN
 from tests.api.trouble import fail_to_send, set_aside, vanish
+from tests.replay import SOAK
 
 STATEFUL = {
     "bad_cursor",
@@ -147,7 +148,7 @@ def test_the_interface_keeps_to_its_document(
     operation = schemas[mode][path][method]
 
     @hypothesis.settings(
-        max_examples=15,
+        max_examples=100 if SOAK else 8,
         deadline=None,
         derandomize=True,
         database=None,
