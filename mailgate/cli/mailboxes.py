@@ -1,4 +1,4 @@
-"""`mailbox add|list|verify|enable|disable` and `sync`."""
+"""`mailbox add|list|verify|enable|disable|backfill` and `sync`."""
 
 from __future__ import annotations
 
@@ -144,6 +144,29 @@ def enable(mailbox: Which, *, json: Json = False) -> None:
 def disable(mailbox: Which, *, json: Json = False) -> None:
     """Switch an account off: its connections are closed within a second, everything is kept."""
     _switch(mailbox, enabled=False, as_json=json)
+
+
+@app.command()
+def backfill(
+    mailbox: Which,
+    *,
+    days: Annotated[int, typer.Option(help="How far back; at most the days that the plan keeps mail.", min=1)],
+    json: Json = False,
+) -> None:
+    """Fetch older mail again, purged mail included. A running gateway does it; `sync --once` does it here."""
+
+    async def work() -> dict[str, Any]:
+        async with session.opened() as core:
+            box = await _find(core, mailbox)
+            run_id = await core.wishes.backfills.ask(box.tenant_id, box.id, days, core.clock(), COMMAND)
+            run = await runs.get(core.db, run_id)
+            return {"run": run.id, "state": run.state, "days": run.days}
+
+    result = session.run(work())
+    if json:
+        session.show_json(result)
+    else:
+        session.say(f"backfill of {result['days']} days is {result['state']}: run {result['run']}")
 
 
 def sync(

@@ -19,7 +19,7 @@ from mailgate.clock import Instant, to_rfc3339
 from mailgate.errors import ConflictError, NotFoundError
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
-from mailgate.store import operations, tenants
+from mailgate.store import backfills, operations, tenants
 from mailgate.store.database import Database
 from mailgate.store.fenced import LEASE_PREFIX
 from mailgate.store.paging import Page, cut
@@ -259,6 +259,7 @@ class Mailboxes:
             }
             await tx.conn.execute(update(mailboxes).where(_COLUMNS.id == mailbox_id).values(values))
             await forget_mailbox(tx, mailbox_id)
+            await backfills.end(tx, mailbox_id, now, "the mailbox was removed")
             tx.emit(tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": "removed"})
             why = {"code": "mailbox_removed", "reason": "the mailbox was removed"}
             while left := await operations.open_of(tx.conn, mailbox_id, _TOGETHER):

@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import SECOND, Instant
-from mailgate.store import leases, sync_runs
+from mailgate.store import backfills, leases, sync_runs
 from mailgate.store.database import Database
 from mailgate.store.fenced import Fenced, lease_name
 from mailgate.store.log import PurgeLog
@@ -173,6 +173,9 @@ class SqlOwning(Fenced):
             if row.state != state.value:
                 values["state_changed_at"] = now
             await tx.conn.execute(update(mailboxes).where(columns.id == mailbox_id).values(values))
+            if state is MailboxState.NOT_ENTITLED:
+                # A plan that comes later brings nothing back by itself: who wants it asks again.
+                await backfills.end(tx, mailbox_id, now, f"the mailbox was not entitled: {text}")
             if row.state != state.value:
                 payload = {"state": state.value}
                 tx.emit(row.tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload=payload)

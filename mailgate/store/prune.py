@@ -66,7 +66,8 @@ async def prune(db: Database, now: Instant, *, longest_days: int, idempotency_ho
         return (await tx.conn.execute(delete(idempotency_keys).where(key.in_(old.limit(BATCH))))).rowcount
 
     async def old_sync_runs(tx: Transaction) -> int:
-        return await runs.prune(tx, runs.SYNC, now - SYNC_RUNS_KEPT, BATCH)
+        backfills = await runs.prune(tx, runs.BACKFILL, now - PURGE_RUNS_KEPT, BATCH)
+        return backfills + await runs.prune(tx, runs.SYNC, now - SYNC_RUNS_KEPT, BATCH)
 
     async def old_purge_runs(tx: Transaction) -> int:
         return await runs.prune(tx, runs.PURGE, now - PURGE_RUNS_KEPT, BATCH)

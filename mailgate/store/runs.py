@@ -6,7 +6,7 @@ moved it: a cut run goes on from there. What is shown of a run are its counts, w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from retention.port import Progress
 
 PURGE = "purge"
 SYNC = "sync"
+BACKFILL = "backfill"
 
 QUEUED = "queued"
 RUNNING = "running"
@@ -38,7 +39,9 @@ _COLUMNS = runs.c
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run. `tenant_id` None: all tenants. `policy` holds version and sha256; `detail` says why it ended so."""
+    """One run. `tenant_id` None: all tenants. `policy` holds version and sha256; `detail` says why it ended so; `days`:
+    how far a backfill reaches.
+    """
 
     id: str
     kind: str
@@ -54,6 +57,7 @@ class RunRecord:
     counts: Mapping[str, Any] = field(default_factory=dict)
     policy: Mapping[str, Any] | None = None
     detail: str | None = None
+    days: int | None = None
 
 
 async def create(tx: Transaction, run: RunRecord) -> None:
@@ -98,7 +102,7 @@ async def get(db: Database, run_id: str, *, tenant_id: str | None = None) -> Run
 async def list_page(
     db: Database,
     *,
-    kind: str | None = None,
+    kind: str | Sequence[str] | None = None,
     tenant_id: str | None = None,
     mailbox_id: str | None = None,
     after: str | None = None,
@@ -106,7 +110,9 @@ async def list_page(
 ) -> Page[RunRecord]:
     """Runs, newest first. The page's key is (id,); `after` is the id that the last page ended with."""
     query = select(runs).order_by(_COLUMNS.id.desc()).limit(limit + 1)
-    for column, value in ((_COLUMNS.kind, kind), (_COLUMNS.tenant_id, tenant_id), (_COLUMNS.mailbox_id, mailbox_id)):
+    if kind is not None:
+        query = query.where(_COLUMNS.kind.in_([kind] if isinstance(kind, str) else kind))
+    for column, value in ((_COLUMNS.tenant_id, tenant_id), (_COLUMNS.mailbox_id, mailbox_id)):
         if value is not None:
             query = query.where(column == value)
     if after is not None:
@@ -185,4 +191,5 @@ def record(row: Row[Any]) -> RunRecord:
         counts={name: value for name, value in row.counts.items() if name != _PROGRESS},
         policy=row.policy,
         detail=row.detail,
+        days=row.days,
     )

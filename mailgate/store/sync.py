@@ -15,15 +15,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.clock import Instant
-from mailgate.store import changes, drafts, messages, operations, quarantine, recognition, sync_runs
+from mailgate.store import backfills, changes, drafts, messages, operations, quarantine, recognition, sync_runs
 from mailgate.store import folders as folder_rows
 from mailgate.store.database import Database
-from mailgate.store.expiry import Expiry
+from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.log import PurgeLog
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.owning import SqlOwning
 from mailgate.store.pushes.store import SqlPushStore
 from mailgate.store.quarantine import SqlQuarantine
+from mailgate.store.returns import Return, bring_back
 from mailgate.store.schema import folders, mailboxes, tenants
 from mailgate.store.sending import filing, returns
 from mailgate.store.settling import SqlSettling
@@ -31,6 +32,7 @@ from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.port import (
     Applied,
+    Backfill,
     Batch,
     BatchRefusedError,
     Draft,
@@ -41,6 +43,7 @@ from mailgate.sync.port import (
     MailboxConfig,
     Owner,
     PollStart,
+    PreparedMessage,
     SentToken,
     View,
 )
@@ -83,10 +86,12 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
     async def load(self, mailbox_id: str) -> MailboxConfig | None:
         """The mailbox with its secrets; None when it was removed."""
 
-        async def look(conn: AsyncConnection) -> Row[Any] | None:
-            return (await conn.execute(_LOADED, {"mailbox": mailbox_id})).one_or_none()
+        async def look(conn: AsyncConnection) -> tuple[Row[Any] | None, Backfill | None]:
+            row = (await conn.execute(_LOADED, {"mailbox": mailbox_id})).one_or_none()
+            asked = None if row is None or row.backfill_id is None else await backfills.standing(conn, mailbox_id)
+            return row, None if asked is None else asked[0]
 
-        row = await self._db.query(look)
+        row, backfill = await self._db.query(look)
         if row is None:
             return None
         secrets = self._settings.unsealed(mailbox_id, row.secrets)
@@ -106,6 +111,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             imported_at=row.imported_at,
             state=row.state,
             progress_started_at=row.progress_started_at,
+            backfill=backfill,
         )
 
     async def entitled(self, tenant_id: str, now: Instant) -> Entitled:
@@ -124,6 +130,19 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             return standing
 
         return await self._owned(owner, now, work)
+
+    async def begin_backfill(self, owner: Owner, run_id: str, now: Instant) -> list[FolderState]:
+        """The backfill begins: the folders, to be read as if for the first time."""
+
+        async def work(tx: Transaction) -> list[FolderState]:
+            await backfills.begin(tx, owner.mailbox_id, run_id, now)
+            return await folder_rows.listed(tx.conn, owner.mailbox_id)
+
+        return await self._owned(owner, now, work)
+
+    async def end_backfill(self, owner: Owner, now: Instant, failure: str | None) -> None:
+        """The backfill is over; `failure` says why it is not complete."""
+        await self._owned(owner, now, lambda tx: backfills.end(tx, owner.mailbox_id, now, failure))
 
     # Folders.
 
@@ -238,9 +257,11 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
         async def work(tx: Transaction) -> Applied:
             horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, batch.now)
             applied = await changes.apply_actions(tx, owner, batch, horizon)
-            uids = [message.uid for message in batch.messages]
+            returned, refused = await self._bring_back(tx, owner, tenant_ref, batch, horizon)
+            fresh = [message for message in batch.messages if not message.returns]
+            uids = [message.uid for message in fresh]
             known = await folder_rows.known_among(tx, account_ref, owner, batch.folder, batch.uidvalidity, uids)
-            new = [message for message in batch.messages if message.uid not in known]
+            new = [message for message in fresh if message.uid not in known]
             place = messages.Place(owner.tenant_id, owner.mailbox_id, batch.folder.id, batch.uidvalidity)
             versions = [message for message in new if message.replaces]
             added = [message for message in new if not message.replaces]
@@ -251,8 +272,12 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
                 keys = self._settings.ring.tenant(tenant_ref)
                 await returns.bounced(tx, owner.tenant_id, owner.mailbox_id, keys, added, batch.now)
             await filing.settled(tx, [message.id for message in versions])
-            unused = [*batch.discarded, *(message.blob for message in batch.messages if message.uid in known)]
+            unused = [*batch.discarded, *(message.blob for message in fresh if message.uid in known)]
+            unused += [message.blob for message in refused]
             await messages.discard(tx, owner.tenant_id, unused, batch.now)
+            if batch.backfill is not None and (added or returned):
+                await backfills.count(tx, batch.backfill, new=len(added), rehydrated=len(returned))
+            new += returned
             aside = {item.uid for item in batch.aside}
             stored = [message.uid for message in new if message.uid not in aside]
             await quarantine.resolve(tx, batch, stored)
@@ -260,7 +285,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             if batch.others_gone:
                 await changes.vanish_renumbered(tx, owner, account_ref, batch)
             await self._move_folder_on(tx, owner, batch)
-            return Applied(created=len(added), changed=len(versions)) + applied
+            return Applied(created=len(added) + len(returned), changed=len(versions)) + applied
 
         try:
             return await self._owned(owner, batch.now, work)
@@ -268,6 +293,24 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
                 raise  # the database failed, not the values
             raise BatchRefusedError(type(error).__name__) from error
+
+    async def _bring_back(
+        self, tx: Transaction, owner: Owner, tenant_ref: str, batch: Batch, horizon: Horizon
+    ) -> tuple[list[PreparedMessage], list[PreparedMessage]]:
+        """Purged copies that a backfill found again: (those that are here now, those that may not be any more)."""
+        wanted = [message for message in batch.messages if message.returns]
+        if not wanted:
+            return [], []
+        run_id = batch.backfill
+        actor = None if run_id is None else await backfills.asker(tx, owner.mailbox_id, run_id)
+        place = messages.Place(owner.tenant_id, owner.mailbox_id, batch.folder.id, batch.uidvalidity)
+        returned: list[PreparedMessage] = []
+        for message in wanted:
+            if actor is not None:
+                asked = Return(actor, initial=batch.initial)
+                if await bring_back(tx, self._log, tenant_ref, place, message, asked, horizon):
+                    returned.append(message)
+        return returned, [message for message in wanted if message not in returned]
 
     async def _move_folder_on(self, tx: Transaction, owner: Owner, batch: Batch) -> None:
         """Checkpoint and progress: in the transaction of the last effect that they cover (S3)."""

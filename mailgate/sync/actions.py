@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mailgate.clock import Instant
+from mailgate.sync.views import Purged
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,17 @@ class Pull:
 
     def __str__(self) -> str:
         return f"pull {self.uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Fetch the message and bring its purged copy back: a backfill was asked for."""
+
+    uid: int
+    purged: Purged
+
+    def __str__(self) -> str:
+        return f"bring {self.purged.message_id} back from {self.uid}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +113,7 @@ class MarkGone:
         return f"original of {self.tombstone_id} gone"
 
 
-Action: TypeAlias = Pull | Link | Merge | Vanish | Reappear | Forget | Rebury | MarkGone
+Action: TypeAlias = Pull | Return | Link | Merge | Vanish | Reappear | Forget | Rebury | MarkGone
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,17 @@ from mailgate.clock import DAY, SECOND, Clock, Instant
 from mailgate.settings import SyncSettings
 from mailgate.sync.breakers import Breakers
 from mailgate.sync.ownership import Lease
-from mailgate.sync.port import Applied, Checkpoint, Entitled, FolderState, MailboxConfig, Owner, Progress, SyncStore
+from mailgate.sync.port import (
+    Applied,
+    Backfill,
+    Checkpoint,
+    Entitled,
+    FolderState,
+    MailboxConfig,
+    Owner,
+    Progress,
+    SyncStore,
+)
 from mailgate.sync.prepare import Preparer
 from mailgate.sync.slices import Slices
 from mailgate.sync.views import Window
@@ -114,6 +124,7 @@ class Context:
     deadline: asyncio.Timeout | None = None
     push: Callable[[], Awaitable[None]] | None = None
     push_wanted: bool = False
+    backfill: Backfill | None = None
 
     @property
     def owner(self) -> Owner:
@@ -140,14 +151,16 @@ class Context:
             if due_s > standing_s + STALLED_S * GRAIN:  # a timer for every message would cost more than the message
                 deadline.reschedule(due_s)
 
-    def window(self) -> Window:
-        """Which messages are fetched, now."""
+    def window(self, folder: FolderState | None = None) -> Window:
+        """Which messages are fetched, now; of a folder that a backfill has not read to its end purged ones, too."""
+        backfill = self.backfill if folder is not None and folder.uidnext is None else None
         return Window(
             now=self.clock(),
             floor_at=self.floor_at,
             days=self.entitled.days,
             entitled=self.entitled.sync,
             anchor_from=self.anchor_from,
+            returns_since=None if backfill is None else backfill.floor_at,
         )
 
     def followed(self) -> list[FolderState]:

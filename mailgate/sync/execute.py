@@ -29,7 +29,7 @@ from mailgate.sync.pull import Job
 from mailgate.sync.recognise import recognise
 from mailgate.sync.snapshot import LAST_UID, FolderLook, Kind, closing, inside, look
 from mailgate.sync.uids import among, ranges
-from mailgate.sync.views import FAR_GONE, Entry, FarPresent
+from mailgate.sync.views import FAR_GONE, Entry, FarPresent, Tombstoned
 from mailgate.sync.writing import CHUNK, Writer
 
 FEW: Final = 50
@@ -105,7 +105,7 @@ class FolderPass:
         context, folder, seen = self._context, self._folder, self._seen
         uids = await inside(context.source, seen, context.window())
         here = await self._compare_all(await seen.listing()) if await self._was_begun() else set()
-        here.update(await context.store.marked(context.owner, folder, seen.uidvalidity))
+        here.update(await self._marked())
         seen.saw(uids)
         todo = [uid for uid in reversed(uids) if uid not in here]
         if context.meter is not None:
@@ -116,6 +116,21 @@ class FolderPass:
         """Whether copies are here from an earlier pass that was cut."""
         folder, uidvalidity = self._folder, self._seen.uidvalidity
         return folder.uidvalidity == uidvalidity or bool(await self._context.store.sample(folder.id, uidvalidity, 1))
+
+    async def _marked(self) -> list[int]:
+        """UIDs of what is not fetched: purged, but for what a backfill brings back, or set aside."""
+        context, folder, uidvalidity = self._context, self._folder, self._seen.uidvalidity
+        found = await context.store.marked(context.owner, folder, uidvalidity)
+        window = context.window(folder)
+        if window.returns_since is None:
+            return found
+        stay: list[int] = []
+        for start in range(0, len(found), CHUNK):
+            views = await context.store.views(context.owner, folder, uidvalidity, found[start : start + CHUNK])
+            for uid, view in views.items():
+                if not isinstance(view.near, Tombstoned) or not window.returns(view.near.purged):
+                    stay.append(uid)
+        return stay
 
     async def _compare_all(self, listing: Sequence[int]) -> set[int]:
         """Compare copies that are here from an earlier, cut pass; the UIDs of which something is known."""
@@ -194,7 +209,7 @@ class FolderPass:
             raise _folder_error("after a UIDVALIDITY change the server's list of messages contradicts its count")
         seen.saw(listing)
         done = await self._compare_all(listing) if await self._was_begun() else set()
-        done.update(await context.store.marked(context.owner, folder, seen.uidvalidity))
+        done.update(await self._marked())
         todo = [uid for uid in reversed(listing) if uid not in done]
         pulls = await self._recognise(todo)
         # What did not answer may be any of those under the old numbers, unless it was moved away meanwhile.
@@ -202,7 +217,7 @@ class FolderPass:
             self._writer.others_are_gone()
         await self._writer.write()
         if not self._again:
-            await self._fetch(pulls, initial=False)
+            await self._fetch(pulls, initial=context.window(folder).returns_since is not None)
 
     # What they have in common.
 

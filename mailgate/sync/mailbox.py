@@ -276,6 +276,7 @@ class MailboxTask:
             floor_at=floor_at,
             entitled=entitled,
             breakers=self._breakers,
+            backfill=config.backfill,
         )
         slot = Turn(self._shared.importing, self.tenant_id)
         imported = config.imported_at is not None

@@ -63,6 +63,17 @@ class MailboxHead:
 
 
 @dataclass(frozen=True, slots=True)
+class Backfill:
+    """A backfill that was asked for and is not over: nothing received before `floor_at` is brought back by it. `begun`:
+    the folders that it has not read to their end have no checkpoint.
+    """
+
+    run_id: str
+    floor_at: Instant
+    begun: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class MailboxConfig:
     """One mailbox with its decrypted settings; `account_ref` is what tombstones belong to. `repr` shows no secret."""
 
@@ -79,6 +90,7 @@ class MailboxConfig:
     imported_at: Instant | None
     state: str = MailboxState.CONNECTING
     progress_started_at: Instant | None = None
+    backfill: Backfill | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +325,8 @@ class Progress:
 class Batch:
     """What one transaction writes about one folder, in this order; the checkpoint goes with the last effect it covers.
 
-    `initial`: the messages belong to a first import. `others_gone`: every message of the folder was looked at under
+    `initial`: the messages belong to a first import, or to a backfill; `backfill`: that run, by which purged ones may
+    come back. `others_gone`: every message of the folder was looked at under
     this UIDVALIDITY, so what stands under another one has vanished.
     `discarded`: blobs that were prepared but are not needed, to be erased.
     """
@@ -329,6 +342,7 @@ class Batch:
     progress: Progress | None = None
     initial: bool = False
     others_gone: bool = False
+    backfill: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -548,6 +562,14 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
 
     async def set_floor(self, owner: Owner, floor_at: Instant, now: Instant) -> Instant:
         """Fix the import floor at the first entitled connect; returns the one that stands."""
+        ...
+
+    async def begin_backfill(self, owner: Owner, run_id: str, now: Instant) -> list[FolderState]:
+        """The backfill begins: the folders, to be read as if for the first time."""
+        ...
+
+    async def end_backfill(self, owner: Owner, now: Instant, failure: str | None) -> None:
+        """The backfill is over; `failure` says why it is not complete."""
         ...
 
     async def checked(self, owner: Owner, now: Instant, *, imported: bool) -> None:

@@ -16,7 +16,7 @@ message).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -24,7 +24,7 @@ from typing import Final
 from connectors.errors import ProtocolError
 from connectors.model import SpecialUse
 from mailgate.clock import Instant
-from mailgate.sync.actions import Action, Pull
+from mailgate.sync.actions import Action, Pull, Return
 from mailgate.sync.context import Context
 from mailgate.sync.port import (
     Aside,
@@ -34,12 +34,13 @@ from mailgate.sync.port import (
     Checkpoint,
     FolderState,
     PreparedMessage,
+    View,
 )
 from mailgate.sync.prepare import HEAD, HUGE, Arrived, MessageSink
 from mailgate.sync.recognise import recognise
 from mailgate.sync.reconcile import decide
 from mailgate.sync.snapshot import closing
-from mailgate.sync.views import Entry, FarPresent
+from mailgate.sync.views import Entry, FarPresent, Near, Tombstoned, Window
 
 FIRST_BATCH: Final = 8
 """Messages in the first batch of a pull."""
@@ -131,6 +132,7 @@ class Puller:
         self._open: set[MessageSink] = set()  # sinks of messages that are arriving or wait
         self._arriving = 0  # octets kept of those that were not delivered yet
         self._committing: asyncio.Task[None] | None = None
+        self._returning: set[str] = set()  # purged messages that were found again
 
     async def run(self) -> Outcome:
         """Fetch and keep. Raises the connector's error after everything that arrived before it was kept."""
@@ -240,9 +242,12 @@ class Puller:
             preparer.add_tokens(readable)
         tokens = {arrived.header_token for arrived in readable}
         known = await context.store.recognisable(context.owner, job.folder, job.uidvalidity, tokens)
-        far = [(arrived.meta.uid, arrived.likeness) for arrived in readable] if known else []
+        window = context.window(job.folder)
+        views = await self._views(batch, window)
+        known = [item for item in known if not self._is_returning(item.near)]
+        new = [arrived for arrived in readable if arrived.meta.uid not in views] if known else []
+        far = [(arrived.meta.uid, arrived.likeness) for arrived in new]
         recognised = recognise(far, known, job.folder.id, job.looked_again)
-        window = context.window()
         keep: list[Arrived] = []
         actions: list[Action] = []
         decided = outside = 0
@@ -254,20 +259,27 @@ class Puller:
             self._waiting.pop(uid, None)
             decided += 1
             far_side = FarPresent(meta.flags, meta.internal_date, meta.labels)
-            entry = Entry(uid, None, recognised.near.get(uid), far_side)
+            near = views[uid].near if uid in views else recognised.near.get(uid)
+            if uid in views and (views[uid].base is not None or self._is_returning(near)):
+                continue  # here by now, or on its way: an operation asked for it, or it stands here twice
+            entry = Entry(uid, None, near, far_side)
             action = decide(entry, window)
-            if isinstance(action, Pull):
+            if isinstance(action, Return):
+                arrived.returns = action.purged
+                self._returning.add(action.purged.message_id)
+            if isinstance(action, Pull | Return):
                 keep.append(arrived)
                 self._open.discard(arrived.sink)
             elif action is not None:
                 actions.append(action)
             elif entry.near is None:
                 outside += 1
+        strange = [arrived for arrived in keep if arrived.returns is None]
         if job.folder.special_use is SpecialUse.DRAFTS and not job.initial:
-            await self._match_drafts(keep)
+            await self._match_drafts(strange)
         now = context.clock()
-        if keep and await context.store.sent_unfiled(context.owner, job.folder, now):
-            await self._match_sent(keep, now)
+        if strange and await context.store.sent_unfiled(context.owner, job.folder, now):
+            await self._match_sent(strange, now)
         prepared = await context.workers.prepare(preparer, keep, now, bulk=bulk)
         _identify(prepared.messages, keep)
         for arrived in batch:
@@ -275,6 +287,18 @@ class Puller:
                 self._open.discard(arrived.sink)
                 arrived.sink.abandon()
         return _Decided(prepared.messages, prepared.aside, actions, decided - outside, outside)
+
+    async def _views(self, batch: Sequence[Arrived], window: Window) -> Mapping[int, View]:
+        """What is known of these by address: in a backfill something may be."""
+        if window.returns_since is None:
+            return {}
+        context, job = self._context, self._job
+        uids = [arrived.meta.uid for arrived in batch]
+        return await context.store.views(context.owner, job.folder, job.uidvalidity, uids)
+
+    def _is_returning(self, near: Near) -> bool:
+        """Whether a tombstone's message was found already, in a batch that may not be written yet."""
+        return isinstance(near, Tombstoned) and near.purged is not None and near.purged.message_id in self._returning
 
     async def _match_drafts(self, arrived: Sequence[Arrived]) -> None:
         """In Drafts, a new UID with the Message-ID of one that just went is its new version."""
@@ -323,11 +347,18 @@ class Puller:
             checkpoint=checkpoint,
             progress=progress,
             initial=job.initial,
+            backfill=self._backfill,
         )
         try:
             context.applied += await context.store.commit(context.owner, batch)
         except BatchRefusedError:
             await self._commit_singly(batch)
+
+    @property
+    def _backfill(self) -> str | None:
+        """The run of the backfill that this is part of."""
+        backfill = self._context.backfill
+        return None if backfill is None or self._job.folder.uidnext is not None else backfill.run_id
 
     async def _commit_singly(self, batch: Batch) -> None:
         """The database refused something in the batch: find the message, set it aside, keep the others."""

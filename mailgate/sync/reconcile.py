@@ -8,6 +8,7 @@ and has a test of its name.
     –     –           present       new at the server                       Pull, when inside the window
     –     –           gone          nothing on any side                     none
     –     tombstone   present       purged earlier                          none, or Rebury when it was found elsewhere
+    –     tombstone   present       purged; a backfill reaches back to it   Return
     –     tombstone   gone          purged, and its original went too       MarkGone (the tombstone may be pruned)
     –     set aside   present       could not be stored; retried by request none
     –     set aside   gone          its reason went with it                 Forget
@@ -31,7 +32,7 @@ of its operation. What the server says is taken down all the same, and what the 
 
 Invariants:
 * S1: no action of this module reaches the server's side.
-* S2, R11: where a tombstone stands, nothing is pulled.
+* S2, R11: where a tombstone stands, nothing is pulled, unless somebody asked for a backfill (`Window.returns_since`).
 * S5: a base of another UIDVALIDITY never meets a far side here; the caller recognises by content (`identity`) first.
 * S6: what the tenant is not entitled to is decided here (`Window.entitled`), not below.
 * S8: only evidence makes FAR_GONE; FAR_UNKNOWN, the mere absence from an answer, leads to no action at all.
@@ -56,6 +57,7 @@ from mailgate.sync.actions import (
     Reappear,
     Rebury,
     Remove,
+    Return,
     Settlement,
     Vanish,
 )
@@ -98,9 +100,11 @@ def _unknown(entry: Entry, window: Window) -> Action | None:
     match near:
         case None:
             return Pull(uid) if isinstance(far, FarPresent) and window.admits(far.internal_date) else None
-        case Tombstoned(tombstone_id, elsewhere):
+        case Tombstoned(tombstone_id, elsewhere, purged):
             if not isinstance(far, FarPresent):
                 return MarkGone(uid, tombstone_id)
+            if purged is not None and window.returns(purged) and window.admits(far.internal_date):
+                return Return(uid, purged)
             return Rebury(uid, tombstone_id) if elsewhere else None
         case SetAside():
             return None if isinstance(far, FarPresent) else Forget(uid)

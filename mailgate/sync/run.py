@@ -130,8 +130,9 @@ class Session:
         """Import, then stay live until the line drops or the task is cancelled; with `once`, one complete pass."""
         async with self._watched():
             await self._pusher.resolve()
-            if not self._imported:
+            if not self._imported or self._context.backfill is not None:
                 await self.list_folders()
+                await self._begin_backfill()
         if not self._imported:
             await self._import()
         async with self._watched():
@@ -181,6 +182,22 @@ class Session:
             context.meter = None
             await context.store.progress(context.owner, meter.now(), context.clock())
         self._imported = all(folder.uidnext is not None or folder.last_error for folder in context.followed())
+        if context.backfill is not None:
+            unread = [folder.name for folder in context.followed() if folder.uidnext is None]
+            failure = f"folders that can't be read: {', '.join(unread)}" if unread else None
+            await context.store.end_backfill(context.owner, context.clock(), failure)
+            context.backfill = None
+
+    async def _begin_backfill(self) -> None:
+        """One that was asked for: every folder is read as if for the first time, which goes on wherever it is cut."""
+        context = self._context
+        if context.backfill is None:
+            return
+        if not context.backfill.begun:
+            folders = await context.store.begin_backfill(context.owner, context.backfill.run_id, context.clock())
+            context.folders = {folder.id: folder for folder in folders}
+            context.config = replace(context.config, progress_started_at=None)
+        self._imported = False
 
     @contextlib.asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

@@ -21,13 +21,22 @@ NO_FLAGS: Final[frozenset[str]] = frozenset()
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which messages are fetched at all. `days` None: the plan is not known, nothing is fetched."""
+    """Which messages are fetched at all. `days` None: the plan is not known, nothing is fetched. `returns_since`: by a
+    backfill, purged ones come back whose anchor is not before; None: no purged one ever does (S2).
+    """
 
     now: Instant
     floor_at: Instant
     days: int | None
     entitled: bool
     anchor_from: AnchorFrom = AnchorFrom.RECEIVED
+    returns_since: Instant | None = None
+
+    def returns(self, purged: Purged | None) -> bool:
+        """Whether a purged message that is admitted may be brought back: it would not be due at once."""
+        if purged is None or self.returns_since is None or self.days is None:
+            return False
+        return purged.anchor_at >= self.returns_since and purged.anchor_at + self.days * DAY > self.now
 
     def admits(self, internal_date: Instant | None) -> bool:
         """Whether a message received then is inside: not before the import floor, and not due at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from mailgate.sync.actions import Action, Pull
+from mailgate.sync.actions import Action, Pull, Return
 from mailgate.sync.context import Context
 from mailgate.sync.port import Aside, Batch, Checkpoint, FolderState
 from mailgate.sync.reconcile import reconcile
@@ -28,8 +28,8 @@ class Writer:
     async def decide(self, entries: Sequence[Entry]) -> list[int]:
         """Collect what to write about these; the UIDs of what is to be fetched."""
         pulls: list[int] = []
-        for action in reconcile(Snapshot(self._context.window(), entries)):
-            if isinstance(action, Pull):
+        for action in reconcile(Snapshot(self._context.window(self._folder), entries)):
+            if isinstance(action, Pull | Return):
                 pulls.append(action.uid)
             else:
                 self._actions.append(action)

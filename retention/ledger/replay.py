@@ -292,7 +292,9 @@ class Replay:
             self._broken(f"{item_ref} was purged by plan {purge['plan']}, {days} days; effective was {shown}")
         back = self._brought_back.get(item_ref)
         if back is not None:
-            if back.until > now or purge["due_at"] < back.until:
+            # By a backfill it was brought back for its age, which a shorter plan may have ended before it came.
+            promised = back.anchor[1] == "rehydrated" and purge["due_at"] < back.until
+            if back.until > now or promised:
                 self._broken(f"{item_ref} was brought back to stay until {back.until}")
             if back.anchor != (purge["anchor_at"], purge["anchor_src"]):
                 self._broken(f"{item_ref} was brought back with another anchor")

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from mailgate.actors import SYSTEM
+from mailgate.clock import DAY
 from mailgate.ids import new_id
 from mailgate.sync.port import Cause
 from tests.api.conftest import START, Gateway, mailbox_body
@@ -56,6 +58,7 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("GET", f"{T}/operations/{{operation_id}}"): CRM,
     ("POST", f"{M}/rehydrate"): CRM,
     ("POST", f"{B}/sync"): CRM,
+    ("POST", f"{B}/backfill"): CRM,
     ("GET", f"{B}/runs"): CRM,
     ("GET", f"{B}/guards"): ALL,
     ("POST", f"{B}/guards/{{guard_id}}/approve"): ADMIN,
@@ -94,6 +97,8 @@ LISTED_FOR_ALL = {("GET", "/v1/tenants"), ("GET", "/v1/plans"), ("GET", "/v1/tok
 async def world(gateway: Gateway) -> dict[str, str]:
     """One of everything that a path names, of tenant acme."""
     post = await postman(gateway, "acme")
+    purged_id = await post.deliver(letter(), index=False, age=91 * DAY)
+    await gateway.core.retention.run(actor=SYSTEM, tenant_id="acme")
     message_id = await post.deliver(letter(), index=False)
     message = (await gateway.client.get(f"/v1/tenants/acme/messages/{message_id}")).json()
     patched = await gateway.client.patch(f"/v1/tenants/acme/messages/{message_id}", json={"flags": {"add": ["$a"]}})
@@ -106,6 +111,7 @@ async def world(gateway: Gateway) -> dict[str, str]:
         "mailbox_id": post.mailbox_id,
         "folder_id": await post.folder("Empty"),
         "message_id": message_id,
+        "purged_id": purged_id,
         "operation_id": patched.json()["operation_id"],
         "thread_id": message["thread_id"],
         "part_id": "1",
@@ -131,6 +137,7 @@ def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict
         ("PATCH", B): {"owner": "ann"},
         ("POST", f"{B}/folders"): {"name": "New"},
         ("POST", f"{B}/submissions"): {"to": ["bob@other.example"]},
+        ("POST", f"{B}/backfill"): {"days": 30},
         ("PATCH", f"{B}/folders/{{folder_id}}"): {"name": "Renamed"},
         ("PATCH", M): {"flags": {"add": ["\\Seen"]}},
         ("POST", "/v1/mailboxes/verify"): {"tenant_id": known["tenant_id"], "imap": mailbox_body()["imap"]},
@@ -142,6 +149,8 @@ def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict
     if (method, path) == ("POST", f"{B}/messages"):
         more = {"params": {"folder_id": known["folder_id"]}, "content": letter()}
         more["headers"] = {"content-type": "message/rfc822"}
+    if path == f"{M}/rehydrate":
+        known = known | {"message_id": known["purged_id"]}
     if (method, path) in bodies:
         more["json"] = bodies[method, path]
     return path.format(**known), more

@@ -224,3 +224,31 @@ async def test_another_tenants_mailbox_is_not_found(gateway: Gateway, what: str)
     for mailbox_id in (theirs["id"], UNKNOWN):
         refused = await gateway.client.get(f"/v1/tenants/acme/mailboxes/{mailbox_id}{what}")
         assert (refused.status_code, refused.json()["type"]) == (404, "mailbox_not_found")
+
+
+async def test_a_backfill_is_asked_for_and_shown(gateway: Gateway) -> None:
+    await gateway.tenant("acme", "standard")
+    made = (await gateway.client.post("/v1/tenants/acme/mailboxes", json=mailbox_body())).json()
+    path = f"/v1/tenants/acme/mailboxes/{made['id']}"
+    beyond = await gateway.client.post(f"{path}/backfill", json={"days": 61})
+    assert (beyond.status_code, beyond.json()["type"]) == (422, "days_beyond_plan")
+    assert "60" in beyond.json()["detail"]
+    answer = await gateway.client.post(f"{path}/backfill", json={"days": 60})
+    assert answer.status_code == 202
+    run = answer.json()
+    assert (run["kind"], run["state"], run["days"], run["counts"]) == (
+        "backfill",
+        "queued",
+        60,
+        {"new": 0, "rehydrated": 0},
+    )
+    assert run["actor"].startswith("token:")
+    assert made["id"] in gateway.sync.woken
+    assert (await gateway.client.get(f"{path}/runs")).json()["items"] == [run]
+    again = await gateway.client.post(f"{path}/backfill", json={"days": 30})
+    assert again.json()["id"] == run["id"]
+    await gateway.client.patch(path, json={"enabled": False})
+    off = await gateway.client.post(f"{path}/backfill", json={"days": 30})
+    assert (off.status_code, off.json()["type"]) == (409, "mailbox_disabled")
+    nothing = await gateway.client.post(f"{path}/backfill", json={"days": 0})
+    assert nothing.status_code == 422

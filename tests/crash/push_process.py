@@ -3,8 +3,8 @@
     python -m tests.crash.push_process JOB     (JSON: url, folder, port, user, password, step)
 
 Steps: `intend:KIND` before the journal, `sent:KIND` after it and before the command, `done:COMMAND` after the command
-and before its answer is written, `confirmed:KIND` after that. No step: it does everything. Prints
-the steps that it met.
+and before its answer is written, `confirmed:KIND` after that; of a backfill `begun`, `written` (a batch) and `ended`.
+No step: it does everything. Prints the steps that it met.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
 from mailgate.clock import system_clock
 from mailgate.store.pushes.store import SqlPushStore
+from mailgate.store.sync import SqlSyncStore
 from mailgate.sync.operations import Operation
 from tests.sync.engine import Engine
 
@@ -82,6 +83,10 @@ def install(step: str) -> None:
     around(SqlPushStore, "journal", journalled("intend"), journalled("sent"))
     for name in CONFIRMS:
         around(SqlPushStore, name, nothing, confirmed)
+    around(SqlPushStore, "brought_back", lambda *_: "intend:rehydrate", confirmed)
+    around(SqlSyncStore, "begin_backfill", nothing, lambda *_: "begun:backfill")
+    around(SqlSyncStore, "commit", nothing, lambda _owner, batch: "written:backfill" if batch.backfill else None)
+    around(SqlSyncStore, "end_backfill", nothing, lambda *_: "ended:backfill")
     for name in COMMANDS:
         around(ImapConnection, name, nothing, lambda *_, name=name: f"done:{name}")
 

@@ -27,6 +27,7 @@ from mailgate.sync.actions import (
     Reappear,
     Rebury,
     Remove,
+    Return,
     Vanish,
 )
 from mailgate.sync.identity import Likeness
@@ -236,6 +237,8 @@ class PureWorld(PurePushes):
             match action:
                 case Pull(uid):
                     pulls.append(uid)
+                case Return():
+                    raise AssertionError("nobody asked for a backfill")
                 case Link(_, message_id, flags):
                     for key, stand in list(self.origins.items()):
                         renumbered = stand.folder_id == shelf.id and stand.uidvalidity != uidvalidity

@@ -169,9 +169,10 @@ class MailboxAnswer(Answer):
 
 
 class SyncRunAnswer(Answer):
-    """One pass over a mailbox that was asked for; `counts` in messages."""
+    """One pass over a mailbox, or a backfill, that was asked for; `counts` in messages."""
 
     id: str
+    kind: Literal["sync", "backfill"]
     mailbox_id: str
     state: str = Field(description="queued, running, completed, halted or failed")
     trigger: str
@@ -180,3 +181,10 @@ class SyncRunAnswer(Answer):
     finished_at: Time | None
     counts: dict[str, int]
     detail: str | None = Field(description="why it failed")
+    days: int | None = Field(description="of a backfill: how far back it reaches")
+
+
+class BackfillBody(Body):
+    """How far back mail is fetched again."""
+
+    days: int = Field(ge=1, le=36_500, description="at most the days that the plan keeps mail")

@@ -15,6 +15,7 @@ from mailgate.api.routes.mailbox_models import (
     Account,
     AccountAnswer,
     AccountPatch,
+    BackfillBody,
     FolderRules,
     MailboxAnswer,
     MailboxBody,
@@ -134,15 +135,33 @@ async def start_sync(
     return _show_run(await runs.get(parts.db, run_id))
 
 
+@router.post(
+    _IN_TENANT + "/{mailbox_id}/backfill", status_code=202, dependencies=[only(Scope.CRM)], responses=problems(404, 409)
+)
+async def start_backfill(
+    tenant: TenantOf, mailbox_id: Annotated[ObjectId, Path()], body: BackfillBody, parts: Parts, who: Who
+) -> SyncRunAnswer:
+    """Fetch the mail of so many days again, older mail and purged mail included; nothing else brings purged mail back.
+    More days than the plan keeps: 422 `days_beyond_plan`.
+    """
+    run_id = await parts.wishes.backfills.ask(tenant.id, mailbox_id, body.days, parts.clock(), who.actor)
+    parts.sync.changed(mailbox_id)
+    return _show_run(await runs.get(parts.db, run_id))
+
+
 @router.get(_IN_TENANT + "/{mailbox_id}/runs", dependencies=[only(Scope.CRM)], responses=problems(400, 404))
 async def list_sync_runs(
     tenant: TenantOf, mailbox_id: Annotated[ObjectId, Path()], query: Annotated[PageQuery, Query()], parts: Parts
 ) -> Items[SyncRunAnswer]:
-    """The mailbox's recorded passes, newest first."""
+    """The mailbox's recorded passes and backfills, newest first."""
     await parts.mailboxes.get(tenant.id, mailbox_id)
     cursors = Cursors("sync_runs", (str,), mailbox_id)
     page = await runs.list_page(
-        parts.db, kind=runs.SYNC, mailbox_id=mailbox_id, after=cursors.after(query.cursor), limit=query.limit
+        parts.db,
+        kind=(runs.SYNC, runs.BACKFILL),
+        mailbox_id=mailbox_id,
+        after=cursors.after(query.cursor),
+        limit=query.limit,
     )
     return cursors.page(page, _show_run)
 
@@ -250,6 +269,7 @@ def _show(mailbox: Mailbox, folders: list[FolderRow], waiting: Waiting, now: Ins
 def _show_run(run: RunRecord) -> SyncRunAnswer:
     return SyncRunAnswer(
         id=run.id,
+        kind="backfill" if run.kind == runs.BACKFILL else "sync",
         mailbox_id=run.mailbox_id or "",
         state=run.state,
         trigger=run.trigger,
@@ -258,4 +278,5 @@ def _show_run(run: RunRecord) -> SyncRunAnswer:
         finished_at=run.finished_at,
         counts={name: count for name, count in run.counts.items() if isinstance(count, int)},
         detail=run.detail,
+        days=run.days,
     )

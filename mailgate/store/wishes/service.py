@@ -1,7 +1,8 @@
 """Changes that the CRM asks for: the near side changes at once, the mail server follows (`mailgate.sync.operations`).
 
 Each use case is one transaction, in which the near side, the operation and the events are written together. They are
-shared out by what they are about: messages, folders, messages that are new, and those that were purged.
+shared out by what they are about: messages, folders, messages that are new, those that were purged, and whole
+mailboxes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from mailgate.blobs import BlobStore
 from mailgate.keys import KeyRing
 from mailgate.store.database import Database
 from mailgate.store.wishes.append import Appends
+from mailgate.store.wishes.backfill import Backfills
 from mailgate.store.wishes.folders import FolderWishes
 from mailgate.store.wishes.locks import Locks
 from mailgate.store.wishes.messages import MessageWishes
@@ -27,6 +29,7 @@ class Wishes:
     folders: FolderWishes
     appends: Appends
     rehydrations: Rehydrations
+    backfills: Backfills
 
     @classmethod
     def over(
@@ -46,4 +49,5 @@ class Wishes:
             FolderWishes(db, locks),
             Appends(db, ring, blobs, locks, max_bytes=max_bytes, anchor_from=anchor_from, at_once=at_once),
             Rehydrations(db, ring, locks),
+            Backfills(db, locks),
         )

@@ -157,6 +157,8 @@ def test_an_account_is_connected_with_its_password_from_standard_input(shell: Sh
     assert "switched off" in shell("sync", mailbox["id"], "--once", expect=4).stderr
     on = shell.json("mailbox", "enable", mailbox["id"])
     assert (on["enabled"], on["state"]) == (True, "connecting")
+    asked = shell.json("mailbox", "backfill", mailbox["id"], "--days", "1")
+    assert (asked["state"], asked["days"]) == ("queued", 1)
     refused = shell.json("mailbox", "verify", mailbox["id"], expect=1)
     assert refused["ok"] is False
     assert refused["steps"][0]["step"] == "resolve"

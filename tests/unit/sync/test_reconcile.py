@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mailgate.clock import DAY
@@ -18,6 +20,7 @@ from mailgate.sync.actions import (
     Reappear,
     Rebury,
     Remove,
+    Return,
     Vanish,
 )
 from mailgate.sync.reconcile import decide, reconcile, settle
@@ -34,6 +37,7 @@ from mailgate.sync.views import (
     Moving,
     Near,
     Present,
+    Purged,
     SetAside,
     Snapshot,
     Tombstoned,
@@ -120,6 +124,38 @@ def test_none_detached_present_is_linked_again() -> None:
 
 def test_none_detached_gone_is_nothing() -> None:
     assert decided(None, Detached("m"), FAR_GONE) is None
+
+
+PURGED = Purged("m", "item", NOW - 20 * DAY)
+BACKFILL = replace(WINDOW, returns_since=NOW - 25 * DAY)
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_none_tombstone_present_returns_by_a_backfill(elsewhere: bool) -> None:
+    near = Tombstoned("t", elsewhere, PURGED)
+    assert decided(None, near, HERE) == (Rebury(7, "t") if elsewhere else None)
+    assert decided(None, near, HERE, BACKFILL) == Return(7, PURGED)
+    assert decided(None, near, FAR_GONE, BACKFILL) == MarkGone(7, "t")
+
+
+@pytest.mark.parametrize(
+    ("purged", "window", "far"),
+    [
+        (None, BACKFILL, HERE),
+        (replace(PURGED, anchor_at=NOW - 26 * DAY), BACKFILL, HERE),
+        (replace(PURGED, anchor_at=NOW - 30 * DAY), replace(BACKFILL, returns_since=0), HERE),
+        (PURGED, replace(BACKFILL, days=None), HERE),
+        (PURGED, BACKFILL, FarPresent(SEEN, NOW - 31 * DAY)),
+        (PURGED, replace(BACKFILL, entitled=False), HERE),
+    ],
+    ids=["deleted by a user", "before it", "due at once", "unknown plan", "outside the window", "not entitled"],
+)
+def test_none_tombstone_present_stays_away(purged: Purged | None, window: Window, far: FarPresent) -> None:
+    assert decided(None, Tombstoned("t", purged=purged), far, window) is None
+
+
+def test_a_return_says_so() -> None:
+    assert str(Return(7, PURGED)) == "bring m back from 7"
 
 
 @pytest.mark.parametrize("near", [None, Tombstoned("t"), SetAside(), Present("m"), Detached("m")])
