@@ -340,3 +340,18 @@ async def test_reading_never_marks_anything(engine: Engine, account: MemoryAccou
     await engine.sync()
     assert engine.far() == before
     assert not any(command.startswith("SELECT") for command in account.commands)
+
+
+async def test_a_few_new_messages_need_no_look_at_every_copy(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether anything at all waits to be recognised is asked for whole folders only: the answer takes all rows."""
+    await engine.sync()
+
+    async def never(*_: object) -> bool:
+        raise AssertionError("every row was looked at for one new message")
+
+    monkeypatch.setattr(type(engine.store), "has_free", never)
+    account.append("INBOX", mail(20), internal_date=NOW)
+    await again(engine)
+    assert await agrees(engine)
