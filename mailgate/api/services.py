@@ -14,6 +14,7 @@ from mailgate.metrics import Metrics
 from mailgate.settings import Settings
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
+from mailgate.store.legal_holds import LegalHolds
 from mailgate.store.log import PurgeLog
 from mailgate.store.log_reading import LogReader
 from mailgate.store.mailboxes import Mailboxes
@@ -77,6 +78,7 @@ class Services:
     mailboxes: Mailboxes
     reader: MessageReader
     pins: Pins
+    holds: LegalHolds
     retention: RetentionService
     wishes: Wishes
     submissions: Submissions

@@ -93,6 +93,7 @@ class Application:
                 mailboxes=core.mailboxes,
                 reader=core.reader,
                 pins=core.pins,
+                holds=core.holds,
                 retention=core.retention,
                 wishes=core.wishes,
                 submissions=core.submissions,

@@ -23,6 +23,7 @@ from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Setting
 from mailgate.store import installation, leases, migrate
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
+from mailgate.store.legal_holds import LegalHolds
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.log_reading import LogReader, Witness
 from mailgate.store.mailboxes import Mailboxes
@@ -97,6 +98,7 @@ class Core:
     expiry: Expiry
     pins: Pins
     reader: MessageReader
+    holds: LegalHolds
     retention: RetentionService
     wishes: Wishes
     allowance: CountedAllowance
@@ -185,6 +187,7 @@ class Core:
             expiry=expiry,
             pins=pins,
             reader=reader,
+            holds=LegalHolds(db, ring, log, expiry, release_days=policy.graces.after_release),
             retention=RetentionService(
                 db,
                 log,

@@ -20,6 +20,7 @@ from sqlalchemy import bindparam, delete, or_, select, update
 
 from mailgate.actors import Actor
 from mailgate.clock import Instant
+from mailgate.store import tenants
 from mailgate.store.bulk import insert_many
 from mailgate.store.discard import end_copies
 from mailgate.store.expiry import Horizon
@@ -321,7 +322,9 @@ async def remove(
     """
     columns = messages.c
     wanted = among(columns.id, ids, sqlite=tx.sqlite)
-    # Lock first, then judge in a new statement: what committed while this waited for the locks is seen.
+    # Lock first, then judge in a new statement: what committed while this waited for the locks is seen. The tenant's
+    # lock keeps away a hold on the tenant or the mailbox, which locks no message.
+    await tenants.lock(tx, tenant_id, shared=True)
     await tx.conn.execute(select(columns.id).where(wanted).order_by(columns.id).with_for_update())
     protecting = await active(tx.conn, tenant_id, now)
     query = select(

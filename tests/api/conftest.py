@@ -165,6 +165,7 @@ def make_services(core: Core, sync: RecordedSync, verify: RecordedVerify, health
         mailboxes=core.mailboxes,
         reader=core.reader,
         pins=core.pins,
+        holds=core.holds,
         retention=core.retention,
         wishes=core.wishes,
         submissions=core.submissions,

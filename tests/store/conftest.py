@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.tenants.catalogue import parse_catalogue
 from mailgate.tenants.subscription import SubscriptionRules
+from tests.store.purge_process import Child
 
 NOW: Instant = 20_000 * DAY
 PLANS = Path(__file__).parents[2] / "config" / "plans.toml"
@@ -35,6 +37,23 @@ class Store:
     reader: LogReader
     subscriptions: Subscriptions
     mailboxes: Mailboxes
+
+
+@pytest.fixture
+async def children(store: Store, tmp_path: Path, database_url: str) -> AsyncIterator[Any]:
+    """Starts purging processes on the same store; ends them."""
+    del store  # it is there first
+    started: list[Child] = []
+
+    async def start(**wanted: Any) -> Child:
+        usual = {"url": database_url, "folder": str(tmp_path), "now": NOW, "batch": 500, "tenant_id": "acme"}
+        child = await Child.start(**usual | wanted)
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        await child.end()
 
 
 @pytest.fixture

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from mailgate.clock import Instant
 from mailgate.store.expiry import Expiry
@@ -59,6 +60,16 @@ class Purging:
         query = select(log_leaves.c.body).where(log_leaves.c.tenant_id == tenant_id).order_by(log_leaves.c.idx)
         async with self.store.db.read() as conn:
             return [parse_leaf(body) for body in (await conn.execute(query)).scalars()]
+
+
+async def blocked(purging: Purging, task: asyncio.Task[Any]) -> None:
+    """Returns when the task waits for a lock in the database: PostgreSQL says so; on SQLite the writer stands first."""
+    while not purging.store.db.sqlite:
+        async with purging.store.db.read() as conn:
+            waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+            if (await conn.execute(waiting)).scalar_one():
+                break
+    assert not task.done()
 
 
 async def make_purging(store: Store, graces: Graces | None = None) -> Purging:

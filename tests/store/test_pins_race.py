@@ -6,12 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY
@@ -19,8 +16,7 @@ from mailgate.errors import ConflictError
 from mailgate.store.transaction import Transaction
 from tests.store.builder import Seed
 from tests.store.conftest import NOW, Store
-from tests.store.purge_process import Child
-from tests.store.purging import Purging, make_purging
+from tests.store.purging import Purging, blocked, make_purging
 
 
 @pytest.fixture
@@ -30,22 +26,6 @@ async def purging(store: Store) -> Purging:
     return made
 
 
-@pytest.fixture
-async def children(purging: Purging, tmp_path: Path, database_url: str) -> AsyncIterator[Any]:
-    """Starts purging processes on the same store; ends them."""
-    started: list[Child] = []
-
-    async def start(**wanted: Any) -> Child:
-        usual = {"url": database_url, "folder": str(tmp_path), "now": NOW, "batch": 500, "tenant_id": "acme"}
-        child = await Child.start(**usual | wanted)
-        started.append(child)
-        return child
-
-    yield start
-    for child in started:
-        await child.end()
-
-
 async def pin(purging: Purging, message_id: str, entity_id: str = "D-1") -> str:
     """`accepted`, or the slug of the refusal."""
     try:
@@ -53,16 +33,6 @@ async def pin(purging: Purging, message_id: str, entity_id: str = "D-1") -> str:
     except ConflictError as refused:
         return refused.slug
     return "accepted"
-
-
-async def blocked(purging: Purging, task: asyncio.Task[Any]) -> None:
-    """Returns when the task waits for a lock in the database: PostgreSQL says so; on SQLite the writer stands first."""
-    while not purging.store.db.sqlite:
-        async with purging.store.db.read() as conn:
-            waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-            if (await conn.execute(waiting)).scalar_one():
-                break
-    assert not task.done()
 
 
 @pytest.mark.parametrize("boundary", ["candidates locked", "judged", "purged", "recorded"])

@@ -222,6 +222,19 @@ def test_purges(shell: Shell) -> None:
     assert "0 purged" in shell("purge").stdout
 
 
+def test_holds(shell: Shell) -> None:
+    said = shell("hold", "place", "acme", "--matter", "M-1", "--reason", "a claim").stdout
+    assert "stands on tenant: M-1" in said
+    (hold,) = shell.json("hold", "list", "acme")
+    assert (hold["scope"], hold["matter"], hold["protects_until"]) == ("tenant", "M-1", None)
+    released = shell.json("hold", "release", "acme", hold["id"], "--reason", "settled")
+    assert released["protects_until"] is not None
+    assert shell.json("hold", "list", "acme", "--standing") == []
+    usual = ["hold", "place", "acme", "--matter", "M", "--reason", "r"]
+    assert "message_not_found" in shell(*usual, "--message", "X", expect=4).stderr
+    shell(*usual, "--mailbox", "X", "--message", "Y", expect=2)
+
+
 def test_tokens(shell: Shell) -> None:
     made = shell.json("token", "create", "the crm", "--scope", "crm", "--tenant", "acme", "--expires", NOW)
     assert (made["scopes"], made["tenant_id"], made["expires_at"]) == (["crm"], "acme", NOW)
