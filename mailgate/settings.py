@@ -287,6 +287,14 @@ class RetentionSettings(Section):
     rehydrate_days: int = setting(
         7, "A purged copy that was brought back without a pin stays this long.", unit="days", ge=1, le=365
     )
+    brake_min: int = setting(
+        1_000,
+        "A purge that would take more of a tenant's copies than this, and than brake_share, halts unless explained.",
+        unit="copies",
+        ge=0,
+        le=1_000_000_000,
+    )
+    brake_share: int = setting(20, "The share of a tenant's copies for the same.", unit="percent", ge=0, le=100)
     purge_interval_s: int = setting(3600, "How often the purge runs.", unit="seconds", ge=10, le=86_400)
     batch_size: int = setting(500, "Copies that one purge transaction takes at most.", unit="messages", ge=1, le=500)
     erase_interval_s: int = setting(60, "How often queued erasures of blobs are tried.", unit="seconds", ge=1, le=3_600)

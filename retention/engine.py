@@ -14,7 +14,9 @@ Invariants:
 3. Cut anywhere, `resume` goes on from the last commit and ends as an uncut run would have.
 4. What the store refuses shrinks the batch down to one copy; that copy is deferred, logged and counted as failed, and
    the walk goes on.
-5. An error that is not the batch's own (disk, connection, log) ends the work and leaves the run unfinished, to be
+5. A run that would take improbably many of a tenant's copies takes none of them: it says so in the tenant's log, goes
+   on with the next tenant, and ends as halted.
+6. An error that is not the batch's own (disk, connection, log) ends the work and leaves the run unfinished, to be
    resumed: nothing is counted that did not commit.
 """
 
@@ -24,12 +26,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from retention.model import Copy, Counts, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
+from retention.model import Brake, Copy, Counts, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
 from retention.policy import cutoffs, judge
-from retention.port import BatchFailedError, Position, Progress, PurgeStore, PurgeUnit, Run
+from retention.port import BatchFailedError, Load, Position, Progress, PurgeStore, PurgeUnit, Run
 
 BATCH = 500
 """Copies per transaction, at most: about 50 ms of work, so that nobody waits long."""
+
+APPROVED_BRAKE = "brake"
+"""What a run names that a person allowed to take improbably many copies."""
+
+_LONGEST_DETAIL = 900
 
 Step = Callable[[str], None]
 """Called with the name of each step boundary that was reached; tests cut a run there."""
@@ -68,7 +75,13 @@ class Engine:
     """
 
     def __init__(
-        self, store: PurgeStore, clock: Callable[[], Instant], *, batch: int = BATCH, step: Step = no_step
+        self,
+        store: PurgeStore,
+        clock: Callable[[], Instant],
+        *,
+        batch: int = BATCH,
+        step: Step = no_step,
+        brake: Brake | None = None,
     ) -> None:
         if batch < 1:
             raise ValueError("a batch has at least one copy")
@@ -76,6 +89,7 @@ class Engine:
         self._clock = clock
         self._batch = batch
         self._step = step
+        self._brake = brake or Brake()
 
     async def run(self, run: Run) -> Counts:
         """Begin this run and finish it; the counts of all its tenants."""
@@ -138,7 +152,10 @@ class Engine:
     async def _walk(self, run: Run, progress: Progress) -> Counts:
         for tenant_id in await self._tenants(run, progress):
             progress = await self._tenant(run, tenant_id, progress)
-        await self._store.finish(run, progress, "completed")
+        if progress.halted:
+            await self._store.finish(run, progress, "halted", _halted(progress.halted))
+        else:
+            await self._store.finish(run, progress, "completed")
         self._step("finished")
         return progress.totals
 
@@ -155,7 +172,7 @@ class Engine:
 
     async def _tenant(self, run: Run, tenant_id: str, progress: Progress) -> Progress:
         if progress.tenant_id is None:
-            progress = await self._store.transact(run, tenant_id, partial(self._open, tenant_id, progress))
+            progress = await self._store.transact(run, tenant_id, partial(self._open, run, tenant_id, progress))
             self._step("opened")
         size = self._batch
         done = False
@@ -174,15 +191,31 @@ class Engine:
             self._step("closed")
         return progress
 
-    async def _open(self, tenant_id: str, before: Progress, unit: PurgeUnit) -> Progress:
+    async def _open(self, run: Run, tenant_id: str, before: Progress, unit: PurgeUnit) -> Progress:
         progress = before.copy()
-        if await unit.lock_tenant(self._clock()) is None:
+        rules = await unit.lock_tenant(self._clock())
+        if rules is None:
             progress.done_through = tenant_id
-        else:
-            progress.tenant_id = tenant_id
-            await unit.open()
+            await unit.record(progress)
+            return progress
+        progress.tenant_id = tenant_id
+        await unit.open()
+        load = await self._improbable(run, rules, unit)
+        if load is not None:
+            progress.counts.keep(str(KeptBy.BRAKE), load.going)
+            await unit.abort(progress.counts, APPROVED_BRAKE)
+            progress = _tenant_done(progress)
+            progress.halted.append(f"{tenant_id}: {load.going} of {load.copies} copies would go")
         await unit.record(progress)
         return progress
+
+    async def _improbable(self, run: Run, rules: Rules, unit: PurgeUnit) -> Load | None:
+        """What the run would take of the tenant, if that is improbably much and nothing explains it."""
+        bounds = cutoffs(rules, run.now_at)
+        if bounds is None or APPROVED_BRAKE in run.approved:
+            return None
+        load = await unit.load(bounds, self._brake)
+        return None if load is None or load.explained or load.going <= self._brake.limit(load.copies) else load
 
     async def _next(self, run: Run, before: Progress, limit: int, unit: PurgeUnit) -> tuple[Progress, bool]:
         """One batch; the progress after it, and whether it was the last."""
@@ -266,6 +299,14 @@ class Engine:
             self._step("aborted")
         await self._store.finish(run, progress, "failed", reason)
         return progress.totals
+
+
+def _halted(tenants: Sequence[str]) -> str:
+    """Why a run ended as halted, for its record."""
+    text = "; ".join(tenants)
+    if len(text) > _LONGEST_DETAIL:
+        text = f"{text[:_LONGEST_DETAIL]}… ({len(tenants)} tenants)"
+    return f"brake: {text}. Nothing of theirs was purged; look, then approve it (approve_brake)"
 
 
 def _tenant_done(before: Progress) -> Progress:

@@ -34,6 +34,7 @@ class KeptBy(StrEnum):
     PLAN_UNKNOWN = "plan_unknown"
     CLOCK = "clock"
     NOT_DUE = "not_due"
+    BRAKE = "brake"  # the run would have taken improbably many: it stops until somebody looks
     LOCKED = "locked"  # another transaction works on it at this moment: the next run judges it
 
 
@@ -131,6 +132,20 @@ class Sum:
 
     def __add__(self, other: Sum) -> Sum:
         return Sum(self.copies + other.copies, self.bytes + other.bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Brake:
+    """A run that would take more of a tenant's copies than both of these halts for that tenant, unless a recorded
+    change of its plan or a person's approval explains it. `share`: percent of all its copies.
+    """
+
+    minimum: int = 1_000
+    share: int = 20
+
+    def limit(self, copies: int) -> int:
+        """How many of so many copies a run takes without asking."""
+        return max(self.minimum, copies * self.share // 100)
 
 
 @dataclass(frozen=True, slots=True)

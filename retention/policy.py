@@ -26,6 +26,7 @@ from retention.model import (
     SECOND,
     AnchorFrom,
     AnchorSource,
+    Brake,
     Copy,
     Cutoffs,
     Graces,
@@ -51,12 +52,14 @@ class Policy:
     catalogue_sha256: str
     anchor: AnchorFrom = AnchorFrom.RECEIVED
     graces: Graces = field(default_factory=Graces)
+    brake: Brake = field(default_factory=Brake)
 
     @property
     def document(self) -> dict[str, object]:
         """The policy as the purge log shows it (`policy.set`)."""
         return {
             "anchor": str(self.anchor),
+            "brake": [self.brake.minimum, self.brake.share],
             "catalogue_sha256": self.catalogue_sha256,
             "graces_days": asdict(self.graces),
             "version": self.version,

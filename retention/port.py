@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
-from retention.model import Actor, Copy, Counts, Cutoffs, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
+from retention.model import Actor, Brake, Copy, Counts, Cutoffs, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
 
 T = TypeVar("T")
 
@@ -57,7 +57,8 @@ class Progress:
     """How far a run is; part of every unit that moves it.
 
     `totals` are the finished tenants' counts. `tenant_id` is the one in work (its `run.open` stands in its log),
-    with its own counts and position; tenants up to `done_through` (in order of ids) are finished.
+    with its own counts and position; tenants up to `done_through` (in order of ids) are finished. `halted` says for
+    which of them the run stopped, and why.
     """
 
     totals: Counts = field(default_factory=Counts)
@@ -66,11 +67,18 @@ class Progress:
     tenant_id: str | None = None
     counts: Counts = field(default_factory=Counts)
     position: Position | None = None
+    halted: list[str] = field(default_factory=list)
 
     def copy(self) -> Progress:
         """An independent copy."""
         return Progress(
-            self.totals.copy(), self.tenants, self.done_through, self.tenant_id, self.counts.copy(), self.position
+            self.totals.copy(),
+            self.tenants,
+            self.done_through,
+            self.tenant_id,
+            self.counts.copy(),
+            self.position,
+            list(self.halted),
         )
 
 
@@ -86,6 +94,17 @@ class Survey:
     due: Mapping[Reason, Sum] = field(default_factory=dict)
     kept: Mapping[KeptBy, Sum] = field(default_factory=dict)
     candidates: Mapping[KeptBy, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a run would take of a tenant: `going` of its `copies`. `explained`: a recorded change of its plan, which no
+    run has seen yet, makes the difference.
+    """
+
+    going: int
+    copies: int
+    explained: bool
 
 
 class PurgeUnit(Protocol):
@@ -115,6 +134,9 @@ class PurgeUnit(Protocol):
 
     async def defer(self, copy: Copy, reason: str) -> None:
         """Log that this copy should have gone and could not."""
+
+    async def load(self, bounds: Cutoffs, brake: Brake) -> Load | None:
+        """What the run would take; None when that is not more than the brake allows whatever the tenant has."""
 
     async def open(self) -> None:
         """Log that the run begins in this tenant."""

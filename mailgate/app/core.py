@@ -41,7 +41,7 @@ from mailgate.store.wishes.locks import Locks
 from mailgate.store.wishes.service import Wishes
 from mailgate.tenants.catalogue import Catalogue, parse_catalogue
 from mailgate.tenants.subscription import SubscriptionRules
-from retention.model import AnchorFrom, Graces
+from retention.model import AnchorFrom, Brake, Graces
 from retention.policy import ClockLimits, Policy
 
 _log = structlog.get_logger("mailgate.core")
@@ -261,6 +261,7 @@ def policy_of(settings: Settings, catalogue: Catalogue) -> Policy:
             past_due=retention.past_due_grace_days,
             rehydrated=retention.rehydrate_days,
         ),
+        brake=Brake(minimum=retention.brake_min, share=retention.brake_share),
     )
 
 

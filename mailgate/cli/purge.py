@@ -30,6 +30,9 @@ def purge(
     plan: Annotated[
         str | None, typer.Option(metavar="PLAN", help="With --dry-run: as if this plan began then.")
     ] = None,
+    approve_brake: Annotated[
+        bool, typer.Option(help="Purge although it takes improbably many copies; named in the log.")
+    ] = False,
     approve_clock: Annotated[bool, typer.Option(help="Purge although the clock jumped; named in the log.")] = False,
     json: Json = False,
 ) -> None:
@@ -45,7 +48,11 @@ def purge(
                 if dry_run:
                     return _previewed(await core.retention.preview(tenant, at, plan))
                 run = await core.retention.run(
-                    actor=COMMAND, tenant_id=tenant, trigger="command", approve_clock=approve_clock
+                    actor=COMMAND,
+                    tenant_id=tenant,
+                    trigger="command",
+                    approve_clock=approve_clock,
+                    approve_brake=approve_brake,
                 )
                 await _finish(core)
             return {

@@ -190,6 +190,16 @@ class Expiry:
             shrunk_at = at if shrinks else await self._last_shrink(conn, tenant_id, at - 1)
         return Rules(plan.plan, plan.days, self._graces, shrunk_at)
 
+    async def last_shrink(
+        self, conn: AsyncConnection, tenant_id: str, at: Instant
+    ) -> tuple[Instant, int | None] | None:
+        """When the days last became fewer, up to `at`, and what they were before (None: not known, all was kept)."""
+        shrunk_at = await self._last_shrink(conn, tenant_id, at)
+        if shrunk_at is None:
+            return None
+        before = await self._subscriptions.entitlements_in(conn, tenant_id, shrunk_at - 1)
+        return shrunk_at, before.retention_days
+
     async def _last_shrink(self, conn: AsyncConnection, tenant_id: str, at: Instant) -> Instant | None:
         """When the days last became fewer, up to `at`; a plan that is not known counts as keeping everything."""
         line = await timeline(conn, tenant_id)

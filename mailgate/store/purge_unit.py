@@ -21,6 +21,7 @@ from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.ids import new_id
 from mailgate.store import runs, tenants
+from mailgate.store.brake import load
 from mailgate.store.discard import Freed, prepare_end
 from mailgate.store.expiry import Expiry, Horizon, of_age
 from mailgate.store.log import PurgeLog
@@ -32,8 +33,8 @@ from mailgate.store.tombstones import bury
 from mailgate.store.transaction import Leaf, Transaction
 from retention.ledger import leaves
 from retention.ledger.purge_template import ItemPurgeTemplate
-from retention.model import Copy, Counts, Cutoffs, KeptBy, Rules, Verdict
-from retention.port import Position, Progress, Run
+from retention.model import Brake, Copy, Counts, Cutoffs, KeptBy, Rules, Verdict
+from retention.port import Load, Position, Progress, Run
 
 METHOD = "data_key_destroyed"
 
@@ -175,6 +176,11 @@ class SqlPurgeUnit:
         """Log that a copy stayed though it should have gone."""
         row = self._rows[copy.id]
         self._write(leaves.item_deferred, item_ref=row.item_ref, mailbox_ref=row.mailbox_id, reason=reason)
+
+    async def load(self, bounds: Cutoffs, brake: Brake) -> Load | None:
+        """What the run would take, by the horizon that `lock_tenant` made."""
+        del bounds  # the horizon has them
+        return await load(self._tx.conn, self._expiry, self._known_horizon(), brake, self._at)
 
     async def open(self) -> None:
         """Log the run's opening."""

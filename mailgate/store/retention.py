@@ -33,7 +33,7 @@ from mailgate.store.schema import runs as runs_table
 from mailgate.store.standing import RetentionStatus, standing
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
-from retention.engine import BATCH, Engine, Preview, Step, no_step
+from retention.engine import APPROVED_BRAKE, BATCH, Engine, Preview, Step, no_step
 from retention.model import Actor as RetentionActor
 from retention.model import Counts, Supposed
 from retention.policy import ClockLimits, Policy, clock_fault
@@ -83,7 +83,7 @@ class RetentionService:
         self._store = SqlPurgeStore(
             db, log, subscriptions, expiry, clock, self._lease, on_purged=lambda: self.on_purged()
         )
-        self._engine = Engine(self._store, clock, batch=batch, step=step)
+        self._engine = Engine(self._store, clock, batch=batch, step=step, brake=policy.brake)
         self._turn = asyncio.Lock()
 
     async def run(
@@ -95,11 +95,13 @@ class RetentionService:
         at: Instant | None = None,
         trigger: str = "request",
         approve_clock: bool = False,
+        approve_brake: bool = False,
     ) -> RunRecord:
         """Purge now and come back with the finished run. A dry run only counts, writes nothing, and may look at a later
         time `at`. Raises PurgeBusyError, PreconditionError, NotFoundError.
         """
-        record = await self._new(actor, tenant_id, dry_run, at, trigger, approve_clock)
+        approved = _approved(clock=approve_clock, brake=approve_brake)
+        record = await self._new(actor, tenant_id, dry_run, at, trigger, approved)
         if dry_run:
             return await self._counted(record)
         async with self._turn, self._leased() as mine:
@@ -117,9 +119,11 @@ class RetentionService:
         at: Instant | None = None,
         trigger: str = "request",
         approve_clock: bool = False,
+        approve_brake: bool = False,
     ) -> RunRecord:
         """Queue a run; one that waits already for the same is returned instead. Raises as `run` does."""
-        record = await self._new(actor, tenant_id, dry_run, at, trigger, approve_clock)
+        approved = _approved(clock=approve_clock, brake=approve_brake)
+        record = await self._new(actor, tenant_id, dry_run, at, trigger, approved)
 
         async def work(tx: Transaction) -> RunRecord:
             columns = runs_table.c
@@ -222,7 +226,7 @@ class RetentionService:
         dry_run: bool,
         at: Instant | None,
         trigger: str,
-        approve_clock: bool,
+        approved: list[str],
     ) -> RunRecord:
         if at is not None and not dry_run:
             raise PreconditionError(
@@ -248,7 +252,7 @@ class RetentionService:
             policy={
                 "version": self._policy.version,
                 "sha256": self._policy.sha256,
-                "approved": [CLOCK_APPROVED] if approve_clock else [],
+                "approved": approved,
             },
         )
 
@@ -365,6 +369,11 @@ class RetentionService:
 
     def _leased(self) -> _Leased:
         return _Leased(self._lease, self._db, self._clock)
+
+
+def _approved(*, clock: bool, brake: bool) -> list[str]:
+    """What a run's record and its opening leaf name."""
+    return [name for name, given in ((APPROVED_BRAKE, brake), (CLOCK_APPROVED, clock)) if given]
 
 
 def _nothing() -> None:

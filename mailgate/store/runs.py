@@ -148,6 +148,7 @@ def progress_to_json(progress: Progress) -> dict[str, Any]:
             "tenant_id": progress.tenant_id,
             "counts": progress.counts.to_json(),
             "position": progress.position,
+            "halted": progress.halted,
         },
     }
 
@@ -165,6 +166,7 @@ def progress_from_json(counts: Mapping[str, Any]) -> Progress:
         tenant_id=saved["tenant_id"],
         counts=Counts.from_json(saved["counts"]),
         position=None if position is None else (int(position[0]), str(position[1])),
+        halted=list(saved.get("halted", ())),  # a run that an older version began has none
     )
 
 

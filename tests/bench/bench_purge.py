@@ -66,7 +66,7 @@ async def measure(url: str, folder: Path, copies: int) -> dict[str, float]:
 
     before, cpu = _rss(), time.process_time()
     begun = time.perf_counter()
-    run = await service.run(actor=COMMAND)
+    run = await service.run(actor=COMMAND, approve_brake=True)
     purged_in = time.perf_counter() - begun
     assert run.counts["purged"] == copies, run
     erased, failed = 0, 0

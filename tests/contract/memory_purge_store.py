@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from retention.model import Copy, Counts, Cutoffs, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
+from retention.model import Brake, Copy, Counts, Cutoffs, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
 from retention.policy import cutoffs, judge, of_age
-from retention.port import BatchFailedError, Position, Progress, Run, Survey
+from retention.port import BatchFailedError, Load, Position, Progress, Run, Survey
 
 T = TypeVar("T")
 
@@ -33,6 +33,8 @@ class MemoryStore:
     def __init__(self) -> None:
         self.state = State()
         self.refused: set[str] = set()  # ids whose purge fails
+        self.details: dict[str, str] = {}
+        self.explained: set[str] = set()  # tenants whose plan was changed just now
         self.locked: set[str] = set()  # ids that another transaction has locked
         self.between: Callable[[State], None] | None = None  # what commits between locking and reading
         self._turn = asyncio.Lock()
@@ -50,6 +52,7 @@ class MemoryStore:
 
     async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
         self.state.runs[run.id] = (run, progress, state)
+        self.details[run.id] = detail or ""
 
     async def tenants(self) -> Sequence[str]:
         return sorted(self.state.rules)
@@ -151,6 +154,12 @@ class Unit:
 
     async def defer(self, copy: Copy, reason: str) -> None:
         self._state.log.append((self._tenant_id, "item.deferred", self._run.id, copy.id, reason))
+
+    async def load(self, bounds: Cutoffs, brake: Brake) -> Load | None:
+        going = sum(of_age(copy, bounds) and not copy.pins and not copy.holds for copy in self._copies.values())
+        if going <= brake.minimum:
+            return None
+        return Load(going, len(self._copies), self._tenant_id in self._store.explained)
 
     async def open(self) -> None:
         self._state.log.append((self._tenant_id, "run.open", self._run.id))

@@ -98,6 +98,9 @@ class RunBody(Body):
     tenant: TenantId | None = Field(default=None, description="null: all tenants")
     dry_run: bool = Field(default=False, description="only count")
     at: TimeIn | None = Field(default=None, description="for dry runs: as if it were then")
+    approve_brake: bool = Field(
+        default=False, description="purge although it takes improbably many copies; named in the purge log"
+    )
     approve_clock: bool = Field(default=False, description="purge although the clock jumped; named in the purge log")
 
 
@@ -170,7 +173,11 @@ async def get_preview(query: Annotated[PreviewQuery, Query()], parts: Parts, who
 
 @router.post("/v1/retention/runs", status_code=202, dependencies=[only()], responses=problems(404, 409))
 async def start_run(body: RunBody, parts: Parts, who: Who) -> RunAnswer:
-    """Ask for a purge, or for a dry run, which only counts. One that waits already for the same is answered again."""
+    """Ask for a purge, or for a dry run, which only counts. One that waits already for the same is answered again.
+
+    A run halts where it would take improbably many of a tenant's copies and no change of its plan explains that:
+    `approve_brake` lets this one run pass.
+    """
     tenant_id = body.tenant or who.tenant_id
     if tenant_id is not None and not who.reaches(tenant_id):
         raise _no_tenant(tenant_id)
@@ -180,6 +187,7 @@ async def start_run(body: RunBody, parts: Parts, who: Who) -> RunAnswer:
         dry_run=body.dry_run,
         at=body.at,
         approve_clock=body.approve_clock,
+        approve_brake=body.approve_brake,
     )
     return _show(run)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from retention.engine import Engine
-from retention.model import DAY, SCHEDULER, Copy, Counts, Rules, Sum, Supposed
+from retention.model import DAY, SCHEDULER, Brake, Copy, Counts, Rules, Sum, Supposed
 from retention.port import Run
 from tests.contract.memory_purge_store import MemoryStore, State, pinned
 
@@ -197,6 +197,68 @@ async def test_an_error_that_is_not_the_batchs_own_leaves_the_run_to_be_resumed(
     found = await engine(store).resume("p")
     assert found is not None
     assert found[1].purged == 3
+
+
+def braked(store: MemoryStore, **more: object) -> Engine:
+    return engine(store, brake=Brake(minimum=3, share=50), **more)
+
+
+async def test_a_run_that_would_take_improbably_many_takes_none_and_goes_on_with_the_next_tenant() -> None:
+    store = a_store(plans={"a": 30, "b": 60}, ages=[1, 2, 31, 32, 33, 34, 61])
+    counts = await braked(store).run(a_run())
+    assert len(ids(store, "a")) == 7
+    assert len(ids(store, "b")) == 6
+    assert counts == Counts(candidates=6, purged=1, bytes=10, kept={"brake": 5})
+    assert [entry[1:4] for entry in store.state.log if entry[0] == "a"] == [
+        ("run.open", "R1"),
+        ("run.abort", "R1", "brake"),
+    ]
+    assert store.state.runs["R1"][2] == "halted"
+    assert "a: 5 of 7 copies would go" in store.details["R1"]
+
+
+@pytest.mark.parametrize(
+    ("ages", "goes"), [([1, 31, 31, 31], 3), ([1, 1, 1, 1, 31, 31, 31, 31], 4), ([1, 1, 1, 31, 31, 31, 31], 0)]
+)
+async def test_the_brake_is_more_than_a_number_and_more_than_a_share(ages: list[int], goes: int) -> None:
+    store = a_store(plans={"a": 30}, ages=ages)
+    assert (await braked(store).run(a_run())).purged == goes
+
+
+async def test_an_approval_or_a_change_of_plan_opens_the_brake() -> None:
+    store = a_store(plans={"a": 30}, ages=[31] * 9)
+    store.explained = {"a"}
+    assert (await braked(store).run(a_run())).purged == 9
+    store = a_store(plans={"a": 30}, ages=[31] * 9)
+    assert (await braked(store).run(a_run())).purged == 0
+    assert (await braked(store).run(replace(a_run(id_="R2"), approved=("brake",)))).purged == 9
+    assert store.state.runs["R2"][2] == "completed"
+
+
+async def test_what_a_halted_run_says_is_short_whatever_the_number_of_tenants() -> None:
+    store = a_store(plans={f"tenant-{n:03}": 30 for n in range(60)}, ages=[31] * 4)
+    await braked(store).run(a_run())
+    assert len(store.details["R1"]) <= 1_000
+    assert "60 tenants" in store.details["R1"]
+
+
+@pytest.mark.parametrize("cut_at", range(6))
+async def test_a_cut_run_remembers_for_whom_it_halted(cut_at: int) -> None:
+    store = a_store(plans={"a": 30, "b": 60}, ages=[31, 32, 33, 34, 61])
+    left = cut_at
+
+    def step(_name: str) -> None:
+        nonlocal left
+        if left == 0:
+            raise CutError
+        left -= 1
+
+    with pytest.raises(CutError):
+        await braked(store, step=step).run(a_run())
+    await braked(store).resume("p")
+    assert store.state.runs["R1"][2] == "halted"
+    assert (len(ids(store, "a")), len(ids(store, "b"))) == (5, 4)
+    assert [entry[1] for entry in store.state.log if entry[0] == "a"] == ["run.open", "run.abort"]
 
 
 async def test_a_preview_says_what_a_run_then_does_and_changes_nothing() -> None:

@@ -1,0 +1,136 @@
+"""The brake on both databases: what halts a run, what explains it, what an approval opens."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+import pytest
+
+from mailgate.actors import COMMAND, SYSTEM
+from mailgate.clock import DAY
+from mailgate.store.retention import RetentionService
+from mailgate.store.runs import RunRecord
+from mailgate.store.subscriptions import SubscriptionChange
+from retention.ledger.replay import replay_leaves
+from retention.ledger.report import Verdict
+from retention.model import Brake, Graces
+from retention.policy import Policy
+from tests.store.builder import Home, Seed
+from tests.store.conftest import NOW, Store
+from tests.store.purging import Purging, make_purging
+
+_OWNERS = count()
+BRAKE = Brake(minimum=3, share=50)
+
+
+@pytest.fixture
+async def purging(store: Store) -> Purging:
+    made = await make_purging(store)
+    await made.lease.release(store.db)
+    return made
+
+
+def a_service(purging: Purging, graces: Graces | None = None) -> RetentionService:
+    store = purging.store
+    policy = Policy(1, "ab" * 32, graces=graces or Graces(), brake=BRAKE)
+    owner = f"service-{next(_OWNERS)}"
+    return RetentionService(
+        store.db, store.log, store.subscriptions, purging.expiry, policy, purging.clock, owner, batch=2
+    )
+
+
+async def run(purging: Purging, **more: Any) -> RunRecord:
+    return await a_service(purging).run(actor=COMMAND, **more)
+
+
+async def grown(purging: Purging, plan: str, *ages: int) -> Home:
+    home = await purging.builder.home("acme", plan)
+    await purging.builder.copies(home, [Seed(NOW - age * DAY) for age in ages])
+    return home
+
+
+async def types(purging: Purging) -> list[str]:
+    return [leaf["type"] for leaf in await purging.leaves() if leaf["type"].startswith(("run.", "item."))]
+
+
+async def test_a_clock_that_jumps_inside_its_limits_does_not_empty_a_tenant(purging: Purging) -> None:
+    home = await grown(purging, "crm_plus", *range(1, 9))
+    assert (await run(purging)).state == "completed"
+    purging.now += 60 * DAY
+    halted = await run(purging)
+    assert (halted.state, halted.counts["purged"], halted.counts["kept"]) == ("halted", 0, {"brake": 8})
+    assert halted.detail is not None
+    assert "acme: 8 of 8 copies would go" in halted.detail
+    assert await types(purging) == ["run.open", "run.abort"]
+    assert len(await purging.ids()) == 8
+    approved = await run(purging, approve_brake=True)
+    assert (approved.state, approved.counts["purged"]) == ("completed", 8)
+    opening = [leaf for leaf in await purging.leaves() if leaf["type"] == "run.open"][-1]
+    assert (opening["approved"], opening["actor"]) == (["brake"], {"kind": "command", "ref": "cli"})
+    bodies = [body async for body in purging.store.reader.entries(home.tenant, 0, 1_000)]
+    assert replay_leaves(bodies).verdict is Verdict.OK
+
+
+async def test_a_change_of_plan_explains_what_it_makes_due(purging: Purging) -> None:
+    await grown(purging, "professional", *range(31, 39))
+    assert (await run(purging)).state == "completed"
+    purging.now += DAY
+    await purging.builder.plan("acme", "crm_plus", purging.now)
+    assert (await run(purging)).counts["purged"] == 8
+
+
+async def test_a_change_of_plan_does_not_explain_what_was_due_before_it(purging: Purging) -> None:
+    await grown(purging, "standard", *range(61, 69))
+    await purging.builder.plan("acme", "crm_plus", purging.now)
+    assert (await run(purging)).state == "halted"
+
+
+async def test_a_change_that_a_run_has_seen_explains_nothing_more(purging: Purging) -> None:
+    await grown(purging, "professional", *range(1, 9))
+    purging.now += 1
+    await purging.builder.plan("acme", "crm_plus", purging.now)
+    purging.now += 1
+    assert (await run(purging)).state == "completed"
+    purging.now += 40 * DAY
+    assert (await run(purging)).state == "halted"
+
+
+async def test_a_change_that_is_told_late_explains_as_well(purging: Purging) -> None:
+    """It counts from before the last run, but nobody knew of it then."""
+    await grown(purging, "professional", *range(31, 39))
+    purging.now += DAY
+    assert (await run(purging)).state == "completed"
+    # Recorded now, although the plan's own time came before the run.
+    await purging.store.subscriptions.set_outright("acme", SubscriptionChange("crm_plus"), purging.now, SYSTEM)
+    purging.now += DAY
+    assert (await run(purging)).counts["purged"] == 8
+
+
+async def test_the_end_of_a_paid_period_explains_what_it_makes_due(purging: Purging) -> None:
+    await grown(purging, "professional", *range(1, 9))
+    ends = SubscriptionChange("professional", period_end=NOW + 2 * DAY)
+    await purging.store.subscriptions.set_outright("acme", ends, NOW + 1, SYSTEM)
+    purging.now += DAY
+    assert (await run(purging)).state == "completed"
+    purging.now += 2 * DAY
+    done = await run(purging)
+    assert (done.state, done.counts["purged"]) == ("completed", 8)
+
+
+async def test_other_tenants_are_purged_meanwhile(purging: Purging) -> None:
+    await grown(purging, "crm_plus", *range(31, 39))
+    other = await purging.builder.home("other", "crm_plus")
+    await purging.builder.copies(other, [Seed(NOW - 31 * DAY), Seed(NOW)])
+    halted = await run(purging)
+    assert (halted.state, halted.counts["purged"], halted.counts["kept"]) == ("halted", 1, {"brake": 8})
+    assert len(await purging.ids("other")) == 1
+    assert len(await purging.ids()) == 8
+
+
+async def test_pins_and_holds_do_not_count_for_the_brake(purging: Purging) -> None:
+    await grown(purging, "crm_plus", *range(31, 39))
+    for id_ in sorted(await purging.ids())[:5]:
+        await purging.pins.put("acme", id_, "deal", "D", note=None, now=NOW, actor=SYSTEM)
+    done = await run(purging)
+    assert (done.state, done.counts["purged"], done.counts["kept"]) == ("completed", 3, {"pinned": 5})
