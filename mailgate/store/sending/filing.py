@@ -164,7 +164,8 @@ FILED_IN: Final = frozenset({SpecialUse.SENT, SpecialUse.ALL})
 def _unfiled(mailbox_id: str, now: Instant) -> ColumnElement[bool]:
     """Submissions of the mailbox whose copies stand nowhere yet."""
     stands = exists().where(origins.c.message_id == _S.message_id)
-    there = exists().where(_M.id == _S.message_id, _M.deleted_at.is_(None))
+    copy = messages.alias("copy")  # who joins the copies asks of them as well
+    there = exists().where(copy.c.id == _S.message_id, copy.c.deleted_at.is_(None))
     return (_S.mailbox_id == mailbox_id) & (_S.sent_at > now - LOOKED_FOR) & there & ~stands
 
 
