@@ -48,7 +48,7 @@ def toml_value(value: Any) -> str:
     if isinstance(value, Path):
         return json.dumps(str(value))
     if isinstance(value, tuple):
-        return "[" + ", ".join(json.dumps(str(entry)) for entry in value) + "]"
+        return "[" + ", ".join(json.dumps(entry if isinstance(entry, int) else str(entry)) for entry in value) + "]"
     return json.dumps(value)
 
 

@@ -322,7 +322,16 @@ class ClockSettings(Section):
 class PlansSettings(Section):
     """What is sold."""
 
-    file: str = setting("", "Path of plans.toml. Empty: the plans that come with the program.")
+    file: str = setting(
+        "",
+        "Path of plans.toml. Empty: the plans that come with the program. A change is taken over while it runs.",
+    )
+    notice_days: Annotated[tuple[Annotated[int, Field(ge=1, le=365)], ...], BeforeValidator(_listed)] = setting(
+        (30, 7, 1),
+        "How long before a plan changes by itself the feed says so, and how far ahead notices look.",
+        unit="days",
+        max_length=20,
+    )
 
 
 class LogSettings(Section):

@@ -18,6 +18,7 @@ from mailgate.api.heads import Heads
 from mailgate.api.problems import Problem
 from mailgate.api.repeats import Repeats
 from mailgate.api.routes import (
+    billing,
     changes,
     folders,
     guards,
@@ -30,10 +31,12 @@ from mailgate.api.routes import (
     quarantine,
     retention,
     submissions,
+    subscription_commands,
     subscriptions,
     tenants,
     tokens,
 )
+from mailgate.api.routes.billing import StripeDoor
 from mailgate.api.routes.submissions import SubmissionBody
 from mailgate.api.security import Authenticator
 from mailgate.api.services import Services
@@ -42,6 +45,8 @@ from mailgate.settings import Settings
 ROUTERS = (
     tenants.router,
     subscriptions.router,
+    subscription_commands.router,
+    billing.router,
     mailboxes.router,
     folders.router,
     guards.router,
@@ -99,6 +104,9 @@ def create_app(services: Services) -> FastAPI:
     )
     app.state.services = services
     app.state.authenticator = authenticator
+    stripe = services.stripe
+    secrets = services.settings.billing.stripe_secrets
+    app.state.stripe_door = StripeDoor(secrets, services.clock, stripe.offers, stripe.apply)
     problems.install(app)
     # Made when it is first asked for: it takes longer than everything else of the start.
     document = functools.cache(functools.partial(_document, app, services))
@@ -123,7 +131,7 @@ def _document(app: FastAPI, services: Services) -> dict[str, Any]:
     schemas |= _models(SubmissionBody)  # its route takes a message as well, and so reads its body itself
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    schemas["SubscriptionBody"]["properties"]["plan"]["enum"] = sorted(services.catalogue.plans)
+    schemas["SubscriptionBody"]["properties"]["plan"]["enum"] = sorted(services.subscriptions.catalogue.plans)
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method, operation)

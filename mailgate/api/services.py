@@ -12,6 +12,7 @@ from mailgate.clock import Clock, Instant
 from mailgate.keys import KeyRing
 from mailgate.metrics import Metrics
 from mailgate.settings import Settings
+from mailgate.store.billing import StripeBook
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.legal_holds import LegalHolds
@@ -24,7 +25,6 @@ from mailgate.store.retention import RetentionService
 from mailgate.store.sending.accept import Submissions
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.wishes.service import Wishes
-from mailgate.tenants.catalogue import Catalogue
 
 
 class SyncControl(Protocol):
@@ -70,10 +70,10 @@ class Services:
     db: Database
     ring: KeyRing
     blobs: BlobStore
-    catalogue: Catalogue
     log: PurgeLog
     log_reader: LogReader
     subscriptions: Subscriptions
+    stripe: StripeBook
     expiry: Expiry
     mailboxes: Mailboxes
     reader: MessageReader

@@ -31,7 +31,8 @@ from mailgate.jobs.send import ConnectSmtp, Sender, SendLimits
 from mailgate.jobs.worker import Worker
 from mailgate.metrics import Metrics
 from mailgate.settings import Settings
-from mailgate.store import orphans, overview, tenants
+from mailgate.store import notices, orphans, overview, tenants
+from mailgate.store.billing import StripeBook
 from mailgate.store.erasures import Erasures
 from mailgate.store.log_reading import LogDivergedError
 from mailgate.store.plan_watch import PlanWatch
@@ -69,6 +70,8 @@ class Application:
             erase=EraseWorker(Erasures(core.db, core.log), core.blobs, core.clock, core.owner),
             sign=self._sign,
             prune=self._prune,
+            plans_file=core.plans.look,
+            notices=self._notices,
             clock=core.clock,
             intervals=intervals_of(core.settings),
         )
@@ -78,6 +81,7 @@ class Application:
         self.sender.wake = core.submissions.on_queued = self._send.wake
         self._tasks: list[asyncio.Task[None]] = []
         self._syncing: asyncio.Task[None] | None = None
+        sync = _Sync(self.supervisor, self.jobs)
         self.api: FastAPI = create_app(
             Services(
                 settings=core.settings,
@@ -85,10 +89,10 @@ class Application:
                 db=core.db,
                 ring=core.ring,
                 blobs=core.blobs,
-                catalogue=core.catalogue,
                 log=core.log,
                 log_reader=core.log_reader,
                 subscriptions=core.subscriptions,
+                stripe=StripeBook(core.db, core.subscriptions, core.clock, sync.changed),
                 expiry=core.expiry,
                 mailboxes=core.mailboxes,
                 reader=core.reader,
@@ -97,7 +101,7 @@ class Application:
                 retention=core.retention,
                 wishes=core.wishes,
                 submissions=core.submissions,
-                sync=_Sync(self.supervisor, self.jobs),
+                sync=sync,
                 verify=verify or Verifier(core.settings, context),
                 verify_smtp=SmtpVerifier(core.settings, context),
                 metrics=self.metrics,
@@ -175,6 +179,11 @@ class Application:
                 diverged = error
         if diverged is not None:
             raise diverged
+
+    async def _notices(self) -> None:
+        core = self.core
+        days_ahead = core.settings.plans.notice_days
+        await notices.give(core.db, core.subscriptions, core.expiry, days_ahead, core.clock())
 
     async def _prune(self) -> None:
         core = self.core

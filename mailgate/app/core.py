@@ -13,6 +13,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mailgate import __version__
+from mailgate.app.plans import PlanFile, policy_of, read_plans
 from mailgate.app.presence import Presence
 from mailgate.blobs import BlobStore
 from mailgate.clock import DAY, HOUR, SECOND, Clock, system_clock
@@ -39,17 +40,13 @@ from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tokens import LONGEST_SECRET
 from mailgate.store.wishes.locks import Locks
 from mailgate.store.wishes.service import Wishes
-from mailgate.tenants.catalogue import Catalogue, parse_catalogue
-from mailgate.tenants.subscription import SubscriptionRules
-from retention.model import AnchorFrom, Brake, Graces
+from mailgate.tenants.catalogue import Catalogue
+from mailgate.tenants.timeline import SubscriptionRules
 from retention.policy import ClockLimits, Policy
 
 _log = structlog.get_logger("mailgate.core")
 
 _SHORTEST_ADMIN_TOKEN = 16
-_PACKAGE = Path(__file__).parents[1]
-# Installed, the plans lie inside the package; in a checkout, beside it.
-_PLANS = (_PACKAGE / "defaults" / "plans.toml", _PACKAGE.parent / "config" / "plans.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +86,7 @@ class Core:
     db: Database
     ring: KeyRing
     blobs: BlobStore
-    catalogue: Catalogue
-    policy: Policy
+    plans: PlanFile
     log: PurgeLog
     log_reader: LogReader
     subscriptions: Subscriptions
@@ -104,6 +100,16 @@ class Core:
     allowance: CountedAllowance
     submissions: Submissions
     send_queue: SendQueue
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The plans that are in force."""
+        return self.subscriptions.catalogue
+
+    @property
+    def policy(self) -> Policy:
+        """The retention policy that is in force."""
+        return self.retention.policy
 
     @classmethod
     async def open(
@@ -150,6 +156,7 @@ class Core:
         )
         rules = SubscriptionRules(grace_days=settings.retention.past_due_grace_days)
         subscriptions = Subscriptions(db, log, catalogue, rules)
+        await subscriptions.compute_anew()
         expiry = Expiry(subscriptions, policy.graces)
         pins = Pins(db, ring, log, expiry)
         clock_limits = ClockLimits(
@@ -168,6 +175,17 @@ class Core:
             parse_bytes=settings.limits.parse_bytes,
             parses_at_once=settings.limits.parses_at_once,
         )
+        retention = RetentionService(
+            db,
+            log,
+            subscriptions,
+            expiry,
+            policy,
+            clock,
+            owner,
+            batch=settings.retention.batch_size,
+            limits=clock_limits,
+        )
         return cls(
             settings=settings,
             clock=clock,
@@ -176,8 +194,7 @@ class Core:
             db=db,
             ring=ring,
             blobs=blobs,
-            catalogue=catalogue,
-            policy=policy,
+            plans=PlanFile(settings, db, log, subscriptions, retention, clock),
             log=log,
             log_reader=LogReader(
                 db, origin=origin, seed=ring.ledger_seed, witness=Witness(settings.witness_dir), owner=owner
@@ -188,17 +205,7 @@ class Core:
             pins=pins,
             reader=reader,
             holds=LegalHolds(db, ring, log, expiry, release_days=policy.graces.after_release),
-            retention=RetentionService(
-                db,
-                log,
-                subscriptions,
-                expiry,
-                policy,
-                clock,
-                owner,
-                batch=settings.retention.batch_size,
-                limits=clock_limits,
-            ),
+            retention=retention,
             wishes=Wishes.over(
                 db,
                 ring,
@@ -231,38 +238,6 @@ class Core:
         await self.db.close()
         self.blobs.close()
         self.ring.close()
-
-
-def read_plans(settings: Settings) -> Catalogue:
-    """The catalogue of plans that the settings name. Raises ConfigurationError."""
-    candidates = (Path(settings.plans.file),) if settings.plans.file else _PLANS
-    for path in candidates:
-        try:
-            return parse_catalogue(path.read_bytes())
-        except FileNotFoundError:
-            continue
-        except OSError as error:
-            raise ConfigurationError(f"{path} can't be read: {error.strerror}") from error
-    raise ConfigurationError(f"the plans {candidates[0]} do not exist (plans.file)")
-
-
-def policy_of(settings: Settings, catalogue: Catalogue) -> Policy:
-    """The retention policy that settings and plans make together."""
-    retention = settings.retention
-    return Policy(
-        version=catalogue.version,
-        catalogue_sha256=catalogue.sha256,
-        anchor=AnchorFrom(retention.anchor),
-        graces=Graces(
-            after_storing=retention.min_residence_days,
-            after_shrink=retention.plan_shrink_grace_days,
-            after_unpin=retention.unpin_grace_days,
-            after_release=retention.hold_release_days,
-            past_due=retention.past_due_grace_days,
-            rehydrated=retention.rehydrate_days,
-        ),
-        brake=Brake(minimum=retention.brake_min, share=retention.brake_share),
-    )
 
 
 async def _meet_the_others(db: Database, presence: Presence) -> None:

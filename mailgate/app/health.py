@@ -40,10 +40,21 @@ def checks(core: Core, running: Callable[[], Mapping[str, bool]]) -> dict[str, H
         fault = await overview.unwritable(core.db, core.clock())
         return Health(fault is None, fault)
 
+    async def plans() -> Health:
+        fault = core.plans.fault
+        return Health(True, None if fault is None else f"{fault}; the plans that held before hold on")
+
     async def witness() -> Health:
         return await asyncio.to_thread(_witness, core)
 
-    found = {"database": database, "blobs": blobs, "scheduler": scheduler, "log": log, "witness": witness}
+    found = {
+        "database": database,
+        "blobs": blobs,
+        "scheduler": scheduler,
+        "log": log,
+        "plans": plans,
+        "witness": witness,
+    }
     return {name: _Remembered(core, _patient(check)) for name, check in found.items()}
 
 

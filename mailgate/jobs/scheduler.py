@@ -34,14 +34,15 @@ class Intervals:
     sign: int = 3_600
     prune: int = 86_400
     plans: int = 10
+    notices: int = 60
     clock: int = 60
 
 
 class Jobs:
     """The background work of one process: make it, `start` it, `stop` it.
 
-    `sign` makes log checkpoints where a log grew, `prune` forgets what is no longer needed. `wake_erase` is what a
-    commit that queued blobs calls.
+    `sign` makes log checkpoints where a log grew, `prune` forgets what is no longer needed, `plans_file` takes over a
+    changed catalogue, `notices` says what will happen to subscriptions.
     """
 
     def __init__(
@@ -52,11 +53,14 @@ class Jobs:
         erase: EraseWorker,
         sign: Callable[[], Awaitable[object]],
         prune: Callable[[], Awaitable[object]],
+        plans_file: Callable[[], Awaitable[object]],
+        notices: Callable[[], Awaitable[object]],
         clock: Clock,
         intervals: Intervals | None = None,
     ) -> None:
         self._retention = retention
         self._plans = plans
+        self._plans_file = plans_file
         self._clock = clock
         self._intervals = intervals or Intervals()
         self._workers = {
@@ -68,6 +72,7 @@ class Jobs:
                 Worker("sign", sign),
                 Worker("prune", prune),
                 Worker("plans", self._look_at_plans),
+                Worker("notices", notices),
                 Worker("clock", self._note_time),
             )
         }
@@ -90,7 +95,7 @@ class Jobs:
                 worker.wake, IntervalTrigger(seconds=getattr(self._intervals, name), timezone=UTC), id=name, name=name
             )
         self._scheduler.start()
-        for name in ("clock", "runs", "erase", "plans", "prune"):
+        for name in ("clock", "runs", "erase", "plans", "notices", "prune"):
             self._workers[name].wake()
 
     async def stop(self) -> None:
@@ -113,6 +118,7 @@ class Jobs:
             self._workers["sign"].wake()
 
     async def _look_at_plans(self) -> None:
+        await self._plans_file()
         for tenant_id in await self._plans.shrunk(self._clock()):
             _log.info("plan_shrunk", tenant=tenant_id)
             await self._retention.request_run(actor=SCHEDULE, tenant_id=tenant_id, trigger="plan_change")

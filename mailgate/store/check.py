@@ -9,6 +9,7 @@ of it is one snapshot.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from mailgate.blobs import BlobStore
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing
+from mailgate.store import installation, timelines
 from mailgate.store.database import Database
 from mailgate.store.schema import (
     blob_erasures,
@@ -33,10 +35,13 @@ from mailgate.store.schema import (
     runs,
     search_docs,
     submissions,
+    subscription_events,
+    subscription_periods,
     tenant_heads,
     tenants,
     tombstones,
 )
+from mailgate.tenants.timeline import SubscriptionRules
 from retention.ledger.tree import Frontier, leaf_hash
 
 _LEAVES_A_READ = 4096
@@ -297,7 +302,20 @@ async def _unreadable(db: Database, store: BlobStore, ring: KeyRing) -> AsyncIte
 
 
 _Walk = Callable[[AsyncConnection], AsyncIterator[tuple[str | None, str]]]
+
+
+async def _periods_follow(conn: AsyncConnection) -> AsyncIterator[tuple[str, str]]:
+    """Each timeline that is kept is the one that its events make by the rules that it was computed under."""
+    kept = await installation.read(conn, installation.SUBSCRIPTION_RULES)
+    rules = SubscriptionRules() if kept is None else SubscriptionRules(**json.loads(kept))
+    told = select(subscription_events.c.tenant_id).union(select(subscription_periods.c.tenant_id))
+    for tenant_id in sorted((await conn.execute(told)).scalars()):
+        if await timelines.read(conn, tenant_id) != await timelines.compute(conn, tenant_id, rules):
+            yield tenant_id, "they do not"
+
+
 _WALKS: dict[str, _Walk] = {
     "the log hangs together": _log_hangs_together,
     "the counts of a run balance": _runs_balance,
+    "a subscription's periods follow from its events": _periods_follow,
 }

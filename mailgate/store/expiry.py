@@ -17,11 +17,11 @@ from sqlalchemy import ColumnElement, and_, bindparam, exists, false, or_, selec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
-from mailgate.store import installation
+from mailgate.store import installation, timelines
 from mailgate.store.holds import ActiveHolds, active
 from mailgate.store.schema import mailboxes, messages
-from mailgate.store.subscriptions import Subscriptions, timeline
-from mailgate.tenants.subscription import Entitlements, SubscriptionRules, next_change
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.tenants.entitlements import Entitlements
 from retention.model import Copy, Cutoffs, Graces, Rules, Supposed
 from retention.policy import ClockLimits, clock_fault, cutoffs, due_at
 
@@ -154,7 +154,7 @@ class Expiry:
     """Makes horizons, with the rules that one process works by."""
 
     def __init__(self, subscriptions: Subscriptions, graces: Graces) -> None:
-        self._subscriptions = subscriptions
+        self.subscriptions = subscriptions
         self._graces = graces
 
     async def horizon(
@@ -172,7 +172,7 @@ class Expiry:
 
     async def rules(self, conn: AsyncConnection, tenant_id: str, at: Instant) -> Rules:
         """The tenant's rules at `at`."""
-        holds = await self._subscriptions.entitlements_in(conn, tenant_id, at)
+        holds = await self.subscriptions.entitlements_in(conn, tenant_id, at)
         return await self.rules_of(conn, tenant_id, holds, at)
 
     async def rules_of(self, conn: AsyncConnection, tenant_id: str, holds: Entitlements, at: Instant) -> Rules:
@@ -185,7 +185,7 @@ class Expiry:
         """The rules at `at` as if this plan began then: when it shrinks, it waits for that grace like any other."""
         shrunk_at = None
         if self._graces.after_shrink:
-            before = (await self._subscriptions.entitlements_in(conn, tenant_id, at - 1)).retention_days
+            before = (await self.subscriptions.entitlements_in(conn, tenant_id, at - 1)).retention_days
             shrinks = before is None or plan.days < before
             shrunk_at = at if shrinks else await self._last_shrink(conn, tenant_id, at - 1)
         return Rules(plan.plan, plan.days, self._graces, shrunk_at)
@@ -197,22 +197,23 @@ class Expiry:
         shrunk_at = await self._last_shrink(conn, tenant_id, at)
         if shrunk_at is None:
             return None
-        before = await self._subscriptions.entitlements_in(conn, tenant_id, shrunk_at - 1)
+        before = await self.subscriptions.entitlements_in(conn, tenant_id, shrunk_at - 1)
         return shrunk_at, before.retention_days
 
     async def _last_shrink(self, conn: AsyncConnection, tenant_id: str, at: Instant) -> Instant | None:
         """When the days last became fewer, up to `at`; a plan that is not known counts as keeping everything."""
-        line = await timeline(conn, tenant_id)
+        line = await timelines.read(conn, tenant_id)
         days: float | None = None
         shrunk_at: Instant | None = None
-        moment: Instant | None = min((period.effective_at for period in line), default=None)
-        while moment is not None and moment <= at:
-            holds = self._subscriptions.judge(line, moment)
+        for period in line.periods:
+            moment = period.effective_at
+            if moment > at:
+                break
+            holds = self.subscriptions.judge(line, moment)
             now_days = float("inf") if holds.retention_days is None else holds.retention_days
             if days is not None and now_days < days:
                 shrunk_at = moment
             days = now_days
-            moment = next_change(line, moment, SubscriptionRules(self._graces.past_due))
         return shrunk_at
 
 

@@ -15,6 +15,9 @@ LEDGER_KEY = "ledger.key"
 CLOCK_MARK = "clock.last_seen_at"
 """The latest time on record, kept by `mailgate.store.retention`."""
 
+SUBSCRIPTION_RULES = "subscriptions.rules"
+"""The rules under which the periods of subscriptions were computed last, as JSON."""
+
 
 async def fix(db: Database, key: str, value: str) -> str:
     """The fact that stands under `key`: `value` if nothing stood there before."""
@@ -35,3 +38,13 @@ async def read(conn: AsyncConnection, key: str) -> str | None:
     query = select(installation.c.value).where(installation.c.key == key)
     value: str | None = (await conn.execute(query)).scalar_one_or_none()
     return value
+
+
+async def put(db: Database, key: str, value: str) -> None:
+    """Replace the fact that stands under `key`."""
+
+    async def work(tx: Transaction) -> None:
+        fact = tx.insert(installation).values(key=key, value=value)
+        await tx.conn.execute(fact.on_conflict_do_update(index_elements=[installation.c.key], set_={"value": value}))
+
+    await db.transact(work)

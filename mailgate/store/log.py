@@ -45,6 +45,14 @@ class PurgeLog:
         self._document = policy.document
         self._build = leaves.Build(version, commit)
 
+    async def adopt(self, db: Database, policy: LogPolicy, *, at: Instant, actor: Actor) -> None:
+        """Write under another policy from now on. Every log hears of it first; one that is begun meanwhile, after."""
+        changed = leaves.Policy(policy.version, policy.sha256)
+        coming = PurgeLog(origin=self._origin, policy=policy, version=self._build.version, commit=self._build.commit)
+        await coming.announce_everywhere(db, at=at, actor=actor)
+        self._policy, self._document = changed, policy.document
+        await self.announce_everywhere(db, at=at, actor=actor)
+
     def name(self, tenant_ref: str) -> str:
         """The name of a tenant's log and of the key that signs it."""
         return f"{self._origin}/purge/{tenant_ref}"

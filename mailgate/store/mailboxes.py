@@ -19,7 +19,7 @@ from mailgate.clock import Instant, to_rfc3339
 from mailgate.errors import ConflictError, NotFoundError
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
-from mailgate.store import backfills, operations, tenants
+from mailgate.store import backfills, operations, plan_limits, tenants
 from mailgate.store.database import Database
 from mailgate.store.fenced import LEASE_PREFIX
 from mailgate.store.paging import Page, cut
@@ -29,6 +29,7 @@ from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.operations import OperationState
 from mailgate.sync.port import MailboxState
+from mailgate.tenants.limits import Connected
 
 _COLUMNS = mailboxes.c
 _TOGETHER = 500
@@ -133,8 +134,8 @@ class Mailboxes:
         return self._ring
 
     async def create(self, tenant_id: str, spec: MailboxSpec, now: Instant, actor: Actor) -> Mailbox:
-        """Keep the settings; the supervisor connects. Raises ConflictError: not_entitled, mailbox_exists;
-        NotFoundError.
+        """Keep the settings; the supervisor connects. Raises ConflictError: not_entitled, mailbox_exists, and where the
+        plan's limits are reached mailbox_limit, shared_mailbox_limit, seat_limit; NotFoundError.
         """
         tenant = await tenants.get(self._db, tenant_id)
         mailbox_id = new_id(now)
@@ -151,6 +152,9 @@ class Mailboxes:
                     plan=holds.plan,
                 )
             await self._refuse_twice(tx, tenant_id, account_ref, None)
+            new = Connected(mailbox_id, spec.owner, spec.shared, now)
+            if spec.enabled:
+                await plan_limits.require_room(tx.conn, tenant_id, new, holds)
             values = {
                 "id": mailbox_id,
                 "tenant_id": tenant_id,
@@ -199,14 +203,15 @@ class Mailboxes:
         return Page([_mailbox(row) for row in rows], (rows[-1].id,) if more else None)
 
     async def update(self, tenant_id: str, mailbox_id: str, patch: MailboxPatch, now: Instant, actor: Actor) -> Mailbox:
-        """Change settings. Raises ConflictError (mailbox_removed, mailbox_exists, not_entitled when switching on),
-        NotFoundError.
+        """Change settings. Raises ConflictError (mailbox_removed, mailbox_exists, and where switching on would pass the
+        plan's limits mailbox_limit, shared_mailbox_limit, seat_limit), NotFoundError.
         """
         tenant = await tenants.get(self._db, tenant_id)
         old = await self.get(tenant_id, mailbox_id)
 
         async def work(tx: Transaction) -> Mailbox:
-            row = await self._lock(tx, tenant_id, mailbox_id)
+            placed = patch.enabled or patch.owner is not None or patch.shared is not None
+            row = await self._lock(tx, tenant_id, mailbox_id, alone=bool(placed))
             values: dict[str, Any] = {"config_version": row.config_version + 1}
             for name in ("address", "owner", "shared", "folder_rules", "imap", "smtp"):
                 value = getattr(patch, name)
@@ -291,18 +296,32 @@ class Mailboxes:
         """
         enabled = row.enabled if patch.enabled is None else patch.enabled
         if not enabled:
-            return {"enabled": False, "state": "disabled", "state_reason": "switched off", "state_changed_at": now}
+            if not row.enabled and patch.enabled is None:
+                return {}  # it stays off for the reason that it has
+            off = {"enabled": False, "limited_by": None, "state": "disabled", "state_reason": "switched off"}
+            return {**off, "state_changed_at": now}
         retried = patch.imap is not None or patch.secrets is not None
-        if row.enabled and not retried:
+        owner = row.owner if patch.owner is None else patch.owner
+        shared = row.shared if patch.shared is None else patch.shared
+        placed = not row.enabled or (owner, shared) != (row.owner, row.shared)
+        if not placed and not retried:
             return {}
         holds = await self._subscriptions.entitlements_in(tx.conn, row.tenant_id, now)
+        if placed and holds.sync:
+            new = Connected(row.id, owner, shared, row.created_at)
+            await plan_limits.require_room(tx.conn, row.tenant_id, new, holds)
+        if row.enabled and not retried:
+            return {}
         if not holds.sync:
             reason = f"plan {holds.plan} has no synchronization"
-            return {"enabled": True, "state": "not_entitled", "state_reason": reason, "state_changed_at": now}
-        return {"enabled": True, "state": "connecting", "state_reason": None, "state_changed_at": now}
+            on = {"enabled": True, "limited_by": None, "state": "not_entitled", "state_reason": reason}
+            return {**on, "state_changed_at": now}
+        on = {"enabled": True, "limited_by": None, "state": "connecting", "state_reason": None}
+        return {**on, "state_changed_at": now}
 
-    async def _lock(self, tx: Transaction, tenant_id: str, mailbox_id: str) -> Row[Any]:
-        await tenants.lock(tx, tenant_id, shared=True)
+    async def _lock(self, tx: Transaction, tenant_id: str, mailbox_id: str, *, alone: bool) -> Row[Any]:
+        """The mailbox's row, locked; `alone`: with the tenant's, since its mailboxes are going to be counted."""
+        await tenants.lock(tx, tenant_id, shared=not alone)
         query = select(mailboxes).where(_COLUMNS.id == mailbox_id, _COLUMNS.tenant_id == tenant_id)
         row = (await tx.conn.execute(query.with_for_update(key_share=True))).one_or_none()
         if row is None:

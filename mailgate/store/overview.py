@@ -1,4 +1,4 @@
-"""How things stand: a tenant's usage, a mailbox's folders and passes, the gauges of /metrics."""
+"""How things stand: a mailbox's folders and passes, the gauges of /metrics."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from mailgate.clock import Instant
 from mailgate.store import pending
 from mailgate.store.database import Database
-from mailgate.store.expiry import Expiry
 from mailgate.store.near_folders import Renames, renames
 from mailgate.store.runs import COMPLETED, HALTED, PURGE
 from mailgate.store.schema import (
@@ -40,15 +39,6 @@ _WRITTEN = "readyz.written_at"
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """What a tenant uses: bytes of the copies that are served, connected mailboxes, and how many owners they have."""
-
-    storage_bytes: int
-    mailboxes: int
-    owners: int
-
-
-@dataclass(frozen=True, slots=True)
 class FolderRow:
     """A folder as last seen, under the near side's name; `exists` is the server's count. `pending`: create or rename
     while that is on its way to the server.
@@ -65,27 +55,6 @@ class FolderRow:
     last_pass_at: Instant | None
     last_error: str | None
     pending: Literal["create", "rename"] | None
-
-
-async def usage(db: Database, expiry: Expiry, tenant_id: str, now: Instant) -> Usage:
-    """Counted exactly: what is expired but not purged yet no longer counts."""
-    connected = (mailboxes.c.tenant_id == tenant_id) & mailboxes.c.removed_at.is_(None)
-    async with db.read() as conn:
-        kept = (
-            await conn.execute(select(tenant_heads.c.storage_bytes).where(tenant_heads.c.tenant_id == tenant_id))
-        ).scalar_one()
-        horizon = await expiry.horizon(conn, tenant_id, now)
-        gone = (
-            await conn.execute(
-                select(func.coalesce(func.sum(messages.c.size), 0)).where(
-                    messages.c.tenant_id == tenant_id, horizon.expired()
-                )
-            )
-        ).scalar_one()
-        count, owners = (
-            await conn.execute(select(func.count(), func.count(mailboxes.c.owner.distinct())).where(connected))
-        ).one()
-    return Usage(int(kept) - int(gone), int(count), int(owners))
 
 
 async def folders_of(db: Database, mailbox_ids: Sequence[str]) -> Mapping[str, list[FolderRow]]:

@@ -19,11 +19,11 @@ from mailgate.store.fenced import Fenced, lease_name
 from mailgate.store.log import PurgeLog
 from mailgate.store.messages import chunks
 from mailgate.store.schema import leases as leases_table
-from mailgate.store.schema import mailboxes, operations, subscription_periods
+from mailgate.store.schema import mailboxes, operations, subscription_events
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.port import MailboxHead, MailboxState, Owner, Progress
-from mailgate.tenants.subscription import Entitlements
+from mailgate.tenants.entitlements import Entitlements
 
 _RECHECK = 10 * SECOND
 """How long what was read is trusted while its mark stands: entitlements also change by mere passing of time."""
@@ -32,7 +32,7 @@ _C = mailboxes.c
 
 # Each such change raises config_version; a new mailbox has the highest id, or else is one more.
 _COUNTED = select(func.count(), func.sum(_C.config_version), func.max(_C.id)).where(_C.removed_at.is_(None))
-_RECORDED = select(func.count(), func.max(subscription_periods.c.id))
+_RECORDED = select(func.count(), func.max(subscription_events.c.id))
 _ASKED = (
     select(operations.c.mailbox_id, func.max(operations.c.seq))
     .where(operations.c.finished_at.is_(None))

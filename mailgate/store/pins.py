@@ -39,6 +39,7 @@ from mailgate.store.schema import pins as table
 from mailgate.store.sets import among
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
+from mailgate.store.usage import require_storage
 from retention.ledger import leaves
 from retention.ledger.commitment import Committer
 
@@ -83,7 +84,8 @@ class Pins:
     ) -> tuple[Pin, bool]:
         """Pin a message to a record; (the pin, whether it is new). Repeating it only replaces a note, if one is given.
 
-        Raises NotFoundError, ConflictError (`purged`, `deleted`, `mailbox_removed`), PreconditionError.
+        Raises NotFoundError, ConflictError (`purged`, `deleted`, `mailbox_removed`, `storage_exceeded`),
+        PreconditionError.
         """
         check_pin(entity_id, note)
 
@@ -115,6 +117,7 @@ class Pins:
             return self._pin(tenant, known, row, note), False
         if removed:
             raise ConflictError("the message's mailbox was removed", slug="mailbox_removed", message_id=message_id)
+        await require_storage(tx.conn, self._expiry, tenant.id, message_id, now)
         pin_ref = new_ref()
         values = {
             "tenant_id": tenant.id,

@@ -72,7 +72,8 @@ class RetentionService:
         self._db = db
         self._subscriptions = subscriptions
         self._expiry = expiry
-        self._policy = policy
+        self.policy = policy
+        """What decides a purge; replaced as a whole by `adopt`."""
         self._clock = clock
         self._limits = limits or ClockLimits()
         self._lease = PurgeLease(owner)
@@ -158,6 +159,11 @@ class RetentionService:
                 await (self._count_queued(record) if record.dry_run else self._purge(record))
                 done += 1
             return done
+
+    async def adopt(self, policy: Policy) -> None:
+        """Judge by another policy from now on; a purge that runs in this process ends first."""
+        async with self._turn:
+            self.policy = policy
 
     async def preview(self, tenant_id: str | None, at: Instant | None = None, plan: str | None = None) -> Preview:
         """What a run over this tenant, or over all, would do: now or at a later time, by the plan that holds then or as
@@ -250,8 +256,8 @@ class RetentionService:
             started_at=now,
             counts=Counts().to_json(),
             policy={
-                "version": self._policy.version,
-                "sha256": self._policy.sha256,
+                "version": self.policy.version,
+                "sha256": self.policy.sha256,
                 "approved": approved,
             },
         )
@@ -271,8 +277,8 @@ class RetentionService:
                 started_at=now,
                 trigger=record.trigger,
                 actor=RetentionActor(record.actor.kind, record.actor.ref),
-                policy_version=self._policy.version,
-                policy_sha256=self._policy.sha256,
+                policy_version=self.policy.version,
+                policy_sha256=self.policy.sha256,
                 approved=approved,
             )
         )
@@ -285,7 +291,7 @@ class RetentionService:
 
     async def _finish_cut_runs(self) -> int:
         done = 0
-        while await self._engine.resume(self._policy.sha256) is not None:
+        while await self._engine.resume(self.policy.sha256) is not None:
             await self._empty_wal()
             done += 1
         return done

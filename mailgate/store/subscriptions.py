@@ -1,48 +1,53 @@
-"""Subscriptions: the timeline of a tenant's plans, and what the purge log was told of it.
+"""Subscriptions: what happened to a tenant's plan, what holds of it, and what the purge log and the feed were told.
 
-What holds at an instant is computed (`mailgate.tenants.subscription`), never stored. The log gets a `plan.effective`
-leaf whenever what holds differs from what it last heard, also when a period merely ran out: `announce` is called by
-each change, by the scheduler's tick and before a purge judges, so that the log alone shows under which plan each copy
-was judged.
+Events are recorded (`mailgate.store.timelines`); what holds at an instant is computed from them. The log gets a
+`plan.effective` leaf whenever plan or days differ from what it last heard, also when a period merely ran out:
+`announce` is called by each change, by the scheduler's tick and before a purge judges, so that the log alone shows
+under which plan each copy was judged. The feed hears of every change of the subscription, and mailboxes beyond a new
+plan's limits are switched off in the same transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
-from sqlalchemy import Row, bindparam, func, insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import SYSTEM, Actor
 from mailgate.clock import Instant
 from mailgate.errors import PreconditionError
 from mailgate.ids import new_id
-from mailgate.store import tenants
+from mailgate.store import installation, plan_limits, tenants, timelines
 from mailgate.store.database import Database
 from mailgate.store.log import PurgeLog
-from mailgate.store.schema import subscription_periods, tenant_heads
+from mailgate.store.schema import subscription_events, tenant_heads
 from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
+from mailgate.tenants import commands
 from mailgate.tenants.catalogue import Catalogue, Plan
-from mailgate.tenants.subscription import Entitlements, Period, Status, SubscriptionRules, entitlements
+from mailgate.tenants.commands import Option, Situation, Wish
+from mailgate.tenants.entitlements import Entitlements, entitled, entitlements
+from mailgate.tenants.quote import Quote, quote
+from mailgate.tenants.timeline import Event, EventType, Period, Status, SubscriptionRules, Timeline, timeline
 from retention.ledger import leaves
 
-_COLUMNS = subscription_periods.c
-
-_TIMELINE = select(subscription_periods).where(_COLUMNS.tenant_id == bindparam("tenant")).order_by(_COLUMNS.seq)
+_E = subscription_events.c
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedPeriod:
-    """A period with the event that caused it."""
+    """A period with the event that caused it; None for what time did, and for the beginning."""
 
     period: Period
-    event_id: str
-    event_type: str
-    recorded_at: Instant
-    actor: str
+    event: Event | None
+    recorded_at: Instant | None
+    actor: str | None
+    told_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,79 +61,156 @@ class SubscriptionChange:
     seats: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of events: what holds now, how many of them were new, and whether they changed what was thought of the
+    past.
+    """
+
+    holds: Entitlements
+    line: Timeline
+    new: int
+    changed_past: bool
+
+
 class Subscriptions:
     """The use cases around timelines, with the catalogue and rules that one process works by."""
 
     def __init__(self, db: Database, log: PurgeLog, catalogue: Catalogue, rules: SubscriptionRules) -> None:
         self._db = db
         self._log = log
-        self._catalogue = catalogue
         self._rules = rules
+        self.catalogue = catalogue
+        """The plans that are in force; replaced as a whole when the file was changed."""
+
+    # What holds.
 
     async def entitlements(self, tenant_id: str, now: Instant) -> Entitlements:
-        """What the tenant may do at `now`; a tenant without periods, or an unknown one, is on Free."""
+        """What the tenant may do at `now`; a tenant to which nothing happened, or an unknown one, is on Free."""
         return await self._db.query(lambda conn: self.entitlements_in(conn, tenant_id, now))
 
     async def entitlements_in(self, conn: AsyncConnection, tenant_id: str, now: Instant) -> Entitlements:
         """The same on a connection, inside a transaction that holds the tenant's lock."""
-        return self.judge(await timeline(conn, tenant_id), now)
+        return self.judge(await timelines.read(conn, tenant_id), now)
 
     async def all_entitlements(self, now: Instant) -> Mapping[str, Entitlements]:
-        """For every tenant; one query."""
-        query = select(subscription_periods).order_by(_COLUMNS.tenant_id, _COLUMNS.seq)
-        lines: dict[str, list[Period]] = {}
+        """For every tenant; two queries, one row a tenant each."""
         async with self._db.read() as conn:
-            for tenant_id in (await conn.execute(select(tenants_table.c.id))).scalars():
-                lines[tenant_id] = []
-            for row in await conn.execute(query):
-                lines.setdefault(row.tenant_id, []).append(_period(row))
-        return {tenant_id: self.judge(line, now) for tenant_id, line in lines.items()}
+            held = await timelines.current(conn, now)
+            ids = (await conn.execute(select(tenants_table.c.id))).scalars().all()
+        free = self.judge(timeline(()), now)
+        return {id_: entitled(*held[id_], self.catalogue) if id_ in held else free for id_ in ids}
+
+    def judge(self, line: Timeline, now: Instant) -> Entitlements:
+        """The pure function with this process's catalogue."""
+        return entitlements(line, self.catalogue, now)
 
     def plan(self, name: str) -> Plan:
         """The catalogue's plan of that name. Raises PreconditionError (plan_unknown)."""
-        found = self._catalogue.plan(name)
+        found = self.catalogue.plan(name)
         if found is None:
-            known = ", ".join(sorted(self._catalogue.plans))
+            known = ", ".join(sorted(self.catalogue.plans))
             raise PreconditionError(f"there is no plan {name!r}; the plans are {known}", slug="plan_unknown")
         return found
 
-    def judge(self, line: Sequence[Period], now: Instant) -> Entitlements:
-        """The pure function with this process's catalogue and rules."""
-        return entitlements(line, self._catalogue, now, self._rules)
+    async def timeline(self, tenant_id: str) -> Timeline:
+        """The tenant's periods, those to come too."""
+        async with self._db.read() as conn:
+            return await timelines.read(conn, tenant_id)
+
+    # What happens.
 
     async def set_outright(
         self, tenant_id: str, change: SubscriptionChange, now: Instant, actor: Actor
     ) -> Entitlements:
         """Begin a new period now, whatever went before. Raises PreconditionError (plan_unknown), NotFoundError."""
-        if self._catalogue.plan(change.plan) is None:
-            known = ", ".join(sorted(self._catalogue.plans))
-            raise PreconditionError(f"there is no plan {change.plan!r}; the plans are {known}", slug="plan_unknown")
+        self.plan(change.plan)
 
-        async def work(tx: Transaction) -> Entitlements:
+        def make(situation: Situation, event_id: str) -> Event:
+            return Event(event_id, EventType.SET, now, **asdict(change))
+
+        return (await self._decide(tenant_id, make, "set", now, actor)).holds
+
+    async def command(self, tenant_id: str, wish: Wish, now: Instant, actor: Actor) -> Recorded:
+        """Do what was asked for, if the rules allow it. Raises ConflictError with a slug for each refusal (and
+        `allowed_at` where time will allow it), PreconditionError, NotFoundError.
+        """
+
+        def make(situation: Situation, event_id: str) -> Event:
+            return commands.decide(wish, situation, event_id)
+
+        return await self._decide(tenant_id, make, "command", now, actor)
+
+    async def tell(
+        self, tenant_id: str, events: Sequence[Event], now: Instant, actor: Actor, *, told_by: str = "billing"
+    ) -> Recorded:
+        """Record what another system knows, in any order, as often as it likes. Raises PreconditionError
+        (plan_unknown), ConflictError (event_id_reused), NotFoundError.
+        """
+        for event in events:
+            if event.plan is not None:
+                self.plan(event.plan)
+
+        async def work(tx: Transaction) -> Recorded:
             tenant = await tenants.lock(tx, tenant_id)
-            last_seq = select(func.coalesce(func.max(_COLUMNS.seq), 0)).where(_COLUMNS.tenant_id == tenant_id)
-            seq = (await tx.conn.execute(last_seq)).scalar_one() + 1
-            period_id = new_id(now)
-            await tx.conn.execute(
-                insert(subscription_periods).values(
-                    id=period_id,
-                    tenant_id=tenant_id,
-                    seq=seq,
-                    plan=change.plan,
-                    status=change.status.value,
-                    effective_at=now,
-                    period_end=change.period_end,
-                    auto_renew=change.auto_renew,
-                    seats=change.seats,
-                    event_id=period_id,
-                    event_type="set",
-                    recorded_at=now,
-                    actor=str(actor),
-                )
-            )
-            return await self.announce(tx, tenant, now, actor=actor, cause="set", event_ref=period_id)
+            return await self.record(tx, tenant, events, told_by, now, actor)
 
         return await self._db.transact(work)
+
+    async def _decide(
+        self,
+        tenant_id: str,
+        make: Callable[[Situation, str], Event],
+        told_by: str,
+        now: Instant,
+        actor: Actor,
+    ) -> Recorded:
+        async def work(tx: Transaction) -> Recorded:
+            tenant = await tenants.lock(tx, tenant_id)
+            situation = await self._situation(tx.conn, tenant_id, now)
+            known = len(await timelines.read_events(tx.conn, tenant_id))
+            # Counted along, so that of two at the same instant the later one counts.
+            event = make(situation, f"{known:06d}-{new_id(now)}")
+            return await self.record(tx, tenant, [event], told_by, now, actor)
+
+        return await self._db.transact(work)
+
+    async def record(
+        self, tx: Transaction, tenant: Tenant, events: Sequence[Event], told_by: str, now: Instant, actor: Actor
+    ) -> Recorded:
+        """The same within a transaction that holds the tenant's lock alone, of events whose plans are known."""
+        before = await timelines.read(tx.conn, tenant.id)
+        added = await timelines.add(tx, tenant.id, events, told_by=told_by, now=now, actor=actor)
+        if not added:
+            return Recorded(self.judge(before, now), before, 0, changed_past=False)
+        line = await timelines.compute(tx.conn, tenant.id, self._rules)
+        await timelines.write(tx, tenant.id, line)
+        changed_past = timelines.changed_before(before, line, now)
+        holds = await self.announce(tx, tenant, now, actor=actor, cause=added[-1].type.value, event_ref=added[-1].id)
+        await self._tell_feed(tx, tenant, line, now, changed_past=changed_past)
+        return Recorded(holds, line, len(added), changed_past)
+
+    # What could happen.
+
+    async def quote(self, tenant_id: str, wish: Wish, now: Instant) -> Quote:
+        """What the command would cost. Raises as `command` does, and ConflictError (no_price); changes nothing."""
+        async with self._db.read() as conn:
+            situation = await self._situation(conn, tenant_id, now)
+            told = await timelines.read_events(conn, tenant_id)
+        event = commands.decide(wish, situation, "quote")
+        after = timeline([*told, event], self._rules).at(now)
+        return quote(wish.command, event, situation.period, after, self.catalogue, situation.seats_used)
+
+    async def options(self, tenant_id: str, now: Instant) -> list[Option]:
+        """What the rules allow now, and from when they will allow the rest."""
+        async with self._db.read() as conn:
+            return commands.options(await self._situation(conn, tenant_id, now))
+
+    async def _situation(self, conn: AsyncConnection, tenant_id: str, now: Instant) -> Situation:
+        line = await timelines.read(conn, tenant_id)
+        return Situation(line, self.catalogue, now, await plan_limits.users(conn, tenant_id))
+
+    # Who hears of it.
 
     async def announce(
         self,
@@ -140,13 +222,13 @@ class Subscriptions:
         cause: str = "time",
         event_ref: str = "none",
     ) -> Entitlements:
-        """What holds at `now`; told to the log and the feed if they have not heard of it. The caller holds the
-        tenant's lock, shared is enough.
+        """What holds at `now`; told to the log if it has not heard of it. The caller holds the tenant's lock, shared is
+        enough.
         """
         holds = await self.entitlements_in(tx.conn, tenant.id, now)
         if not holds.known or holds.retention_days is None:
             return holds  # nothing can be purged under it, so there is nothing to prove
-        mark = f"{holds.plan}:{holds.retention_days}:{holds.since}"
+        mark = _log_mark(holds)
         heard = select(tenant_heads.c.log_plan).where(tenant_heads.c.tenant_id == tenant.id)
         if (await tx.conn.execute(heard)).scalar_one() == mark:
             return holds
@@ -164,55 +246,108 @@ class Subscriptions:
             event_ref=event_ref,
         )
         tx.set_head(tenant.id, log_plan=mark)
-        tx.emit(
-            tenant.id,
-            "subscription.changed",
-            at=now,
-            payload={"plan": holds.plan, "status": holds.status.value, "effective_at": holds.since},
-        )
         return holds
 
     async def announce_lapses(self, now: Instant) -> int:
         """The scheduler's tick: announce what changed by mere passing of time. Returns for how many tenants."""
-        marks: dict[str, str | None] = {}
         async with self._db.read() as conn:
-            for row in await conn.execute(select(tenant_heads.c.tenant_id, tenant_heads.c.log_plan)):
-                marks[row.tenant_id] = row.log_plan
+            held = await timelines.current(conn, now)
+            columns = (tenant_heads.c.tenant_id, tenant_heads.c.log_plan, tenant_heads.c.feed_plan)
+            heads = (await conn.execute(select(*columns).order_by(tenant_heads.c.tenant_id))).all()
+        free = timeline(()).at(now)
         changed = 0
-        for tenant_id, holds in (await self.all_entitlements(now)).items():
-            if holds.known and marks.get(tenant_id) != f"{holds.plan}:{holds.retention_days}:{holds.since}":
+        for tenant_id, log_plan, feed_plan in heads:
+            period, since = held.get(tenant_id, (free, 0))
+            holds = entitled(period, since, self.catalogue)
+            if feed_plan == self._feed_mark(period) and (not holds.known or log_plan == _log_mark(holds)):
+                continue
 
-                async def work(tx: Transaction, tenant_id: str = tenant_id) -> None:
-                    await self.announce(tx, await tenants.lock(tx, tenant_id), now)
+            async def work(tx: Transaction, tenant_id: str = tenant_id) -> None:
+                tenant = await tenants.lock(tx, tenant_id)
+                await self.announce(tx, tenant, now)
+                await self._tell_feed(tx, tenant, await timelines.read(tx.conn, tenant_id), now)
 
-                await self._db.transact(work)
-                changed += 1
+            await self._db.transact(work)
+            changed += 1
         return changed
 
-    async def history(self, tenant_id: str) -> list[RecordedPeriod]:
-        """Every period with its event, the latest effective one first."""
-        query = (
-            select(subscription_periods)
-            .where(_COLUMNS.tenant_id == tenant_id)
-            .order_by(_COLUMNS.effective_at.desc(), _COLUMNS.seq.desc())
-        )
+    async def _tell_feed(
+        self, tx: Transaction, tenant: Tenant, line: Timeline, now: Instant, *, changed_past: bool = False
+    ) -> None:
+        """The event, and the limits that a change of plan brings. The caller holds the tenant's lock alone."""
+        period = line.at(now)
+        mark = self._feed_mark(period)
+        heard = select(tenant_heads.c.feed_plan).where(tenant_heads.c.tenant_id == tenant.id)
+        if (await tx.conn.execute(heard)).scalar_one() == mark and not changed_past:
+            return
+        holds = self.judge(line, now)
+        off = await plan_limits.switch_off_surplus(tx, tenant.id, holds, now)
+        payload = {
+            "plan": period.plan,
+            "status": period.status.value,
+            "effective_at": period.effective_at,
+            "period_end": period.period_end,
+            "auto_renew": period.auto_renew,
+            "seats": period.seats,
+            "sync": holds.sync,
+            "retention_days": holds.retention_days,
+            "cause": period.cause_type,
+            "changed_past": changed_past,
+            "mailboxes_switched_off": off,
+        }
+        tx.emit(tenant.id, "subscription.changed", at=now, payload=payload)
+        tx.set_head(tenant.id, feed_plan=mark)
+
+    def _feed_mark(self, period: Period) -> str:
+        """A digest of all that the feed's readers are told of, the plan's own values included."""
+        shown = replace(period, effective_at=0, until_at=None, cause=None, cause_type=None)
+        plan = self.catalogue.plan(period.plan)
+        told = [asdict(shown), None if plan is None else asdict(plan)]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    # The past.
+
+    async def history(self, tenant_id: str, now: Instant) -> list[RecordedPeriod]:
+        """Every period up to now with its event, the latest first."""
         async with self._db.read() as conn:
-            rows = (await conn.execute(query)).all()
-        return [RecordedPeriod(_period(row), row.event_id, row.event_type, row.recorded_at, row.actor) for row in rows]
+            line = await timelines.read(conn, tenant_id)
+            rows = (await conn.execute(select(subscription_events).where(_E.tenant_id == tenant_id))).all()
+            told = {event.id: event for event in await timelines.read_events(conn, tenant_id)}
+        recorded = {row.event_id: row for row in rows}
+        found = []
+        for period in reversed(line.periods):
+            if period.effective_at > now or period.cause_type is None:
+                continue
+            row = recorded.get(period.cause or "")
+            event = told.get(period.cause or "")
+            found.append(
+                RecordedPeriod(
+                    period,
+                    event,
+                    None if row is None else row.recorded_at,
+                    None if row is None else row.actor,
+                    None if row is None else row.told_by,
+                )
+            )
+        return found
+
+    async def compute_anew(self) -> int:
+        """At start: compute every timeline again if the rules are others than the last time. Returns how many."""
+        wanted = json.dumps(asdict(self._rules), sort_keys=True)
+        async with self._db.read() as conn:
+            if await installation.read(conn, installation.SUBSCRIPTION_RULES) == wanted:
+                return 0
+            ids = (await conn.execute(select(_E.tenant_id).distinct().order_by(_E.tenant_id))).scalars().all()
+        for tenant_id in ids:
+
+            async def work(tx: Transaction, tenant_id: str = tenant_id) -> None:
+                await tenants.lock(tx, tenant_id)
+                await timelines.write(tx, tenant_id, await timelines.compute(tx.conn, tenant_id, self._rules))
+
+            await self._db.transact(work)
+        await installation.put(self._db, installation.SUBSCRIPTION_RULES, wanted)
+        return len(ids)
 
 
-async def timeline(conn: AsyncConnection, tenant_id: str) -> list[Period]:
-    """The tenant's periods in the order of recording."""
-    return [_period(row) for row in await conn.execute(_TIMELINE, {"tenant": tenant_id})]
-
-
-def _period(row: Row[tuple[object, ...]]) -> Period:
-    return Period(
-        plan=row.plan,
-        status=Status(row.status),
-        effective_at=row.effective_at,
-        period_end=row.period_end,
-        seq=row.seq,
-        auto_renew=row.auto_renew,
-        seats=row.seats,
-    )
+def _log_mark(holds: Entitlements) -> str:
+    return f"{holds.plan}:{holds.retention_days}:{holds.since}"

@@ -25,6 +25,7 @@ from mailgate.logs import configure
 from mailgate.metrics import Metrics
 from mailgate.settings import DatabaseSettings, LogSettings, Settings
 from mailgate.store import runs
+from mailgate.store.billing import StripeBook
 from mailgate.store.check import doctor
 from mailgate.store.runs import RunRecord
 from mailgate.store.transaction import Transaction
@@ -157,10 +158,10 @@ def make_services(core: Core, sync: RecordedSync, verify: RecordedVerify, health
         db=core.db,
         ring=core.ring,
         blobs=core.blobs,
-        catalogue=core.catalogue,
         log=core.log,
         log_reader=core.log_reader,
         subscriptions=core.subscriptions,
+        stripe=StripeBook(core.db, core.subscriptions, core.clock, sync.changed),
         expiry=core.expiry,
         mailboxes=core.mailboxes,
         reader=core.reader,

@@ -69,7 +69,8 @@ class _Door:
         app = FastAPI(middleware=[gate])
         problems.install(app)
         offers = Offers({STANDARD: "standard"}, {"free": 0, "standard": 3})
-        app.include_router(router(StripeDoor(self.secrets, lambda: self.now, lambda: offers, self.apply)))
+        app.state.stripe_door = StripeDoor(self.secrets, lambda: self.now, lambda: offers, self.apply)
+        app.include_router(router)
         return app
 
     async def send(self, body: bytes, signature: str | None, **headers: str) -> httpx.Response:

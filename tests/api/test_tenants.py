@@ -29,8 +29,11 @@ async def test_a_new_tenant_is_on_plan_free(gateway: Gateway) -> None:
         "mailboxes_per_user": None,
         "shared_mailboxes": None,
         "storage_bytes": 1_073_741_824,
+        "sent_per_month": 0,
+        "sent_per_day": None,
+        "sent_reserved": None,
     }
-    assert found["usage"] == {"storage_bytes": 0, "mailboxes": 0}
+    assert found["usage"] == {"storage_bytes": 0, "storage_exceeded": False, "mailboxes": 0}
 
 
 @pytest.mark.parametrize("tenant_id", ["a b", "ä", "x" * 65, "a%2Fb%00"])

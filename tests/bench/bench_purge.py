@@ -31,7 +31,7 @@ from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.retention import RetentionService
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.tenants.catalogue import parse_catalogue
-from mailgate.tenants.subscription import SubscriptionRules
+from mailgate.tenants.timeline import SubscriptionRules
 from retention.model import Graces
 from retention.policy import Policy
 from tests.store.builder import Builder, Seed

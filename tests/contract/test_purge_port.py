@@ -18,7 +18,7 @@ from mailgate.store.log_reading import LogReader, Witness
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.tenants.catalogue import parse_catalogue
-from mailgate.tenants.subscription import SubscriptionRules
+from mailgate.tenants.timeline import SubscriptionRules
 from retention.engine import Engine
 from retention.model import DAY, SCHEDULER, Copy, Counts, Cutoffs, Reason, Rules, Supposed, Verdict
 from retention.policy import cutoffs, judge

@@ -30,7 +30,7 @@ from mailgate.store.retention import RetentionService
 from mailgate.store.schema import hold_messages, holds, messages
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.tenants.catalogue import parse_catalogue
-from mailgate.tenants.subscription import SubscriptionRules
+from mailgate.tenants.timeline import SubscriptionRules
 from retention.engine import Preview
 from retention.model import Graces, Sum
 from retention.policy import ClockLimits, Policy

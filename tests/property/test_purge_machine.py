@@ -39,7 +39,7 @@ from mailgate.store.retention import RetentionService
 from mailgate.store.schema import hold_messages, holds
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.tenants.catalogue import parse_catalogue
-from mailgate.tenants.subscription import SubscriptionRules
+from mailgate.tenants.timeline import SubscriptionRules
 from retention.policy import Policy
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, PLANS, Store

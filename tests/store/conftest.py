@@ -19,7 +19,7 @@ from mailgate.store.log_reading import LogReader, Witness
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.tenants.catalogue import parse_catalogue
-from mailgate.tenants.subscription import SubscriptionRules
+from mailgate.tenants.timeline import SubscriptionRules
 from tests.store.purge_process import Child
 
 NOW: Instant = 20_000 * DAY

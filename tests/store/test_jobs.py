@@ -64,14 +64,19 @@ async def background(store: Store) -> AsyncIterator[Background]:
     async def prune() -> None:
         pruned.set()
 
+    async def nothing() -> None:
+        """The plans' file did not change, and nothing is near."""
+
     jobs = Jobs(
         retention=service,
         plans=PlanWatch(store.db, store.subscriptions),
         erase=EraseWorker(Erasures(store.db, store.log), store.blobs, purging.clock, "one"),
         sign=sign,
         prune=prune,
+        plans_file=nothing,
+        notices=nothing,
         clock=purging.clock,
-        intervals=Intervals(purge=3_600, runs=3_600, erase=3_600, plans=3_600, clock=3_600),
+        intervals=Intervals(purge=3_600, runs=3_600, erase=3_600, plans=3_600, notices=3_600, clock=3_600),
     )
     yield Background(purging, jobs, service, signed, pruned)
     await jobs.stop()

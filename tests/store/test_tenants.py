@@ -14,7 +14,7 @@ from mailgate.store import tenants
 from mailgate.store.mailboxes import MailboxPatch, MailboxSpec
 from mailgate.store.schema import events, log_leaves, mailboxes
 from mailgate.store.subscriptions import SubscriptionChange
-from mailgate.tenants.subscription import Status
+from mailgate.tenants.timeline import Status
 from retention.ledger.leaves import parse_leaf
 from tests.store.conftest import NOW, Store
 
@@ -79,8 +79,8 @@ async def test_a_period_that_ran_out_is_announced_with_the_time_it_did(store: St
         body = (await conn.execute(select(log_leaves.c.body).order_by(log_leaves.c.idx.desc()).limit(1))).scalar_one()
     leaf = parse_leaf(body)
     assert (leaf["plan"], leaf["days"], leaf["cause"]) == ("free", 0, "time")
-    history = await store.subscriptions.history("acme")
-    assert [period.period.plan for period in history] == ["professional", "standard"]
+    history = await store.subscriptions.history("acme", end + 11 * DAY)
+    assert [period.period.plan for period in history] == ["free", "professional", "standard"]
 
 
 async def test_a_mailbox_keeps_its_secret_sealed(store: Store) -> None:

@@ -33,7 +33,7 @@ from mailgate.store.sync import SqlSyncStore
 from mailgate.sync.port import MailboxConfig
 from mailgate.sync.supervisor import Parts, Supervisor
 from mailgate.tenants.catalogue import parse_catalogue
-from mailgate.tenants.subscription import SubscriptionRules
+from mailgate.tenants.timeline import SubscriptionRules
 from retention.engine import Engine as Purge
 from retention.model import SCHEDULER, Graces
 from retention.port import Run

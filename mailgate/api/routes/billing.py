@@ -20,6 +20,9 @@ from mailgate.tenants.stripe_objects import Offers
 STRIPE_PATH = "/v1/billing/stripe"
 
 
+router = APIRouter(tags=["subscriptions"])
+
+
 class ApplyStripe(Protocol):
     """Records what Stripe told, once: the events of one document are taken over together, or not at all. Returns
     whether anything was new. `news` has events; where its tenant is None, it is the one that has had its subscription
@@ -31,7 +34,8 @@ class ApplyStripe(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StripeDoor:
-    """What the route needs: the endpoint's signing secrets (several while one is rotated; none: not set up), the clock,
+    """What the route needs, as `app.state.stripe_door`: the endpoint's signing secrets (several while one is rotated;
+    none: not set up), the clock,
     the prices as the catalogue has them now, and where events go.
     """
 
@@ -48,35 +52,29 @@ class Received(Answer):
     changed: bool
 
 
-def router(door: StripeDoor) -> APIRouter:
-    """The routes of billing systems behind this door."""
-    routes = APIRouter(tags=["subscriptions"], prefix="/v1/billing")
-
-    @routes.post(
-        STRIPE_PATH.removeprefix("/v1/billing"),
-        responses=problems(400, 404, 422),
-        openapi_extra={
-            "security": [],
-            "requestBody": {
-                "required": True,
-                "description": "an event of Stripe, as it signed it",
-                "content": {"application/json": {"schema": {"type": "object"}}},
-            },
+@router.post(
+    STRIPE_PATH,
+    responses=problems(400, 404, 422),
+    openapi_extra={
+        "security": [],
+        "requestBody": {
+            "required": True,
+            "description": "an event of Stripe, as it signed it",
+            "content": {"application/json": {"schema": {"type": "object"}}},
         },
-    )
-    async def receive_stripe(
-        request: Request,
-        stripe_signature_header: Annotated[str | None, Header(alias="Stripe-Signature")] = None,
-    ) -> Received:
-        """Take over what Stripe tells of subscriptions and their invoices. Repeated and late events are welcome."""
-        if not door.secrets:
-            raise NotFoundError("Stripe is not set up here: set billing.stripe_secrets", slug="stripe_not_set_up")
-        body = await request.body()
-        stripe_signature.verify(body, stripe_signature_header, door.secrets, door.clock(), tolerance_s=door.tolerance_s)
-        news = read_stripe_event(_document(body), door.offers())
-        return Received(changed=bool(news.events) and await door.apply(news))
-
-    return routes
+    },
+)
+async def receive_stripe(
+    request: Request, stripe_signature_header: Annotated[str | None, Header(alias="Stripe-Signature")] = None
+) -> Received:
+    """Take over what Stripe tells of subscriptions and their invoices. Repeated and late events are welcome."""
+    door: StripeDoor = request.app.state.stripe_door
+    if not door.secrets:
+        raise NotFoundError("Stripe is not set up here: set billing.stripe_secrets", slug="stripe_not_set_up")
+    body = await request.body()
+    stripe_signature.verify(body, stripe_signature_header, door.secrets, door.clock(), tolerance_s=door.tolerance_s)
+    news = read_stripe_event(_document(body), door.offers())
+    return Received(changed=bool(news.events) and await door.apply(news))
 
 
 def _document(body: bytes) -> dict[str, Any]:

@@ -1,104 +1,45 @@
-"""Subscriptions: the plan that holds, what it entitles to, what is used of it, and how it came about."""
+"""Subscriptions: the plan that holds, what it entitles to, what is used of it, how it came about, what will happen."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Path
-from pydantic import Field
 
 from mailgate.api.paging import Items
 from mailgate.api.problems import problems
+from mailgate.api.routes.subscription_models import (
+    EntitlementsAnswer,
+    NoticeAnswer,
+    OptionAnswer,
+    PendingChange,
+    PeriodAnswer,
+    Seats,
+    SubscriptionAnswer,
+    SubscriptionBody,
+    UsageAnswer,
+)
 from mailgate.api.security import Parts, TenantOf, Who, only
 from mailgate.api.services import Services
-from mailgate.api.types import Answer, Body, TenantId, Time, TimeIn, text
-from mailgate.store import overview
-from mailgate.store.subscriptions import SubscriptionChange
+from mailgate.api.types import TenantId
+from mailgate.clock import DAY
+from mailgate.errors import PreconditionError
+from mailgate.store import notices
+from mailgate.store.plan_limits import seats_of
+from mailgate.store.subscriptions import RecordedPeriod, SubscriptionChange
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
-from mailgate.tenants.subscription import Status, current_period
+from mailgate.store.usage import usage
+from mailgate.tenants.catalogue import FREE
+from mailgate.tenants.timeline import BEGINNING, Status
 
 router = APIRouter(tags=["subscriptions"], prefix="/v1/tenants/{tenant_id}/subscription")
-
-StatusWord = Literal["trialing", "active", "past_due", "canceled", "expired"]
-
-
-class SubscriptionBody(Body):
-    """What to set; it holds from now on."""
-
-    plan: Annotated[str, text(64)] = Field(description="one of `GET /v1/plans`")
-    status: StatusWord = "active"
-    period_end: TimeIn | None = Field(default=None, description="null: until it is set anew")
-    auto_renew: bool = False
-    seats: int | None = Field(default=None, ge=1, le=1_000_000)
-
-
-class Seats(Answer):
-    """Users: owners of connected mailboxes, and how many were bought (null: no limit)."""
-
-    used: int
-    max: int | None
-
-
-class PendingChange(Answer):
-    """What begins by itself at a later time."""
-
-    plan: str
-    status: StatusWord
-    effective_at: Time
-
-
-class EntitlementsAnswer(Answer):
-    """What holds now. `known` is false when the plan is not in the catalogue: nothing is synced or purged then."""
-
-    known: bool
-    sync: bool
-    retention_days: int | None
-    mailboxes_per_user: int | None
-    shared_mailboxes: int | None
-    storage_bytes: int | None
-
-
-class Usage(Answer):
-    """What is used: sizes of the copies that are served, and mailboxes that are connected."""
-
-    storage_bytes: int
-    mailboxes: int
-
-
-class SubscriptionAnswer(Answer):
-    """A tenant's subscription at this moment."""
-
-    plan: str
-    status: StatusWord
-    period_start: Time | None
-    period_end: Time | None
-    auto_renew: bool
-    seats: Seats
-    pending_change: PendingChange | None
-    entitlements: EntitlementsAnswer
-    usage: Usage
-
-
-class PeriodAnswer(Answer):
-    """One period and the event that caused it."""
-
-    plan: str
-    status: StatusWord
-    effective_at: Time
-    period_end: Time | None
-    auto_renew: bool
-    seats: int | None
-    event_id: str
-    event_type: str
-    recorded_at: Time
-    actor: str
 
 
 @router.get("", dependencies=[only(Scope.CRM, Scope.COMPLIANCE)], responses=problems(404))
 async def get_subscription(tenant: TenantOf, parts: Parts) -> SubscriptionAnswer:
     """The plan that holds now, what it entitles to, and what is used of it."""
-    return await _show(tenant, parts)
+    return await show(tenant, parts)
 
 
 @router.put("", dependencies=[only()], responses=problems(404))
@@ -106,63 +47,122 @@ async def put_subscription(
     tenant_id: Annotated[TenantId, Path()], tenant: TenantOf, body: SubscriptionBody, parts: Parts, who: Who
 ) -> SubscriptionAnswer:
     """Set the subscription, from now on. Becoming free ends every connection and makes unattached copies due."""
+    if body.plan != FREE and body.status == "expired":
+        raise PreconditionError("what is expired is on plan free: set that", slug="status_contradicts_plan")
     change = SubscriptionChange(body.plan, Status(body.status), body.period_end, body.auto_renew, body.seats)
     await parts.subscriptions.set_outright(tenant_id, change, parts.clock(), who.actor)
     parts.sync.changed()
-    return await _show(tenant, parts)
+    return await show(tenant, parts)
 
 
 @router.get("/history", dependencies=[only(Scope.CRM, Scope.COMPLIANCE)], responses=problems(404))
 async def list_history(tenant: TenantOf, parts: Parts) -> Items[PeriodAnswer]:
     """Every period with the event that caused it, the latest first."""
-    recorded = await parts.subscriptions.history(tenant.id)
+    recorded = await parts.subscriptions.history(tenant.id, parts.clock())
+    return Items[PeriodAnswer](items=[_period(entry) for entry in recorded], next_cursor=None)
+
+
+@router.get("/options", dependencies=[only(Scope.CRM, Scope.COMPLIANCE)], responses=problems(404))
+async def list_options(tenant: TenantOf, parts: Parts) -> Items[OptionAnswer]:
+    """The commands, and which of them the rules allow now; for the others why not, and from when."""
+    options = await parts.subscriptions.options(tenant.id, parts.clock())
     items = [
-        PeriodAnswer(
-            plan=entry.period.plan,
-            status=entry.period.status.value,
-            effective_at=entry.period.effective_at,
-            period_end=entry.period.period_end,
-            auto_renew=entry.period.auto_renew,
-            seats=entry.period.seats,
-            event_id=entry.event_id,
-            event_type=entry.event_type,
-            recorded_at=entry.recorded_at,
-            actor=entry.actor,
+        OptionAnswer(
+            command=option.command.value,
+            allowed=option.allowed,
+            reason=option.slug,
+            detail=option.detail,
+            allowed_at=option.allowed_at,
         )
-        for entry in recorded
+        for option in options
     ]
-    return Items[PeriodAnswer](items=items, next_cursor=None)
+    return Items[OptionAnswer](items=items, next_cursor=None)
 
 
-async def _show(tenant: Tenant, parts: Services) -> SubscriptionAnswer:
+@router.get("/notices", dependencies=[only(Scope.CRM, Scope.COMPLIANCE)], responses=problems(404))
+async def list_notices(tenant: TenantOf, parts: Parts) -> Items[NoticeAnswer]:
+    """What will happen by itself within the days ahead that `plans.notice_days` names, and how many copies and
+    mailboxes it touches.
+    """
     now = parts.clock()
-    recorded = await parts.subscriptions.history(tenant.id)
-    timeline = [entry.period for entry in recorded]
-    holds = parts.subscriptions.judge(timeline, now)
-    period = current_period(timeline, now)
-    ended = period is not None and holds.since != period.effective_at  # its time ran out: what holds is Free
-    later = min(
-        (entry for entry in timeline if entry.effective_at > now), key=lambda entry: entry.effective_at, default=None
-    )
-    used = await overview.usage(parts.db, parts.expiry, tenant.id, now)
-    limits = holds.limits
+    until = now + max(parts.settings.plans.notice_days, default=0) * DAY
+    found = await notices.upcoming_for(parts.db, parts.subscriptions, parts.expiry, tenant.id, now, until)
+    items = [
+        NoticeAnswer(
+            kind=notice.what.kind.value,
+            at=notice.what.at,
+            plan=notice.what.before.plan,
+            plan_after=notice.what.after.plan,
+            status_after=notice.what.after.status.value,
+            retention_days_after=notice.retention_days,
+            copies_due=notice.copies_due,
+            bytes_due=notice.bytes_due,
+            mailboxes_switched_off=list(notice.switched_off),
+        )
+        for notice in found
+    ]
+    return Items[NoticeAnswer](items=items, next_cursor=None)
+
+
+async def show(tenant: Tenant, parts: Services) -> SubscriptionAnswer:
+    """The subscription as it is now."""
+    now = parts.clock()
+    line = await parts.subscriptions.timeline(tenant.id)
+    period, since = line.at(now), line.plan_since(now)
+    holds = parts.subscriptions.judge(line, now)
+    used = await usage(parts.db, parts.expiry, tenant.id, now)
+    limits, pending = holds.limits, period.pending
+    allowed = limits.storage_bytes if limits else None
     return SubscriptionAnswer(
         plan=holds.plan,
         status=holds.status.value,
-        period_start=holds.since if period is not None else None,
-        period_end=holds.period_end,
-        auto_renew=period.auto_renew if period is not None and not ended else False,
-        seats=Seats(used=used.owners, max=period.seats if period is not None and not ended else None),
+        since=None if since == BEGINNING else since,
+        period_start=None if period.cause_type is None else period.period_start,
+        period_end=period.period_end,
+        auto_renew=period.auto_renew,
+        term_months=period.term_months,
+        source=period.source.value,
+        seats=Seats(used=used.users, max=seats_of(holds)),
         pending_change=None
-        if later is None
-        else PendingChange(plan=later.plan, status=later.status.value, effective_at=later.effective_at),
+        if pending is None
+        else PendingChange(
+            kind=pending.kind.value,
+            plan=pending.plan,
+            term_months=pending.term_months,
+            seats=pending.seats,
+            effective_at=period.period_end,
+        ),
         entitlements=EntitlementsAnswer(
             known=holds.known,
             sync=holds.sync,
             retention_days=holds.retention_days,
             mailboxes_per_user=limits.mailboxes_per_user if limits else None,
             shared_mailboxes=limits.shared_mailboxes if limits else None,
-            storage_bytes=limits.storage_bytes if limits else None,
+            storage_bytes=allowed,
+            sent_per_month=limits.sent_per_month if limits else None,
+            sent_per_day=limits.sent_per_day if limits else None,
+            sent_reserved=limits.sent_reserved if limits else None,
         ),
-        usage=Usage(storage_bytes=used.storage_bytes, mailboxes=used.mailboxes),
+        usage=UsageAnswer(
+            storage_bytes=used.storage_bytes,
+            storage_exceeded=allowed is not None and used.storage_bytes > allowed,
+            mailboxes=used.mailboxes,
+        ),
+    )
+
+
+def _period(entry: RecordedPeriod) -> PeriodAnswer:
+    period = entry.period
+    return PeriodAnswer(
+        plan=period.plan,
+        status=period.status.value,
+        effective_at=period.effective_at,
+        until_at=period.until_at,
+        period_end=period.period_end,
+        auto_renew=period.auto_renew,
+        seats=period.seats,
+        event_id=period.cause,
+        event_type=period.cause_type or "beginning",
+        recorded_at=entry.recorded_at,
+        actor=entry.actor,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
+from pydantic import Field
 
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
@@ -14,6 +15,7 @@ from mailgate.errors import NotFoundError
 from mailgate.store import tenants
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
+from mailgate.tenants.catalogue import Plan
 
 router = APIRouter(tags=["tenants"])
 
@@ -32,18 +34,31 @@ class TenantAnswer(Answer):
     created_at: Time
 
 
+class PriceAnswer(Answer):
+    """What one seat costs for a whole term, in the currency's smallest coin."""
+
+    term_months: int
+    amount: int
+
+
 class PlanAnswer(Answer):
     """What a plan entitles to; a limit of null means no limit."""
 
     name: str
     title: str
     rank: int
+    on_sale: bool
     sync: bool
     retention_days: int
     mailboxes_per_user: int | None
     shared_mailboxes: int | None
+    seats: int | None
     storage_bytes: int | None
+    sent_per_month: int | None
+    sent_per_day: int | None
+    sent_reserved: int | None = Field(description="the part of sent_per_month that only service mail may use")
     trial_days: int | None
+    prices: list[PriceAnswer]
 
 
 class PlansAnswer(Answer):
@@ -51,6 +66,8 @@ class PlansAnswer(Answer):
 
     version: int
     sha256: str
+    currency: str
+    terms: list[int] = Field(description="for how many months a plan can be bought")
     items: list[PlanAnswer]
 
 
@@ -90,15 +107,20 @@ async def get_tenant(tenant: TenantOf) -> TenantAnswer:
 @router.get("/v1/plans", dependencies=[only(Scope.CRM, Scope.COMPLIANCE)])
 async def list_plans(parts: Parts) -> PlansAnswer:
     """The comparison of plans, from the lowest to the highest."""
-    catalogue = parts.catalogue
-    plans = sorted(catalogue.plans.values(), key=lambda plan: (plan.rank, plan.name))
+    catalogue = parts.subscriptions.catalogue
     return PlansAnswer(
         version=catalogue.version,
         sha256=catalogue.sha256,
-        items=[
-            PlanAnswer.model_validate({name: getattr(plan, name) for name in PlanAnswer.model_fields}) for plan in plans
-        ],
+        currency=catalogue.currency,
+        terms=list(catalogue.terms),
+        items=[_plan(plan) for plan in catalogue.ranked()],
     )
+
+
+def _plan(plan: Plan) -> PlanAnswer:
+    values = {name: getattr(plan, name) for name in PlanAnswer.model_fields}
+    prices = [PriceAnswer(term_months=months, amount=amount) for months, amount in sorted(plan.prices.items())]
+    return PlanAnswer.model_validate(values | {"prices": prices})
 
 
 def _show(tenant: Tenant) -> TenantAnswer:

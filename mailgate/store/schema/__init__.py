@@ -23,7 +23,14 @@ from mailgate.store.schema.retention import blob_erasures, hold_messages, holds,
 from mailgate.store.schema.submissions import sent_counts, submissions
 from mailgate.store.schema.sync import guards, operations, quarantine
 from mailgate.store.schema.system import idempotency_keys, installation, leases, tokens
-from mailgate.store.schema.tenants import subscription_periods, tenant_heads, tenants
+from mailgate.store.schema.tenants import (
+    stripe_accounts,
+    subscription_events,
+    subscription_notices,
+    subscription_periods,
+    tenant_heads,
+    tenants,
+)
 
 __all__ = [
     "Id",
@@ -53,6 +60,9 @@ __all__ = [
     "search_docs",
     "sent_counts",
     "submissions",
+    "stripe_accounts",
+    "subscription_events",
+    "subscription_notices",
     "subscription_periods",
     "tenant_heads",
     "tenants",

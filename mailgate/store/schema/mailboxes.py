@@ -28,6 +28,7 @@ mailboxes = Table(
     Column("owner", String(200)),
     Column("shared", Boolean, nullable=False, server_default=text("false")),
     Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    Column("limited_by", String(32), comment="the plan's limit that switched it off; null: a person did, or it is on"),
     Column("imap", JSON, nullable=False, comment="host, port, security, username, auth kind; no secret"),
     Column("smtp", JSON),
     Column("folder_rules", JSON, nullable=False, comment="include and exclude patterns"),

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    JSON,
     BigInteger,
     Boolean,
     Column,
     ForeignKey,
     Integer,
     LargeBinary,
+    PrimaryKeyConstraint,
     String,
     Table,
     UniqueConstraint,
-    text,
 )
 
 from mailgate.store.schema.base import Id, Name, Ref, metadata
@@ -35,28 +36,65 @@ tenant_heads = Table(
     Column("log_frontier", LargeBinary, nullable=False, comment="right edge of the purge log's tree, O(log n)"),
     Column("log_policy", String(64), comment="SHA-256 of the policy that the log last announced"),
     Column("log_plan", String(128), comment="plan, days and instant that the log last announced"),
+    Column("feed_plan", String(64), comment="digest of the subscription that the feed last announced"),
     Column("copies", BigInteger, nullable=False, server_default="0"),
     Column(
         "storage_bytes", BigInteger, nullable=False, server_default="0", comment="sum of RFC822 sizes of the copies"
     ),
 )
 
-subscription_periods = Table(
-    "subscription_periods",
+subscription_events = Table(
+    "subscription_events",
     metadata,
     Column("id", Id, primary_key=True),
     Column("tenant_id", Name, ForeignKey("tenants.id"), nullable=False),
-    Column("seq", Integer, nullable=False, comment="order of recording within the tenant"),
-    Column("plan", Name, nullable=False),
-    Column("status", String(16), nullable=False),
-    Column("effective_at", BigInteger, nullable=False),
-    Column("period_end", BigInteger),
-    Column("auto_renew", Boolean, nullable=False, server_default=text("false")),
-    Column("seats", Integer),
-    Column("event_id", String(200), nullable=False, comment="the event that caused it; repeats are ignored"),
-    Column("event_type", String(64), nullable=False),
+    Column("event_id", String(200), nullable=False, comment="given by who told of it; repeats are ignored"),
+    Column("type", String(32), nullable=False),
+    Column("effective_at", BigInteger, nullable=False, comment="from when on it counts"),
+    Column("body", JSON, nullable=False, comment="what the type has beside that: plan, period_end, seats, …"),
+    Column("told_by", String(32), nullable=False, comment="set, command, billing or stripe"),
     Column("recorded_at", BigInteger, nullable=False),
     Column("actor", String(200), nullable=False),
     UniqueConstraint("tenant_id", "event_id"),
-    UniqueConstraint("tenant_id", "seq"),
+    comment="all that happened to subscriptions; the periods are computed from it",
+)
+
+subscription_periods = Table(
+    "subscription_periods",
+    metadata,
+    Column("tenant_id", Name, ForeignKey("tenants.id"), nullable=False),
+    Column("effective_at", BigInteger, nullable=False),
+    Column("until_at", BigInteger, comment="null: for ever, as long as nothing else happens"),
+    Column("plan", Name, nullable=False),
+    Column("plan_since", BigInteger, nullable=False, comment="since when the plan has held without a break"),
+    Column("status", String(16), nullable=False),
+    Column("period_start", BigInteger, nullable=False),
+    Column("period_end", BigInteger),
+    Column("auto_renew", Boolean, nullable=False),
+    Column("seats", Integer),
+    Column("term_months", Integer),
+    Column("source", String(16), nullable=False),
+    Column("pending", JSON, comment="what begins when the period ends"),
+    Column("cause", String(200), comment="event_id of what opened it"),
+    Column("cause_type", String(32), comment="its type, or what time did"),
+    PrimaryKeyConstraint("tenant_id", "effective_at"),
+    comment="the timelines, computed anew with each event; the first period begins at 0 unless another one does",
+)
+
+stripe_accounts = Table(
+    "stripe_accounts",
+    metadata,
+    Column("ref", String(255), primary_key=True, comment="Stripe's id of a customer or subscription"),
+    Column("tenant_id", Name, ForeignKey("tenants.id"), nullable=False),
+    comment="whose they are, for news that do not say it",
+)
+
+subscription_notices = Table(
+    "subscription_notices",
+    metadata,
+    Column("tenant_id", Name, ForeignKey("tenants.id"), nullable=False),
+    Column("key", String(128), nullable=False, comment="what was announced, for when, and how long before"),
+    Column("given_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "key"),
+    comment="notices that the feed has, so that each is given once",
 )

@@ -1,0 +1,155 @@
+"""Rows of subscriptions: events as they were told, and the periods that are computed from them.
+
+The events are the truth. The periods are kept beside them, written anew in the transaction of each event, so that what
+holds at an instant is one row, for one tenant or for all of them. `mailgate doctor` computes them again and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from sqlalchemy import Row, bindparam, delete, insert, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mailgate.actors import Actor
+from mailgate.clock import Instant
+from mailgate.errors import ConflictError
+from mailgate.ids import new_id
+from mailgate.store.schema import subscription_events, subscription_periods
+from mailgate.store.transaction import Transaction
+from mailgate.tenants.timeline import (
+    ChangeKind,
+    Event,
+    EventType,
+    PendingChange,
+    Period,
+    Source,
+    Status,
+    SubscriptionRules,
+    Timeline,
+    timeline,
+)
+
+_READ_BY_US = frozenset({"stripe"})
+"""Whose events are our reading of what was told: after a change of the plans the same document may read otherwise, and
+the first reading counts.
+"""
+
+_E = subscription_events.c
+_P = subscription_periods.c
+# Made once: it is asked with every batch of mail.
+_PERIODS = select(subscription_periods).where(_P.tenant_id == bindparam("tenant")).order_by(_P.effective_at)
+_IN_COLUMNS = frozenset({"id", "type", "effective_at"})
+_ENUMS: dict[str, type[Status] | type[Source]] = {"status": Status, "source": Source}
+
+
+async def read_events(conn: AsyncConnection, tenant_id: str) -> list[Event]:
+    """All that happened to the tenant's subscription, in the order of recording."""
+    query = select(subscription_events).where(_E.tenant_id == tenant_id).order_by(_E.recorded_at, _E.id)
+    return [_event(row) for row in await conn.execute(query)]
+
+
+async def read(conn: AsyncConnection, tenant_id: str) -> Timeline:
+    """The tenant's timeline; that of a tenant to which nothing happened is Free from the beginning on."""
+    periods = [_period(row) for row in await conn.execute(_PERIODS, {"tenant": tenant_id})]
+    return Timeline(tuple(periods)) if periods else timeline(())
+
+
+async def current(conn: AsyncConnection, now: Instant) -> dict[str, tuple[Period, Instant]]:
+    """For every tenant to which something happened: the period that holds at `now`, and since when its plan does."""
+    query = select(subscription_periods).where(_P.effective_at <= now, or_(_P.until_at.is_(None), _P.until_at > now))
+    return {row.tenant_id: (_period(row), row.plan_since) for row in await conn.execute(query)}
+
+
+async def add(
+    tx: Transaction, tenant_id: str, events: Iterable[Event], *, told_by: str, now: Instant, actor: Actor
+) -> list[Event]:
+    """Record those that are not known yet, and return them. The caller holds the tenant's lock.
+
+    Raises ConflictError (event_id_reused) for an id that stands for something else.
+    """
+    known = {event.id: event for event in await read_events(tx.conn, tenant_id)}
+    added: list[Event] = []
+    for event in events:
+        before = known.setdefault(event.id, event)
+        if before is not event:
+            if before != event and told_by not in _READ_BY_US:
+                raise ConflictError(
+                    f"event {event.id!r} was told before and said something else", slug="event_id_reused"
+                )
+            continue
+        added.append(event)
+        await tx.conn.execute(
+            insert(subscription_events).values(
+                id=new_id(now),
+                tenant_id=tenant_id,
+                event_id=event.id,
+                type=event.type.value,
+                effective_at=event.effective_at,
+                body=_body(event),
+                told_by=told_by,
+                recorded_at=now,
+                actor=str(actor),
+            )
+        )
+    return added
+
+
+async def write(tx: Transaction, tenant_id: str, line: Timeline) -> None:
+    """Replace the tenant's periods."""
+    await tx.conn.execute(delete(subscription_periods).where(_P.tenant_id == tenant_id))
+    rows = [_row(tenant_id, period, line.plan_since(period.effective_at)) for period in line.periods]
+    await tx.conn.execute(insert(subscription_periods), rows)
+
+
+async def compute(conn: AsyncConnection, tenant_id: str, rules: SubscriptionRules) -> Timeline:
+    """The timeline that the recorded events make."""
+    return timeline(await read_events(conn, tenant_id), rules)
+
+
+def changed_before(old: Timeline, new: Timeline, now: Instant) -> bool:
+    """Whether what was thought to hold at some moment before `now` did not."""
+    return _until(old, now) != _until(new, now)
+
+
+def _until(line: Timeline, now: Instant) -> Sequence[tuple[Instant, str, Status]]:
+    told: list[tuple[Instant, str, Status]] = []
+    for period in line.periods:
+        if period.effective_at < now and (not told or told[-1][1:] != (period.plan, period.status)):
+            told.append((period.effective_at, period.plan, period.status))
+    return told
+
+
+def _body(event: Event) -> dict[str, Any]:
+    values = {field.name: getattr(event, field.name) for field in fields(Event) if field.name not in _IN_COLUMNS}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _event(row: Row[Any]) -> Event:
+    body: dict[str, Any] = dict(row.body)
+    for name, kind in _ENUMS.items():
+        if name in body:
+            body[name] = kind(body[name])
+    return Event(id=row.event_id, type=EventType(row.type), effective_at=row.effective_at, **body)
+
+
+def _row(tenant_id: str, period: Period, plan_since: Instant) -> dict[str, Any]:
+    values = {field.name: getattr(period, field.name) for field in fields(Period)}
+    pending = period.pending
+    return values | {
+        "tenant_id": tenant_id,
+        "plan_since": plan_since,
+        "status": period.status.value,
+        "source": period.source.value,
+        "pending": None if pending is None else asdict(pending) | {"kind": pending.kind.value},
+    }
+
+
+def _period(row: Row[Any]) -> Period:
+    values = {field.name: getattr(row, field.name) for field in fields(Period)}
+    pending = values["pending"]
+    if pending is not None:
+        values["pending"] = PendingChange(**{**pending, "kind": ChangeKind(pending["kind"])})
+    return Period(**{**values, "status": Status(row.status), "source": Source(row.source)})
