@@ -15,11 +15,11 @@ from mailgate.store.expiry import COPY_COLUMNS, Horizon
 from mailgate.store.folders import AnyRow
 from mailgate.store.messages import chunks
 from mailgate.store.quarantine import resolve
-from mailgate.store.schema import messages, operations, origins, tombstones
+from mailgate.store.schema import folders, messages, operations, origins, tombstones
 from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Action, Forget, Link, MarkGone, Merge, Pull, Reappear, Rebury, Vanish
 from mailgate.sync.operations import OperationKind
-from mailgate.sync.port import Applied, Batch, Owner
+from mailgate.sync.port import UNSURE, Applied, Batch, Owner
 from mailgate.sync.views import wished
 
 
@@ -136,10 +136,20 @@ class _Changes:
         """Move one address; whether there was an event to tell of it."""
         batch, conn = self._batch, self._tx.conn
         mine = origins.c.message_id == action.message_id
+        left = [
+            (origins.c.folder_id == at.folder_id)
+            & (origins.c.uidvalidity == at.uidvalidity)
+            & (origins.c.uid == at.uid)
+            for at in action.left
+        ]
         void = or_(
             origins.c.vanished_at.is_not(None),
             (origins.c.folder_id == batch.folder.id) & (origins.c.uidvalidity != batch.uidvalidity),
+            *left,
         )
+        for folder_id in sorted({at.folder_id for at in action.left}):
+            # Nothing proves that it went: that folder's next look counts anew, and reads what it knows nothing of.
+            await conn.execute(update(folders).where(folders.c.id == folder_id).values(exists_count=UNSURE))
         before = (await conn.execute(select(origins.c.folder_id).where(mine, void))).scalars().all()
         await conn.execute(delete(origins).where(mine, void))
         statement = self._tx.insert(origins).values(

@@ -21,7 +21,7 @@ from mailgate.store.tombstones import purged_of
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import OperationKind, OperationState
 from mailgate.sync.port import FolderState, Known
-from mailgate.sync.views import Appending, Detached, Near, Tombstoned
+from mailgate.sync.views import Appending, Detached, Near, Origin, Tombstoned
 
 # Made once: making a statement takes SQLAlchemy longer than carrying it out.
 _MAILBOX: BindParameter[str] = bindparam("mailbox")
@@ -38,6 +38,7 @@ _COPIES = (
         messages.c.deleted_at,
         origins.c.folder_id,
         origins.c.uidvalidity,
+        origins.c.uid,
         origins.c.vanished_at,
     )
     .join(origins, origins.c.message_id == messages.c.id, isouter=True)
@@ -48,6 +49,7 @@ _BURIED = select(
     tombstones.c.header_token,
     tombstones.c.folder,
     tombstones.c.uidvalidity,
+    tombstones.c.uid,
     tombstones.c.gone_at,
     tombstones.c.message_id,
     tombstones.c.item_ref,
@@ -175,7 +177,8 @@ def _known_copy(
     else:
         near = Detached(row.id)
     likeness = Likeness(row.header_token, row.size, row.internal_date_at, row.email_token)
-    return Known(near, row.id, likeness, not stands, tuple(sorted({at.folder_id for at in stands})))
+    places = tuple(sorted({at.folder_id for at in stands}))
+    return Known(near, row.id, likeness, not stands, places, tuple(_origin(at.folder_id, at) for at in stands))
 
 
 def _known_tombstone(row: AnyRow, current: dict[str, FolderState], folder: FolderState, uidvalidity: int) -> Known:
@@ -188,8 +191,13 @@ def _known_tombstone(row: AnyRow, current: dict[str, FolderState], folder: Folde
         valid = at.uidvalidity is None or at.uidvalidity == row.uidvalidity
     free = row.gone_at is not None or not valid
     places = () if free or at is None else (at.id,)
+    stands = () if free or at is None or row.uid is None else (_origin(at.id, row),)
     near = Tombstoned(row.id, elsewhere=True, purged=purged_of(row))
-    return Known(near, row.id, Likeness(row.header_token), free, places)
+    return Known(near, row.id, Likeness(row.header_token), free, places, stands)
+
+
+def _origin(folder_id: str, row: AnyRow) -> Origin:
+    return Origin(folder_id, row.uidvalidity, row.uid)
 
 
 async def sample(conn: AsyncConnection, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:

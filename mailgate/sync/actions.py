@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mailgate.clock import Instant
-from mailgate.sync.views import Purged
+from mailgate.sync.views import Origin, Purged
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,14 @@ class Return:
 @dataclass(frozen=True, slots=True)
 class Link:
     """The message at this UID is the copy that we have. Base becomes what the server says; near becomes that, with
-    what the CRM changed and the server did not yet.
+    what the CRM changed and the server did not yet. `left`: addresses that it came from, though nothing said so.
     """
 
     uid: int
     message_id: str
     flags: frozenset[str]
     labels: frozenset[str] | None = None
+    left: tuple[Origin, ...] = ()
 
     def __str__(self) -> str:
         return f"link {self.uid} to {self.message_id}"

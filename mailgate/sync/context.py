@@ -180,11 +180,16 @@ class Context:
         """
         now = self.clock()
         return {
-            folder_id: at
-            if at <= now and all(at > seen for other, seen in self.passed_through.items() if other != folder_id)
-            else 0
+            folder_id: at if at <= now and not self.is_overtaken(folder_id) else 0
             for folder_id, at in self.looked_at.items()
         }
+
+    def is_overtaken(self, folder_id: str) -> bool:
+        """Whether a message passed through another folder since this one was looked at: it may stand here now, also one
+        that this folder was missing then.
+        """
+        at = self.looked_at.get(folder_id)
+        return at is not None and any(at <= seen for other, seen in self.passed_through.items() if other != folder_id)
 
     def reached(self, folder: FolderState, checkpoint: Checkpoint) -> FolderState:
         """The folder is known up to here now."""

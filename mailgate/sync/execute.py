@@ -24,7 +24,7 @@ from mailgate.clock import SECOND, Instant, monotonic_s
 from mailgate.sync import asking
 from mailgate.sync.context import Context
 from mailgate.sync.listing import is_lost
-from mailgate.sync.port import Aside, Cause, Checkpoint, FolderState
+from mailgate.sync.port import UNSURE, Aside, Cause, Checkpoint, FolderState
 from mailgate.sync.pull import Job
 from mailgate.sync.recognise import recognise
 from mailgate.sync.snapshot import LAST_UID, FolderLook, Kind, closing, inside, look
@@ -62,6 +62,7 @@ class FolderPass:
         self._writer: Writer
         self._unheard: set[int] = set()  # listed, but they did not answer
         self._looked_again: set[str] = set()
+        self._unlisted: dict[tuple[str, int], Sequence[range]] = {}
         self._looked_s = monotonic_s()
 
     @staticmethod
@@ -92,12 +93,15 @@ class FolderPass:
         if seen.checks_flags:
             context.flags_at[self._folder.id] = began_at
 
-    async def run_undoubted(self) -> None:
-        """The same, again while what others do in the folder makes the server's answers contradict each other."""
+    async def run_undoubted(self) -> tuple[tuple[str, int], Sequence[range]]:
+        """The same, again while what others do in the folder makes the server's answers contradict each other. The
+        folder's id and UIDVALIDITY, and what its list lacked, if they still do.
+        """
         for _ in range(_LOOKS):
             await self.run()
             if not self._seen.doubtful:
-                return
+                break
+        return (self._folder.id, self._seen.uidvalidity), self._seen.unlisted
 
     # The three kinds.
 
@@ -243,6 +247,7 @@ class FolderPass:
     async def _take(self, todo: Sequence[int], *, initial: bool) -> None:
         """Recognise or fetch messages that are new in the folder."""
         context = self._context
+        self._unlisted[self._folder.id, self._seen.uidvalidity] = self._seen.unlisted
         look_first = not initial and len(todo) > FEW
         if todo and not look_first:
             if self._seen.kind is Kind.DELTA:
@@ -268,12 +273,18 @@ class FolderPass:
                     context.owner, folder, uidvalidity, {token for _, token in metas.values()}
                 )
                 far = [(uid, context.preparer.likeness(meta, token)) for uid, (meta, token) in metas.items()]
-                found = recognise(far, known, folder.id, frozenset(self._looked_again))
+                found = recognise(far, known, folder.id, frozenset(self._looked_again), self._unlisted)
                 if not found.suspects:
                     break
                 await self._look_again(frozenset().union(*found.suspects.values()))
             entries = [
-                Entry(uid, None, found.near.get(uid), FarPresent(meta.flags, meta.internal_date, meta.labels))
+                Entry(
+                    uid,
+                    None,
+                    found.near.get(uid),
+                    FarPresent(meta.flags, meta.internal_date, meta.labels),
+                    found.left.get(uid, ()),
+                )
                 for uid, (meta, _) in metas.items()
             ]
             pulls += await self._writer.decide(entries)
@@ -291,7 +302,10 @@ class FolderPass:
             other = context.folders.get(folder_id)
             if other is not None and not self._again:
                 try:
-                    await FolderPass(context, other, again=True).run_undoubted()
+                    where, unlisted = await FolderPass(context, other, again=True).run_undoubted()
+                    self._unlisted[where] = unlisted
+                    if unlisted:
+                        context.folders[folder_id] = replace(context.folders[folder_id], exists=UNSURE)
                 except ConnectorError as error:
                     if error.scope is not Scope.FOLDER or not is_lost(other, context.clock()):
                         raise  # what may have been moved from there waits until it can be looked at
@@ -338,7 +352,14 @@ class FolderPass:
 
     def _job(self, uids: Sequence[int], *, initial: bool) -> Job:
         looked_again = frozenset(self._looked_again)
-        return Job(self._folder, self._seen.uidvalidity, uids, initial=initial, looked_again=looked_again)
+        return Job(
+            self._folder,
+            self._seen.uidvalidity,
+            uids,
+            initial=initial,
+            looked_again=looked_again,
+            unlisted=dict(self._unlisted),
+        )
 
     async def _without_breakers(self, uids: Sequence[int]) -> list[int]:
         """Without those that ended the line again and again, which are set aside."""
@@ -399,6 +420,7 @@ class FolderPass:
                 fresh += [change.uid for change in batch if change.uid >= checkpoint.uidnext]
         if not fresh:
             return [], checkpoint
+        self._looked_again.clear()  # these may have been moved here since
         meter = self._context.meter
         if meter is not None:
             meter.leave_out(self._folder.id, -len(fresh))

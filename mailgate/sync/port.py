@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from connectors.model import Endpoint, Folder, PasswordAuth, SpecialUse
 from mailgate.clock import Instant
@@ -18,10 +18,14 @@ from mailgate.messages.returned import Undelivered
 from mailgate.sync.actions import Action, Pending, Settlement
 from mailgate.sync.guards import Outcome
 from mailgate.sync.identity import Likeness
-from mailgate.sync.views import Base, Near
+from mailgate.sync.views import Base, Near, Origin
 
 if TYPE_CHECKING:
     from mailgate.sync.push.port import PushStore
+
+
+UNSURE: Final = -1
+"""As a checkpoint's `exists`: the server contradicted itself, and no count is vouched for."""
 
 
 class MailboxState(StrEnum):
@@ -103,7 +107,8 @@ class Entitled:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Up to where a folder is known: UIDs below `uidnext`, changes up to `highestmodseq`; `exists` at that moment.
+    """Up to where a folder is known: UIDs below `uidnext`, changes up to `highestmodseq`; `exists` at that moment, or
+    UNSURE.
     `doubt`: what of the server's answers was impossible and is not believed.
     """
 
@@ -160,7 +165,7 @@ class Known:
     """A copy or tombstone whose header token was met at the server.
 
     `near` is Present, Detached or Tombstoned. `free`: its own address is void, so it may be what was met. Otherwise
-    `folder_ids` are the folders where it was last seen to stand.
+    `folder_ids` are the folders where it was last seen to stand, and `origins` its addresses there.
     """
 
     near: Near
@@ -168,6 +173,7 @@ class Known:
     likeness: Likeness
     free: bool
     folder_ids: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
 
 
 @dataclass(slots=True)  # not frozen: to make, and to hand to another process, takes a third of the time

@@ -37,7 +37,7 @@ from mailgate.sync.port import (
     View,
 )
 from mailgate.sync.prepare import HEAD, HUGE, Arrived, MessageSink
-from mailgate.sync.recognise import recognise
+from mailgate.sync.recognise import Unlisted, recognise
 from mailgate.sync.reconcile import decide
 from mailgate.sync.snapshot import closing
 from mailgate.sync.views import Entry, FarPresent, Near, Tombstoned, Window
@@ -62,6 +62,7 @@ class Job:
     """What to fetch into which folder. `uids` in the order wanted.
 
     `looked_again`: folders that were looked at after this folder was listed: what stands there was not moved here.
+    `unlisted`: what those looks, and the one at this folder, lacked where they were doubtful.
     `checkpoint` is written with the last batch, if every message was answered. From `pause_at` on no more is begun,
     nor, if it is `pausable`, while the CRM waits for what it asked for.
     """
@@ -72,6 +73,7 @@ class Job:
     checkpoint: Checkpoint | None = None
     initial: bool = False
     looked_again: frozenset[str] = frozenset()
+    unlisted: Unlisted = field(default_factory=dict)
     pause_at: Instant | None = None
     pausable: bool = False
 
@@ -247,7 +249,7 @@ class Puller:
         known = [item for item in known if not self._is_returning(item.near)]
         new = [arrived for arrived in readable if arrived.meta.uid not in views] if known else []
         far = [(arrived.meta.uid, arrived.likeness) for arrived in new]
-        recognised = recognise(far, known, job.folder.id, job.looked_again)
+        recognised = recognise(far, known, job.folder.id, job.looked_again, job.unlisted)
         keep: list[Arrived] = []
         actions: list[Action] = []
         decided = outside = 0
@@ -262,7 +264,7 @@ class Puller:
             near = views[uid].near if uid in views else recognised.near.get(uid)
             if uid in views and (views[uid].base is not None or self._is_returning(near)):
                 continue  # here by now, or on its way: an operation asked for it, or it stands here twice
-            entry = Entry(uid, None, near, far_side)
+            entry = Entry(uid, None, near, far_side, recognised.left.get(uid, ()))
             action = decide(entry, window)
             if isinstance(action, Return):
                 arrived.returns = action.purged

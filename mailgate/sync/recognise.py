@@ -6,33 +6,51 @@ was purged or copied before the server said so, likeness decides (`mailgate.sync
 
 What is equal to a copy that is believed to stand in another folder may have been moved here since that folder was
 looked at: it is a suspect until somebody looked there again.
+
+Where somebody else's doings make the server's answers contradict each other, nothing can be said of what has gone from
+a folder (S8). But a list of its UIDs that lacks one, and was made after an equal message was met, tells that it stands
+there no more: it is the one that was met. Nothing is deleted by that; where it was believed to stand is counted anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from mailgate.sync.identity import Candidate, Likeness, pair
 from mailgate.sync.port import Known
-from mailgate.sync.views import Near, Tombstoned
+from mailgate.sync.uids import among
+from mailgate.sync.views import Near, Origin, Tombstoned
+
+Unlisted: TypeAlias = Mapping[tuple[str, int], Sequence[range]]
+"""By folder id and UIDVALIDITY: UIDs that the folder's list lacked, in a look that was doubtful."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recognised:
-    """What messages at the server turned out to be; `suspects`: UIDs that may have been moved here, and from where."""
+    """What messages at the server turned out to be; `suspects`: UIDs that may have been moved here, and from where.
+    `left`: where what was met at a UID was believed to stand until now.
+    """
 
     near: dict[int, Near]
     suspects: dict[int, frozenset[str]]
+    left: dict[int, tuple[Origin, ...]] = field(default_factory=dict)
 
 
 def recognise(
-    far: Sequence[tuple[int, Likeness]], known: Sequence[Known], here: str, looked_again: frozenset[str]
+    far: Sequence[tuple[int, Likeness]],
+    known: Sequence[Known],
+    here: str,
+    looked_again: frozenset[str],
+    unlisted: Unlisted | None = None,
 ) -> Recognised:
     """Pair messages with what is known. `here`: the folder in which they were met; `looked_again`: folders that were
-    looked at after it was listed.
+    looked at after it was listed. `unlisted`: what these looks, and the one at `here`, lacked where they were doubtful.
     """
     found = Recognised({}, {})
+    if unlisted:
+        known = [_freed(item, unlisted) for item in known]
     same: dict[tuple[bytes, bytes], Known] = {}
     for item in known:
         if item.likeness.email is not None:
@@ -47,12 +65,26 @@ def recognise(
         elif places := _places([match], looked_again, here):
             found.suspects[uid] = places
         else:
-            found.near[uid] = match.near
+            _meet(found, uid, match)
             met.add(match.key)
     # What the server calls otherwise is another message.
     met |= _pair(found, named, [item for item in known if item.likeness.email is None], looked_again, here)
     _pair(found, nameless, [item for item in known if item.key not in met], looked_again, here)
     return found
+
+
+def _freed(item: Known, unlisted: Unlisted) -> Known:
+    """Free, when it stands at none of its addresses any more. It keeps them, to be told from what was free before."""
+    if item.free or not item.origins:
+        return item
+    left = all(among([at.uid], unlisted.get((at.folder_id, at.uidvalidity), ())) for at in item.origins)
+    return replace(item, free=True, folder_ids=()) if left else item
+
+
+def _meet(found: Recognised, uid: int, item: Known) -> None:
+    found.near[uid] = item.near
+    if item.free and item.origins:
+        found.left[uid] = item.origins
 
 
 def _pair(
@@ -66,7 +98,8 @@ def _pair(
     free = {item.key: item for item in known if item.free}
     candidates = [Candidate(key, item.likeness, isinstance(item.near, Tombstoned)) for key, item in free.items()]
     pairs = pair(far, candidates)
-    found.near.update((uid, free[key].near) for uid, key in pairs.items())
+    for uid, key in pairs.items():
+        _meet(found, uid, free[key])
     elsewhere: dict[bytes, list[Known]] = {}
     for item in known:
         if not item.free:

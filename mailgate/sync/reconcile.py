@@ -109,7 +109,9 @@ def _unknown(entry: Entry, window: Window) -> Action | None:
         case SetAside():
             return None if isinstance(far, FarPresent) else Forget(uid)
         case Present() | Detached() | Moving() | Deleting() | Appending():
-            return Link(uid, near.message_id, far.flags, far.labels) if isinstance(far, FarPresent) else None
+            if not isinstance(far, FarPresent):
+                return None
+            return Link(uid, near.message_id, far.flags, far.labels, entry.left)
         case _:  # pragma: no cover - unreachable, kept by mypy
             assert_never(near)
 

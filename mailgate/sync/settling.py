@@ -81,7 +81,7 @@ def _ripe(context: Context, counts: list[PendingCount]) -> tuple[list[tuple[Pend
             continue
         others = [at for folder_id, at in looks.items() if folder_id != count.folder_id]
         bound = min(others) if others else context.clock() + 1
-        if count.latest_at >= bound:
+        if count.latest_at >= bound or context.is_overtaken(count.folder_id):
             waiting.add(count.folder_id)
         else:
             ready.append((count, bound))

@@ -27,7 +27,7 @@ from connectors.errors import ProtocolError
 from connectors.model import FlagsChange, FolderStatus, QResync, Selected
 from connectors.port import Source
 from mailgate.clock import Instant, to_datetime
-from mailgate.sync.port import Checkpoint, FolderState
+from mailgate.sync.port import UNSURE, Checkpoint, FolderState
 from mailgate.sync.prepare import received
 from mailgate.sync.uids import ascending, ranges
 from mailgate.sync.views import Window
@@ -38,9 +38,6 @@ SLACK: Final = 10_000
 """So many messages may come while a look goes on; more answers than that beyond EXISTS are a lie that would only fill
 our memory.
 """
-
-UNSURE: Final = -1
-"""As a checkpoint's `exists`: the server contradicted itself."""
 
 LAST_UID: Final = 1 << 32
 """UIDs are 32 bits (RFC 9051 §2.3.1.1)."""
@@ -73,6 +70,8 @@ class FolderLook:
         self._doubtful = False
         self.doubt: str | None = None
         """What of the server's answers is impossible, for a person."""
+        self.unlisted: Sequence[range] = ()
+        """In a doubtful look: the UIDs that the list of all lacked."""
         self.began_at = began_at
         self.status = selected.status
         if folder.uidvalidity is not None and folder.uidvalidity != self.status.uidvalidity:
@@ -229,10 +228,11 @@ class FolderLook:
             if uid > next_uid:
                 gaps.append(range(next_uid, uid))
             count, next_uid = count + 1, uid + 1
-        gaps.append(range(next_uid, LAST_UID))
         self._doubtful = count != self.status.exists
         if not self._doubtful:
-            return gaps
+            self.unlisted = ()
+            return [*gaps, range(next_uid, LAST_UID)]
+        self.unlisted = [*gaps, range(next_uid, max(next_uid, self._top))]
         if self._folder.exists == UNSURE:  # once, it may be what another client did between two answers
             self.doubt = (
                 f"the server counts {self.status.exists} messages but lists {count}; "

@@ -166,13 +166,25 @@ Far: TypeAlias = FarPresent | FarAbsent
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The address of an original at the server."""
+
+    folder_id: str
+    uidvalidity: int
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """One message as the three views show it; `uid` is valid under the folder's UIDVALIDITY of this look."""
+    """One message as the three views show it; `uid` is valid under the folder's UIDVALIDITY of this look. `left`: where
+    it was believed to stand until it was met here.
+    """
 
     uid: int
     base: Base | None
     near: Near
     far: Far
+    left: tuple[Origin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

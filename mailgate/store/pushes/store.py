@@ -31,7 +31,7 @@ from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Merge
 from mailgate.sync.operations import Operation, OperationKind, OperationState
-from mailgate.sync.port import Batch, BatchRefusedError, Owner
+from mailgate.sync.port import UNSURE, Batch, BatchRefusedError, Owner
 from mailgate.sync.push.model import Failed, Original
 from mailgate.sync.push.port import Asked, Delay, Expunged, Marked, Put, Returned, counted_out
 
@@ -298,5 +298,6 @@ async def _count_out(tx: Transaction, gone: Sequence[Original]) -> None:
     """The checkpoints that counted these messages count them no more."""
     for folder_id, count in counted_out(gone).items():
         fewer = folders.c.exists_count - count
-        values = {"exists_count": case((fewer < 0, 0), else_=fewer)}
+        # Where no count is vouched for (UNSURE), none is after this either.
+        values = {"exists_count": case((folders.c.exists_count < 0, UNSURE), (fewer < 0, 0), else_=fewer)}
         await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(values))

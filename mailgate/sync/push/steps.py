@@ -16,7 +16,7 @@ from connectors.model import Selected
 from connectors.port import Placed
 from mailgate.sync.context import SLOWEST, Context
 from mailgate.sync.operations import Operation, OperationKind
-from mailgate.sync.port import FolderState
+from mailgate.sync.port import UNSURE, FolderState
 from mailgate.sync.push.bring import Bringer
 from mailgate.sync.push.lookup import Search
 from mailgate.sync.push.model import (
@@ -313,7 +313,8 @@ class Steps:
         for folder_id, count in counted_out(gone).items():
             if folder_id in folders:
                 folder = folders[folder_id]
-                folders[folder_id] = replace(folder, exists=max(0, folder.exists - count))
+                exists = folder.exists if folder.exists == UNSURE else max(0, folder.exists - count)
+                folders[folder_id] = replace(folder, exists=exists)
 
     # Folders.
 

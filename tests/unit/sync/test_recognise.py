@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from mailgate.sync.identity import Likeness
 from mailgate.sync.port import Known
 from mailgate.sync.recognise import Recognised, recognise
-from mailgate.sync.views import Detached, Present, Tombstoned
+from mailgate.sync.views import Detached, Near, Origin, Present, Tombstoned
 
 T, U = b"t" * 32, b"u" * 32
 NOBODY = frozenset[str]()
@@ -80,3 +84,41 @@ def test_a_message_without_identity_is_met_by_likeness_and_nothing_twice() -> No
     assert found.near == {8: Detached("m"), 7: Detached("n")}
     both = recognise([(7, like()), (8, like(b"e"))], [waiting("m")], "inbox", NOBODY)
     assert both.near == {8: Detached("m")}
+
+
+# Folders of which nothing could be said for sure.
+
+
+def at_7(near: Near = None) -> Known:
+    return Known(near or Present("m"), "m", like(), False, ("archive",), (Origin("archive", 3, 7),))
+
+
+@pytest.mark.parametrize("near", [Present("m"), Tombstoned("m", elsewhere=True)])
+def test_what_a_doubtful_list_lacks_was_moved_here(near: Near) -> None:
+    found = recognise([(9, like())], [at_7(near)], "inbox", frozenset({"archive"}), {("archive", 3): [range(6, 9)]})
+    assert found == Recognised({9: near}, {}, {9: (Origin("archive", 3, 7),)})
+
+
+@pytest.mark.parametrize("listed", [[range(1, 7)], [range(8, 20)], []])
+def test_what_it_names_stands_there(listed: list[range]) -> None:
+    found = recognise([(9, like())], [at_7()], "inbox", frozenset({"archive"}), {("archive", 3): listed})
+    assert found == Recognised({}, {})
+    assert recognise([(9, like())], [at_7()], "inbox", NOBODY, {("archive", 3): listed}).suspects
+
+
+def test_it_must_be_missing_everywhere() -> None:
+    both = replace(at_7(), origins=(Origin("archive", 3, 7), Origin("sent", 1, 7)))
+    unlisted = {("archive", 3): [range(6, 9)], ("sent", 2): [range(6, 9)]}
+    assert recognise([(9, like())], [both], "inbox", frozenset({"archive"}), unlisted) == Recognised({}, {})
+
+
+def test_what_waits_is_met_as_before() -> None:
+    found = recognise([(9, like())], [at_7(), waiting("n")], "inbox", NOBODY, {("archive", 3): [range(6, 9)]})
+    assert found.left == {9: (Origin("archive", 3, 7),)}
+    assert recognise([(9, like())], [waiting("n")], "inbox", NOBODY, {("archive", 3): [range(6, 9)]}).left == {}
+
+
+def test_one_identity_is_moved_in_doubt_too() -> None:
+    known = replace(at_7(), likeness=like(b"e"))
+    found = recognise([(9, like(b"e"))], [known], "inbox", frozenset({"archive"}), {("archive", 3): [range(6, 9)]})
+    assert (found.near, found.left) == ({9: Present("m")}, {9: (Origin("archive", 3, 7),)})
