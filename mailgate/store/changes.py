@@ -165,7 +165,11 @@ class _Changes:
         await conn.execute(statement.on_conflict_do_nothing())
         if self._alive[action.message_id].moving_to == batch.folder.id:
             return False  # where the CRM has it already
-        if not before:
+        moving_to = self._alive[action.message_id].moving_to
+        if not before and moving_to is not None:  # appended, and moved on by somebody at once
+            moved = {"from_folder_id": moving_to, "folder_id": batch.folder.id}
+            self._emit("message.moved", action.message_id, moved)
+        elif not before:
             self._emit("message.updated", action.message_id, {"origin_present": True})
         elif batch.folder.id not in before:
             moved = {"from_folder_id": before[0], "folder_id": batch.folder.id}

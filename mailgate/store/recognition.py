@@ -127,22 +127,21 @@ async def recognisable(
         return []
     current = {state.name: state for state in await listed(conn, mailbox_id)}
     coming = [row.id for row in copies.values() if row.moving_to is not None and row.id not in addresses]
-    expected = await _expected(conn, coming, folder.id)
+    expected = await _expected(conn, coming)
     found = (_known_copy(row, addresses.get(row.id, []), folder, uidvalidity, expected) for row in copies.values())
     known = [copy for copy in found if copy is not None]
     known += [_known_tombstone(row, current, folder, uidvalidity) for row in buried]
     return sorted(known, key=lambda item: (not item.free, isinstance(item.near, Tombstoned), item.key))
 
 
-async def _expected(conn: AsyncConnection, ids: Sequence[str], folder_id: str) -> set[str]:
-    """Which of these appended copies may stand in the folder: APPEND was sent there, and its answer is not known. The
-    CRM may have moved them on already.
+async def _expected(conn: AsyncConnection, ids: Sequence[str]) -> set[str]:
+    """Which of these appended copies may stand at the server: APPEND was sent, and its answer is not known. A person
+    may have moved them on already, to any folder.
     """
     found: set[str] = set()
     columns = operations.c
     for chunk in chunks(ids):
         sent = columns.message_id.in_(chunk) & (columns.kind == OperationKind.APPEND.value)
-        sent &= columns.folder_id == folder_id
         query = select(columns.message_id).where(sent, columns.state == OperationState.SENT.value)
         found.update((await conn.execute(query)).scalars())
     return found
@@ -151,7 +150,7 @@ async def _expected(conn: AsyncConnection, ids: Sequence[str], folder_id: str) -
 def _known_copy(
     row: AnyRow, addresses: list[AnyRow], folder: FolderState, uidvalidity: int, expected: Container[str]
 ) -> Known | None:
-    """What a copy may be taken for; None: for nothing. An appended copy is met only where it was sent; one that a user
+    """What a copy may be taken for; None: for nothing. An appended copy is met only when it was sent; one that a user
     deleted and only a hold keeps is nobody's any more, and what equals it is another message. One that is moved in two
     halves stands where it goes already, and is met in its source all the same when that is renumbered.
     """

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from connectors.errors import NetworkError
+from connectors.memory import MemoryFolder
 from connectors.port import Abilities
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import OperationKind, OperationState
@@ -202,6 +203,8 @@ class PurePushes(PureWishes):
             target, journal = account.folders.get(step.target.name), wish.journal
             if target is None or journal.get("to_uidvalidity") not in (None, target.uidvalidity):
                 searched = target is not None and step.target.uidvalidity == target.uidvalidity
+                if target is not None and not searched and journal.get("halves"):
+                    found, searched = self._copied(wish, target), True
             else:
                 raw = self.raw_of(wish.message_id)
                 known = {key[2] for key in self.origins if key[:2] == (step.target.id, target.uidvalidity)}
@@ -214,7 +217,17 @@ class PurePushes(PureWishes):
         exists = None
         if step.folder is not None and step.folder.name in account.folders:
             exists = len(account.folders[step.folder.name].messages)
-        return Evidence(source, found, searched, frozenset(account.folders), exists)
+        looked = all(shelf.looked_at > wish.sent_at for shelf in self._listed())
+        return Evidence(source, found, searched, frozenset(account.folders), exists, looked)
+
+    def _copied(self, wish: Wish, target: MemoryFolder) -> Address | None:
+        """In a folder that was renumbered: one more such message than is known to have stood there."""
+        raw = self.raw_of(wish.message_id)
+        stood = [
+            key for key, s in self.origins.items() if key[0] == wish.folder_id and self.raw_of(s.message_id) == raw
+        ]
+        alike = sorted(uid for uid, m in target.messages.items() if m.raw == raw)
+        return Address(target.uidvalidity, alike[-1]) if len(alike) > len(stood) else None
 
     def _journal(self, wish: Wish, at: Original | None, to_uidvalidity: int | None = None, to_uidnext: int = 1) -> None:
         journal: dict[str, Any] = dict(wish.journal or {})
@@ -224,6 +237,7 @@ class PurePushes(PureWishes):
         if at is not None:
             journal |= {"folder_id": at.folder.id, "uidvalidity": at.uidvalidity, "uid": at.uid}
         wish.operation = replace(wish.operation, state=OperationState.SENT, journal=journal)
+        wish.sent_at = self.clock()
 
     def _mutate(self, word: str, effect: Callable[[], T]) -> T:
         """A command with the faults of the account; its effect, unless its answer is lost."""

@@ -89,6 +89,7 @@ class Wish:
     operation: Operation
     finished_at: Instant | None = None
     code: str | None = None
+    sent_at: Instant = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.operation, name)

@@ -212,7 +212,7 @@ class PureWorld(PurePushes):
                 sent = any(
                     w.kind is OperationKind.APPEND and w.state is OperationState.SENT for w in self._open_of(copy.id)
                 )
-                if copy.moving_to != shelf.id or not sent:
+                if not sent:
                     continue
             likeness = Likeness(copy.raw, len(copy.raw), copy.received_at)
             found.append(Known(near, copy.id, likeness, not stands, tuple(sorted({s.folder_id for s in stands}))))

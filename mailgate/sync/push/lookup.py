@@ -3,6 +3,10 @@
 An original: is its UID still in its folder? A message that was to be put somewhere: is one like it in that folder,
 among those that came since the journal was written (UIDs from its UIDNEXT on) and of which nothing is known? Equal
 messages are paired one to one (S9). A folder: is it listed?
+
+What was appended may have been moved on by a person at once: passes meet it there (`mailgate.store.recognition`), so it
+is not appended again before every folder had one since. What was copied into a folder that was renumbered since is
+found among all that stands there, once everything else that is known to stand there has been found.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from mailgate.sync.push.model import (
     Seen,
 )
 from mailgate.sync.push.port import Asked
-from mailgate.sync.snapshot import closing
+from mailgate.sync.snapshot import LAST_UID, closing
 from mailgate.sync.uids import ranges
 
 CHUNK: Final = 500
@@ -43,11 +47,17 @@ class Search:
 
     async def evidence(self, questions: Sequence[Question]) -> dict[str, Evidence]:
         """What there is to see, by operation id."""
-        found = {asked.operation.id: Evidence() for asked, _ in questions}
+        found = {asked.operation.id: Evidence(looked=self._looked_since(asked)) for asked, _ in questions}
         await self._folders([q for q in questions if q[1].folder is not None], found)
         await self._originals([q for q in questions if q[1].original is not None], found)
         await self._targets([q for q in questions if q[1].target is not None], found)
         return found
+
+    def _looked_since(self, asked: Asked) -> bool:
+        """Whether every followed folder had a pass since the command was sent, which nothing has overtaken."""
+        sent_at = (asked.operation.journal or {}).get("at")
+        looks = self._context.looks()  # empty before the session has a list of folders
+        return sent_at is not None and bool(looks) and all(at > sent_at for at in looks.values())
 
     async def _folders(self, questions: Sequence[Question], found: dict[str, Evidence]) -> None:
         if not questions:
@@ -111,6 +121,7 @@ class Search:
                 found[asked.operation.id] = replace(found[asked.operation.id], searched=False)
             return
         current: dict[int, list[Asked]] = {}
+        copied: list[Asked] = []
         for asked in group:
             journal = asked.operation.journal or {}
             if journal.get("to_uidvalidity") in (None, uidvalidity):
@@ -118,6 +129,10 @@ class Search:
             elif target.uidvalidity != uidvalidity:
                 # Renumbered, and not passed over since: the pass recognises what is there.
                 found[asked.operation.id] = replace(found[asked.operation.id], searched=False)
+                if journal.get("halves"):
+                    copied.append(asked)
+        if copied:
+            await self._copied(target, uidvalidity, copied, found)
         if not current:
             return
         listing = [uid for uid in await source.list_uids() if uid >= min(current)]
@@ -128,6 +143,35 @@ class Search:
             for id_, uid in (await self._match(target, uidvalidity, new, current[uidnext], exact)).items():
                 taken.add(uid)
                 found[id_] = replace(found[id_], found=Address(uidvalidity, uid))
+
+    async def _copied(
+        self, target: FolderState, uidvalidity: int, group: Sequence[Asked], found: dict[str, Evidence]
+    ) -> None:
+        """Messages of which a copy may stand in this folder, open and renumbered since: found by all of their likeness,
+        where nothing else that is known to have stood there is it. A pass would take the copy for another message.
+        """
+        context = self._context
+        wanted = {a.operation.id: a.facts.copy.likeness for a in group if a.facts.copy is not None}
+        traits = {(like.size, like.internal_date) for like in wanted.values()}
+        alike: list[int] = []
+        async with closing(context.source.fetch_meta([range(1, LAST_UID)])) as batches:
+            async for batch in batches:
+                context.getting_on()
+                alike += [meta.uid for meta in batch if (meta.size, received(meta.internal_date)) in traits]
+        known = await context.store.views(context.owner, target, uidvalidity, alike)
+        metas, headers = await self._headers([uid for uid in alike if uid not in known])
+        tokens = context.preparer.header_tokens(headers)
+        far = [(m.uid, Likeness(t, m.size, received(m.internal_date))) for m, t in zip(metas, tokens, strict=True)]
+        stood = await context.store.recognisable(context.owner, target, uidvalidity, {like.token for _, like in far})
+        others = pair(far, [Candidate(item.key, item.likeness) for item in stood if item.free])
+        left = {uid: like for uid, like in far if uid not in others}
+        for id_, like in wanted.items():
+            uid = next((uid for uid, other in left.items() if other == like), None)
+            at = None
+            if uid is not None:
+                del left[uid]
+                at = Address(uidvalidity, uid)
+            found[id_] = replace(found[id_], found=at, searched=True)
 
     @staticmethod
     def _needs_proof(asked: Asked, found: Mapping[str, Evidence]) -> bool:

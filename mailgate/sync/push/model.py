@@ -105,7 +105,8 @@ class Address:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a look at the server showed. `searched`: the target could be searched for `found`; `listed`: names of all
-    folders; `exists`: messages in the folder, None when it does not say.
+    folders; `exists`: messages in the folder, None when it does not say; `looked`: every folder had a pass since the
+    command was sent, so what it did would have been met.
     """
 
     source: Seen = Seen.UNKNOWN
@@ -113,6 +114,7 @@ class Evidence:
     searched: bool = True
     listed: frozenset[str] = frozenset()
     exists: int | None = None
+    looked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,7 @@ def _move(
         if evidence.source is Seen.GONE:
             return Wait(LOOKED_FOR) if evidence.found is None else Applied(evidence.found)
         copied = evidence.found if _in_halves(operation) else None
-        if copied is None and evidence.source is Seen.UNKNOWN:
+        if copied is None and (evidence.source is Seen.UNKNOWN or not evidence.searched):
             return Wait(RENUMBERED)
     if copied is None and abilities.move:
         return Move(here, to)
@@ -280,7 +280,7 @@ def _delete(operation: Operation, copy: Copy, abilities: Abilities, evidence: Ev
         if evidence.source is Seen.UNKNOWN:
             return Wait(RENUMBERED)
         if evidence.source is Seen.GONE:
-            return Applied()
+            return Wait(LOOKED_FOR)  # removed, or moved by somebody: where it stands then, it is deleted
     if not abilities.expunge:
         return Failed("no_uidplus", "the server has no UID EXPUNGE, so it can't remove single messages safely")
     return Expunge(sent or copy.originals[0])
@@ -297,6 +297,8 @@ def _append(operation: Operation, copy: Copy, place: Place | None, evidence: Evi
             return Applied(evidence.found)
         if not evidence.searched:
             return Wait(RENUMBERED)
+        if not evidence.looked:
+            return Wait(LOOKED_FOR)
     return Append(place.folder)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 import structlog
@@ -199,6 +199,8 @@ class Pusher:
     async def _answer(self, questions: Sequence[Question]) -> list[tuple[Asked, Mutation]]:
         """Look at the server, then plan with what it showed. What was not done is done in the next round."""
         evidence = await self._search.evidence(questions)
+        # What the server did not take, as it said itself, is nowhere else.
+        evidence |= {id_: replace(evidence[id_], looked=True) for id_ in self._given_up.keys() & evidence.keys()}
         planned = [(asked, self._plan(asked, evidence[asked.operation.id])) for asked, _ in questions]
         todo = await self._settle(planned)
         halves = [(a, step) for a, step in todo if isinstance(step, CopyThenExpunge) and step.copied is not None]
@@ -242,7 +244,7 @@ class Pusher:
             elif operation.kind is OperationKind.REHYDRATE:
                 await self._pushes.brought_back(self._context.owner, operation, None, self._context.clock())
             elif operation.kind is OperationKind.DELETE and facts.copy is not None:
-                expunged.append((asked, _sent(asked)))
+                expunged.append((asked, None))
             elif step.at is not None and facts.place is not None:
                 to = facts.place.folder
                 found.setdefault(to.id, []).append(put(asked, _sent(asked), to, step.at))
@@ -265,6 +267,14 @@ class Pusher:
                 by_folder.setdefault(step.to.id, []).append(item)
         for puts in by_folder.values():
             await self._pushes.copied(self._context.owner, puts, self._context.clock())
+        # Where the folder was renumbered, its pass comes between.
+        await self._wait(
+            [
+                (asked.operation, RENUMBERED, None)
+                for asked, step in halves
+                if step.copied is not None and step.to.uidvalidity not in (None, step.copied.uidvalidity)
+            ]
+        )
 
     # Commands, and their refusals.
 

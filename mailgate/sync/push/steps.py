@@ -224,9 +224,20 @@ class Steps:
     async def _leave(self, group: Group, step: CopyThenExpunge, outcome: Outcome) -> None:
         """The second half of a move: the copy is there, the original goes."""
         await self._select(step.original)
+        torn = await self._torn(group)
+        if torn.items:
+            await self.undo_copies(torn)
+            outcome.waits += [(operation, LOOKED_FOR) for operation in torn.operations]
+            outcome.touched |= {step.original.folder.id, step.to.id}
+            group.items = [item for item in group.items if item not in torn.items]
+            if not group.items:
+                return
+            await self._select(step.original)
         originals = group.originals
         # Where the first half went stays in the journal: cut here, it is looked up again and not done again.
-        entries = {op.id: {**(op.journal or {}), **_address(originals[op.id])} for op in group.operations}
+        entries = {
+            op.id: {**(op.journal or {}), **_address(originals[op.id]), "leaving": True} for op in group.operations
+        }
         await self._journal(group, entries, self._context.source.longest_s(2 * len(originals)))
         await self._context.source.expunge([at.uid for at in originals.values()])
         await self.put(
@@ -237,6 +248,20 @@ class Steps:
             ]
         )
         outcome.touched |= {step.original.folder.id, step.to.id}
+
+    async def _torn(self, group: Group) -> Group:
+        """Those whose originals somebody took away between the halves: what became of them counts, so what was copied
+        goes again. Not where the second half was begun: it was that, maybe.
+        """
+        there = await self._search.present([at.uid for at in group.originals.values()])
+        return Group(
+            [
+                (asked, item)
+                for asked, item in group.items
+                if group.originals[asked.operation.id].uid not in there
+                and not (asked.operation.journal or {}).get("leaving")
+            ]
+        )
 
     async def undo_copies(self, group: Group) -> None:
         """The server does not let go of the originals: what was copied goes again, if it lets that go."""
@@ -256,8 +281,10 @@ class Steps:
         await self._pushes.uncopied(context.owner, copied, context.clock())
 
     async def _expunge(self, group: Group, step: Expunge, outcome: Outcome) -> None:
-        """Looks before: what was moved away meanwhile is deleted where it stands then."""
-        await self._select(step.original)
+        """Looks before: what was moved away meanwhile is deleted where it stands then. Looks after: where something
+        came to any folder in between, it may be this, moved away from under the command. Then the passes tell.
+        """
+        before = await self._uidnexts(step.original.folder, await self._select(step.original))
         originals = group.originals
         there = await self._search.present([at.uid for at in originals.values()])
         moved = [operation for operation in group.operations if originals[operation.id].uid not in there]
@@ -270,7 +297,26 @@ class Steps:
         entries = {id_: _address(at) for id_, at in originals.items()}
         await self._journal(group, entries, self._context.source.longest_s(2 * len(originals)))
         await self._context.source.expunge([at.uid for at in originals.values()])
-        await self.expunged([(asked, originals[asked.operation.id]) for asked, _ in group.items])
+        if await self._nothing_came(step.original.folder, before):
+            await self.expunged([(asked, originals[asked.operation.id]) for asked, _ in group.items])
+        else:
+            outcome.waits += [(operation, LOOKED_FOR) for operation in group.operations]
+
+    async def _nothing_came(self, here: FolderState, before: Mapping[str, tuple[int, int | None]]) -> bool:
+        """Whether no followed folder has got a message since."""
+        try:
+            return await self._uidnexts(here, await self._context.source.open(here.name)) == before
+        except ServerError:
+            return False  # the command was carried out all the same
+
+    async def _uidnexts(self, here: FolderState, opened: Selected) -> dict[str, tuple[int, int | None]]:
+        """UIDVALIDITY and UIDNEXT of all followed folders; of the one that is open as it told when it was opened, for
+        STATUS need not be true of that (RFC 9051 §6.3.11).
+        """
+        others = [folder.name for folder in self._context.followed() if folder.id != here.id]
+        found = await self._context.source.status(others) if others else {}
+        known = {name: (status.uidvalidity, status.uidnext) for name, status in found.items() if status is not None}
+        return {here.name: (opened.status.uidvalidity, opened.status.uidnext), **known}
 
     async def _append(self, group: Group, step: Append, outcome: Outcome) -> None:
         """One message; its bytes stream from the blob store to the server."""
@@ -281,7 +327,8 @@ class Steps:
             return
         target = await self._target(step.to)
         size = copy.stored.size
-        await self._journal(group, {asked.operation.id: target}, context.source.longest_s(1, size) + size / SLOWEST)
+        entry = {**target, "at": context.clock()}
+        await self._journal(group, {asked.operation.id: entry}, context.source.longest_s(1, size) + size / SLOWEST)
         context.getting_on(size)
         placed = await context.source.append(
             step.to.name,

@@ -326,8 +326,8 @@ def test_delete_sent_is_looked_up() -> None:
     assert step(DELETE_SENT, copy(HERE)) == LookUp(original=HERE)
 
 
-def test_delete_sent_gone_is_applied() -> None:
-    assert step(DELETE_SENT, copy(HERE), evidence=Evidence(Seen.GONE)) == Applied()
+def test_delete_sent_gone_may_have_been_moved() -> None:
+    assert step(DELETE_SENT, copy(HERE), evidence=Evidence(Seen.GONE)) == Wait(LOOKED_FOR)
 
 
 def test_delete_sent_there_expunges_again() -> None:
@@ -364,12 +364,22 @@ def test_append_sent_found_is_applied() -> None:
 
 
 def test_append_sent_not_found_is_appended_again() -> None:
-    assert step(APPEND_SENT, copy(), place=TO_ARCHIVE, evidence=Evidence()) == Append(ARCHIVE)
+    assert step(APPEND_SENT, copy(), place=TO_ARCHIVE, evidence=Evidence(looked=True)) == Append(ARCHIVE)
+
+
+def test_append_sent_not_found_waits_for_a_look_at_all_folders() -> None:
+    assert step(APPEND_SENT, copy(), place=TO_ARCHIVE, evidence=Evidence()) == Wait(LOOKED_FOR)
 
 
 def test_append_sent_renumbered_waits() -> None:
     seen = Evidence(searched=False)
     assert step(APPEND_SENT, copy(), place=TO_ARCHIVE, evidence=seen) == Wait(RENUMBERED)
+
+
+def test_move_in_halves_whose_target_was_renumbered_waits() -> None:
+    halves = replace(MOVE_SENT, journal={**(MOVE_SENT.journal or {}), "halves": True})
+    seen = Evidence(Seen.THERE, searched=False)
+    assert step(halves, copy(HERE), place=TO_ARCHIVE, evidence=seen) == Wait(RENUMBERED)
 
 
 # Folders.
