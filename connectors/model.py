@@ -115,6 +115,14 @@ class Namespace:
             raise ValueError("this server has no folders inside others")
         return self.prefix + (self.delimiter or "").join(parts)
 
+    def full(self, name: str) -> str:
+        """The server's name of a folder that is called by it already, or without the prefix. What begins with `#` is
+        of another namespace (RFC 9051 §5.1.2.1).
+        """
+        if name.upper() == "INBOX" or name.startswith((self.prefix, "#")):
+            return name
+        return self.prefix + name
+
     def parts_of(self, name: str) -> tuple[str, ...]:
         """The inverse of `name_of` for a server's name; one that stands elsewhere keeps all its parts."""
         inside = name.removeprefix(self.prefix) or name

@@ -146,3 +146,14 @@ async def test_over_a_line_that_breaks_all_the_time(crm: Crm, remote: OverImap, 
     assert cuts > 10
     await crm.engine.sync()
     await holds(crm, remote)
+
+
+async def test_a_folder_by_a_plain_name(crm: Crm, remote: OverImap) -> None:
+    """It is made where the account's own folders stand, and the list agrees."""
+    id_ = await crm.create("Projects")
+    await crm.move(1, "Projects")
+    await crm.engine.sync()
+    await crm.engine.sync()
+    assert await crm.states() == ["applied", "applied"]
+    assert await crm.folder(remote.folder("Projects")) == id_
+    assert len(await remote.originals(remote.folder("Projects"))) == 1

@@ -16,10 +16,24 @@ from mailgate.sync.port import Owner
 _F = folders.c
 
 
-async def made(tx: Transaction, operation: Operation) -> None:
-    """The folder is there. Its attributes come with the next list."""
+async def made(tx: Transaction, owner: Owner, operation: Operation, name: str, now: Instant) -> None:
+    """The folder is there, and called so: where the account's own folders stand, if the CRM named it without that. Its
+    attributes come with the next list.
+    """
     mine = (_F.id == operation.folder_id) & (_F.on_its_way == "create")
+    before = (await tx.conn.execute(select(_F.name).where(mine))).scalar_one_or_none()
+    if before is not None and before != name:
+        await _make_room(tx, owner, operation, name)
+        payload = {"folder_id": operation.folder_id}
+        tx.emit(owner.tenant_id, "folder.renamed", at=now, mailbox_id=owner.mailbox_id, payload=payload)
+        await tx.conn.execute(update(folders).where(mine).values(name=name))
     await tx.conn.execute(update(folders).where(mine).values(on_its_way=None))
+
+
+async def _make_room(tx: Transaction, owner: Owner, operation: Operation, name: str) -> None:
+    """What went earlier and was called so is called otherwise."""
+    gone = (_F.mailbox_id == owner.mailbox_id) & (_F.name == name) & _F.gone_at.is_not(None)
+    await tx.conn.execute(update(folders).where(gone).values(name=f"{name[:900]} (renamed {operation.id})"))
 
 
 async def renamed(tx: Transaction, owner: Owner, account_ref: bytes, operation: Operation) -> None:
@@ -34,10 +48,8 @@ async def renamed(tx: Transaction, owner: Owner, account_ref: bytes, operation: 
         for found in await tx.conn.execute(query)
         if found.name == old or (below is not None and found.name.startswith(below))
     }
-    # What went earlier and was called so makes room.
     for _, name in names.values():
-        gone = (_F.mailbox_id == owner.mailbox_id) & (_F.name == name) & _F.gone_at.is_not(None)
-        await tx.conn.execute(update(folders).where(gone).values(name=f"{name[:900]} (renamed {operation.id})"))
+        await _make_room(tx, owner, operation, name)
     for folder_id, (before, after) in names.items():
         await tx.conn.execute(update(folders).where(_F.id == folder_id).values(name=after))
         buried = (

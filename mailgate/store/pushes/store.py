@@ -200,11 +200,11 @@ class SqlPushStore(Fenced):
 
     # Folders.
 
-    async def folder_made(self, owner: Owner, operation: Operation, now: Instant) -> None:
-        """The folder is there: applied."""
+    async def folder_made(self, owner: Owner, operation: Operation, name: str, now: Instant) -> None:
+        """The folder is there, under this name: applied."""
 
         async def work(tx: Transaction) -> None:
-            await folder_ends.made(tx, operation)
+            await folder_ends.made(tx, owner, operation, name, now)
             await self._finish(tx, owner, [operation], now)
 
         await self._owned(owner, now, work)

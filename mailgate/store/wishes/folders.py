@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import exists, func, insert, select, update
 
-from connectors.model import Folder, SpecialUse
+from connectors.model import Folder, Namespace, SpecialUse
 from mailgate.actors import Actor
 from mailgate.clock import Instant
 from mailgate.errors import ConflictError, PreconditionError
@@ -76,7 +76,7 @@ class FolderWishes:
             mailbox.require_sync()
             row = await find_folder(tx.conn, mailbox_id, folder_id)
             known = await _Known.read(tx, mailbox_id)
-            wanted = folder_name(name, row.delimiter)
+            wanted = known.full(folder_name(name, row.delimiter))
             old = known.name_of(row)
             if wanted == old:
                 return folder_id, await _on_its_way(tx, mailbox_id, folder_id, OperationKind.FOLDER_RENAME)
@@ -235,6 +235,12 @@ class _Known:
                     return str(prefix)
         return ""
 
+    def full(self, name: str) -> str:
+        """The name with that, if it has been left out. Where there is only INBOX, the server is asked when the folder
+        is made.
+        """
+        return Namespace(self.prefix(), self.delimiter()).full(name)
+
     def delimiter(self) -> str | None:
         """What separates the levels of names."""
         return next((str(row.delimiter) for row in self.listed if row.delimiter), None)
@@ -267,7 +273,7 @@ async def _create(
     actor: Actor,
 ) -> tuple[str, str]:
     delimiter = known.delimiter()
-    name = folder_name(wanted, delimiter)
+    name = known.full(folder_name(wanted, delimiter))
     if len(known.listed) >= FOLDERS_MOST:
         raise ConflictError(f"this mailbox has {len(known.listed)} folders already", slug="too_many_folders")
     await known.make_room(tx, name, (), now)

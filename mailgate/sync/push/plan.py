@@ -311,7 +311,7 @@ def _create(operation: Operation, place: Place | None, evidence: Evidence | None
     if operation.state is OperationState.SENT:
         if evidence is None:
             return LookUp(folder=place.folder)
-        if name in evidence.listed:
+        if not evidence.listed.isdisjoint({name, (operation.journal or {}).get("name", name)}):
             return Applied()
     use = operation.detail["special_use"]
     return CreateFolder(name, None if use is None else SpecialUse(use))

@@ -146,8 +146,8 @@ class PushStore(Protocol):
         """The originals of purged copies stand nowhere: failed, and known to be gone."""
         ...
 
-    async def folder_made(self, owner: Owner, operation: Operation, now: Instant) -> None:
-        """The folder is there: applied."""
+    async def folder_made(self, owner: Owner, operation: Operation, name: str, now: Instant) -> None:
+        """The folder is there, under this name: applied."""
         ...
 
     async def folder_renamed(self, owner: Owner, operation: Operation, now: Instant) -> None:

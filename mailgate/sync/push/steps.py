@@ -366,13 +366,18 @@ class Steps:
     # Folders.
 
     async def _create(self, group: Group, step: CreateFolder) -> None:
-        await self._journal(group, {group.operations[0].id: {}}, self._context.source.longest_s(None))
+        """Where the account's own folders stand (RFC 2342): a plain name gets what their names begin with."""
+        context, operation = self._context, group.operations[0]
+        name = (await context.source.namespace()).full(step.name)
+        if any(known.name == name and known.id != operation.folder_id for known in context.folders.values()):
+            raise ServerError(f"there is a folder {name!r}", code="ALREADYEXISTS", retry=Retry.NEVER)
+        await self._journal(group, {operation.id: {"name": name}}, context.source.longest_s(None))
         try:
-            await self._context.source.create_folder(step.name, step.special_use)
+            await context.source.create_folder(name, step.special_use)
         except ServerError as error:
             if error.code != "ALREADYEXISTS":
                 raise
-        await self.folder_applied(group.operations[0])
+        await self.folder_applied(operation, name)
 
     async def _rename(self, group: Group, step: RenameFolder) -> None:
         await self._journal(group, {group.operations[0].id: {}}, self._context.source.longest_s(None))
@@ -384,12 +389,13 @@ class Steps:
         await self._context.source.delete_folder(step.name)
         await self.folder_applied(group.operations[0])
 
-    async def folder_applied(self, operation: Operation) -> None:
-        """The server's folders are as this operation wanted them."""
+    async def folder_applied(self, operation: Operation, name: str | None = None) -> None:
+        """The server's folders are as this operation wanted them. `name`: what a new one is called there."""
         context, pushes = self._context, self._pushes
         match operation.kind:
             case OperationKind.FOLDER_CREATE:
-                await pushes.folder_made(context.owner, operation, context.clock())
+                made = name or (operation.journal or {}).get("name") or operation.detail["name"]
+                await pushes.folder_made(context.owner, operation, made, context.clock())
             case OperationKind.FOLDER_RENAME:
                 await pushes.folder_renamed(context.owner, operation, context.clock())
             case _:
