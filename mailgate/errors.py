@@ -8,7 +8,7 @@
     ├── ConflictError         409   the state of things forbids it: `not_entitled`, `purged`, `mailbox_removed`, …
     ├── GoneError             410   it was here: `expired`, `purged`
     ├── PreconditionError     422   well formed, but a value can't be accepted
-    ├── TooManyRequestsError  429   a limit of the plan; `retry_at` says when it ends
+    ├── TooManyRequestsError  429   a limit of the plan, or more at a time than is allowed; try again later
     ├── UnavailableError      503   a part is not ready; try again
     └── ConfigurationError    –     the gateway can't start like this
 

@@ -357,6 +357,13 @@ class LimitsSettings(Section):
     parses_at_once: int = setting(
         2, "Messages that are taken apart for answers at the same time.", unit="messages", ge=1, le=64
     )
+    uploads_at_once: int = setting(
+        16,
+        "Messages that clients append at the same time, each in about 3 MiB of memory; more are answered 429.",
+        unit="messages",
+        ge=1,
+        le=1_000,
+    )
     idempotency_hours: int = setting(24, "How long an Idempotency-Key is remembered.", unit="hours", ge=1, le=720)
 
 

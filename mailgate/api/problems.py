@@ -74,7 +74,7 @@ _DESCRIPTIONS = {
     413: "The body is too large",
     415: "The body is of another type than the route takes",
     422: "A value can't be accepted",
-    429: "A limit of the plan; `retry_at` says when it ends",
+    429: "A limit of the plan (`retry_at` says when it ends), or more at a time than is allowed; see Retry-After",
     503: "Not ready; try again later",
 }
 

@@ -214,6 +214,7 @@ class Core:
                 max_bytes=settings.sync.max_message_bytes,
                 anchor_from=policy.anchor,
                 at_once=settings.limits.parses_at_once,
+                uploads=settings.limits.uploads_at_once,
             ),
             allowance=allowance,
             submissions=Submissions(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 from collections.abc import AsyncIterator
 from typing import Any
@@ -225,6 +226,25 @@ async def test_a_refused_append_frees_its_key(gateway: Gateway, post: Postman) -
     key = {"idempotency-key": "k-1"}
     assert refused(await append(gateway, post, b"no header", key)) == (422, "message_invalid")
     assert (await append(gateway, post, letter(), key)).status_code == 202
+
+
+async def test_too_many_at_a_time_are_refused_before_they_are_read(gateway: Gateway, post: Postman) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        raise AssertionError("it was read")
+        yield b""
+
+    key = {"idempotency-key": "k-1"}
+    with contextlib.ExitStack() as going:
+        for _ in range(gateway.core.settings.limits.uploads_at_once):
+            going.enter_context(gateway.core.wishes.appends.coming())
+        answer = await append(gateway, post, never(), key)
+        assert refused(answer) == (429, "too_many_uploads")
+        assert int(answer.headers["retry-after"]) > 0
+    assert (await append(gateway, post, letter(), key)).status_code == 202
+    assert refused(await append(gateway, post, b"no header")) == (422, "message_invalid")
+    with contextlib.ExitStack() as going:  # each gave its place back, however it ended
+        for _ in range(gateway.core.settings.limits.uploads_at_once):
+            going.enter_context(gateway.core.wishes.appends.coming())
 
 
 async def test_a_client_that_goes_away_leaves_nothing(gateway: Gateway, post: Postman, log: io.StringIO) -> None:

@@ -227,7 +227,7 @@ async def rehydrate_message(
     status_code=202,
     dependencies=[only(Scope.CRM)],
     response_model=AppendAnswer,
-    responses=problems(404, 409),
+    responses=problems(404, 409, 429),
     openapi_extra={"requestBody": {"required": True, "content": _MESSAGE}},
 )
 async def append_message(
@@ -240,27 +240,29 @@ async def append_message(
 ) -> Response:
     """Put a message (the body, `message/rfc822`) into a folder. It is there at once; the mail server follows.
 
-    Lines may end in CRLF or LF and are kept with CRLF, as mail servers do; NUL is refused.
+    Lines may end in CRLF or LF and are kept with CRLF, as mail servers do; NUL is refused. More than
+    `limits.uploads_at_once` at a time are answered 429 `too_many_uploads`, with Retry-After.
     """
     flags = wishes_words.flags(query.flags.split(" ") if query.flags else ()).add
     target = Target(mailbox_id, query.folder_id, flags, query.received_at)
     length = request.headers.get("content-length")
     now = parts.clock()
     await parts.wishes.appends.check(tenant.id, target, None if length is None else int(length), now)
-    try:
-        taken = await parts.wishes.appends.take(tenant.id, request.stream(), now)
-    except ClientDisconnect:
-        raise BadRequestError("the message was not sent to its end") from None
-    try:
-        claim = request.scope.get("claim")
-        kept: Response | None = None if claim is None else await claim.make(taken.digest)
-    except BaseException:
-        taken.abandon()
-        raise
-    if kept is not None:
-        taken.abandon()
-        return kept
-    made = await parts.wishes.appends.put(tenant.id, target, taken, parts.clock(), who.actor)
+    with parts.wishes.appends.coming():
+        try:
+            taken = await parts.wishes.appends.take(tenant.id, request.stream(), now)
+        except ClientDisconnect:
+            raise BadRequestError("the message was not sent to its end") from None
+        try:
+            claim = request.scope.get("claim")
+            kept: Response | None = None if claim is None else await claim.make(taken.digest)
+        except BaseException:
+            taken.abandon()
+            raise
+        if kept is not None:
+            taken.abandon()
+            return kept
+        made = await parts.wishes.appends.put(tenant.id, target, taken, parts.clock(), who.actor)
     parts.sync.changed(mailbox_id)
     answer = AppendAnswer(message_id=made.message_id, operation_id=made.operation_id)
     location = f"/v1/tenants/{tenant.id}/messages/{made.message_id}"

@@ -1,6 +1,6 @@
 """A message that the CRM puts into a folder: taken in bounded memory, shown at once, brought to the server behind it.
 
-    check   what can be refused is refused before the body is read
+    check   what can be refused is refused before the body is read, too many at a time as well
     take    bytes into the blob store as they come, with the line ends that mail has            (no transaction)
     put     described as an imported message is, made durable, then rows and operation          (one transaction)
 
@@ -12,9 +12,10 @@ server will have.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,7 +23,7 @@ from connectors.model import MessageMeta
 from mailgate.actors import Actor
 from mailgate.blobs import BlobStore
 from mailgate.clock import SECOND, Instant
-from mailgate.errors import ConflictError, MailgateError, PreconditionError
+from mailgate.errors import ConflictError, MailgateError, PreconditionError, TooManyRequestsError
 from mailgate.keys import KeyRing
 from mailgate.store import messages, operations, tenants
 from mailgate.store.database import Database
@@ -81,7 +82,9 @@ class Appended:
 
 
 class Appends:
-    """The use case. `at_once`: how many messages are taken apart at the same time."""
+    """The use case. `at_once`: how many messages are taken apart at the same time; `uploads`: how many may be on their
+    way in, which bounds the memory that they take.
+    """
 
     def __init__(
         self,
@@ -93,6 +96,7 @@ class Appends:
         max_bytes: int,
         anchor_from: AnchorFrom,
         at_once: int,
+        uploads: int,
     ) -> None:
         self._db = db
         self._ring = ring
@@ -101,6 +105,22 @@ class Appends:
         self._max_bytes = max_bytes
         self._anchor_from = anchor_from
         self._preparing = asyncio.Semaphore(at_once)
+        self._uploads = uploads
+        self._coming = 0
+
+    @contextlib.contextmanager
+    def coming(self) -> Iterator[None]:
+        """Around taking and putting a message. Raises TooManyRequestsError before anything is read when too many are on
+        their way already: whoever waited here would keep a line, and a slow client would keep the others waiting.
+        """
+        if self._coming >= self._uploads:
+            why = f"{self._coming} messages are being appended already (limits.uploads_at_once); send it again later"
+            raise TooManyRequestsError(why, slug="too_many_uploads", retry_after_s=5)
+        self._coming += 1
+        try:
+            yield
+        finally:
+            self._coming -= 1
 
     async def check(self, tenant_id: str, target: Target, announced: int | None, now: Instant) -> None:
         """Refuse what could not be kept, whatever the message is. `announced`: its size as the client says.

@@ -42,12 +42,24 @@ class Wishes:
         max_bytes: int,
         anchor_from: AnchorFrom,
         at_once: int,
+        uploads: int = 16,
     ) -> Wishes:
-        """Made of these parts. `max_bytes`: the largest message; `at_once`: how many are taken apart together."""
+        """Made of these parts. `max_bytes`: the largest message; `at_once`: how many are taken apart together;
+        `uploads`: how many come in together.
+        """
         return cls(
             MessageWishes(db, locks),
             FolderWishes(db, locks),
-            Appends(db, ring, blobs, locks, max_bytes=max_bytes, anchor_from=anchor_from, at_once=at_once),
+            Appends(
+                db,
+                ring,
+                blobs,
+                locks,
+                max_bytes=max_bytes,
+                anchor_from=anchor_from,
+                at_once=at_once,
+                uploads=uploads,
+            ),
             Rehydrations(db, ring, locks),
             Backfills(db, locks),
         )
