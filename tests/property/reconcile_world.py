@@ -110,10 +110,9 @@ class MemoryFar:
 
     keeps_uidvalidity = False
 
-    def __init__(self, kind: str, now: Instant) -> None:
-        self.account = MemoryAccount(
-            condstore=kind != "plain", qresync=kind == "qresync", move=kind != "plain", now=now
-        )
+    def __init__(self, kind: str, now: Instant, **abilities: Any) -> None:
+        offered = {"condstore": kind != "plain", "qresync": kind == "qresync", "move": kind != "plain", **abilities}
+        self.account = MemoryAccount(**offered, now=now)
         self.account.create_folder("Archive", special_use=SpecialUse.ARCHIVE)
         self.account.create_folder("Trash", special_use=SpecialUse.TRASH)
         self.connect: Connect = self.account.connect

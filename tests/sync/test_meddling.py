@@ -1,0 +1,50 @@
+"""Stories of `tests.sync.meddling` over servers in memory that tell where they put things (UIDPLUS); without MOVE only
+one that has QRESYNC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from connectors.memory.line import MemoryLine
+from tests.property.reconcile_world import MemoryFar
+from tests.sync.engine import NOW
+from tests.sync.meddling import Story, told
+
+KINDS: dict[str, dict[str, Any]] = {
+    "all": {},
+    "condstore": {"qresync": False},
+    "plain": {"qresync": False, "condstore": False},
+    "no move": {"move": False},
+}
+SEEDS = range(6)
+
+
+@contextmanager
+def between_steps(act: Callable[[], None]) -> Iterator[None]:
+    """Each step of the gateway's line is one round trip."""
+    real = MemoryLine._step
+
+    async def step(line: MemoryLine, command: str | None) -> None:
+        act()
+        await real(line, command)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryLine, "_step", step)
+        yield
+
+
+def _tell(kind: str, seed: int) -> None:
+    far = MemoryFar("qresync", NOW, **KINDS[kind])
+    with told(Story(far, seed, halves=not far.account.can_move)) as story:
+        story.tell(between_steps, rounds=4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_person_between_any_two_round_trips(kind: str, seed: int) -> None:
+    _tell(kind, seed)
