@@ -33,7 +33,7 @@ from mailgate.store.pins import Pins
 from mailgate.store.reading import MessageReader
 from mailgate.store.retention import RetentionService
 from mailgate.store.sending.accept import Submissions
-from mailgate.store.sending.allowance import CountedAllowance
+from mailgate.store.sending.allowance import CountedAllowance, by_plan
 from mailgate.store.sending.filing import Filing
 from mailgate.store.sending.queue import SendQueue
 from mailgate.store.subscriptions import Subscriptions
@@ -164,7 +164,7 @@ class Core:
             max_forward=settings.clock.max_forward_step_days * DAY,
         )
         locks = Locks(subscriptions, expiry, clock_limits, log)
-        allowance = CountedAllowance()
+        allowance = CountedAllowance(by_plan(subscriptions))
         reader = MessageReader(
             db,
             ring,

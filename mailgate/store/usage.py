@@ -13,15 +13,19 @@ from mailgate.store import plan_limits
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.schema import mailboxes, messages, tenant_heads
+from mailgate.store.sending import allowance
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Bytes of the copies that are served, connected mailboxes, and how many users (seats) they have."""
+    """Bytes of the copies that are served, connected mailboxes, how many users (seats) they have, and how many messages
+    were accepted for sending in this calendar month.
+    """
 
     storage_bytes: int
     mailboxes: int
     users: int
+    sent: int
 
 
 async def usage(db: Database, expiry: Expiry, tenant_id: str, now: Instant) -> Usage:
@@ -30,7 +34,8 @@ async def usage(db: Database, expiry: Expiry, tenant_id: str, now: Instant) -> U
     async with db.read() as conn:
         size = await storage(conn, expiry, tenant_id, now)
         count = (await conn.execute(select(func.count()).where(connected))).scalar_one()
-        return Usage(size, int(count), await plan_limits.users(conn, tenant_id))
+        sent = sum(await allowance.used(conn, tenant_id, now))
+        return Usage(size, int(count), await plan_limits.users(conn, tenant_id), sent)
 
 
 async def storage(conn: AsyncConnection, expiry: Expiry, tenant_id: str, now: Instant) -> int:

@@ -42,13 +42,6 @@ class RecipientState(StrEnum):
     BOUNCED = "bounced"
 
 
-class Purpose(StrEnum):
-    """Who sends: a person, or the CRM itself (reminders, invoices), for which a part of the month is kept free."""
-
-    USER = "user"
-    SERVICE = "service"
-
-
 @dataclass(frozen=True, slots=True)
 class Recipient:
     """One address of the envelope, and the last thing that was said about it."""

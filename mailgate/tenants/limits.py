@@ -71,51 +71,57 @@ def refusal(new: Connected, connected: Iterable[Connected], plan: Plan, seats: i
 
 
 class Purpose(StrEnum):
-    """What an outgoing message is for: a person's own mail, or the service's (notifications, invitations)."""
+    """Who sends: a person, or the CRM itself (reminders, invoices), for which a part of the month is kept free."""
 
     USER = "user"
     SERVICE = "service"
 
 
 @dataclass(frozen=True, slots=True)
+class SendingLimits:
+    """Messages a calendar month and day; None: no limit. `service_reserve`: how many of a month users leave alone."""
+
+    per_month: int | None = None
+    per_day: int | None = None
+    service_reserve: int = 0
+
+
+def sending_limits(plan: Plan) -> SendingLimits:
+    """What the plan says of sending."""
+    return SendingLimits(plan.sent_per_month, plan.sent_per_day, plan.sent_reserved or 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Sent:
-    """How many messages were accepted for sending: this month by purpose, and today of both."""
+    """How many messages count: this month by purpose, and today of both."""
 
     month_user: int = 0
     month_service: int = 0
     today: int = 0
 
-    @property
-    def month(self) -> int:
-        """All of this month."""
-        return self.month_user + self.month_service
-
 
 @dataclass(frozen=True, slots=True)
 class SendingRefusal:
-    """Which limit is reached (`month`, `month_reserved` or `day`), how high it is, and when it frees up."""
+    """Which limit is passed (`day`, `month` or `month_without_reserve`), how high it is, and when it frees up."""
 
     limit: str
     most: int
     retry_at: Instant
 
 
-def sending_refusal(plan: Plan, sent: Sent, purpose: Purpose, now: Instant, count: int = 1) -> SendingRefusal | None:
-    """Why so many further messages can't be sent now; None when they can. Days and months are UTC's.
+def sending_refusal(limits: SendingLimits, sent: Sent, purpose: Purpose, now: Instant) -> SendingRefusal | None:
+    """The limit that is passed when so much was sent, the new messages of this purpose included; None when none is.
+    Days and months are UTC's.
 
-    Service mail may use the whole month; a person's mail all of it but the part that is reserved for the service.
+    Service mail may use the whole month; a person's mail all of it but the part that is kept for the service.
     """
-    if plan.sent_per_month is not None:
-        if sent.month + count > plan.sent_per_month:
-            return SendingRefusal("month", plan.sent_per_month, next_month_start(now))
-        free_for_user = plan.sent_per_month - (plan.sent_reserved or 0)
-        if purpose is Purpose.USER and sent.month_user + count > free_for_user:
-            return SendingRefusal("month_reserved", free_for_user, next_month_start(now))
-    if plan.sent_per_day is not None and sent.today + count > plan.sent_per_day:
-        return SendingRefusal("day", plan.sent_per_day, day_start(now) + DAY)
+    if limits.per_day is not None and sent.today > limits.per_day:
+        return SendingRefusal("day", limits.per_day, day_start(now) + DAY)
+    if limits.per_month is None:
+        return None
+    if sent.month_user + sent.month_service > limits.per_month:
+        return SendingRefusal("month", limits.per_month, next_month_start(now))
+    for_users = limits.per_month - limits.service_reserve
+    if purpose is Purpose.USER and sent.month_user > for_users:
+        return SendingRefusal("month_without_reserve", for_users, next_month_start(now))
     return None
-
-
-def sending_left(plan: Plan, sent: Sent) -> int | None:
-    """How many messages of any kind are left this month; None without limit."""
-    return None if plan.sent_per_month is None else max(0, plan.sent_per_month - sent.month)

@@ -182,6 +182,7 @@ async def test_readyz_names_what_does_not_work(running: Running) -> None:
         "blobs": True,
         "scheduler": True,
         "log": True,
+        "plans": True,
         "witness": True,
     }
     assert "same disk" in next(part["detail"] for part in ready["parts"] if part["name"] == "witness")

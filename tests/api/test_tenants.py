@@ -33,7 +33,13 @@ async def test_a_new_tenant_is_on_plan_free(gateway: Gateway) -> None:
         "sent_per_day": None,
         "sent_reserved": None,
     }
-    assert found["usage"] == {"storage_bytes": 0, "storage_exceeded": False, "mailboxes": 0}
+    assert found["usage"] == {
+        "storage_bytes": 0,
+        "storage_exceeded": False,
+        "mailboxes": 0,
+        "sent_this_month": 0,
+        "sent_left_this_month": 0,
+    }
 
 
 @pytest.mark.parametrize("tenant_id", ["a b", "ä", "x" * 65, "a%2Fb%00"])

@@ -9,9 +9,9 @@ import pytest
 
 from mailgate.clock import DAY, HOUR, from_rfc3339
 from mailgate.errors import TooManyRequestsError
-from mailgate.store.sending.allowance import CountedAllowance, SendingLimits, unlimited, used
+from mailgate.store.sending.allowance import CountedAllowance, unlimited, used
 from mailgate.store.transaction import Transaction
-from mailgate.submissions.model import Purpose
+from mailgate.tenants.limits import Purpose, SendingLimits
 from tests.api.conftest import Gateway
 from tests.api.conftest import gateway as gateway
 from tests.api.sending import Office, office
@@ -66,7 +66,7 @@ async def test_what_was_refused_or_given_back_does_not_count(acme: Office) -> No
     assert await charge(acme.gateway, counted) is not None
     await db.transact(lambda tx: counted.give_back(tx, "acme", USER, 1, NOW))
     await db.transact(lambda tx: counted.give_back(tx, "acme", USER, 1, NOW))
-    assert await db.transact(lambda tx: used(tx, "acme", NOW)) == (0, 0)
+    assert await db.transact(lambda tx: used(tx.conn, "acme", NOW)) == (0, 0)
     assert await charge(acme.gateway, counted) is None
 
 

@@ -25,7 +25,8 @@ from mailgate.store.sending.accept import FileOf, LetterRequest, Wish
 from mailgate.store.sending.records import Submission
 from mailgate.store.tokens import Scope
 from mailgate.submissions.compose import File
-from mailgate.submissions.model import Purpose, RecipientState, SubmissionState
+from mailgate.submissions.model import RecipientState, SubmissionState
+from mailgate.tenants.limits import Purpose
 
 router = APIRouter(tags=["submissions"], prefix="/v1/tenants/{tenant_id}/mailboxes/{mailbox_id}/submissions")
 

@@ -142,11 +142,13 @@ class EntitlementsAnswer(Answer):
 
 
 class UsageAnswer(Answer):
-    """What is used: sizes of the copies that are served, and mailboxes that are connected."""
+    """What is used: sizes of the copies that are served, connected mailboxes, messages accepted for sending."""
 
     storage_bytes: int
     storage_exceeded: bool
     mailboxes: int
+    sent_this_month: int
+    sent_left_this_month: int | None = Field(description="null: no limit")
 
 
 class OptionAnswer(Answer):

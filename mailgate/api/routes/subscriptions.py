@@ -113,6 +113,7 @@ async def show(tenant: Tenant, parts: Services) -> SubscriptionAnswer:
     used = await usage(parts.db, parts.expiry, tenant.id, now)
     limits, pending = holds.limits, period.pending
     allowed = limits.storage_bytes if limits else None
+    per_month = limits.sent_per_month if limits else None
     return SubscriptionAnswer(
         plan=holds.plan,
         status=holds.status.value,
@@ -147,6 +148,8 @@ async def show(tenant: Tenant, parts: Services) -> SubscriptionAnswer:
             storage_bytes=used.storage_bytes,
             storage_exceeded=allowed is not None and used.storage_bytes > allowed,
             mailboxes=used.mailboxes,
+            sent_this_month=used.sent,
+            sent_left_this_month=None if per_month is None else max(0, per_month - used.sent),
         ),
     )
 

@@ -8,28 +8,20 @@ back. Of a month's messages a part is kept for the CRM's own mail (purpose `serv
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mailgate.clock import DAY, SECOND, Instant, to_rfc3339
+from mailgate.clock import SECOND, Instant, to_rfc3339
 from mailgate.errors import TooManyRequestsError
 from mailgate.store.schema import sent_counts
+from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
-from mailgate.submissions.model import Purpose
 from mailgate.tenants.calendar import day_start, month_start, next_month_start
+from mailgate.tenants.limits import Purpose, SendingLimits, SendingRefusal, Sent, sending_limits, sending_refusal
 
 _C = sent_counts.c
-
-
-@dataclass(frozen=True, slots=True)
-class SendingLimits:
-    """Messages a calendar month and day; None: no limit. `service_reserve`: how many of a month users leave alone."""
-
-    per_month: int | None = None
-    per_day: int | None = None
-    service_reserve: int = 0
 
 
 LimitsOf: TypeAlias = Callable[[Transaction, str, Instant], Awaitable[SendingLimits]]
@@ -72,17 +64,11 @@ class CountedAllowance:
         ).returning(_C.user_count, _C.service_count)
         today = (await tx.conn.execute(counted)).one()
         limits = await self.limits(tx, tenant_id, now)
-        used_today = today.user_count + today.service_count
-        if limits.per_day is not None and used_today > limits.per_day:
-            raise _refused("day", limits.per_day, day_start(now) + DAY, now)
-        if limits.per_month is None:
-            return
-        users, service = await used(tx, tenant_id, now)
-        if users + service > limits.per_month:
-            raise _refused("month", limits.per_month, next_month_start(now), now)
-        for_users = max(limits.per_month - limits.service_reserve, 0)
-        if purpose is Purpose.USER and users > for_users:
-            raise _refused("month_without_reserve", for_users, next_month_start(now), now)
+        users, service = await used(tx.conn, tenant_id, now) if limits.per_month is not None else (0, 0)
+        sent = Sent(users, service, today.user_count + today.service_count)
+        refusal = sending_refusal(limits, sent, purpose, now)
+        if refusal is not None:
+            raise _refused(refusal, now)
 
     async def give_back(
         self, tx: Transaction, tenant_id: str, purpose: Purpose, count: int, charged_at: Instant
@@ -93,11 +79,21 @@ class CountedAllowance:
         await tx.conn.execute(update(sent_counts).where(day).values({column.name: column - count}))
 
 
-async def used(tx: Transaction, tenant_id: str, now: Instant) -> tuple[int, int]:
+def by_plan(subscriptions: Subscriptions) -> LimitsOf:
+    """The limits of the plan that holds; of a plan that is not known none."""
+
+    async def limits(tx: Transaction, tenant_id: str, now: Instant) -> SendingLimits:
+        holds = await subscriptions.entitlements_in(tx.conn, tenant_id, now)
+        return SendingLimits() if holds.limits is None else sending_limits(holds.limits)
+
+    return limits
+
+
+async def used(conn: AsyncConnection, tenant_id: str, now: Instant) -> tuple[int, int]:
     """What counts in the calendar month of `now`: of users, of the CRM itself."""
     sums = select(func.coalesce(func.sum(_C.user_count), 0), func.coalesce(func.sum(_C.service_count), 0))
     month = (_C.tenant_id == tenant_id) & (_C.day_at >= month_start(now)) & (_C.day_at < next_month_start(now))
-    row = (await tx.conn.execute(sums.where(month))).one()
+    row = (await conn.execute(sums.where(month))).one()
     return int(row[0]), int(row[1])
 
 
@@ -113,12 +109,13 @@ _WORDS = {
 }
 
 
-def _refused(limit: str, most: int, retry_at: Instant, now: Instant) -> TooManyRequestsError:
+def _refused(refusal: SendingRefusal, now: Instant) -> TooManyRequestsError:
+    most, retry_at = refusal.most, refusal.retry_at
     return TooManyRequestsError(
-        f"the plan allows {most} {_WORDS[limit]}; more from {to_rfc3339(retry_at)} on, or on a larger plan",
+        f"the plan allows {most} {_WORDS[refusal.limit]}; more from {to_rfc3339(retry_at)} on, or on a larger plan",
         slug="sending_limit",
         retry_after_s=-((now - retry_at) // SECOND),
-        limit=limit,
+        limit=refusal.limit,
         most=most,
         retry_at=to_rfc3339(retry_at),
     )

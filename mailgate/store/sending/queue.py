@@ -33,7 +33,8 @@ from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.locks import LockedMailbox, Locks
 from mailgate.submissions import decide
 from mailgate.submissions.decide import Outcome, Verdict
-from mailgate.submissions.model import Purpose, Recipient, RecipientState, SubmissionState, accepted
+from mailgate.submissions.model import Recipient, RecipientState, SubmissionState, accepted
+from mailgate.tenants.limits import Purpose
 
 SENDER = "sender:"
 BLOCKED_PAUSE: Instant = MINUTE

@@ -13,8 +13,9 @@ from sqlalchemy import Row
 from mailgate.clock import Instant
 from mailgate.keys import DataKey, TenantKeys
 from mailgate.keys.wrap import unwrap, wrap
-from mailgate.submissions.model import Purpose, Recipient, SubmissionState
+from mailgate.submissions.model import Recipient, SubmissionState
 from mailgate.sync.port import PreparedBlob, PreparedMessage
+from mailgate.tenants.limits import Purpose
 from retention.model import AnchorFrom
 from retention.policy import anchor
 

@@ -9,17 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.clock import DAY, from_rfc3339
+from mailgate.clock import from_rfc3339
 from mailgate.tenants.catalogue import Plan, parse_catalogue
 from mailgate.tenants.limits import (
     Connected,
     MailboxLimit,
     Purpose,
+    SendingLimits,
     SendingRefusal,
     Sent,
     over_limit,
     refusal,
-    sending_left,
+    sending_limits,
     sending_refusal,
 )
 
@@ -89,36 +90,30 @@ def test_the_rest_is_within_the_limits_and_no_more_than_needed_goes(connected: l
             assert refusal(found, rest, PLAN, None) is off[found.id]
 
 
-SENDING = replace(PLAN, sent_per_month=100, sent_per_day=20, sent_reserved=10)
+SENDING = SendingLimits(per_month=100, per_day=20, service_reserve=10)
 MONTH_END = from_rfc3339("2026-06-01T00:00:00Z")
 MIDNIGHT = from_rfc3339("2026-05-18T00:00:00Z")
 
 
 def test_service_mail_has_its_reserve_of_the_month() -> None:
-    sent = Sent(month_user=90, month_service=0, today=0)
-    assert sending_refusal(SENDING, sent, Purpose.USER, NOW) == SendingRefusal("month_reserved", 90, MONTH_END)
+    sent = Sent(month_user=91)
+    assert sending_refusal(SENDING, sent, Purpose.USER, NOW) == SendingRefusal("month_without_reserve", 90, MONTH_END)
     assert sending_refusal(SENDING, sent, Purpose.SERVICE, NOW) is None
-    assert sending_refusal(SENDING, replace(sent, month_user=89), Purpose.USER, NOW) is None
+    assert sending_refusal(SENDING, Sent(month_user=90), Purpose.USER, NOW) is None
 
 
 def test_the_month_is_the_most_for_both() -> None:
-    sent = Sent(month_user=50, month_service=50)
     for purpose in Purpose:
-        assert sending_refusal(SENDING, sent, purpose, NOW) == SendingRefusal("month", 100, MONTH_END)
+        assert sending_refusal(SENDING, Sent(50, 51), purpose, NOW) == SendingRefusal("month", 100, MONTH_END)
 
 
 def test_the_day_frees_up_at_midnight() -> None:
-    assert sending_refusal(SENDING, Sent(today=20), Purpose.SERVICE, NOW) == SendingRefusal("day", 20, MIDNIGHT)
-    assert sending_refusal(SENDING, Sent(today=19), Purpose.USER, NOW, count=2) == SendingRefusal("day", 20, MIDNIGHT)
-    assert (
-        sending_refusal(SENDING, Sent(today=20), Purpose.USER, NOW + DAY - 1) is not None
-    )  # the caller counts the day
-    assert sending_refusal(SENDING, Sent(today=19), Purpose.USER, NOW) is None
+    for purpose in Purpose:
+        assert sending_refusal(SENDING, Sent(today=21), purpose, NOW) == SendingRefusal("day", 20, MIDNIGHT)
+        assert sending_refusal(SENDING, Sent(today=20), purpose, NOW) is None
 
 
 def test_no_limit_is_no_limit() -> None:
-    assert sending_refusal(PLAN, Sent(10**9, 10**9, 10**9), Purpose.USER, NOW) is None
-    assert sending_left(PLAN, Sent(10**9)) is None
-    assert sending_left(SENDING, Sent(60, 30)) == 10
-    assert sending_left(SENDING, Sent(60, 90)) == 0
-    assert sending_refusal(replace(SENDING, sent_reserved=None), Sent(99), Purpose.USER, NOW) is None
+    assert sending_refusal(SendingLimits(), Sent(10**9, 10**9, 10**9), Purpose.USER, NOW) is None
+    assert sending_limits(PLAN) == SendingLimits()
+    assert sending_limits(CATALOGUE.plans["demo"]) == SendingLimits(1_000, 100, 100)
