@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, delete, null, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, delete, null, or_, select, update
 
 from mailgate.clock import Instant
+from mailgate.store import places
 from mailgate.store.expiry import COPY_COLUMNS, Horizon
 from mailgate.store.folders import AnyRow
 from mailgate.store.messages import chunks
@@ -38,8 +39,13 @@ async def apply_actions(tx: Transaction, owner: Owner, batch: Batch, horizon: Ho
     await changes.link([action for action in linked if action.message_id in alive])
     await changes.merge([action for action in merged if action.message_id in alive])
     vanished = [action.uid for action in by_kind.get(Vanish, [])]
+    reappeared = [action.uid for action in by_kind.get(Reappear, [])]
     await _set_vanished(tx, batch, vanished, batch.now)
-    await _set_vanished(tx, batch, [action.uid for action in by_kind.get(Reappear, [])], None)
+    await _set_vanished(tx, batch, reappeared, None)
+    for chunk in chunks([*vanished, *reappeared]):
+        # Of one original alone nothing shows: it is where it was until its disappearance is believed.
+        among_several = _here(batch) & origins.c.uid.in_(chunk) & places.has_another()
+        await places.tell(tx, owner.tenant_id, owner.mailbox_id, among_several, batch.now)
     settled = [*by_kind.get(Forget, []), *linked, *by_kind.get(Rebury, [])]
     await resolve(tx, batch, [action.uid for action in settled])
     for action in by_kind.get(Rebury, []):
@@ -114,6 +120,9 @@ class _Changes:
             )
             .values(flags=bindparam("b_flags"), vanished_at=None)
         )
+        for chunk in chunks([action.uid for action in actions]):
+            back = _here(batch) & origins.c.uid.in_(chunk) & origins.c.vanished_at.is_not(None) & places.has_another()
+            await places.tell(self._tx, self._owner.tenant_id, self._owner.mailbox_id, back, batch.now)
         bases: list[dict[str, Any]] = [{"b_uid": action.uid, "b_flags": sorted(action.flags)} for action in actions]
         if any(action.labels is not None for action in actions):
             statement = statement.values(labels=bindparam("b_labels"))
@@ -228,13 +237,13 @@ class _Changes:
         )
 
 
+def _here(batch: Batch) -> ColumnElement[bool]:
+    return (origins.c.folder_id == batch.folder.id) & (origins.c.uidvalidity == batch.uidvalidity)
+
+
 async def _set_vanished(tx: Transaction, batch: Batch, uids: Sequence[int], at: Instant | None) -> None:
     for chunk in chunks(uids):
-        here = (
-            (origins.c.folder_id == batch.folder.id)
-            & (origins.c.uidvalidity == batch.uidvalidity)
-            & origins.c.uid.in_(chunk)
-        )
+        here = _here(batch) & origins.c.uid.in_(chunk)
         if at is not None:
             here &= origins.c.vanished_at.is_(None)
         await tx.conn.execute(update(origins).where(here).values(vanished_at=at))
@@ -247,6 +256,7 @@ async def vanish_renumbered(tx: Transaction, owner: Owner, account_ref: bytes, b
         & (origins.c.uidvalidity != batch.uidvalidity)
         & origins.c.vanished_at.is_(None)
     )
+    await places.tell(tx, owner.tenant_id, owner.mailbox_id, left & places.has_another(), batch.now)
     await tx.conn.execute(update(origins).where(left).values(vanished_at=batch.now))
     buried = (
         (tombstones.c.tenant_id == owner.tenant_id)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from connectors.model import Folder, SpecialUse
 from mailgate.clock import Instant
 from mailgate.ids import new_id
+from mailgate.store import places
 from mailgate.store.messages import chunks
 from mailgate.store.quarantine import forget_folder
 from mailgate.store.schema import folders, messages, origins, quarantine, tombstones
@@ -233,6 +234,9 @@ async def save_listing(
             await tx.conn.execute(insert(folders).values(values))
         else:
             await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(values))
+            # What vanished with it is shown in it again, until it is known where it is.
+            inside = origins.c.folder_id == folder_id
+            await places.tell(tx, owner.tenant_id, owner.mailbox_id, inside, now)
         if revived is None or revived.on_its_way != "create":  # the CRM has it already
             tell("folder.created", folder_id)
     for folder_id, (folder, followed) in changes.updated.items():
@@ -243,6 +247,7 @@ async def save_listing(
         await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(gone_at=now))
         left = (origins.c.folder_id == folder_id) & origins.c.vanished_at.is_(None)
         await tx.conn.execute(update(origins).where(left).values(vanished_at=now))
+        await places.tell(tx, owner.tenant_id, owner.mailbox_id, origins.c.folder_id == folder_id, now)
         await forget_folder(tx, folder_id)
         tell("folder.deleted", folder_id)
 

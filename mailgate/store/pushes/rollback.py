@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from mailgate.store import changes, operations
+from mailgate.store import changes, operations, places
 from mailgate.store.expiry import Horizon
 from mailgate.store.folders import AnyRow, state_of
 from mailgate.store.log import PurgeLog
@@ -135,6 +135,8 @@ class Rollback:
             if id_ in stands and stands[id_] != operation.folder_id
         }
         await tell(self._tx, self._owner, self._horizon, "message.moved", back, alive)
+        nowhere = [id_ for id_ in ids if id_ not in coming and id_ not in stands]
+        await places.tell_of(self._tx, self._owner.tenant_id, self._owner.mailbox_id, nowhere, self._horizon.now)
 
     async def _deletes(self, message_ids: Sequence[str], alive: Mapping[str, AnyRow]) -> None:
         """The messages are shown again."""

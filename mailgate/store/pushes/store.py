@@ -15,7 +15,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from mailgate.clock import Instant
 from mailgate.keys import KeyRing
-from mailgate.store import changes, operations
+from mailgate.store import changes, operations, places
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.fenced import Fenced
@@ -232,6 +232,7 @@ class SqlPushStore(Fenced):
             await folder_ends.leave(tx, operation, ids)
             others = select(origins.c.message_id).where(among(origins.c.message_id, ids, sqlite=tx.sqlite))
             standing = set((await tx.conn.execute(others)).scalars())
+            await places.tell_of(tx, owner.tenant_id, owner.mailbox_id, standing, now)
             ended = dict.fromkeys((id_ for id_ in ids if id_ not in standing), operation)
             await end_deleted(tx, self._log, owner, tenant_ref, horizon, ended)
             return False
@@ -268,6 +269,8 @@ class SqlPushStore(Fenced):
         ]
         if rows:
             await tx.conn.execute(statement, rows)
+            of_several = among(origins.c.message_id, alive, sqlite=tx.sqlite) & places.has_another()
+            await places.tell(tx, owner.tenant_id, owner.mailbox_id, of_several, horizon.now)
         there = [
             (put.operation, Original(put.to, put.at.uidvalidity, put.at.uid, put.flags, put.labels))
             for put in puts
