@@ -46,6 +46,10 @@ TABLE = (
     Metric("submissions", "gauge", "Submissions that are not settled, by state.", ("state",)),
     Metric("submission_attempts_total", "counter", "Attempts to send, by what came of them.", ("outcome",)),
     Metric("guards_open", "gauge", "Improbable deletions at mail servers that are refused until a person approves."),
+    Metric("feed_events_waiting", "gauge", "Committed events that have no place in the feed yet."),
+    Metric("feed_lag_seconds", "gauge", "Age of the oldest event that has no place in the feed yet; 0: none waits."),
+    Metric("feed_readers", "gauge", "Readers of the feed that wait in this process, or are streamed to."),
+    Metric("feed_events_given_total", "counter", "Events that this process delivered to readers of the feed."),
 )
 
 

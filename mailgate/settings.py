@@ -334,6 +334,32 @@ class PlansSettings(Section):
     )
 
 
+class EventsSettings(Section):
+    """The change feed."""
+
+    keep_days: int = setting(
+        30, "How long events are kept; a reader that stays away longer takes a new snapshot.", unit="days", ge=1, le=400
+    )
+    readers: int = setting(
+        200,
+        "Readers of the feed that one process keeps waiting or streams to at the same time; others are told to come "
+        "back.",
+        unit="readers",
+        ge=1,
+        le=10_000,
+    )
+    keep_alive_s: float = setting(
+        15.0, "How often a stream without events says that it is alive.", unit="seconds", ge=0.05, le=300
+    )
+    poll_interval_s: float = setting(
+        1.0,
+        "How often is looked for events of which no process told, as after one was killed.",
+        unit="seconds",
+        ge=0.05,
+        le=60,
+    )
+
+
 class LogSettings(Section):
     """The gateway's own log, on standard error."""
 
@@ -399,6 +425,7 @@ class Settings(Section):
     retention: RetentionSettings = RetentionSettings()
     clock: ClockSettings = ClockSettings()
     plans: PlansSettings = PlansSettings()
+    events: EventsSettings = EventsSettings()
     log: LogSettings = LogSettings()
     limits: LimitsSettings = LimitsSettings()
     billing: BillingSettings = BillingSettings()

@@ -27,6 +27,8 @@ import pytest
 import uvloop
 from _pytest.faulthandler import fault_handler_stderr_fd_key
 
+from mailgate.events.types import TYPES
+from mailgate.store.transaction import Transaction
 from tests.servers import missing_go
 
 pytest_plugins = [
@@ -128,6 +130,19 @@ def _stays_on_loopback() -> Iterator[None]:
     tried, _refused[:] = list(_refused), []
     if tried:
         pytest.fail(f"tried to reach beyond loopback: {', '.join(tried)}", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _events_are_documented(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What any test makes the gateway tell stands in `mailgate.events.types`, from which its reference is made."""
+    real = Transaction.emit
+
+    def emit(self: Transaction, tenant_id: str, type_: str, **more: Any) -> None:
+        unknown = set(more.get("payload") or ()) - set(TYPES[type_].data)
+        assert not unknown, f"{type_}: add {sorted(unknown)} to mailgate/events/types.py"
+        real(self, tenant_id, type_, **more)
+
+    monkeypatch.setattr(Transaction, "emit", emit)
 
 
 @pytest.fixture(autouse=True)

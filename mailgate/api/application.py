@@ -20,6 +20,7 @@ from mailgate.api.repeats import Repeats
 from mailgate.api.routes import (
     billing,
     changes,
+    events,
     folders,
     guards,
     health,
@@ -56,6 +57,7 @@ ROUTERS = (
     submissions.router,
     pins.router,
     holds.router,
+    events.router,
     retention.router,
     purge_log.router,
     tokens.router,
@@ -180,6 +182,7 @@ _TAGS = [
     {"name": "submissions", "description": "Sending mail, and what became of it"},
     {"name": "pins", "description": "What ties a message to records and tasks of the CRM, and keeps it"},
     {"name": "holds", "description": "Stops on purging for compliance matters"},
+    {"name": "events", "description": "What happened, in order, and a snapshot to begin from"},
     {"name": "retention", "description": "What is due, and the runs that purge it"},
     {"name": "purge log", "description": "The proof of what was purged and what was kept"},
     {"name": "tokens", "description": "Who may do what"},

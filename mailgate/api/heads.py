@@ -23,7 +23,7 @@ class Heads:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
         # A copy, since the server must go on seeing HEAD: it counts the bytes of other answers.
-        inner = {**scope, "method": "GET"}
+        inner = {**scope, "method": "GET", "head": True}
         try:
             await self._app(inner, receive, sending)
         finally:

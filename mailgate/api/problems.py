@@ -70,7 +70,7 @@ _DESCRIPTIONS = {
     403: "The token's scope does not cover this",
     404: "No such thing, or another tenant's",
     409: "The state of things forbids it; `type` says which",
-    410: "It was here: `expired` or `purged`",
+    410: "It was here: `expired`, `purged`, or a cursor whose events are not kept any more",
     413: "The body is too large",
     415: "The body is of another type than the route takes",
     422: "A value can't be accepted",

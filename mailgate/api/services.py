@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from connectors.model import Endpoint, PasswordAuth
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import Clock, Instant
+from mailgate.errors import UnavailableError
 from mailgate.keys import KeyRing
 from mailgate.metrics import Metrics
 from mailgate.settings import Settings
 from mailgate.store.billing import StripeBook
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
+from mailgate.store.feed_items import Feed
 from mailgate.store.legal_holds import LegalHolds
 from mailgate.store.log import PurgeLog
 from mailgate.store.log_reading import LogReader
@@ -61,6 +64,26 @@ class Health:
 HealthCheck = Callable[[], Awaitable[Health]]
 
 
+class Readers:
+    """Places for readers that wait for events or are streamed to: each holds a connection and a task."""
+
+    def __init__(self, most: int) -> None:
+        self.taken = 0
+        self._most = most
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place for as long as the block lasts. Raises UnavailableError `too_many_readers`."""
+        if self.taken >= self._most:
+            why = f"{self.taken} readers wait for events here already (events.readers); try again in a moment"
+            raise UnavailableError(why, slug="too_many_readers")
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The parts of a running gateway as the routes see them."""
@@ -82,9 +105,11 @@ class Services:
     retention: RetentionService
     wishes: Wishes
     submissions: Submissions
+    feed: Feed
     sync: SyncControl
     verify: Verify
     verify_smtp: Verify
     metrics: Metrics
     health: dict[str, HealthCheck] = field(default_factory=dict)
     admin_token: str | None = field(default=None, repr=False)
+    readers: Readers = field(default_factory=lambda: Readers(200))

@@ -20,12 +20,13 @@ from connectors.smtp.session import SmtpSession, open_session
 from connectors.smtp.session import Timeouts as SmtpTimeouts
 from mailgate.actors import SYSTEM
 from mailgate.api.application import create_app
-from mailgate.api.services import Services, Verify
+from mailgate.api.services import Readers, Services, Verify
 from mailgate.app.core import Core, Secrets
 from mailgate.app.health import checks
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
 from mailgate.clock import DAY, Instant
 from mailgate.jobs.erase import EraseWorker
+from mailgate.jobs.publish import Publishing
 from mailgate.jobs.scheduler import Intervals, Jobs
 from mailgate.jobs.send import ConnectSmtp, Sender, SendLimits
 from mailgate.jobs.worker import Worker
@@ -34,10 +35,12 @@ from mailgate.settings import Settings
 from mailgate.store import notices, orphans, overview, tenants
 from mailgate.store.billing import StripeBook
 from mailgate.store.erasures import Erasures
+from mailgate.store.feed import Publisher
 from mailgate.store.log_reading import LogDivergedError
 from mailgate.store.plan_watch import PlanWatch
 from mailgate.store.prune import prune
 from mailgate.store.search import Indexer
+from mailgate.store.signals import Signals
 from mailgate.store.sync import SqlSyncStore
 from mailgate.sync.port import MailboxConfig
 from mailgate.sync.supervisor import Connector, Supervisor
@@ -79,6 +82,15 @@ class Application:
         self.sender = sender_of(core, smtp_connector(core.settings, context), self.metrics)
         self._send = Worker("send", self.sender.work)
         self.sender.wake = core.submissions.on_queued = self._send.wake
+        self._publishing = Publishing(
+            Publisher(core.db, core.owner),
+            core.feed.reader,
+            core.feed.arrivals,
+            core.clock,
+            signals=None if core.db.sqlite else Signals(core.db),
+            poll_interval_s=core.settings.events.poll_interval_s,
+        )
+        core.db.on_events = self._publishing.wake
         self._tasks: list[asyncio.Task[None]] = []
         self._syncing: asyncio.Task[None] | None = None
         sync = _Sync(self.supervisor, self.jobs)
@@ -101,12 +113,14 @@ class Application:
                 retention=core.retention,
                 wishes=core.wishes,
                 submissions=core.submissions,
+                feed=core.feed,
                 sync=sync,
                 verify=verify or Verifier(core.settings, context),
                 verify_smtp=SmtpVerifier(core.settings, context),
                 metrics=self.metrics,
                 health=checks(core, self.running),
                 admin_token=None if secrets is None else secrets.admin_token,
+                readers=Readers(core.settings.events.readers),
             )
         )
         self._uses = Worker("token_uses", self.api.state.authenticator.flush)
@@ -114,18 +128,20 @@ class Application:
     def running(self) -> dict[str, bool]:
         """Whether each part that runs by itself does."""
         syncing = self._syncing is not None and not self._syncing.done()
-        return {
-            **self.jobs.health,
+        parts = {
             "index": self._index.healthy,
+            "publisher": self._publishing.healthy,
             "send": self._send.healthy,
             "sync": syncing,
         }
+        return {**self.jobs.health, **parts}
 
     async def start(self) -> None:
         """Begin everything but HTTP, whose server is the caller's."""
         core = self.core
         await asyncio.to_thread(core.ring.sweep)
         await core.log.announce_everywhere(core.db, at=core.clock(), actor=SYSTEM)
+        self._publishing.start()
         self._index.start()
         self._send.start()
         self._uses.start()
@@ -133,6 +149,10 @@ class Application:
         self._syncing = asyncio.create_task(self.supervisor.run(), name="sync")
         self._tasks.append(asyncio.create_task(self._keep_house(), name="housekeeping"))
         _log.info("started", owner=core.owner, database="sqlite" if core.db.sqlite else "postgresql")
+
+    def leave(self) -> None:
+        """The process will end: readers that wait for events are answered, streams end."""
+        self.core.feed.arrivals.close()
 
     async def stop(self) -> None:
         """End everything in order; what is cut is finished by the next start."""
@@ -148,6 +168,7 @@ class Application:
         await self._uses.stop()
         await self.jobs.stop()
         await self._indexer.release()
+        await self._publishing.stop()
         await self.api.state.authenticator.flush()
         _log.info("stopped", owner=self.core.owner)
 
@@ -192,6 +213,7 @@ class Application:
             core.clock(),
             longest_days=core.catalogue.longest_days,
             idempotency_hours=core.settings.limits.idempotency_hours,
+            event_days=core.settings.events.keep_days,
         )
         await asyncio.to_thread(core.blobs.sweep, core.clock() - DAY)
         swept = await orphans.sweep(core.db, core.blobs, core.clock() - DAY)

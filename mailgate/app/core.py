@@ -24,6 +24,7 @@ from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Setting
 from mailgate.store import installation, leases, migrate
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
+from mailgate.store.feed_items import Feed
 from mailgate.store.legal_holds import LegalHolds
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.log_reading import LogReader, Witness
@@ -100,6 +101,7 @@ class Core:
     allowance: CountedAllowance
     submissions: Submissions
     send_queue: SendQueue
+    feed: Feed
 
     @property
     def catalogue(self) -> Catalogue:
@@ -231,6 +233,7 @@ class Core:
                 at_once=settings.limits.parses_at_once,
             ),
             send_queue=SendQueue(db, ring, locks, Filing(expiry, pins, policy.anchor), allowance),
+            feed=Feed(db, expiry, clock_limits),
         )
 
     async def close(self) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from mailgate.api.services import Health, HealthCheck
 from mailgate.app.core import Core
-from mailgate.clock import SECOND, Instant
+from mailgate.clock import MINUTE, SECOND, Instant, to_rfc3339
 from mailgate.errors import MailgateError
 from mailgate.store import overview
 
 _PATIENCE_S = 5.0
 _FRESH: Instant = 2 * SECOND
+_EVENTS_WAIT: Instant = MINUTE
 
 
 def checks(core: Core, running: Callable[[], Mapping[str, bool]]) -> dict[str, HealthCheck]:
@@ -47,6 +48,13 @@ def checks(core: Core, running: Callable[[], Mapping[str, bool]]) -> dict[str, H
     async def witness() -> Health:
         return await asyncio.to_thread(_witness, core)
 
+    async def events() -> Health:
+        backlog = await core.feed.reader.backlog()
+        if backlog.oldest_at is not None and core.clock() - backlog.oldest_at > _EVENTS_WAIT:
+            since = to_rfc3339(backlog.oldest_at)
+            return Health(False, f"{backlog.count} events wait for their place in the feed since {since}")
+        return Health(True)
+
     found = {
         "database": database,
         "blobs": blobs,
@@ -54,6 +62,7 @@ def checks(core: Core, running: Callable[[], Mapping[str, bool]]) -> dict[str, H
         "log": log,
         "plans": plans,
         "witness": witness,
+        "events": events,
     }
     return {name: _Remembered(core, _patient(check)) for name, check in found.items()}
 

@@ -13,7 +13,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import structlog
 import uvicorn
@@ -49,7 +49,7 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
                     timeout_graceful_shutdown=max(1, round(settings.http.shutdown_grace_s)),
                 )
             )
-            with _signals(server):
+            with _signals(server, application.leave):
                 await application.start()
                 _spare_the_collector()
                 host, port = listening.getsockname()[:2]
@@ -110,7 +110,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def _signals(server: uvicorn.Server) -> Iterator[None]:
+def _signals(server: uvicorn.Server, leave: Callable[[], None]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def stop(number: int) -> None:
@@ -118,6 +118,7 @@ def _signals(server: uvicorn.Server) -> Iterator[None]:
             os._exit(128 + number)
         _log.info("stopping", signal=signal.Signals(number).name)
         server.should_exit = True
+        leave()
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     for number in numbers:

@@ -89,6 +89,7 @@ class Database:
             self._writer = self._reader = create_async_engine(
                 self.url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True
             )
+        self.on_events: Callable[[], None] | None = None  # called when a commit of this process brought events
         self._turn = asyncio.Lock()  # asyncio's locks are fair: first come, first served
 
     async def close(self) -> None:
@@ -125,7 +126,7 @@ class Database:
     @asynccontextmanager
     async def _begun(self) -> AsyncIterator[Transaction]:
         async with self._writer.begin() as conn:
-            tx = Transaction(conn, sqlite=self.sqlite)
+            tx = Transaction(conn, sqlite=self.sqlite, on_events=self._announce)
             yield tx
             await tx.flush()
         tx.committed()
@@ -161,7 +162,7 @@ class Database:
 
     async def _visit_writer(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
         async def whole(conn: AsyncConnection) -> tuple[Transaction, T]:
-            tx = Transaction(conn, sqlite=True)
+            tx = Transaction(conn, sqlite=True, on_events=self._announce)
             result = await work(tx)
             await tx.flush()
             return tx, result
@@ -170,6 +171,10 @@ class Database:
             tx, result = await visit(conn, whole)
         tx.committed()
         return result
+
+    def _announce(self) -> None:
+        if self.on_events is not None:
+            self.on_events()
 
     async def truncate_wal(self) -> bool:
         """SQLite: move the write-ahead log into the file and empty it, so that what was purged does not linger

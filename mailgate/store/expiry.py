@@ -200,6 +200,11 @@ class Expiry:
         before = await self.subscriptions.entitlements_in(conn, tenant_id, shrunk_at - 1)
         return shrunk_at, before.retention_days
 
+    async def changes_ahead(self, conn: AsyncConnection, tenant_id: str, now: Instant, most: int) -> list[Instant]:
+        """The next instants at which the tenant's rules may change by themselves, as long as nothing happens."""
+        line = await timelines.read(conn, tenant_id)
+        return [period.effective_at for period in line.after(now)[:most]]
+
     async def _last_shrink(self, conn: AsyncConnection, tenant_id: str, at: Instant) -> Instant | None:
         """When the days last became fewer, up to `at`; a plan that is not known counts as keeping everything."""
         line = await timelines.read(conn, tenant_id)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, exists, select, tuple_, update
 
 from mailgate.clock import DAY, HOUR, Instant
-from mailgate.store import runs
+from mailgate.store import feed, runs
 from mailgate.store.database import Database
 from mailgate.store.schema import (
     guards,
@@ -44,11 +44,15 @@ class Pruned:
     guards: int
     operations: int
     submissions: int
+    events: int
 
 
-async def prune(db: Database, now: Instant, *, longest_days: int, idempotency_hours: int) -> Pruned:
+async def prune(
+    db: Database, now: Instant, *, longest_days: int, idempotency_hours: int, event_days: int = 30
+) -> Pruned:
     """Forget tombstones that no plan's window reaches any more, answers kept for repeats, old runs, closed guards,
-    operations that ended, and of what was sent: the bytes that nobody asked for again, who got what was purged since.
+    operations that ended, events of the feed, and of what was sent: the bytes that nobody asked for again, who got what
+    was purged since.
 
     A tombstone blocks a second download of mail that was purged: once anchor + the longest retention of any plan + 30
     days has passed, nothing would import that mail again. Runs are pruned, their entries in the purge log never.
@@ -118,6 +122,7 @@ async def prune(db: Database, now: Instant, *, longest_days: int, idempotency_ho
         guards=await _until_none(db, old_guards),
         operations=await _until_none(db, old_operations),
         submissions=await _until_none(db, old_submissions),
+        events=await _until_none(db, lambda tx: feed.prune(tx, now - event_days * DAY, BATCH)),
     )
 
 

@@ -63,9 +63,10 @@ class _Pending:
 class Transaction:
     """A write transaction. `conn` is for the repositories of this package; use cases call `emit`, `log` and `count`."""
 
-    def __init__(self, conn: AsyncConnection, *, sqlite: bool) -> None:
+    def __init__(self, conn: AsyncConnection, *, sqlite: bool, on_events: Callable[[], None] | None = None) -> None:
         self.conn = conn
         self.sqlite = sqlite
+        self._on_events = on_events
         self._pending: defaultdict[str, _Pending] = defaultdict(_Pending)
         self._after: list[Callable[[], None]] = []
 
@@ -79,7 +80,9 @@ class Transaction:
         message_id: str | None = None,
         payload: Mapping[str, Any] | None = None,
     ) -> None:
-        """Add an event to the outbox; `payload` holds ids and instants only."""
+        """Add an event to the outbox; its type and the names in `payload` stand in `mailgate.events.types`. It holds
+        ids, instants and states, nothing from a message.
+        """
         text = _encode(dict(payload)) if payload else "{}"
         self._pending[tenant_id].events.append((type_, at, mailbox_id, message_id, text))
 
@@ -107,6 +110,8 @@ class Transaction:
 
     async def flush(self) -> None:
         """Write what was buffered. Called once, last, by the database."""
+        if self._on_events is not None and any(pending.events for pending in self._pending.values()):
+            self._after.append(self._on_events)
         for tenant_id in sorted(self._pending):
             await self._flush_tenant(tenant_id, self._pending[tenant_id])
         self._pending.clear()

@@ -170,6 +170,7 @@ def make_services(core: Core, sync: RecordedSync, verify: RecordedVerify, health
         retention=core.retention,
         wishes=core.wishes,
         submissions=core.submissions,
+        feed=core.feed,
         sync=sync,
         verify=verify,
         verify_smtp=verify.smtp,

@@ -77,6 +77,9 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("DELETE", f"{M}/pins/{{entity_type}}/{{entity_id}}"): CRM,
     ("GET", f"{T}/pins"): ALL,
     ("DELETE", f"{T}/pins/{{entity_type}}/{{entity_id}}"): CRM,
+    ("GET", "/v1/events"): ALL,
+    ("GET", "/v1/events/stream"): ALL,
+    ("GET", "/v1/snapshot"): ALL,
     ("GET", f"{T}/retention"): ALL,
     ("GET", "/v1/retention/preview"): COMPLIANCE,
     ("POST", "/v1/retention/runs"): ADMIN,
@@ -91,11 +94,13 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/tokens"): ADMIN,
     ("DELETE", "/v1/tokens/{token_id}"): ADMIN,
 }
+FEED = ("/v1/events", "/v1/events/stream", "/v1/snapshot")
 LISTED_FOR_ALL = {("GET", "/v1/tenants"), ("GET", "/v1/plans"), ("GET", "/v1/tokens"), ("GET", "/v1/retention/runs")}
 
 
 async def world(gateway: Gateway) -> dict[str, str]:
     """One of everything that a path names, of tenant acme."""
+    gateway.core.feed.arrivals.close()  # a stream ends when there is nothing more in it
     post = await postman(gateway, "acme")
     purged_id = await post.deliver(letter(), index=False, age=91 * DAY)
     await gateway.core.retention.run(actor=SYSTEM, tenant_id="acme")
@@ -128,7 +133,7 @@ async def world(gateway: Gateway) -> dict[str, str]:
 def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict[str, Any]]:
     """The path filled in, and the rest of a request that the route accepts."""
     more: dict[str, Any] = {}
-    if path in ("/v1/purge-log", "/v1/purge-log/export", "/v1/retention/preview"):
+    if path in ("/v1/purge-log", "/v1/purge-log/export", "/v1/retention/preview", *FEED):
         more["params"] = {"tenant": known["tenant_id"]}
     bodies: dict[tuple[str, str], Any] = {
         ("PUT", T): {"name": "Acme"},

@@ -17,6 +17,7 @@ from mailgate.api.application import ROUTERS
 from mailgate.api.security import Only
 from mailgate.cli.commands import app
 from mailgate.configuration import describe, toml_value
+from mailgate.events.types import TYPES
 from mailgate.metrics import TABLE
 from mailgate.settings import Settings, each
 from mailgate.store.tokens import Scope
@@ -59,6 +60,12 @@ _METRICS = """\
 bounded. [Operations](operations.md) says which to watch.
 """
 
+_EVENT_TYPES = """\
+What stands in `data`, by type. Names that end in `_at`, and `period_end`, are times; what says nothing is missing.
+Events about a message carry `anchor_at` and `expires_at`. [Events](events.md) says what stands beside `data`, and how
+to follow them.
+"""
+
 _QUIRKS = """\
 What servers do otherwise than the RFCs say, or than other servers do. What can be understood from everybody is
 understood from everybody: nothing asks which server it is. [Mail servers](servers.md) says which were tried.
@@ -98,6 +105,15 @@ def metrics() -> str:
     for metric in TABLE:
         labels = ", ".join(f"`{label}`" for label in metric.labels)
         lines.append(f"| `mailgate_{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def event_types() -> str:
+    """docs/event-types.md: every type of event with its data."""
+    lines = ["# Event types\n", _MADE, _EVENT_TYPES, "| type | what happened | `data` |", "|---|---|---|"]
+    for made in TYPES.values():
+        data = "; ".join(f"`{name}`: {meaning}" for name, meaning in made.data.items()).replace("|", "\\|")
+        lines.append(f"| `{made.name}` | {made.meaning} | {data or '–'} |")
     return "\n".join(lines) + "\n"
 
 
@@ -174,6 +190,7 @@ def _help(parameter: Any) -> str:
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "docs/event-types.md": event_types,
     "docs/commands.md": commands,
     "docs/configuration.md": configuration,
     "docs/metrics.md": metrics,

@@ -49,7 +49,7 @@ async def healthz() -> Alive:
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "A part that is needed does not work"}})
 async def readyz(parts: Parts) -> Response:
-    """Ready: database, blobs, scheduler and purge log work. 503 otherwise, with what is wrong."""
+    """Ready: database, blobs, scheduler, purge log and event feed work. 503 otherwise, with what is wrong."""
     found = []
     for name, check in parts.health.items():
         health = await check()
@@ -84,4 +84,9 @@ async def metrics(parts: Parts) -> Response:
     sink.set("log_entries", found.log_entries)
     sink.set("quarantined_messages", found.quarantined)
     sink.set("guards_open", found.guards_open)
+    backlog = await parts.feed.reader.backlog()
+    lag = 0 if backlog.oldest_at is None else max(0, parts.clock() - backlog.oldest_at)
+    sink.set("feed_events_waiting", backlog.count)
+    sink.set("feed_lag_seconds", lag / SECOND)
+    sink.set("feed_readers", parts.readers.taken)
     return Response(sink.exposition(), headers={"content-type": _EXPOSITION})

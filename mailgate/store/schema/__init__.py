@@ -15,7 +15,7 @@ What holds everywhere:
 from __future__ import annotations
 
 from mailgate.store.schema.base import Id, Name, Ref, metadata
-from mailgate.store.schema.events import events
+from mailgate.store.schema.events import events, feed
 from mailgate.store.schema.log import log_checkpoints, log_leaves, log_tiles
 from mailgate.store.schema.mailboxes import folders, mailboxes
 from mailgate.store.schema.messages import blobs, messages, origins, pins, search_docs, tombstones
@@ -39,6 +39,7 @@ __all__ = [
     "blob_erasures",
     "blobs",
     "events",
+    "feed",
     "folders",
     "guards",
     "hold_messages",

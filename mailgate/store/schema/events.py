@@ -1,10 +1,10 @@
-"""The outbox of the change feed."""
+"""The outbox of the change feed, and how far it was put in order."""
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, Index, PrimaryKeyConstraint, String, Table, text
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, PrimaryKeyConstraint, String, Table, text
 
-from mailgate.store.schema.base import Id, Name, metadata
+from mailgate.store.schema.base import Id, Name, Ref, metadata
 
 events = Table(
     "events",
@@ -19,7 +19,26 @@ events = Table(
     Column("payload", JSON, nullable=False, comment="ids and instants only, nothing from the message"),
     PrimaryKeyConstraint("tenant_id", "seq"),
     Index(
-        "ix_events_unpositioned", "at", sqlite_where=text("position IS NULL"), postgresql_where=text("position IS NULL")
+        "ix_events_unpositioned",
+        "tenant_id",
+        "seq",
+        sqlite_where=text("position IS NULL"),
+        postgresql_where=text("position IS NULL"),
     ),
     comment="the outbox of the change feed",
+)
+
+feed = Table(
+    "feed",
+    metadata,
+    Column(
+        "id",
+        Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="1: there is one row, made when it is first asked for",
+    ),
+    Column("ref", Ref, nullable=False, comment="random; tells this feed's cursors from another's"),
+    Column("position", BigInteger, nullable=False, comment="the last one that was given"),
+    Column("pruned", BigInteger, nullable=False, comment="events up to here are not kept any more"),
 )
