@@ -59,6 +59,8 @@ TYPES: Final[Mapping[str, EventType]] = {
             | {
                 "folder_id": "where it was found",
                 "initial": "true during a first import or a backfill: old mail, nothing to announce",
+                "in_reply_to_message_id": "the message that it answers, if that is here",
+                "reply_to_submission_id": "the submission that it answers, if it was sent from here",
             },
         ),
         EventType(
