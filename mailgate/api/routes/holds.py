@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
@@ -21,6 +21,15 @@ Reason = Annotated[str, text(MAX_REASON)]
 
 class ScopeBody(Body):
     """What to hold: exactly one of these."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
+                for name in ("tenant", "mailbox", "message_ids")
+            ]
+        }
+    )
 
     tenant: Literal[True] | None = Field(default=None, description="everything, also what arrives later")
     mailbox: ObjectId | None = Field(default=None, description="a mailbox, also what arrives in it later")
