@@ -61,7 +61,7 @@ async def engine(sqlite_url: str, tmp_path: Path, dovecot_account: Account, prox
         sqlite_url,
         tmp_path,
         MemoryAccount(),
-        settings=SyncSettings(imports_at_once=1, batch_messages=50),
+        settings=SyncSettings(imports_at_once=2, batch_messages=50),  # the small one need not win a race
         connect=connector(dovecot_account, proxy.port),
         clock=system_clock,  # type: ignore[arg-type]
     )
