@@ -236,9 +236,9 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             )
         )
 
-    async def sent_unfiled(self, owner: Owner, folder: FolderState, now: Instant) -> bool:
-        """Whether what appears in this folder may be something that was sent from here and stands nowhere yet."""
-        return await self._db.query(lambda conn: filing.any_unfiled(conn, owner.mailbox_id, folder, now))
+    async def sent_unfiled(self, owner: Owner, now: Instant) -> bool:
+        """Whether anything that was sent from here stands nowhere yet."""
+        return await self._db.query(lambda conn: filing.any_unfiled(conn, owner.mailbox_id, now))
 
     async def pair_sent(self, owner: Owner, tokens: Sequence[SentToken], now: Instant) -> dict[int, Draft]:
         """Which of what was sent each of these messages is, by UID."""
@@ -266,7 +266,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             versions = [message for message in new if message.replaces]
             added = [message for message in new if not message.replaces]
             await drafts.replace(tx, place, batch.uidvalidity, versions, horizon)
-            told = await returns.answered(tx, owner.tenant_id, added)
+            told = {} if batch.initial else await returns.answered(tx, owner.tenant_id, added)
             await messages.add(tx, place, added, horizon=horizon, initial=batch.initial, told=told)
             if any(message.bounce is not None for message in added):
                 keys = self._settings.ring.tenant(tenant_ref)

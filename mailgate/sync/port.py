@@ -461,8 +461,8 @@ class FolderReader(Protocol):
         """Copies of the mailbox and tombstones of its account that have one of these header tokens."""
         ...
 
-    async def sent_unfiled(self, owner: Owner, folder: FolderState, now: Instant) -> bool:
-        """Whether what appears in this folder may be something that was sent from here and stands nowhere yet."""
+    async def sent_unfiled(self, owner: Owner, now: Instant) -> bool:
+        """Whether anything that was sent from here stands nowhere yet."""
         ...
 
     async def pair_sent(self, owner: Owner, tokens: Sequence[SentToken], now: Instant) -> dict[int, Draft]:

@@ -53,6 +53,9 @@ asked for, and nobody would ever let go of it.
 AT_HAND: Final = 256 << 10
 """Of new mail that is no larger together, header tokens are made at once: a thread takes longer to be woken."""
 
+FILED_IN: Final = frozenset({SpecialUse.SENT, SpecialUse.ALL})
+"""Where servers put what was sent through them; Gmail has it in All Mail."""
+
 _PATIENCE_S: Final = 0.2
 """How long a prepared batch waits for the next one, so that the checkpoint can go with the last."""
 
@@ -280,8 +283,9 @@ class Puller:
         if job.folder.special_use is SpecialUse.DRAFTS and not job.initial:
             await self._match_drafts(strange)
         now = context.clock()
-        if strange and await context.store.sent_unfiled(context.owner, job.folder, now):
-            await self._match_sent(strange, now)
+        filed = strange if job.folder.special_use in FILED_IN else []
+        if filed and await context.store.sent_unfiled(context.owner, now):
+            await self._match_sent(filed, now)
         prepared = await context.workers.prepare(preparer, keep, now, bulk=bulk)
         _identify(prepared.messages, keep)
         for arrived in batch:

@@ -32,7 +32,7 @@ from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.folders import create_for, folder_for
 from mailgate.store.wishes.locks import LockedMailbox
 from mailgate.sync.operations import OperationKind
-from mailgate.sync.port import Draft, FolderState, PreparedBlob, SentToken
+from mailgate.sync.port import Draft, PreparedBlob, SentToken
 from retention.model import AnchorFrom
 
 PAIRED_WITHIN: Final[Instant] = 10 * MINUTE
@@ -157,9 +157,6 @@ async def _ask(
 
 # Pairing.
 
-FILED_IN: Final = frozenset({SpecialUse.SENT, SpecialUse.ALL})
-"""Where servers put what was sent; Gmail has it in All Mail."""
-
 
 def _unfiled(mailbox_id: str, now: Instant) -> ColumnElement[bool]:
     """Submissions of the mailbox whose copies stand nowhere yet."""
@@ -169,10 +166,8 @@ def _unfiled(mailbox_id: str, now: Instant) -> ColumnElement[bool]:
     return (_S.mailbox_id == mailbox_id) & (_S.sent_at > now - LOOKED_FOR) & there & ~stands
 
 
-async def any_unfiled(conn: AsyncConnection, mailbox_id: str, folder: FolderState, now: Instant) -> bool:
-    """Whether something that appears in this folder may be what was sent."""
-    if folder.special_use not in FILED_IN:
-        return False
+async def any_unfiled(conn: AsyncConnection, mailbox_id: str, now: Instant) -> bool:
+    """Whether anything that was sent stands nowhere yet."""
     return (await conn.execute(select(_S.id).where(_unfiled(mailbox_id, now)).limit(1))).first() is not None
 
 
