@@ -1,13 +1,15 @@
 """A submission server whose answers a test scripts: aiosmtpd on loopback, in the test's own event loop.
 
-`script` maps a step (connect, ehlo, auth, mail, rcpt, rcpt:ADDRESS, data, content) to answers, taken one after the
-other, the last one for good; a step without a script is accepted. An answer is text (`"450 4.2.1 busy"`), DROP (the
-line is cut instead of an answer) or HANG (no answer comes until the test says `release`).
+`without`: what EHLO does not offer. `script` maps a step (connect, ehlo, auth, mail, rcpt, rcpt:ADDRESS, data, content)
+to answers, taken one after the other, the last one for good; a step without a script is accepted. An answer is text
+(`"450 4.2.1 busy"`), DROP (the line is cut instead of an answer) or HANG (no answer comes until the test says
+`release`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import ssl
 import warnings
 from collections.abc import Sequence
@@ -50,6 +52,8 @@ class SmtpServer:
     tls: ssl.SSLContext | None = None
     starttls: ssl.SSLContext | None = None
     auth_required: bool = True
+    no_plain: bool = False
+    without: tuple[str, ...] = ()
     _server: asyncio.Server | None = None
     _hanging: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -85,6 +89,7 @@ class SmtpServer:
             auth_require_tls=False,
             auth_required=self.auth_required,
             authenticator=self._authenticate,
+            auth_exclude_mechanism=["PLAIN"] if self.no_plain else [],
             tls_context=self.starttls,
             loop=asyncio.get_running_loop(),
         )
@@ -157,7 +162,16 @@ class _Handler:
     ) -> list[str]:
         session.host_name = hostname
         scripted = await self.server.answer(server, "ehlo")
-        return responses if scripted is None else [scripted]
+        offered = [line for line in responses if not line[4:].startswith(self.server.without)]
+        return offered if scripted is None else [scripted]
+
+    async def auth_XOAUTH2(self, server: SMTP, args: list[str]) -> AuthResult:  # noqa: N802
+        """The token is right, or a challenge comes first that tells in JSON why not, as Gmail does it."""
+        said = base64.b64decode(args[1]).decode()
+        if said == "user=ann@acme.example\1auth=Bearer token-1\1\1":
+            return AuthResult(success=True, auth_data=b"ann@acme.example")
+        assert await server.challenge_auth('{"status":"401"}') == b""
+        return AuthResult(success=False, handled=False)
 
     async def handle_MAIL(  # noqa: N802
         self, server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]

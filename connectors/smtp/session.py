@@ -225,9 +225,11 @@ class SmtpSession:
                     *(word.encode() for word in words), timeout=self._timeouts.command_s
                 )
         except aiosmtplib.SMTPResponseException as error:  # what it raises for bytes that are no answer
-            raise ProtocolError(f"{words[0] if not self._secrets else 'AUTH'}: {error.message}") from None
+            # During a login neither what was said nor what came may be shown.
+            what = "AUTH: the answer is no SMTP" if self._secrets else f"{words[0]}: {error.message}"
+            raise ProtocolError(what) from None
         except ValueError:
-            raise ProtocolError(f"{words[0]}: a control character can't be sent") from None
+            raise ProtocolError("a control character can't be sent") from None
         return read_reply(response.code, response.message, self._secrets)
 
     # End.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
-from email.errors import HeaderParseError
 from email.message import EmailMessage
 from email.policy import SMTP
 from typing import Final
@@ -148,7 +147,4 @@ def _attach(message: EmailMessage, file: File, number: int) -> None:
     if kind.startswith("message/"):
         kind = "application/octet-stream"  # RFC 2046 §5.2.1 lets nobody encode it, and mail on the way must be ASCII
     main, _, sub = kind.partition("/")
-    try:
-        message.add_attachment(file.content, maintype=main, subtype=sub, filename=name)
-    except (HeaderParseError, ValueError):
-        raise PreconditionError(f"{where}: this name can't be written", slug="attachment_invalid") from None
+    message.add_attachment(file.content, maintype=main, subtype=sub, filename=name)

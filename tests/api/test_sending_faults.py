@@ -27,11 +27,15 @@ async def acme(gateway: Gateway) -> AsyncIterator[Office]:
         yield made
 
 
-@pytest.mark.parametrize("step", ["connect", "ehlo", "auth", "mail", "rcpt", "data", "content"])
-@pytest.mark.parametrize("answer", ["421 4.3.2 closing", "450 4.2.1 busy", DROP])
+STEPS = ("connect", "ehlo", "auth", "mail", "rcpt", "data", "content")
+# Behind the last byte nobody knows, and the double can't cut a login.
+CUTS = [(step, DROP) for step in STEPS if step not in ("auth", "content")]
+
+
+@pytest.mark.parametrize(
+    ("step", "answer"), [*((step, said) for step in STEPS for said in ("421 4.3.2 closing", "450 4.2.1 busy")), *CUTS]
+)
 async def test_what_is_put_off_is_sent_later_once(acme: Office, step: str, answer: str) -> None:
-    if (step, answer) in (("content", DROP), ("auth", DROP)):
-        pytest.skip("behind the last byte nobody knows; and the double can't cut a login")
     acme.server.script[step] = [answer, ""]
     made = await acme.send()
     assert made["state"] == "queued"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from connectors.errors import AddressRefusedError, AuthError, NetworkError, ThrottledError, TlsError
+from connectors.errors import AddressRefusedError, AuthError, NetworkError, ProtocolError, ThrottledError, TlsError
 from connectors.model import BearerAuth, Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
 from connectors.smtp.errors import CannotCarryError, RefusedError, UnknownOutcomeError
@@ -149,8 +150,89 @@ async def test_a_refused_login_shows_no_secret(server: SmtpServer) -> None:
         await session_with(server, PasswordAuth("ann@acme.example", "wrong"))
     with pytest.raises(AuthError, match="NUL"):
         await session_with(server, PasswordAuth("a\0b", "c"))
+
+
+async def test_a_server_without_plain_gets_login() -> None:
+    server = await SmtpServer(no_plain=True).start()
+    await (await session_with(server)).close()
+    with pytest.raises(AuthError):
+        await session_with(server, PasswordAuth("ann@acme.example", "wrong"))
+    assert server.steps.count("auth LOGIN") == 2
+    await server.stop()
+
+
+async def test_a_token_logs_in_by_xoauth2(server: SmtpServer) -> None:
+    session = await session_with(server, BearerAuth("ann@acme.example", "token-1"))
+    await hand_over(session)
+    await session.close()
+    with pytest.raises(AuthError) as found:
+        await session_with(server, BearerAuth("ann@acme.example", "token-2"))
+    assert "token-2" not in str(found.value)
+
+
+async def test_a_server_without_login_is_told_from_a_wrong_password() -> None:
+    server = await SmtpServer(without=("AUTH",)).start()
+    with pytest.raises(AuthError, match="use TLS"):
+        await session_with(server)
     with pytest.raises(AuthError, match="offers no AUTH XOAUTH2"):
         await session_with(server, BearerAuth("ann@acme.example", "token"))
+    await server.stop()
+
+
+@pytest.mark.parametrize("step", ["auth", "mail"])
+async def test_an_answer_that_is_none_ends_the_session(server: SmtpServer, step: str) -> None:
+    server.script[step] = ["hunter2-smtp to you"]
+    with pytest.raises(ProtocolError) as found:
+        await hand_over(await session_with(server))
+    assert ("hunter2" in str(found.value)) == (step == "mail")
+
+
+async def test_an_answer_to_the_content_that_is_none_leaves_doubt(server: SmtpServer) -> None:
+    server.script["content"] = ["what?"]
+    session = await session_with(server)
+    with pytest.raises(UnknownOutcomeError):
+        await hand_over(session)
+    session.drop()
+
+
+async def test_a_server_that_closes_at_a_recipient_is_believed(server: SmtpServer) -> None:
+    server.script["rcpt"] = ["421 4.7.0 slow down"]
+    session = await session_with(server)
+    with pytest.raises(RefusedError) as found:
+        await hand_over(session)
+    assert found.value.step == "rcpt"
+    session.drop()
+
+
+async def test_a_name_that_takes_too_long_is_given_up(server: SmtpServer) -> None:
+    async def never(_host: str, _port: int) -> list[str]:
+        await asyncio.Event().wait()
+        return []
+
+    with pytest.raises(NetworkError, match="not resolved"):
+        await session_with(server, resolver=never, timeouts=Timeouts(0.02, 5, 5))
+
+
+async def test_a_server_without_8bitmime_gets_no_8_bits() -> None:
+    server = await SmtpServer(without=("8BITMIME", "SIZE")).start()
+    session = await session_with(server)
+    with pytest.raises(CannotCarryError) as found:
+        await session.offer(Envelope("ann@acme.example", ("bob@x.example",), 30, eight_bit=True))
+    assert found.value.code == "no_8bitmime"
+    await hand_over(session)
+    assert server.received[0].options == []
+    with pytest.raises(ProtocolError, match="control character"):
+        await session.offer(Envelope("ann@acme.example", ("bob\r\nRCPT TO:<eve@x.example",), 30))
+    await session.close()
+    await server.stop()
+
+
+async def test_a_line_that_is_gone_is_told(server: SmtpServer) -> None:
+    session = await session_with(server)
+    session.drop()
+    with pytest.raises(NetworkError):
+        await session.offer(TO_BOB)
+    await session.close()
 
 
 @pytest.mark.parametrize("step", ["connect", "ehlo"])

@@ -52,7 +52,7 @@ def test_a_report_with_headers_in_base64_and_its_own_id() -> None:
         b"Subject: x\r\n\r\n" + STATUS + recipient() + WHOLE,
         HEAD + STATUS + recipient(Action="delayed") + WHOLE + END,
         HEAD + STATUS + recipient(Action="relayed") + WHOLE + END,
-        HEAD + STATUS + recipient(Final_Recipient="") + WHOLE.replace(b"<1@x.example>", b"") + END,
+        HEAD + STATUS + recipient(**{"Final-Recipient": ""}) + WHOLE + END,
         HEAD + STATUS + recipient() + END,
         HEAD + WHOLE + END,
         HEAD + b"--b\r\nContent-Type: message/delivery-status\r\nContent-Transfer-Encoding: base64\r\n\r\n!\r\n" + END,

@@ -216,6 +216,7 @@ def test_domains_of_any_script_are_written_in_ascii() -> None:
         "ann(comment)@acme.example",
         "a" * 65 + "@acme.example",
         "a@" + ".".join(["b" * 60] * 5),
+        "a" * 60 + "@" + ".".join(["b" * 50] * 4),
         "ann@b<c>.example",
     ],
 )
@@ -237,6 +238,13 @@ def test_everybody_gets_it_once_and_not_too_many() -> None:
     assert slug(found) == "no_recipients"
     with pytest.raises(PreconditionError):
         check_text("x" * 11, "subject", 10)
+    assert check_name("  Ann   Lee ", "to") == "Ann Lee"
+
+
+def test_those_in_cc_are_named() -> None:
+    outgoing = made(Letter(ANN, cc=(BOB,)))
+    assert b"Cc: bob@other.example" in outgoing.content
+    assert b"undisclosed" not in outgoing.content
 
 
 def test_message_ids_tell_nothing_of_this_machine() -> None:
