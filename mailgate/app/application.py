@@ -216,6 +216,7 @@ class Application:
             event_days=core.settings.events.keep_days,
         )
         await asyncio.to_thread(core.blobs.sweep, core.clock() - DAY)
+        await core.send_queue.forget_ended(core.clock())
         swept = await orphans.sweep(core.db, core.blobs, core.clock() - DAY)
         if swept:
             _log.info("orphans_swept", objects=swept)

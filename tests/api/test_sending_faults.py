@@ -6,13 +6,15 @@ import io
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import select
 
 from mailgate.actors import SCHEDULE
 from mailgate.clock import DAY, HOUR, MINUTE, SECOND
 from mailgate.errors import ConflictError
 from mailgate.jobs.send import LEASE
 from mailgate.store.prune import UNSENT_BYTES_KEPT, prune
-from mailgate.store.sending.queue import ClaimLostError
+from mailgate.store.schema import leases
+from mailgate.store.sending.queue import SENDER, ClaimLostError
 from mailgate.submissions.decide import Outcome
 from tests.api.conftest import Gateway
 from tests.api.sending import Office, office, smtp_settings
@@ -144,6 +146,17 @@ async def test_what_is_canceled_while_it_connects_is_not_sent(acme: Office) -> N
     assert canceled.status_code == 200
     with pytest.raises(ConflictError):
         await queue.journal(claim, [BOB], clock())
+
+
+async def test_processes_that_were_killed_long_ago_are_forgotten(acme: Office) -> None:
+    core, clock = acme.gateway.core, acme.gateway.clock
+    await core.send_queue.enter("dead", LEASE, clock())
+    clock.forward(2 * DAY)
+    await core.send_queue.enter("alive", LEASE, clock())
+    await core.send_queue.forget_ended(clock())
+    async with core.db.read() as conn:
+        names = (await conn.execute(select(leases.c.name).where(leases.c.name.startswith(SENDER)))).scalars().all()
+    assert names == [SENDER + "alive"]
 
 
 async def test_two_processes_send_each_message_once(acme: Office) -> None:
