@@ -161,8 +161,12 @@ async def test_what_a_hold_keeps_of_a_deleted_message_is_not_met_again(engine: E
 
 
 @pytest.mark.parametrize("state", ["pending", "sent"])
-async def test_an_appended_message_is_met_where_it_was_sent(engine: Engine, account: MemoryAccount, state: str) -> None:
-    """Its message is made of a detached copy here: what matters is that it has no original."""
+async def test_an_appended_message_is_met_wherever_it_stands(
+    engine: Engine, account: MemoryAccount, state: str
+) -> None:
+    """Its message is made of a detached copy here: what matters is that it has no original. Once its command was sent,
+    a person may have moved it on; before, an equal message elsewhere is another one.
+    """
     await engine.sync()
     await engine.pin((await only(engine)).id)
     account.expunge("INBOX", 1)
@@ -178,7 +182,7 @@ async def test_an_appended_message_is_met_where_it_was_sent(engine: Engine, acco
     await engine.db.transact(work)
     account.append("INBOX", mail(1), internal_date=NOW - DAY)
     await again(engine)
-    assert len(await engine.rows("messages")) == 2
+    assert len(await engine.rows("messages")) == (1 if state == "sent" else 2)
     account.append("Archive", mail(1), internal_date=NOW - DAY)
     await again(engine)
     assert len(await engine.rows("messages")) == (2 if state == "sent" else 3)

@@ -98,7 +98,8 @@ class SqlPushStore(Fenced):
             horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, now)
             await lock(tx, sorted({mark.operation.message_id or "" for mark in marks}))
             done = [mark.operation for mark in marks if mark.ends and mark.failed is None]
-            await self._finish(tx, owner, done, now)
+            arrived = await self._finish(tx, owner, done, now)
+            await places.tell_arrived(tx, owner.tenant_id, owner.mailbox_id, arrived, now)
             await self._write_marks(tx, owner, horizon, [(mark.operation, mark.original) for mark in marks])
             failures = [(mark.operation, mark.failed) for mark in marks if mark.failed is not None]
             if failures:
@@ -125,11 +126,12 @@ class SqlPushStore(Fenced):
         async def work(tx: Transaction) -> None:
             horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, now)
             await lock(tx, sorted(put.message_id for put in puts))
-            await self._finish(tx, owner, [put.operation for put in puts], now)
+            arrived = await self._finish(tx, owner, [put.operation for put in puts], now)
             left = [put.original for put in puts if put.original is not None]
             await drop_originals(tx, left)
             await _count_out(tx, left)
             await self._place(tx, owner, horizon, puts)
+            await places.tell_arrived(tx, owner.tenant_id, owner.mailbox_id, arrived, now)
 
         await self._owned(owner, now, work)
 
@@ -154,7 +156,12 @@ class SqlPushStore(Fenced):
 
     async def applied(self, owner: Owner, operations: Sequence[Operation], now: Instant) -> None:
         """Both sides agree already."""
-        await self._owned(owner, now, lambda tx: self._finish(tx, owner, operations, now))
+
+        async def work(tx: Transaction) -> None:
+            arrived = await self._finish(tx, owner, operations, now)
+            await places.tell_arrived(tx, owner.tenant_id, owner.mailbox_id, arrived, now)
+
+        await self._owned(owner, now, work)
 
     async def fail(self, owner: Owner, failures: Sequence[tuple[Operation, Failed]], now: Instant) -> None:
         """They will not be done: the near side is rolled back."""
@@ -242,12 +249,15 @@ class SqlPushStore(Fenced):
     # What these have in common.
 
     @staticmethod
-    async def _finish(tx: Transaction, owner: Owner, ended: Sequence[Operation], now: Instant) -> None:
+    async def _finish(tx: Transaction, owner: Owner, ended: Sequence[Operation], now: Instant) -> dict[str, str]:
+        """Applied; the messages that were on their way, and where to."""
         await operations.finish_many(tx, owner.tenant_id, ended, OperationState.APPLIED, now)
         moved = sorted({item.message_id or "" for item in ended if item.kind in _ON_THE_WAY})
         if moved:
-            await lock(tx, moved)
+            rows = await lock(tx, moved)
             await settle_moving(tx, moved)
+            return {id_: row.moving_to for id_, row in rows.items() if row.moving_to is not None}
+        return {}
 
     async def _place(self, tx: Transaction, owner: Owner, horizon: Horizon, puts: Sequence[Put]) -> None:
         """The messages stand at new addresses, all in one folder. Of those purged meanwhile the tombstones do."""
