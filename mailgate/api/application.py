@@ -40,8 +40,8 @@ from mailgate.api.routes import (
 from mailgate.api.routes.billing import StripeDoor
 from mailgate.api.routes.submissions import SubmissionBody
 from mailgate.api.security import Authenticator
-from mailgate.api.services import Services
 from mailgate.settings import Settings
+from mailgate.usecases.parts import Services
 
 ROUTERS = (
     tenants.router,

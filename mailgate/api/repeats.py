@@ -15,11 +15,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mailgate.api.problems import ProblemResponse, from_error
 from mailgate.api.security import Principal
-from mailgate.api.services import Services
 from mailgate.clock import HOUR
 from mailgate.errors import MailgateError
 from mailgate.store import idempotency
 from mailgate.store.idempotency import Kept
+from mailgate.usecases.parts import Services
 
 _LONGEST_KEY = 200
 _KEPT_HEADERS = ("content-type", "location")

@@ -14,14 +14,14 @@ from fastapi import Depends, Path, Request, Security
 from fastapi.security import HTTPBearer
 
 from mailgate.actors import Actor
-from mailgate.api.services import Services
-from mailgate.api.types import TenantId
 from mailgate.clock import MINUTE, Clock, Instant
 from mailgate.errors import ForbiddenError, NotFoundError, UnauthorizedError
 from mailgate.store import tenants, tokens
 from mailgate.store.database import Database
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import LONGEST_SECRET, Scope, secret_hash
+from mailgate.usecases.parts import Services
+from mailgate.usecases.types import TenantId
 
 ENVIRONMENT_TOKEN_ID = "environment"  # noqa: S105 - an id, not a secret
 

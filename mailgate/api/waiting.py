@@ -1,6 +1,6 @@
 """Requests that wait for events: a long poll, and a stream of Server-Sent Events (HTML Living Standard, §9.2).
 
-Both hold a place (`mailgate.api.services.Readers`) while they wait, notice when their client goes away, and end when
+Both hold a place (`mailgate.usecases.parts.Readers`) while they wait, notice when their client goes away, and end when
 the process does. A stream reads on only when the client took what was sent, so a slow one costs no memory; one that
 takes nothing for long is cut off.
 """
@@ -17,10 +17,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mailgate.api.problems import from_error
-from mailgate.api.services import Services
 from mailgate.clock import monotonic_s
 from mailgate.errors import MailgateError
 from mailgate.store.feed_items import ItemsPage
+from mailgate.usecases.parts import Services
 
 STUCK_S: Final = 60.0
 """How long a client may take nothing of a stream."""

@@ -20,7 +20,6 @@ from connectors.smtp.session import SmtpSession, open_session
 from connectors.smtp.session import Timeouts as SmtpTimeouts
 from mailgate.actors import SYSTEM
 from mailgate.api.application import create_app
-from mailgate.api.services import Readers, Services, Verify
 from mailgate.app.core import Core, Secrets
 from mailgate.app.health import checks
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
@@ -45,6 +44,7 @@ from mailgate.store.sync import SqlSyncStore
 from mailgate.sync.port import MailboxConfig
 from mailgate.sync.supervisor import Connector, Supervisor
 from mailgate.sync.supervisor import Parts as SyncParts
+from mailgate.usecases.parts import Readers, Services, Verify
 
 _log = structlog.get_logger("mailgate.app")
 

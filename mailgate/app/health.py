@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
-from mailgate.api.services import Health, HealthCheck
 from mailgate.app.core import Core
 from mailgate.clock import MINUTE, SECOND, Instant, to_rfc3339
 from mailgate.errors import MailgateError
 from mailgate.store import overview
+from mailgate.usecases.parts import Health, HealthCheck
 
 _PATIENCE_S = 5.0
 _FRESH: Instant = 2 * SECOND

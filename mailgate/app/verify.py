@@ -20,8 +20,8 @@ from connectors.net import checked_addresses
 from connectors.smtp.errors import RefusedError
 from connectors.smtp.session import Timeouts as SmtpTimeouts
 from connectors.smtp.session import open_session
-from mailgate.api.services import Verification
 from mailgate.settings import Settings
+from mailgate.usecases.parts import Verification
 
 STEPS = ("resolve", "connect", "tls", "login", "folders")
 SMTP_STEPS = ("smtp_connect", "smtp_tls", "smtp_login")

@@ -13,7 +13,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.actors import COMMAND
-from mailgate.api.routes.mailbox_models import MailboxBody
 from mailgate.app.application import imap_connector, supervisor_of
 from mailgate.app.core import Core
 from mailgate.app.verify import Verifier, tls_context
@@ -24,6 +23,7 @@ from mailgate.settings import MAILBOX_PASSWORD_VARIABLE
 from mailgate.store import overview, runs, tenants
 from mailgate.store.mailboxes import Mailbox, MailboxPatch, MailboxSpec
 from mailgate.sync.supervisor import Supervisor
+from mailgate.usecases.accounts import MailboxBody
 
 app = typer.Typer(help="Connected accounts.", no_args_is_help=True)
 

@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from connectors.model import Endpoint, PasswordAuth
 from mailgate.actors import Actor
 from mailgate.api.application import create_app
-from mailgate.api.services import Health, Services, Verification
 from mailgate.app.core import Core
 from mailgate.clock import DAY, Instant
 from mailgate.ids import new_id
@@ -29,6 +28,7 @@ from mailgate.store.billing import StripeBook
 from mailgate.store.check import doctor
 from mailgate.store.runs import RunRecord
 from mailgate.store.transaction import Transaction
+from mailgate.usecases.parts import Health, Services, Verification
 
 START: Instant = 20_600 * DAY
 ADMIN = "an-admin-token-of-the-tests"

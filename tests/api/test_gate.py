@@ -235,7 +235,7 @@ async def test_without_its_database_it_asks_to_try_again(
 
 
 async def test_health_is_open_and_says_what_is_wrong(gateway: Gateway) -> None:
-    from mailgate.api.services import Health
+    from mailgate.usecases.parts import Health
 
     async with gateway.with_token(None) as client:
         assert (await client.get("/healthz")).json()["status"] == "ok"

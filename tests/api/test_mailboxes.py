@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from connectors.model import Endpoint, PasswordAuth, Security
-from mailgate.api.services import Verification
 from mailgate.clock import DAY, SECOND, to_rfc3339
 from mailgate.ids import new_id
+from mailgate.usecases.parts import Verification
 from tests.api.conftest import START, Gateway, mailbox_body
 
 

@@ -11,11 +11,11 @@ from fastapi import APIRouter, Header, Request
 
 from mailgate.api import stripe_signature
 from mailgate.api.problems import problems
-from mailgate.api.types import Answer
 from mailgate.clock import Clock
 from mailgate.errors import BadRequestError, NotFoundError
 from mailgate.tenants.stripe_events import StripeNews, read_stripe_event
 from mailgate.tenants.stripe_objects import Offers
+from mailgate.usecases.types import Answer
 
 STRIPE_PATH = "/v1/billing/stripe"
 

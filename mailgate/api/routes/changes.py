@@ -14,8 +14,6 @@ from starlette.responses import Response
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.services import Services
-from mailgate.api.types import Answer, Body, EntityId, EntityType, ObjectId, Parameters, Time, TimeIn, text
 from mailgate.errors import BadRequestError
 from mailgate.store import operations
 from mailgate.store.operations import OperationRecord
@@ -27,6 +25,8 @@ from mailgate.store.wishes.messages import Asked, MessageChange
 from mailgate.store.wishes.rehydrate import PinWanted
 from mailgate.store.wishes.words import FLAG_PATTERN, FLAGS_MOST, FLAGS_PATTERN, LABEL_PATTERN
 from mailgate.sync.operations import OperationKind, OperationState
+from mailgate.usecases.parts import Services
+from mailgate.usecases.types import Answer, Body, EntityId, EntityType, ObjectId, Parameters, Time, TimeIn, text
 
 router = APIRouter(tags=["changes"], prefix="/v1/tenants/{tenant_id}")
 

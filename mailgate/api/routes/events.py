@@ -11,8 +11,6 @@ from starlette.responses import JSONResponse, Response
 from mailgate.api.paging import Cursors, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, Principal, Who, only
-from mailgate.api.services import Services
-from mailgate.api.types import Answer, Parameters, TenantId, Time, text
 from mailgate.api.waiting import EventStream, Fetch, long_poll
 from mailgate.errors import NotFoundError, PreconditionError
 from mailgate.events.cursors import write_cursor
@@ -21,6 +19,8 @@ from mailgate.store import tenants
 from mailgate.store.feed import Head
 from mailgate.store.feed_items import ItemsPage, show_hold, show_state, show_terms
 from mailgate.store.tokens import Scope
+from mailgate.usecases.parts import Services
+from mailgate.usecases.types import Answer, Parameters, TenantId, Time, text
 
 router = APIRouter(tags=["events"], prefix="/v1")
 

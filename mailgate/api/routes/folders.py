@@ -11,12 +11,12 @@ from mailgate.api.paging import Items
 from mailgate.api.problems import problems
 from mailgate.api.routes.mailbox_models import FolderAnswer, ProgressAnswer
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.services import Services
-from mailgate.api.types import Answer, Body, ObjectId, Parameters
 from mailgate.store import overview
 from mailgate.store.overview import FolderRow
 from mailgate.store.tokens import Scope
 from mailgate.store.wishes.words import NAME_LENGTH
+from mailgate.usecases.parts import Services
+from mailgate.usecases.types import Answer, Body, ObjectId, Parameters
 
 router = APIRouter(tags=["folders"], prefix="/v1/tenants/{tenant_id}/mailboxes/{mailbox_id}/folders")
 

@@ -10,12 +10,12 @@ from pydantic import Field
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.types import Answer, ObjectId, Time
-from mailgate.errors import ConflictError
 from mailgate.store import guards
 from mailgate.store.guards import Guard
 from mailgate.store.tokens import Scope
 from mailgate.sync.guards import Outcome
+from mailgate.usecases import connecting
+from mailgate.usecases.types import Answer, ObjectId, Time
 
 router = APIRouter(tags=["guards"], prefix="/v1/tenants/{tenant_id}/mailboxes/{mailbox_id}/guards")
 
@@ -72,14 +72,7 @@ async def approve_guard(
     """Believe exactly the deletions that the guard names: the next pass removes their copies, but for those that are
     pinned or held. 409 `guard_changed` when other messages are gone by now, or turned up again.
     """
-    mailbox = await parts.mailboxes.get(tenant.id, mailbox_id)
-    if mailbox.removed_at is not None:
-        raise ConflictError("this mailbox was removed; its guards are void", slug="mailbox_removed")
-    now = parts.clock()
-    guard = await guards.approve(parts.db, tenant.id, mailbox_id, guard_id, now=now, actor=who.actor)
-    holds = await parts.subscriptions.entitlements(tenant.id, now)
-    if guard.closed_at is None and mailbox.enabled and holds.sync:
-        await parts.sync.request_run(mailbox_id, tenant.id, str(who.actor), now)
+    guard = await connecting.approve_guard(parts, tenant.id, mailbox_id, guard_id, who.actor)
     return _show(guard)
 
 

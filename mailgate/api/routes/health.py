@@ -9,10 +9,10 @@ from starlette.responses import JSONResponse, Response
 
 from mailgate import __version__
 from mailgate.api.security import Parts
-from mailgate.api.types import Answer
 from mailgate.clock import SECOND
 from mailgate.store import overview
 from mailgate.sync.port import MailboxState
+from mailgate.usecases.types import Answer
 
 router = APIRouter(tags=["health"])
 

@@ -10,9 +10,9 @@ from pydantic import ConfigDict, Field, model_validator
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.types import Answer, Body, ObjectId, Time, text
 from mailgate.store.legal_holds import MAX_MATTER, MAX_MESSAGES, MAX_REASON, Hold, Scope
 from mailgate.store.tokens import Scope as TokenScope
+from mailgate.usecases.types import Answer, Body, ObjectId, Time, text
 
 router = APIRouter(tags=["holds"], prefix="/v1/tenants/{tenant_id}/holds", dependencies=[only(TokenScope.COMPLIANCE)])
 

@@ -2,41 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 from starlette.responses import Response
 
-from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.routes.folders import show_folder
 from mailgate.api.routes.mailbox_models import (
-    Account,
     AccountAnswer,
-    AccountPatch,
     BackfillBody,
-    FolderRules,
     MailboxAnswer,
-    MailboxBody,
-    MailboxPatchBody,
     ProgressAnswer,
     SyncRunAnswer,
     VerifyAnswer,
-    VerifyBody,
     VerifyStep,
 )
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.services import Services
-from mailgate.api.types import ObjectId
 from mailgate.clock import SECOND, Instant
-from mailgate.errors import ConflictError, NotFoundError, PreconditionError
-from mailgate.store import overview, runs, tenants
-from mailgate.store.mailboxes import Mailbox, MailboxPatch, MailboxSpec
+from mailgate.errors import NotFoundError
+from mailgate.store import overview, runs
+from mailgate.store.mailboxes import Mailbox
 from mailgate.store.overview import FolderRow, Waiting
 from mailgate.store.runs import RunRecord
 from mailgate.store.tokens import Scope
 from mailgate.sync.port import MailboxState
+from mailgate.usecases import connecting
+from mailgate.usecases.accounts import FolderRules, MailboxBody, MailboxPatchBody, VerifyBody
+from mailgate.usecases.parts import Services
+from mailgate.usecases.types import ObjectId
 
 router = APIRouter(tags=["mailboxes"])
 
@@ -48,21 +43,7 @@ async def create_mailbox(
     tenant: TenantOf, body: MailboxBody, parts: Parts, who: Who, response: Response
 ) -> MailboxAnswer:
     """Connect an account. Answers at once with state `connecting`; a plan without sync answers 409 `not_entitled`."""
-    secrets: dict[str, Any] = {"imap": {"password": body.imap.auth.password}}
-    if body.smtp is not None:
-        secrets["smtp"] = {"password": body.smtp.auth.password}
-    spec = MailboxSpec(
-        address=body.address,
-        owner=body.owner,
-        shared=body.shared,
-        enabled=body.enabled,
-        imap=_settings(body.imap),
-        smtp=None if body.smtp is None else _settings(body.smtp),
-        folder_rules=body.folders.model_dump(),
-        secrets=secrets,
-    )
-    mailbox = await parts.mailboxes.create(tenant.id, spec, parts.clock(), who.actor)
-    parts.sync.changed(mailbox.id)
+    mailbox = await connecting.connect(parts, tenant.id, body, who.actor)
     response.headers["location"] = f"/v1/tenants/{tenant.id}/mailboxes/{mailbox.id}"
     return _show(mailbox, [], overview.Waiting(), parts.clock())
 
@@ -90,32 +71,14 @@ async def patch_mailbox(
     tenant: TenantOf, mailbox_id: Annotated[ObjectId, Path()], body: MailboxPatchBody, parts: Parts, who: Who
 ) -> MailboxAnswer:
     """Change settings, or switch the mailbox off and on. Switched off, its connections are closed and all is kept."""
-    old = await parts.mailboxes.get(tenant.id, mailbox_id)
-    secrets = {
-        name: {"password": change.auth.password}
-        for name, change in (("imap", body.imap), ("smtp", body.smtp))
-        if change is not None and change.auth is not None
-    }
-    patch = MailboxPatch(
-        enabled=body.enabled,
-        address=body.address,
-        owner=body.owner,
-        shared=body.shared,
-        imap=_merged(old.imap, body.imap, "imap"),
-        smtp=_merged(old.smtp, body.smtp, "smtp"),
-        folder_rules=None if body.folders is None else body.folders.model_dump(),
-        secrets=secrets or None,
-    )
-    await parts.mailboxes.update(tenant.id, mailbox_id, patch, parts.clock(), who.actor)
-    parts.sync.changed(mailbox_id)
+    await connecting.change(parts, tenant.id, mailbox_id, body, who.actor)
     return await _get(parts, tenant.id, mailbox_id)
 
 
 @router.delete(_IN_TENANT + "/{mailbox_id}", status_code=204, dependencies=[only(Scope.CRM)], responses=problems(404))
 async def delete_mailbox(tenant: TenantOf, mailbox_id: Annotated[ObjectId, Path()], parts: Parts, who: Who) -> None:
     """Disconnect the account: credentials are destroyed; copies that are neither pinned nor held will be purged."""
-    await parts.mailboxes.remove(tenant.id, mailbox_id, parts.clock(), who.actor)
-    parts.sync.changed(mailbox_id)
+    await connecting.remove(parts, tenant.id, mailbox_id, who.actor)
 
 
 @router.post(
@@ -125,13 +88,7 @@ async def start_sync(
     tenant: TenantOf, mailbox_id: Annotated[ObjectId, Path()], parts: Parts, who: Who
 ) -> SyncRunAnswer:
     """Ask for one pass over the mailbox now; the run says when it is done. One that waits already is answered again."""
-    mailbox = await parts.mailboxes.get(tenant.id, mailbox_id)
-    if mailbox.removed_at is not None:
-        raise ConflictError("this mailbox was removed; connect the account again", slug="mailbox_removed")
-    if not mailbox.enabled:
-        raise ConflictError("this mailbox is switched off; switch it on with PATCH", slug="mailbox_disabled")
-    await _require_sync(parts, tenant.id)
-    run_id = await parts.sync.request_run(mailbox_id, tenant.id, str(who.actor), parts.clock())
+    run_id = await connecting.sync_now(parts, tenant.id, mailbox_id, who.actor)
     return _show_run(await runs.get(parts.db, run_id))
 
 
@@ -171,22 +128,10 @@ async def verify_mailbox(body: VerifyBody, parts: Parts, who: Who) -> VerifyAnsw
     """Try settings without keeping them, for reading and, if they are given, for sending; says which step failed."""
     if not who.reaches(body.tenant_id):
         raise NotFoundError(f"there is no tenant {body.tenant_id!r}", slug="tenant_not_found")
-    await tenants.get(parts.db, body.tenant_id)
-    await _require_sync(parts, body.tenant_id)
-    tried = [await parts.verify(*_account(body.imap))]
-    if body.smtp is not None:
-        tried.append(await parts.verify_smtp(*_account(body.smtp)))
-    steps = [step for found in tried for step in found.steps]
+    found = await connecting.verify(parts, body.tenant_id, body.imap, body.smtp)
     return VerifyAnswer(
-        ok=all(found.ok for found in tried),
-        steps=[VerifyStep(step=step, ok=ok, detail=detail) for step, ok, detail in steps],
+        ok=found.ok, steps=[VerifyStep(step=step, ok=ok, detail=detail) for step, ok, detail in found.steps]
     )
-
-
-async def _require_sync(parts: Services, tenant_id: str) -> None:
-    holds = await parts.subscriptions.entitlements(tenant_id, parts.clock())
-    if not holds.sync:
-        raise ConflictError(f"plan {holds.plan} has no synchronization", slug="not_entitled", plan=holds.plan)
 
 
 async def _get(parts: Services, tenant_id: str, mailbox_id: str) -> MailboxAnswer:
@@ -194,37 +139,6 @@ async def _get(parts: Services, tenant_id: str, mailbox_id: str) -> MailboxAnswe
     folders = await overview.folders_of(parts.db, [mailbox_id])
     waiting = await overview.waiting(parts.db, [mailbox_id])
     return _show(mailbox, folders.get(mailbox_id, []), waiting[mailbox_id], parts.clock())
-
-
-def _account(account: Account) -> tuple[Endpoint, PasswordAuth]:
-    endpoint = Endpoint(account.host, account.port, Security(account.security))
-    return endpoint, PasswordAuth(account.username, account.auth.password)
-
-
-def _settings(account: Account) -> dict[str, Any]:
-    return {
-        "host": account.host.lower(),
-        "port": account.port,
-        "security": account.security,
-        "username": account.username,
-    }
-
-
-def _merged(old: Any, change: AccountPatch | None, name: str) -> dict[str, Any] | None:
-    """The account's settings after the change; None when only credentials changed, or nothing."""
-    if change is None:
-        return None
-    given = change.model_dump(exclude={"auth"}, exclude_none=True)
-    if not given:
-        return None
-    if change.auth is None:
-        # A stored password must not be sent to a server that its owner did not name.
-        raise PreconditionError(f"changing {name} needs {name}.auth too", slug="credentials_needed")
-    merged = {**(old or {}), **given}
-    missing = [key for key in ("host", "port", "username") if key not in merged]
-    if missing:
-        raise PreconditionError(f"{name} needs {', '.join(missing)}", slug="invalid")
-    return {"security": "tls", **merged, "host": str(merged["host"]).lower()}
 
 
 def _progress(done: int, total: int, started_at: Instant | None, now: Instant) -> ProgressAnswer:

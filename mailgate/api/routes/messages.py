@@ -16,12 +16,12 @@ from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.routes.pins import PinAnswer, show_pin
 from mailgate.api.security import Parts, Principal, TenantOf, Who, only
-from mailgate.api.types import Answer, ObjectId, Time, TimeIn, text
 from mailgate.errors import ForbiddenError, NotFoundError
 from mailgate.messages.html import sanitize_html
 from mailgate.messages.model import Address, Part
 from mailgate.store.reading import MessageFilter, MessageView
 from mailgate.store.tokens import Scope
+from mailgate.usecases.types import Answer, ObjectId, Time, TimeIn, text
 
 router = APIRouter(tags=["messages"], prefix="/v1/tenants/{tenant_id}")
 

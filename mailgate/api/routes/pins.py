@@ -10,10 +10,10 @@ from mailgate.api.convertors import TEXT
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.types import Answer, Body, EntityId, EntityType, ObjectId, Time, text
 from mailgate.errors import NotFoundError
 from mailgate.store.pins import MAX_NOTE, Pin
 from mailgate.store.tokens import Scope
+from mailgate.usecases.types import Answer, Body, EntityId, EntityType, ObjectId, Time, text
 
 router = APIRouter(tags=["pins"], prefix="/v1/tenants/{tenant_id}")
 

@@ -22,14 +22,14 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, Principal, TenantOf, Who, only
-from mailgate.api.services import Services
-from mailgate.api.types import Answer, ObjectId, Parameters, TenantId, Time, TimeIn, text
 from mailgate.clock import from_rfc3339
 from mailgate.errors import NotFoundError
 from mailgate.store import tenants
 from mailgate.store.log_reading import Entry, EntryFilter, LogReader
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
+from mailgate.usecases.parts import Services
+from mailgate.usecases.types import Answer, ObjectId, Parameters, TenantId, Time, TimeIn, text
 from retention.ledger.export import CSV_COLUMNS, DirectoryExport, write_csv
 from retention.ledger.tiles import TileError, parse_tile_path
 

@@ -12,12 +12,13 @@ from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.routes import messages
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.types import Answer, ObjectId, Time
-from mailgate.errors import ConflictError, NotFoundError
+from mailgate.errors import NotFoundError
 from mailgate.store import quarantine
 from mailgate.store.quarantine import Entry
 from mailgate.store.tokens import Scope
 from mailgate.sync.port import Cause
+from mailgate.usecases import connecting
+from mailgate.usecases.types import Answer, ObjectId, Time
 
 router = APIRouter(tags=["quarantine"], prefix="/v1/tenants/{tenant_id}/mailboxes/{mailbox_id}/quarantine")
 
@@ -71,17 +72,7 @@ async def retry_quarantine(
     who: Who,
 ) -> RetryAnswer:
     """Try it again now. If its bytes are kept they are read again, else the message is fetched once more."""
-    mailbox = await parts.mailboxes.get(tenant.id, mailbox_id)
-    if mailbox.removed_at is not None:
-        raise ConflictError("this mailbox was removed; connect the account again", slug="mailbox_removed")
-    if not mailbox.enabled:
-        raise ConflictError("this mailbox is switched off; switch it on with PATCH", slug="mailbox_disabled")
-    now = parts.clock()
-    holds = await parts.subscriptions.entitlements(tenant.id, now)
-    if not holds.sync:
-        raise ConflictError(f"plan {holds.plan} has no synchronization", slug="not_entitled", plan=holds.plan)
-    entry = await quarantine.ask(parts.db, tenant.id, mailbox_id, n, now)
-    run_id = await parts.sync.request_run(mailbox_id, tenant.id, str(who.actor), now)
+    entry, run_id = await connecting.try_again(parts, tenant.id, mailbox_id, n, who.actor)
     return RetryAnswer(**_fields(entry), run_id=run_id)
 
 

@@ -11,12 +11,12 @@ from pydantic import Field
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, Principal, TenantOf, Who, only
-from mailgate.api.types import Answer, Body, ObjectId, Parameters, TenantId, Time, TimeIn, text
 from mailgate.errors import NotFoundError, PreconditionError
 from mailgate.store import runs
 from mailgate.store.preview import Example
 from mailgate.store.runs import RunRecord
 from mailgate.store.tokens import Scope
+from mailgate.usecases.types import Answer, Body, ObjectId, Parameters, TenantId, Time, TimeIn, text
 
 router = APIRouter(tags=["retention"])
 

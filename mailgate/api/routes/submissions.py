@@ -18,8 +18,6 @@ from starlette.responses import Response
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.services import Services
-from mailgate.api.types import Answer, Body, ObjectId, Parameters, Time, TimeIn, text
 from mailgate.errors import BadRequestError, PreconditionError
 from mailgate.store.sending.accept import FileOf, LetterRequest, Wish
 from mailgate.store.sending.records import Submission
@@ -27,6 +25,8 @@ from mailgate.store.tokens import Scope
 from mailgate.submissions.compose import File
 from mailgate.submissions.model import RecipientState, SubmissionState
 from mailgate.tenants.limits import Purpose
+from mailgate.usecases.parts import Services
+from mailgate.usecases.types import Answer, Body, ObjectId, Parameters, Time, TimeIn, text
 
 router = APIRouter(tags=["submissions"], prefix="/v1/tenants/{tenant_id}/mailboxes/{mailbox_id}/submissions")
 

@@ -25,12 +25,13 @@ from mailgate.api.routes.subscription_models import (
 )
 from mailgate.api.routes.subscriptions import show
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.types import Body
 from mailgate.clock import DAY
 from mailgate.errors import PreconditionError
 from mailgate.store.tokens import Scope
 from mailgate.tenants.commands import Command, Wish
 from mailgate.tenants.timeline import Event, EventType, Source, Status
+from mailgate.usecases import subscriptions
+from mailgate.usecases.types import Body
 
 router = APIRouter(tags=["subscriptions"], prefix="/v1/tenants/{tenant_id}/subscription")
 
@@ -112,8 +113,7 @@ async def _do(command: Command, body: Body, tenant: TenantOf, parts: Parts, who:
     values: dict[str, Any] = body.model_dump()
     if "source" in values:
         values["source"] = Source(values["source"])
-    await parts.subscriptions.command(tenant.id, Wish(command, **values), parts.clock(), who.actor)
-    parts.sync.changed()
+    await subscriptions.command(parts, tenant.id, Wish(command, **values), who.actor)
     return await show(tenant, parts)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mailgate.api.types import Answer, Body, Time, TimeIn, text
+from mailgate.usecases.types import Answer, Body, Time, TimeIn, text
 
 StatusWord = Literal["trialing", "active", "past_due", "canceled", "expired"]
 SourceWord = Literal["direct", "partner"]

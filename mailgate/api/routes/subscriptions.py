@@ -20,18 +20,15 @@ from mailgate.api.routes.subscription_models import (
     UsageAnswer,
 )
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.services import Services
-from mailgate.api.types import TenantId
-from mailgate.clock import DAY
 from mailgate.errors import PreconditionError
-from mailgate.store import notices
-from mailgate.store.plan_limits import seats_of
 from mailgate.store.subscriptions import RecordedPeriod, SubscriptionChange
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
-from mailgate.store.usage import usage
 from mailgate.tenants.catalogue import FREE
-from mailgate.tenants.timeline import BEGINNING, Status
+from mailgate.tenants.timeline import Status
+from mailgate.usecases import subscriptions
+from mailgate.usecases.parts import Services
+from mailgate.usecases.types import TenantId
 
 router = APIRouter(tags=["subscriptions"], prefix="/v1/tenants/{tenant_id}/subscription")
 
@@ -84,9 +81,7 @@ async def list_notices(tenant: TenantOf, parts: Parts) -> Items[NoticeAnswer]:
     """What will happen by itself within the days ahead that `plans.notice_days` names, and how many copies and
     mailboxes it touches.
     """
-    now = parts.clock()
-    until = now + max(parts.settings.plans.notice_days, default=0) * DAY
-    found = await notices.upcoming_for(parts.db, parts.subscriptions, parts.expiry, tenant.id, now, until)
+    found = await subscriptions.coming(parts, tenant.id)
     items = [
         NoticeAnswer(
             kind=notice.what.kind.value,
@@ -106,24 +101,19 @@ async def list_notices(tenant: TenantOf, parts: Parts) -> Items[NoticeAnswer]:
 
 async def show(tenant: Tenant, parts: Services) -> SubscriptionAnswer:
     """The subscription as it is now."""
-    now = parts.clock()
-    line = await parts.subscriptions.timeline(tenant.id)
-    period, since = line.at(now), line.plan_since(now)
-    holds = parts.subscriptions.judge(line, now)
-    used = await usage(parts.db, parts.expiry, tenant.id, now)
-    limits, pending = holds.limits, period.pending
-    allowed = limits.storage_bytes if limits else None
-    per_month = limits.sent_per_month if limits else None
+    found = await subscriptions.standing(parts, tenant.id)
+    period, holds, used, limits = found.period, found.holds, found.used, found.holds.limits
+    pending = period.pending
     return SubscriptionAnswer(
         plan=holds.plan,
         status=holds.status.value,
-        since=None if since == BEGINNING else since,
-        period_start=None if period.cause_type is None else period.period_start,
+        since=found.since,
+        period_start=found.period_start,
         period_end=period.period_end,
         auto_renew=period.auto_renew,
         term_months=period.term_months,
         source=period.source.value,
-        seats=Seats(used=used.users, max=seats_of(holds)),
+        seats=Seats(used=used.users, max=found.seats),
         pending_change=None
         if pending is None
         else PendingChange(
@@ -139,17 +129,17 @@ async def show(tenant: Tenant, parts: Services) -> SubscriptionAnswer:
             retention_days=holds.retention_days,
             mailboxes_per_user=limits.mailboxes_per_user if limits else None,
             shared_mailboxes=limits.shared_mailboxes if limits else None,
-            storage_bytes=allowed,
+            storage_bytes=found.storage_bytes,
             sent_per_month=limits.sent_per_month if limits else None,
             sent_per_day=limits.sent_per_day if limits else None,
             sent_reserved=limits.sent_reserved if limits else None,
         ),
         usage=UsageAnswer(
             storage_bytes=used.storage_bytes,
-            storage_exceeded=allowed is not None and used.storage_bytes > allowed,
+            storage_exceeded=found.storage_exceeded,
             mailboxes=used.mailboxes,
             sent_this_month=used.sent,
-            sent_left_this_month=None if per_month is None else max(0, per_month - used.sent),
+            sent_left_this_month=found.sent_left,
         ),
     )
 

@@ -10,12 +10,12 @@ from pydantic import Field
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.api.types import Answer, Body, TenantId, Time, text
 from mailgate.errors import NotFoundError
 from mailgate.store import tenants
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
 from mailgate.tenants.catalogue import Plan
+from mailgate.usecases.types import Answer, Body, TenantId, Time, text
 
 router = APIRouter(tags=["tenants"])
 

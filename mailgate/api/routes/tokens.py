@@ -10,10 +10,10 @@ from pydantic import Field
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, Who, only
-from mailgate.api.types import Answer, Body, ObjectId, TenantId, Time, TimeIn, text
 from mailgate.errors import ForbiddenError
 from mailgate.store import tokens
 from mailgate.store.tokens import Scope, Token
+from mailgate.usecases.types import Answer, Body, ObjectId, TenantId, Time, TimeIn, text
 
 router = APIRouter(tags=["tokens"], prefix="/v1/tokens")
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.api.services import HealthCheck
 from mailgate.app.core import Core
 from mailgate.app.health import checks
 from mailgate.clock import SECOND, Instant
 from mailgate.settings import Settings
+from mailgate.usecases.parts import HealthCheck
 
 NOW = 1_800_000_000 * SECOND
 

@@ -1,0 +1,92 @@
+"""What is given about accounts: over HTTP as JSON, on the pages by forms, in the shell as options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from mailgate.usecases.types import Body, TenantId, text
+
+# Engines disagree about `\s` beyond ASCII (U+0085, U+FEFF): named, these mean the same to every client.
+_BLANKS = r"\s\x00-\x1f\x7f-\xa0\ufeff"
+
+Address = Annotated[str, StringConstraints(max_length=320, pattern=rf"^[^@{_BLANKS}]{{1,64}}@[^@{_BLANKS}]{{1,255}}$")]
+Host = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=253, pattern=rf"^[^/@\\\[\]{_BLANKS}]+$"),
+    Field(description="a DNS name or an IP address", examples=["imap.example.com"]),
+]
+UserName = Annotated[str, StringConstraints(min_length=1, max_length=320, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Password = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1_000, pattern=r"^[^\x00\r\n]+$"),
+    Field(description="kept encrypted, never shown", json_schema_extra={"writeOnly": True}),
+]
+Owner = Annotated[str, text(200), Field(description="the user of the CRM whose mailbox it is")]
+SecurityWord = Literal["tls", "starttls", "none"]
+
+
+class Auth(Body):
+    """How to log in."""
+
+    password: Password = Field(repr=False)
+
+
+class Account(Body):
+    """Where and how to reach a server."""
+
+    host: Host
+    port: int = Field(ge=1, le=65_535, examples=[993])
+    security: SecurityWord = Field(default="tls", description="tls from the first byte, starttls, or none")
+    username: UserName
+    auth: Auth
+
+
+class FolderRules(Body):
+    """Which folders to follow: shell patterns over whole names; without `include` all of them."""
+
+    include: list[Annotated[str, text(1_000)]] = Field(default=[], max_length=200)
+    exclude: list[Annotated[str, text(1_000)]] = Field(default=[], max_length=200)
+
+
+class MailboxBody(Body):
+    """An account to connect."""
+
+    address: Address
+    owner: Owner | None = None
+    shared: bool = False
+    enabled: bool = True
+    imap: Account
+    smtp: Account | None = None
+    folders: FolderRules = FolderRules()
+
+
+class AccountPatch(Body):
+    """What changes of an account. Who changes where credentials go must give them anew."""
+
+    host: Host | None = None
+    port: int | None = Field(default=None, ge=1, le=65_535)
+    security: SecurityWord | None = None
+    username: UserName | None = None
+    auth: Auth | None = None
+
+
+class MailboxPatchBody(Body):
+    """What to change; what is absent or null stays."""
+
+    enabled: bool | None = Field(default=None, description="false: connections are closed at once, everything is kept")
+    address: Address | None = None
+    owner: Owner | None = None
+    shared: bool | None = None
+    imap: AccountPatch | None = None
+    smtp: AccountPatch | None = None
+    folders: FolderRules | None = None
+
+
+class VerifyBody(Body):
+    """An account to try, for a tenant."""
+
+    tenant_id: TenantId
+    imap: Account
+    smtp: Account | None = None
