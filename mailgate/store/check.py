@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, and_, case, exists, func, or_, select
+from sqlalchemy import Select, and_, case, exists, func, literal, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.blobs import BlobStore
+from mailgate.clock import DAY, to_rfc3339
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing
 from mailgate.store import installation, timelines
@@ -34,6 +35,7 @@ from mailgate.store.schema import (
     quarantine,
     runs,
     search_docs,
+    sent_counts,
     submissions,
     subscription_events,
     subscription_periods,
@@ -41,6 +43,7 @@ from mailgate.store.schema import (
     tenants,
     tombstones,
 )
+from mailgate.tenants.limits import Purpose
 from mailgate.tenants.timeline import SubscriptionRules
 from retention.ledger.tree import Frontier, leaf_hash
 
@@ -310,12 +313,55 @@ async def _periods_follow(conn: AsyncConnection) -> AsyncIterator[tuple[str, str
     rules = SubscriptionRules() if kept is None else SubscriptionRules(**json.loads(kept))
     told = select(subscription_events.c.tenant_id).union(select(subscription_periods.c.tenant_id))
     for tenant_id in sorted((await conn.execute(told)).scalars()):
-        if await timelines.read(conn, tenant_id) != await timelines.compute(conn, tenant_id, rules):
+        line = await timelines.compute(conn, tenant_id, rules)
+        if await timelines.read(conn, tenant_id) != line:
             yield tenant_id, "they do not"
+        columns = (subscription_periods.c.effective_at, subscription_periods.c.plan_since)
+        since = await conn.execute(select(*columns).where(subscription_periods.c.tenant_id == tenant_id))
+        if any(line.plan_since(row.effective_at) != row.plan_since for row in since):
+            yield tenant_id, "a plan is said to hold since another instant"
+
+
+async def _sent_is_counted(conn: AsyncConnection) -> AsyncIterator[tuple[str, str]]:
+    """What counts of each day as sent is what the submissions of that day say. Days of which submissions may have been
+    pruned can't be compared; counts are kept longer than those.
+    """
+    pruned = await installation.read(conn, installation.SUBMISSIONS_PRUNED)
+    day_at = submissions.c.charged_at - submissions.c.charged_at % DAY
+    of_users = func.sum(case((submissions.c.purpose == Purpose.USER.value, 1), else_=0))
+    none = literal(0)
+    # One statement, so that a message that is counted in between is seen on both sides or on neither.
+    told = union_all(
+        select(
+            sent_counts.c.tenant_id,
+            sent_counts.c.day_at,
+            sent_counts.c.user_count.label("users"),
+            sent_counts.c.service_count.label("service"),
+            none.label("sent_by_users"),
+            none.label("sent_by_service"),
+        ),
+        select(submissions.c.tenant_id, day_at, none, none, of_users, func.count() - of_users)
+        .where(submissions.c.charged_at.is_not(None))
+        .group_by(submissions.c.tenant_id, day_at),
+    ).subquery()
+    users, service = func.sum(told.c.users), func.sum(told.c.service)
+    sent_by_users, sent_by_service = func.sum(told.c.sent_by_users), func.sum(told.c.sent_by_service)
+    query = (
+        select(told.c.tenant_id, told.c.day_at, users, sent_by_users, service, sent_by_service)
+        .where(told.c.day_at >= (0 if pruned is None else int(pruned)))
+        .group_by(told.c.tenant_id, told.c.day_at)
+        .having(or_(users != sent_by_users, service != sent_by_service))
+        .order_by(told.c.tenant_id, told.c.day_at)
+        .limit(_SHOWN)
+    )
+    for row in (await conn.execute(query)).all():
+        counted = f"{row[2]} of users and {row[4]} of the service are counted"
+        yield row[0], f"{to_rfc3339(row[1])[:10]}: {counted}, but {row[3]} and {row[5]} were accepted"
 
 
 _WALKS: dict[str, _Walk] = {
     "the log hangs together": _log_hangs_together,
     "the counts of a run balance": _runs_balance,
     "a subscription's periods follow from its events": _periods_follow,
+    "what counts as sent was accepted for sending": _sent_is_counted,
 }

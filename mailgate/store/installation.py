@@ -17,6 +17,8 @@ CLOCK_MARK = "clock.last_seen_at"
 
 SUBSCRIPTION_RULES = "subscriptions.rules"
 """The rules under which the periods of subscriptions were computed last, as JSON."""
+SUBMISSIONS_PRUNED = "submissions.pruned_before"
+"""Of what ended before this instant, submissions may have been pruned; none of what ended later was."""
 
 
 async def fix(db: Database, key: str, value: str) -> str:
@@ -42,9 +44,10 @@ async def read(conn: AsyncConnection, key: str) -> str | None:
 
 async def put(db: Database, key: str, value: str) -> None:
     """Replace the fact that stands under `key`."""
+    await db.transact(lambda tx: put_in(tx, key, value))
 
-    async def work(tx: Transaction) -> None:
-        fact = tx.insert(installation).values(key=key, value=value)
-        await tx.conn.execute(fact.on_conflict_do_update(index_elements=[installation.c.key], set_={"value": value}))
 
-    await db.transact(work)
+async def put_in(tx: Transaction, key: str, value: str) -> None:
+    """The same within a transaction."""
+    fact = tx.insert(installation).values(key=key, value=value)
+    await tx.conn.execute(fact.on_conflict_do_update(index_elements=[installation.c.key], set_={"value": value}))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, exists, select, tuple_, update
 
 from mailgate.clock import DAY, HOUR, Instant
-from mailgate.store import feed, runs
+from mailgate.store import feed, installation, runs
 from mailgate.store.database import Database
 from mailgate.store.schema import (
     guards,
@@ -103,6 +103,12 @@ async def prune(
         forget = update(submissions).where(submissions.c.id.in_(of)).values(sealed=None)
         return (await tx.conn.execute(forget)).rowcount
 
+    async def mark_submissions(tx: Transaction) -> None:
+        """So that what is left can be told from what was never there: the doctor counts what was sent again."""
+        before, marked = now - SUBMISSIONS_KEPT, await installation.read(tx.conn, installation.SUBMISSIONS_PRUNED)
+        if marked is None or int(marked) < before:
+            await installation.put_in(tx, installation.SUBMISSIONS_PRUNED, str(before))
+
     async def old_submissions(tx: Transaction) -> int:
         ended = submissions.c.blob_id.is_(None) & submissions.c.file_at.is_(None)
         old = select(submissions.c.id).where(ended, submissions.c.finished_at < now - SUBMISSIONS_KEPT).limit(BATCH)
@@ -115,6 +121,7 @@ async def prune(
     await _until_none(db, unsent_bytes)
     await _until_none(db, recipients_of_purged)
     await db.transact(old_counts)
+    await db.transact(mark_submissions)
     return Pruned(
         tombstones=await _until_none(db, old_tombstones),
         idempotency_keys=await _until_none(db, old_keys),

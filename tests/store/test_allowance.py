@@ -9,6 +9,7 @@ import pytest
 
 from mailgate.clock import DAY, HOUR, from_rfc3339
 from mailgate.errors import TooManyRequestsError
+from mailgate.store.schema import sent_counts
 from mailgate.store.sending.allowance import CountedAllowance, unlimited, used
 from mailgate.store.transaction import Transaction
 from mailgate.tenants.limits import Purpose, SendingLimits
@@ -33,6 +34,14 @@ async def acme(gateway: Gateway) -> AsyncIterator[Office]:
         yield made
 
 
+@pytest.fixture
+async def counts(gateway: Gateway) -> AsyncIterator[None]:
+    """For tests that count what nobody sends: at the end the doctor would say so."""
+    yield
+    async with gateway.core.db.write() as tx:
+        await tx.conn.execute(sent_counts.delete())
+
+
 async def charge(gateway: Gateway, counted: CountedAllowance, purpose: Purpose = USER, at: int = NOW) -> str | None:
     """Count one message: None, or the limit that refused it."""
     try:
@@ -42,6 +51,7 @@ async def charge(gateway: Gateway, counted: CountedAllowance, purpose: Purpose =
     return None
 
 
+@pytest.mark.usefixtures("counts")
 async def test_the_day_is_a_day_in_utc(acme: Office) -> None:
     counted = allowance(per_day=2)
     assert await charge(acme.gateway, counted) is None
@@ -50,6 +60,7 @@ async def test_the_day_is_a_day_in_utc(acme: Office) -> None:
     assert await charge(acme.gateway, counted, at=NOW + 2 * HOUR) is None
 
 
+@pytest.mark.usefixtures("counts")
 async def test_the_month_keeps_a_reserve_for_the_crm(acme: Office) -> None:
     counted = allowance(per_month=3, service_reserve=1)
     assert await charge(acme.gateway, counted, at=NOW - 20 * DAY) is None
@@ -60,6 +71,7 @@ async def test_the_month_keeps_a_reserve_for_the_crm(acme: Office) -> None:
     assert await charge(acme.gateway, counted, at=NOW + 2 * HOUR) is None
 
 
+@pytest.mark.usefixtures("counts")
 async def test_what_was_refused_or_given_back_does_not_count(acme: Office) -> None:
     counted, db = allowance(per_day=1), acme.gateway.core.db
     assert await charge(acme.gateway, counted) is None
@@ -70,12 +82,14 @@ async def test_what_was_refused_or_given_back_does_not_count(acme: Office) -> No
     assert await charge(acme.gateway, counted) is None
 
 
+@pytest.mark.usefixtures("counts")
 async def test_of_many_at_once_no_more_pass_than_may(acme: Office) -> None:
     counted = allowance(per_month=3)
     answers = await asyncio.gather(*(charge(acme.gateway, counted) for _ in range(8)))
     assert answers.count(None) == 3
 
 
+@pytest.mark.usefixtures("counts")
 async def test_without_limits_everything_passes(acme: Office) -> None:
     counted = CountedAllowance(unlimited)
     assert [await charge(acme.gateway, counted) for _ in range(3)] == [None] * 3
