@@ -172,12 +172,13 @@ async def get_preview(query: Annotated[PreviewQuery, Query()], parts: Parts, who
 
 
 @router.post("/v1/retention/runs", status_code=202, dependencies=[only()], responses=problems(404, 409))
-async def start_run(body: RunBody, parts: Parts, who: Who) -> RunAnswer:
+async def start_run(parts: Parts, who: Who, body: RunBody | None = None) -> RunAnswer:
     """Ask for a purge, or for a dry run, which only counts. One that waits already for the same is answered again.
 
     A run halts where it would take improbably many of a tenant's copies and no change of its plan explains that:
     `approve_brake` lets this one run pass.
     """
+    body = body or RunBody()
     tenant_id = body.tenant or who.tenant_id
     if tenant_id is not None and not who.reaches(tenant_id):
         raise _no_tenant(tenant_id)

@@ -43,13 +43,17 @@ async def purchase_subscription(tenant: TenantOf, body: PurchaseBody, parts: Par
 
 
 @router.post("/renew", dependencies=[only(Scope.CRM)], responses=problems(404))
-async def renew_subscription(tenant: TenantOf, body: RenewBody, parts: Parts, who: Who) -> SubscriptionAnswer:
+async def renew_subscription(
+    tenant: TenantOf, parts: Parts, who: Who, body: RenewBody | None = None
+) -> SubscriptionAnswer:
     """The next term was bought by hand: from 30 days before the end, once. It begins when the period ends."""
     return await _do(Command.RENEW, body, tenant, parts, who)
 
 
 @router.post("/retry", dependencies=[only(Scope.CRM)], responses=problems(404))
-async def retry_subscription(tenant: TenantOf, body: NoBody, parts: Parts, who: Who) -> SubscriptionAnswer:
+async def retry_subscription(
+    tenant: TenantOf, parts: Parts, who: Who, body: NoBody | None = None
+) -> SubscriptionAnswer:
     """The renewal that had failed was paid after all, within the days of grace."""
     return await _do(Command.RETRY, body, tenant, parts, who)
 
@@ -67,13 +71,17 @@ async def downgrade_subscription(tenant: TenantOf, body: DowngradeBody, parts: P
 
 
 @router.post("/cancel", dependencies=[only(Scope.CRM)], responses=problems(404))
-async def cancel_subscription(tenant: TenantOf, body: NoBody, parts: Parts, who: Who) -> SubscriptionAnswer:
+async def cancel_subscription(
+    tenant: TenantOf, parts: Parts, who: Who, body: NoBody | None = None
+) -> SubscriptionAnswer:
     """Automatic renewal is switched off: the plan runs to the end of its period, then Free."""
     return await _do(Command.CANCEL, body, tenant, parts, who)
 
 
 @router.post("/resume", dependencies=[only(Scope.CRM)], responses=problems(404))
-async def resume_subscription(tenant: TenantOf, body: NoBody, parts: Parts, who: Who) -> SubscriptionAnswer:
+async def resume_subscription(
+    tenant: TenantOf, parts: Parts, who: Who, body: NoBody | None = None
+) -> SubscriptionAnswer:
     """What was cancelled and still runs is renewed automatically again."""
     return await _do(Command.RESUME, body, tenant, parts, who)
 
@@ -109,8 +117,8 @@ async def tell_event(tenant: TenantOf, body: EventBody, parts: Parts, who: Who) 
     )
 
 
-async def _do(command: Command, body: Body, tenant: TenantOf, parts: Parts, who: Who) -> SubscriptionAnswer:
-    values: dict[str, Any] = body.model_dump()
+async def _do(command: Command, body: Body | None, tenant: TenantOf, parts: Parts, who: Who) -> SubscriptionAnswer:
+    values: dict[str, Any] = {} if body is None else body.model_dump()
     if "source" in values:
         values["source"] = Source(values["source"])
     await subscriptions.command(parts, tenant.id, Wish(command, **values), who.actor)

@@ -28,6 +28,9 @@ EventWord = Literal[
 PlanName = Annotated[str, text(32)]
 SeatCount = Annotated[int, Field(ge=1, le=1_000_000)]
 Months = Annotated[int, Field(ge=1, le=120, description="a term that is sold, see GET /v1/plans")]
+_Term = Annotated[
+    Months | None, Field(default=None, description="one of the `terms` of GET /v1/plans; the shortest if left out")
+]
 
 
 class SubscriptionBody(Body):
@@ -44,7 +47,7 @@ class PurchaseBody(Body):
     """What was bought, from Free or out of a trial."""
 
     plan: PlanName
-    term_months: Months = 1
+    term_months: _Term
     seats: SeatCount | None = Field(default=None, description="null: as many as there were")
     source: SourceWord = Field(default="direct", description="a partner's sale has no automatic renewal")
 
@@ -52,7 +55,7 @@ class PurchaseBody(Body):
 class RenewBody(Body):
     """What was bought for the time after the period's end."""
 
-    term_months: Months = 1
+    term_months: _Term
 
 
 class UpgradeBody(Body):
@@ -66,7 +69,7 @@ class DowngradeBody(Body):
     """The lower plan, from the period's end on."""
 
     plan: PlanName
-    term_months: Months = 1
+    term_months: _Term
     seats: SeatCount | None = None
 
 
