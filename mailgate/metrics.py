@@ -45,6 +45,7 @@ TABLE = (
     Metric("quarantined_messages", "gauge", "Messages set aside because they could not be fetched, read or stored."),
     Metric("submissions", "gauge", "Submissions that are not settled, by state.", ("state",)),
     Metric("submission_attempts_total", "counter", "Attempts to send, by what came of them.", ("outcome",)),
+    Metric("alarms", "gauge", "Alarms that stand, by what is wrong.", ("kind",)),
     Metric("guards_open", "gauge", "Improbable deletions at mail servers that are refused until a person approves."),
     Metric("feed_events_waiting", "gauge", "Committed events that have no place in the feed yet."),
     Metric("feed_lag_seconds", "gauge", "Age of the oldest event that has no place in the feed yet; 0: none waits."),

@@ -18,6 +18,7 @@ from mailgate.api.heads import Heads
 from mailgate.api.problems import Problem
 from mailgate.api.repeats import Repeats
 from mailgate.api.routes import (
+    alarms,
     billing,
     changes,
     events,
@@ -60,6 +61,7 @@ ROUTERS = (
     events.router,
     retention.router,
     purge_log.router,
+    alarms.router,
     tokens.router,
     health.router,
 )

@@ -75,6 +75,7 @@ class Application:
             prune=self._prune,
             plans_file=core.plans.look,
             notices=self._notices,
+            alarms=self._look_at_alarms,
             clock=core.clock,
             intervals=intervals_of(core.settings),
         )
@@ -111,6 +112,7 @@ class Application:
                 pins=core.pins,
                 holds=core.holds,
                 retention=core.retention,
+                alarms=core.alarms,
                 wishes=core.wishes,
                 submissions=core.submissions,
                 feed=core.feed,
@@ -189,17 +191,19 @@ class Application:
                 break
 
     async def _sign(self) -> None:
-        """Sign every log that grew. One that diverged is reported and does not keep the others from being signed."""
+        """Sign every log that grew. One that diverged raises an alarm and keeps no other from being signed."""
         core = self.core
-        diverged: LogDivergedError | None = None
+        diverged: dict[str, str] = {}
         for tenant_id in await overview.unsigned_logs(core.db):
             tenant = await tenants.get(core.db, tenant_id)
             try:
                 await core.log_reader.checkpoint(tenant, core.clock())
             except LogDivergedError as error:
-                diverged = error
-        if diverged is not None:
-            raise diverged
+                diverged[tenant_id] = error.detail
+        core.alarms.signing(diverged)
+
+    async def _look_at_alarms(self) -> None:
+        await self.core.alarms.look(self.core.clock())
 
     async def _notices(self) -> None:
         core = self.core

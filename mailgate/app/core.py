@@ -13,6 +13,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mailgate import __version__
+from mailgate.alarms import Limits
 from mailgate.app.plans import PlanFile, policy_of, read_plans
 from mailgate.app.presence import Presence
 from mailgate.blobs import BlobStore
@@ -22,6 +23,7 @@ from mailgate.ids import new_ref
 from mailgate.keys import KeyRing, master_from_text
 from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Settings
 from mailgate.store import installation, leases, migrate
+from mailgate.store.alarms import Alarms
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.feed_items import Feed
@@ -97,6 +99,7 @@ class Core:
     reader: MessageReader
     holds: LegalHolds
     retention: RetentionService
+    alarms: Alarms
     wishes: Wishes
     allowance: CountedAllowance
     submissions: Submissions
@@ -188,6 +191,12 @@ class Core:
             batch=settings.retention.batch_size,
             limits=clock_limits,
         )
+        log_reader = LogReader(
+            db, origin=origin, seed=ring.ledger_seed, witness=Witness(settings.witness_dir), owner=owner
+        )
+        limits = Limits.of(
+            purge_interval_s=settings.retention.purge_interval_s, sign_interval_s=settings.ledger.sign_interval_s
+        )
         return cls(
             settings=settings,
             clock=clock,
@@ -198,9 +207,7 @@ class Core:
             blobs=blobs,
             plans=PlanFile(settings, db, log, subscriptions, retention, clock),
             log=log,
-            log_reader=LogReader(
-                db, origin=origin, seed=ring.ledger_seed, witness=Witness(settings.witness_dir), owner=owner
-            ),
+            log_reader=log_reader,
             subscriptions=subscriptions,
             mailboxes=Mailboxes(db, ring, subscriptions),
             expiry=expiry,
@@ -208,6 +215,7 @@ class Core:
             reader=reader,
             holds=LegalHolds(db, ring, log, expiry, release_days=policy.graces.after_release),
             retention=retention,
+            alarms=Alarms(db, retention, subscriptions, log_reader, limits),
             wishes=Wishes.over(
                 db,
                 ring,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
@@ -48,6 +49,13 @@ def checks(core: Core, running: Callable[[], Mapping[str, bool]]) -> dict[str, H
     async def witness() -> Health:
         return await asyncio.to_thread(_witness, core)
 
+    async def alarms() -> Health:
+        standing = Counter(str(alarm.kind) for alarm in await core.alarms.standing())
+        if not standing:
+            return Health(True, needed=False)
+        kinds = ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in sorted(standing.items()))
+        return Health(False, f"{kinds}; GET /v1/alarms or `mailgate doctor` says what to do", needed=False)
+
     async def events() -> Health:
         backlog = await core.feed.reader.backlog()
         if backlog.oldest_at is not None and core.clock() - backlog.oldest_at > _EVENTS_WAIT:
@@ -63,6 +71,7 @@ def checks(core: Core, running: Callable[[], Mapping[str, bool]]) -> dict[str, H
         "plans": plans,
         "witness": witness,
         "events": events,
+        "alarms": alarms,
     }
     return {name: _Remembered(core, _patient(check)) for name, check in found.items()}
 
@@ -99,9 +108,10 @@ def _patient(check: HealthCheck) -> Callable[[], Awaitable[Health]]:
 
 def _witness(core: Core) -> Health:
     """A witness that goes back in time together with the database sees nothing: known, and worth saying."""
+    fault = core.log_reader.witness_fault
+    if fault is not None:
+        return Health(False, fault)
     folder = core.settings.witness_dir
-    if not folder.is_dir():
-        return Health(False, f"{folder} is not there (ledger.witness): no log can be signed")
     database = core.db.url.database
     if core.db.sqlite and database and Path(database).exists() and Path(database).stat().st_dev == folder.stat().st_dev:
         return Health(

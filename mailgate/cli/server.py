@@ -85,11 +85,14 @@ def doctor(
     deep: Annotated[bool, typer.Option(help="Also read, decrypt and compare every stored message.")] = False,
     json: Json = False,
 ) -> None:
-    """Check every invariant of the store. Changes nothing; exit code 1 when something is wrong."""
+    """Check every invariant of the store, and what would raise an alarm. Changes nothing; exit code 1 when something
+    is wrong.
+    """
 
     async def work() -> dict[str, Any]:
         async with session.opened() as core:
             report = await check_store(core.db, core.blobs, core.ring, deep=deep)
+            alarms, _ = await core.alarms.judge(core.clock())
             return {
                 "healthy": report.healthy,
                 "checks": report.checks,
@@ -99,6 +102,9 @@ def doctor(
                     {"check": found.check, "tenant_id": found.tenant_id, "detail": found.detail}
                     for found in report.findings
                 ],
+                "alarms": [
+                    {"kind": a.kind, "tenant_id": a.tenant_id, "detail": a.detail, "remedy": a.remedy} for a in alarms
+                ],
             }
 
     report = session.run(work())
@@ -107,6 +113,10 @@ def doctor(
     else:
         for found in report["findings"]:
             session.say(f"{found['check']}: tenant {found['tenant_id'] or '-'}: {found['detail']}")
+        for alarm in report["alarms"]:
+            whose = "" if alarm["tenant_id"] is None else f" of tenant {alarm['tenant_id']}"
+            session.say(f"alarm {alarm['kind']}{whose}: {alarm['detail']}")
+            session.say(f"  {alarm['remedy']}")
         verdict = "healthy" if report["healthy"] else f"{len(report['findings'])} contradictions"
         session.say(f"{report['checks']} checks, {report['blobs_read']} messages read: {verdict}")
-    raise typer.Exit(0 if report["healthy"] else session.FAILED)
+    raise typer.Exit(0 if report["healthy"] and not report["alarms"] else session.FAILED)

@@ -37,7 +37,12 @@ _HOLD: Final = {
     "scope": "tenant, mailbox or messages",
     "protects_until_at": "of a released one: until when it still protects",
 }
-_ALARM: Final = {"alarm": "what is wrong, as a slug", "subject": "what it is about", "detail": "in words"}
+_ALARM: Final = {
+    "alarm_id": "the alarm",
+    "kind": "what is wrong: no_purge, purge_halted, erase_failing, clock_anomaly, …",
+    "detail": "the same in words",
+    "remedy": "what to do",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,7 @@ TYPES: Final[Mapping[str, EventType]] = {
         EventType("retention.run_halted", "A purge stopped and waits for a person.", _RUN | {"reason": "why"}),
         EventType("hold.placed", "Copies are held: nothing of them expires.", _HOLD),
         EventType("hold.released", "A hold ends.", _HOLD),
-        EventType("alarm.raised", "An operator should look.", _ALARM),
+        EventType("alarm.raised", "An operator should look. Of the whole gateway when `tenant_id` is null.", _ALARM),
         EventType("alarm.cleared", "It is well again.", _ALARM),
     )
 }  # fmt: skip

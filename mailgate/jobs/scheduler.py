@@ -36,13 +36,14 @@ class Intervals:
     plans: int = 10
     notices: int = 60
     clock: int = 60
+    alarms: int = 60
 
 
 class Jobs:
     """The background work of one process: make it, `start` it, `stop` it.
 
     `sign` makes log checkpoints where a log grew, `prune` forgets what is no longer needed, `plans_file` takes over a
-    changed catalogue, `notices` says what will happen to subscriptions.
+    changed catalogue, `notices` says what will happen to subscriptions, `alarms` looks at what is wrong.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Jobs:
         prune: Callable[[], Awaitable[object]],
         plans_file: Callable[[], Awaitable[object]],
         notices: Callable[[], Awaitable[object]],
+        alarms: Callable[[], Awaitable[object]],
         clock: Clock,
         intervals: Intervals | None = None,
     ) -> None:
@@ -68,12 +70,13 @@ class Jobs:
             for worker in (
                 Worker("purge", self._queue_purge),
                 Worker("runs", self._work_runs),
-                Worker("erase", erase.work),
-                Worker("sign", sign),
+                Worker("erase", self._then_look(erase.work)),
+                Worker("sign", self._then_look(sign)),
                 Worker("prune", prune),
                 Worker("plans", self._look_at_plans),
                 Worker("notices", notices),
                 Worker("clock", self._note_time),
+                Worker("alarms", alarms),
             )
         }
         self._scheduler = AsyncIOScheduler(
@@ -95,7 +98,7 @@ class Jobs:
                 worker.wake, IntervalTrigger(seconds=getattr(self._intervals, name), timezone=UTC), id=name, name=name
             )
         self._scheduler.start()
-        for name in ("clock", "runs", "erase", "plans", "notices", "prune"):
+        for name in ("clock", "runs", "erase", "plans", "notices", "prune", "alarms"):
             self._workers[name].wake()
 
     async def stop(self) -> None:
@@ -116,6 +119,18 @@ class Jobs:
         done = await self._retention.work()
         if done:
             self._workers["sign"].wake()
+            self._workers["alarms"].wake()
+
+    def _then_look(self, work: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
+        """The work, and a look at the alarms when it ends or fails."""
+
+        async def worked() -> None:
+            try:
+                await work()
+            finally:
+                self._workers["alarms"].wake()
+
+        return worked
 
     async def _look_at_plans(self) -> None:
         await self._plans_file()
@@ -126,4 +141,4 @@ class Jobs:
     async def _note_time(self) -> None:
         fault = await self._retention.note_time(self._clock())
         if fault is not None:
-            _log.error("clock_jumped", direction=fault, remedy="set the clock right, or approve it with a purge")
+            self._workers["alarms"].wake()

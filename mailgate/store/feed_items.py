@@ -20,6 +20,7 @@ from mailgate.store.expiry import Expiry
 from mailgate.store.feed import FeedEvent, FeedReader, Head
 from mailgate.store.message_states import MessageState, MessageStates
 from mailgate.store.terms import HoldState, Terms
+from mailgate.store.transaction import GATEWAY
 from retention.policy import ClockLimits
 
 _MESSAGE: Final = "message."
@@ -74,7 +75,7 @@ def _item(
     item: dict[str, Any] = {
         "cursor": write_cursor(ref, event.position),
         "id": event.id,
-        "tenant_id": event.tenant_id,
+        "tenant_id": None if event.tenant_id == GATEWAY else event.tenant_id,
         "type": event.type,
         "at": to_rfc3339(event.at),
     }

@@ -82,6 +82,13 @@ class Witness:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    @property
+    def fault(self) -> str | None:
+        """Why nothing can be kept here; None when it can."""
+        if self._folder.is_dir():
+            return None
+        return f"{self._folder} is not there (ledger.witness): no log can be signed"
+
     def last(self, tenant_ref: str) -> bytes | None:
         """The last note, or None when there never was one."""
         with contextlib.suppress(FileNotFoundError):
@@ -116,6 +123,11 @@ class LogReader:
         self._seed = seed
         self._witness = witness
         self._owner = owner
+
+    @property
+    def witness_fault(self) -> str | None:
+        """Why no checkpoint can be kept outside the database, and so none be signed; None when all is well."""
+        return self._witness.fault
 
     def signer(self, tenant: Tenant) -> Signer:
         """The key that signs the tenant's log."""

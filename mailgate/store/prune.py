@@ -11,6 +11,7 @@ from mailgate.clock import DAY, HOUR, Instant
 from mailgate.store import feed, installation, runs
 from mailgate.store.database import Database
 from mailgate.store.schema import (
+    alarms,
     guards,
     idempotency_keys,
     messages,
@@ -27,6 +28,7 @@ TOMBSTONE_MARGIN: Instant = 30 * DAY
 SYNC_RUNS_KEPT: Instant = 30 * DAY
 PURGE_RUNS_KEPT: Instant = 400 * DAY
 GUARDS_KEPT: Instant = 400 * DAY
+ALARMS_KEPT: Instant = 400 * DAY
 OPERATIONS_KEPT: Instant = 90 * DAY
 SUBMISSIONS_KEPT: Instant = 90 * DAY
 UNSENT_BYTES_KEPT: Instant = 7 * DAY
@@ -42,6 +44,7 @@ class Pruned:
     idempotency_keys: int
     runs: int
     guards: int
+    alarms: int
     operations: int
     submissions: int
     events: int
@@ -51,8 +54,8 @@ async def prune(
     db: Database, now: Instant, *, longest_days: int, idempotency_hours: int, event_days: int = 30
 ) -> Pruned:
     """Forget tombstones that no plan's window reaches any more, answers kept for repeats, old runs, closed guards,
-    operations that ended, events of the feed, and of what was sent: the bytes that nobody asked for again, who got what
-    was purged since.
+    alarms that are over, operations that ended, events of the feed, and of what was sent: the bytes that nobody asked
+    for again, who got what was purged since.
 
     A tombstone blocks a second download of mail that was purged: once anchor + the longest retention of any plan + 30
     days has passed, nothing would import that mail again. Runs are pruned, their entries in the purge log never.
@@ -79,6 +82,10 @@ async def prune(
     async def old_guards(tx: Transaction) -> int:
         old = select(guards.c.id).where(guards.c.closed_at < now - GUARDS_KEPT).limit(BATCH)
         return (await tx.conn.execute(delete(guards).where(guards.c.id.in_(old)))).rowcount
+
+    async def old_alarms(tx: Transaction) -> int:
+        old = select(alarms.c.id).where(alarms.c.cleared_at < now - ALARMS_KEPT).limit(BATCH)
+        return (await tx.conn.execute(delete(alarms).where(alarms.c.id.in_(old)))).rowcount
 
     async def old_operations(tx: Transaction) -> int:
         columns = operations.c
@@ -127,6 +134,7 @@ async def prune(
         idempotency_keys=await _until_none(db, old_keys),
         runs=await _until_none(db, old_sync_runs) + await _until_none(db, old_purge_runs),
         guards=await _until_none(db, old_guards),
+        alarms=await _until_none(db, old_alarms),
         operations=await _until_none(db, old_operations),
         submissions=await _until_none(db, old_submissions),
         events=await _until_none(db, lambda tx: feed.prune(tx, now - event_days * DAY, BATCH)),

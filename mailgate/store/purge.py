@@ -94,7 +94,7 @@ class SqlPurgeStore:
     async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
         """Record how the run ended, and tell the feed of each tenant's run; all tenants' runs are told to nobody."""
         now = self._clock()
-        counts = progress.totals.to_json() | {"tenants": progress.tenants}
+        counts = progress.totals.to_json() | {"tenants": progress.tenants, "halted": list(progress.halted)}
 
         async def work(tx: Transaction) -> None:
             await self._lease.keep(tx, now)

@@ -225,6 +225,12 @@ class RetentionService:
             await self._mark_time(now, force=False)
         return fault
 
+    async def clock_anomaly(self, now: Instant) -> str | None:
+        """What is wrong with the clock, in words; None when it is sane."""
+        last = await self._last_seen()
+        fault = clock_fault(now, last, self._limits)
+        return None if fault is None else _jumped(fault, now, last)
+
     async def _new(
         self,
         actor: Actor,
@@ -318,11 +324,8 @@ class RetentionService:
 
     async def _halt(self, record: RunRecord, fault: str) -> RunRecord:
         counted = await self._counted(record)
-        last = await self._last_seen()
-        detail = (
-            f"the clock went {fault}: it is {to_rfc3339(record.now_at)}, the latest time on record is "
-            f"{to_rfc3339(last or 0)}. Set the clock right, or approve it (approve_clock)."
-        )
+        words = _jumped(fault, record.now_at, await self._last_seen())
+        detail = f"{words}. Set the clock right, or approve it (approve_clock)."
         halted = replace(counted, state=runs.HALTED, detail=detail)
 
         async def work(tx: Transaction) -> None:
@@ -375,6 +378,10 @@ class RetentionService:
 
     def _leased(self) -> _Leased:
         return _Leased(self._lease, self._db, self._clock)
+
+
+def _jumped(fault: str, now: Instant, last: Instant | None) -> str:
+    return f"the clock went {fault}: it is {to_rfc3339(now)}, the latest time on record is {to_rfc3339(last or 0)}"
 
 
 def _approved(*, clock: bool, brake: bool) -> list[str]:

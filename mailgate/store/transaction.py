@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
 from mailgate.store.bulk import insert_many
-from mailgate.store.schema import events, log_leaves, tenant_heads
+from mailgate.store.schema import events, installation, log_leaves, tenant_heads
 from retention.ledger.tree import Frontier, leaf_hash
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -37,6 +37,9 @@ _COUNT = (
         event_seq=bindparam("last_seq"),
     )
 )
+GATEWAY = "*"
+"""Stands for the gateway in an event's tenant: no tenant can be called so."""
+_GATEWAY_SEQ = "events.seq"
 _LEAF_COLUMNS = ("tenant_id", "idx", "body", "hash", "type", "at", "run_id", "item_ref")
 
 
@@ -72,7 +75,7 @@ class Transaction:
 
     def emit(
         self,
-        tenant_id: str,
+        tenant_id: str | None,
         type_: str,
         *,
         at: Instant,
@@ -81,10 +84,10 @@ class Transaction:
         payload: Mapping[str, Any] | None = None,
     ) -> None:
         """Add an event to the outbox; its type and the names in `payload` stand in `mailgate.events.types`. It holds
-        ids, instants and states, nothing from a message.
+        ids, instants and states, nothing from a message. `tenant_id` None: it concerns the whole gateway.
         """
         text = _encode(dict(payload)) if payload else "{}"
-        self._pending[tenant_id].events.append((type_, at, mailbox_id, message_id, text))
+        self._pending[tenant_id or GATEWAY].events.append((type_, at, mailbox_id, message_id, text))
 
     def log(self, tenant_id: str, leaf: Leaf) -> None:
         """Append an entry to the tenant's purge log."""
@@ -113,7 +116,10 @@ class Transaction:
         if self._on_events is not None and any(pending.events for pending in self._pending.values()):
             self._after.append(self._on_events)
         for tenant_id in sorted(self._pending):
-            await self._flush_tenant(tenant_id, self._pending[tenant_id])
+            if tenant_id == GATEWAY:
+                await self._flush_gateway(self._pending[tenant_id])
+            else:
+                await self._flush_tenant(tenant_id, self._pending[tenant_id])
         self._pending.clear()
 
     def committed(self) -> None:
@@ -136,6 +142,16 @@ class Transaction:
             "last_seq": row.event_seq + len(rows),
         }
         await self.conn.execute(_COUNT.values(values) if values else _COUNT, counts)
+
+    async def _flush_gateway(self, pending: _Pending) -> None:
+        """The gateway's own events: numbered as a tenant's are, under the lock of the row that counts them."""
+        key = installation.c.key == _GATEWAY_SEQ
+        first = self.insert(installation).values(key=_GATEWAY_SEQ, value="0")
+        await self.conn.execute(first.on_conflict_do_nothing())
+        seq = int((await self.conn.execute(select(installation.c.value).where(key).with_for_update())).scalar_one())
+        rows = [(GATEWAY, number, *event) for number, event in enumerate(pending.events, start=seq + 1)]
+        await insert_many(self.conn, events, _EVENT_COLUMNS, rows, sqlite=self.sqlite)
+        await self.conn.execute(update(installation).where(key).values(value=str(seq + len(rows))))
 
     async def _append(self, tenant_id: str, size: int, frontier_bytes: bytes, leaves: list[Leaf]) -> dict[str, Any]:
         frontier = Frontier.from_bytes(frontier_bytes)

@@ -14,6 +14,7 @@ from mailgate.errors import UnavailableError
 from mailgate.keys import KeyRing
 from mailgate.metrics import Metrics
 from mailgate.settings import Settings
+from mailgate.store.alarms import Alarms
 from mailgate.store.billing import StripeBook
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
@@ -55,10 +56,13 @@ Verify = Callable[[Endpoint, PasswordAuth], Awaitable[Verification]]
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """Whether a part works; `detail` is for an operator: what is wrong, or what is worth knowing."""
+    """Whether a part works; `detail` is for an operator: what is wrong, or what is worth knowing. Of a part that is not
+    `needed`, the gateway does its work although something is wrong.
+    """
 
     ok: bool
     detail: str | None = None
+    needed: bool = True
 
 
 HealthCheck = Callable[[], Awaitable[Health]]
@@ -103,6 +107,7 @@ class Services:
     pins: Pins
     holds: LegalHolds
     retention: RetentionService
+    alarms: Alarms
     wishes: Wishes
     submissions: Submissions
     feed: Feed

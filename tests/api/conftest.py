@@ -168,6 +168,7 @@ def make_services(core: Core, sync: RecordedSync, verify: RecordedVerify, health
         pins=core.pins,
         holds=core.holds,
         retention=core.retention,
+        alarms=core.alarms,
         wishes=core.wishes,
         submissions=core.submissions,
         feed=core.feed,

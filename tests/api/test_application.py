@@ -185,6 +185,7 @@ async def test_readyz_names_what_does_not_work(running: Running) -> None:
         "plans": True,
         "witness": True,
         "events": True,
+        "alarms": True,
     }
     assert "same disk" in next(part["detail"] for part in ready["parts"] if part["name"] == "witness")
     assert running.application._syncing is not None

@@ -58,6 +58,7 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("GET", f"{T}/subscription/notices"): ALL,
     **{("POST", path): CRM for path in COMMANDS},
     ("POST", f"{T}/subscription/events"): ADMIN,
+    ("GET", "/v1/alarms"): COMPLIANCE,
     ("POST", f"{T}/holds"): COMPLIANCE,
     ("GET", f"{T}/holds"): COMPLIANCE,
     ("GET", f"{T}/holds/{{hold_id}}"): COMPLIANCE,
@@ -118,7 +119,13 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("DELETE", "/v1/tokens/{token_id}"): ADMIN,
 }
 FEED = ("/v1/events", "/v1/events/stream", "/v1/snapshot")
-LISTED_FOR_ALL = {("GET", "/v1/tenants"), ("GET", "/v1/plans"), ("GET", "/v1/tokens"), ("GET", "/v1/retention/runs")}
+LISTED_FOR_ALL = {
+    ("GET", "/v1/tenants"),
+    ("GET", "/v1/plans"),
+    ("GET", "/v1/tokens"),
+    ("GET", "/v1/retention/runs"),
+    ("GET", "/v1/alarms"),
+}
 
 
 async def world(gateway: Gateway) -> dict[str, str]:

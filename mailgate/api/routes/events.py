@@ -96,7 +96,7 @@ class EventAnswer(Answer):
 
     cursor: str = Field(description="`after` for what follows")
     id: str = Field(description="tenant and number; the same at each delivery", examples=["acme:17"])
-    tenant_id: str
+    tenant_id: str | None = Field(description="null: of the whole gateway, for readers that are bound to no tenant")
     type: str = Field(examples=["message.created"])
     at: Time
     mailbox_id: str | None = Field(default=None, description="missing when it is about none")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Literal
 
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from mailgate import __version__
+from mailgate.alarms import Kind
 from mailgate.api.security import Parts
 from mailgate.clock import SECOND
 from mailgate.store import overview
@@ -27,11 +30,12 @@ class Alive(Answer):
 
 
 class Part(Answer):
-    """One part that the gateway needs; `detail` says what is wrong, or what an operator should know."""
+    """One part of the gateway; `detail` says what is wrong, or what an operator should know."""
 
     name: str
     ok: bool
     detail: str | None
+    needed: bool = Field(description="false: the gateway is ready although something is wrong here")
 
 
 class Ready(Answer):
@@ -49,12 +53,14 @@ async def healthz() -> Alive:
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "A part that is needed does not work"}})
 async def readyz(parts: Parts) -> Response:
-    """Ready: database, blobs, scheduler, purge log and event feed work. 503 otherwise, with what is wrong."""
+    """Ready: database, blobs, scheduler, purge log and event feed work. 503 otherwise, with what is wrong. Alarms that
+    stand are named too, and leave it ready.
+    """
     found = []
     for name, check in parts.health.items():
         health = await check()
-        found.append(Part(name=name, ok=health.ok, detail=health.detail))
-    ready = all(part.ok for part in found)
+        found.append(Part(name=name, ok=health.ok, detail=health.detail, needed=health.needed))
+    ready = all(part.ok or not part.needed for part in found)
     answer = Ready(status="ready" if ready else "not_ready", parts=found)
     return JSONResponse(answer.model_dump(), 200 if ready else 503)
 
@@ -84,6 +90,9 @@ async def metrics(parts: Parts) -> Response:
     sink.set("log_entries", found.log_entries)
     sink.set("quarantined_messages", found.quarantined)
     sink.set("guards_open", found.guards_open)
+    standing = Counter(alarm.kind for alarm in await parts.alarms.standing())
+    for kind in Kind:
+        sink.set("alarms", standing[kind], kind=kind)
     backlog = await parts.feed.reader.backlog()
     lag = 0 if backlog.oldest_at is None else max(0, parts.clock() - backlog.oldest_at)
     sink.set("feed_events_waiting", backlog.count)

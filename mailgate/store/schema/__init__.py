@@ -2,7 +2,7 @@
 
 What holds everywhere:
 
-* Every row belongs to a tenant (but the installation's own: tokens, leases, runs over all tenants).
+* Every row belongs to a tenant (but the installation's own: tokens, leases, runs over all tenants, some alarms).
 * Instants are integers: microseconds since the epoch in UTC.
 * Nothing derived from a message stands here in clear: what a person could read is in `messages.summary`, encrypted
   under the message's own data key; header ids and search words are keyed tokens (HMAC under a tenant's key). A purge
@@ -14,6 +14,7 @@ What holds everywhere:
 
 from __future__ import annotations
 
+from mailgate.store.schema.alarms import alarms
 from mailgate.store.schema.base import Id, Name, Ref, metadata
 from mailgate.store.schema.events import events, feed
 from mailgate.store.schema.log import log_checkpoints, log_leaves, log_tiles
@@ -36,6 +37,7 @@ __all__ = [
     "Id",
     "Name",
     "Ref",
+    "alarms",
     "blob_erasures",
     "blobs",
     "events",

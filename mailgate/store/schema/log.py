@@ -46,5 +46,7 @@ log_checkpoints = Table(
     Column("root", LargeBinary, nullable=False),
     Column("note", Text, nullable=False, comment="C2SP signed checkpoint"),
     Column("signed_at", BigInteger, nullable=False),
+    Column("stamp", LargeBinary, comment="RFC 3161 answer of a time-stamping authority"),
+    Column("stamp_error", String(500)),
     PrimaryKeyConstraint("tenant_id", "size"),
 )

@@ -1,0 +1,307 @@
+"""Alarms on record: gathered from what the store knows, decided by `mailgate.alarms`, applied in one transaction.
+
+Any process may look, and several at once: the index over alarms that stand lets one of them raise each, and one clear
+it. While nothing can be written, the alarm that says so stands in the process's memory; it is put on record as soon as
+that is possible again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import ColumnElement, Row, and_, func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from mailgate.alarms import ERASE_ATTEMPTS, LONGEST_DETAIL, Alarm, Facts, Failing, Key, Kind, Limits, changes, decide
+from mailgate.clock import Instant
+from mailgate.ids import new_id
+from mailgate.store import runs
+from mailgate.store.database import Database
+from mailgate.store.log_reading import LogReader
+from mailgate.store.overview import OUTAGES, unwritable
+from mailgate.store.paging import Page, cut
+from mailgate.store.retention import RetentionService
+from mailgate.store.schema import alarms, blob_erasures, log_checkpoints, log_leaves, tenant_heads, tenants
+from mailgate.store.schema import runs as runs_table
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.transaction import Transaction
+
+_log = structlog.get_logger("mailgate.alarms")
+
+_A = alarms.c
+_RUNS_LOOKED_AT = 1_000
+_STANDING_SHOWN = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmRecord:
+    """An alarm that was raised; `cleared_at` None: it stands."""
+
+    id: str
+    kind: Kind
+    tenant_id: str | None
+    detail: str
+    raised_at: Instant
+    cleared_at: Instant | None = None
+
+    @property
+    def alarm(self) -> Alarm:
+        """What it says."""
+        return Alarm(self.kind, self.tenant_id, self.detail)
+
+
+class Alarms:
+    """The alarms as one process looks at them. `stamps`: whether an authority is configured for time-stamps."""
+
+    def __init__(
+        self,
+        db: Database,
+        retention: RetentionService,
+        subscriptions: Subscriptions,
+        log_reader: LogReader,
+        limits: Limits | None = None,
+        *,
+        stamps: bool = False,
+    ) -> None:
+        self._db = db
+        self._retention = retention
+        self._subscriptions = subscriptions
+        self._log_reader = log_reader
+        self._limits = limits or Limits()
+        self._stamps = stamps
+        self._diverged: dict[str, str] = {}
+        self._unwritable: AlarmRecord | None = None
+
+    def signing(self, diverged: Mapping[str, str]) -> None:
+        """What signing found: tenants whose log is not the one that was signed before, and why."""
+        self._diverged = dict(diverged)
+
+    async def look(self, now: Instant) -> None:
+        """Raise what has come up, clear what is over: rows, events and lines of the log."""
+        fault = await unwritable(self._db, now)
+        if fault is not None:
+            self._remember(fault, now)
+            return
+        wanted, standing = await self.judge(now)
+        wants = changes(standing, wanted)
+        was_unwritable, tell = self._unwritable, list[Callable[[], None]]()
+
+        async def work(tx: Transaction) -> None:
+            tell.clear()
+            if was_unwritable is not None:
+                await _raise(tx, was_unwritable.alarm, was_unwritable.raised_at)
+                tell.extend(await _clear(tx, was_unwritable.alarm.key, now))
+            for alarm in wants.raised:
+                tell.extend(await _raise(tx, alarm, now))
+            for alarm in wants.reworded:
+                await tx.conn.execute(update(alarms).where(_standing(alarm.key)).values(detail=alarm.detail))
+            for key in wants.cleared:
+                tell.extend(await _clear(tx, key, now))
+
+        if wants.raised or wants.reworded or wants.cleared or was_unwritable is not None:
+            await self._db.transact(work)
+        self._unwritable = None
+        for line in tell:
+            line()
+
+    async def judge(self, now: Instant) -> tuple[list[Alarm], Mapping[Key, str]]:
+        """The alarms that should stand now, and the details of those that do. Reads only."""
+        facts = await self._gather(now)
+        standing = {record.alarm.key: record.detail for record in await self._on_record()}
+        return decide(facts, standing, now, self._limits), standing
+
+    async def standing(self) -> list[AlarmRecord]:
+        """The alarms that stand, the newest first; with the one that says that nothing can be written or read."""
+        try:
+            found = await self._on_record()
+        except OUTAGES:
+            found = []
+        return found if self._unwritable is None else [self._unwritable, *found]
+
+    async def page(
+        self,
+        *,
+        tenant_id: str | None = None,
+        standing: bool | None = None,
+        kind: Kind | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page[AlarmRecord]:
+        """Alarms, newest first, cleared ones too. The page's key is (id,)."""
+        query = select(alarms).order_by(_A.id.desc()).limit(limit + 1)
+        if tenant_id is not None:
+            query = query.where(_A.tenant_id == tenant_id)
+        if standing is not None:
+            query = query.where(_A.cleared_at.is_(None) if standing else _A.cleared_at.is_not(None))
+        if kind is not None:
+            query = query.where(_A.kind == kind)
+        if after is not None:
+            query = query.where(_A.id < after)
+        async with self._db.read() as conn:
+            rows, more = cut((await conn.execute(query)).all(), limit)
+        return Page([_record(row) for row in rows], (rows[-1].id,) if more else None)
+
+    async def _on_record(self) -> list[AlarmRecord]:
+        query = select(alarms).where(_A.cleared_at.is_(None)).order_by(_A.id.desc()).limit(_STANDING_SHOWN)
+        async with self._db.read() as conn:
+            return [_record(row) for row in (await conn.execute(query)).all()]
+
+    def _remember(self, fault: str, now: Instant) -> None:
+        if self._unwritable is None:
+            alarm = Alarm(Kind.LOG_UNWRITABLE, None, fault[:LONGEST_DETAIL])
+            self._unwritable = AlarmRecord(new_id(now), alarm.kind, None, alarm.detail, now)
+            _say_raised(alarm)
+
+    async def _gather(self, now: Instant) -> Facts:
+        entitled = await self._subscriptions.all_entitlements(now)
+        clock = await self._retention.clock_anomaly(now)
+        witness = await asyncio.to_thread(lambda: self._log_reader.witness_fault)
+        async with self._db.read() as conn:
+            last_run_at, halted = await _runs(conn)
+            return Facts(
+                first_tenant_at=(await conn.execute(select(func.min(tenants.c.created_at)))).scalar_one(),
+                last_run_at=last_run_at,
+                clock=clock,
+                witness=witness,
+                halted={tenant_id: why for tenant_id, why in halted.items() if tenant_id in entitled},
+                failing=await _failing(conn, entitled),
+                plans_unknown={tenant_id: held.plan for tenant_id, held in entitled.items() if not held.known},
+                unsigned=await _unsigned(conn),
+                diverged=self._diverged,
+                unstamped=await _unstamped(conn) if self._stamps else {},
+            )
+
+
+async def _runs(conn: AsyncConnection) -> tuple[Instant | None, dict[str, str]]:
+    """When the last purge over all tenants ended, and of which tenants the last run over them took nothing."""
+    run = runs_table.c
+    ended = (
+        select(run.id, run.tenant_id, run.finished_at, run.counts)
+        .where(run.kind == runs.PURGE, ~run.dry_run, run.state.in_((runs.COMPLETED, runs.HALTED)))
+        .order_by(run.id.desc())
+    )
+    last_run_at, halted, newer = None, dict[str, str](), set[str]()
+    over_all = None
+    for row in (await conn.execute(ended.where(run.tenant_id.is_(None)).limit(_RUNS_LOOKED_AT))).all():
+        if "tenants" in row.counts:  # else the clock halted it before it began
+            over_all, last_run_at = row, row.finished_at
+            break
+    since = ended.where(run.tenant_id.is_not(None), run.id > ("" if over_all is None else over_all.id))
+    for row in [*(await conn.execute(since.limit(_RUNS_LOOKED_AT))).all(), *([over_all] if over_all else [])]:
+        if "tenants" not in row.counts:
+            continue
+        for why in row.counts.get("halted", ()):
+            tenant_id = why.partition(":")[0]
+            if tenant_id not in newer:
+                halted[tenant_id] = f"run {row.id} halted, {why.partition(': ')[2]}"
+        if row.tenant_id is not None:
+            newer.add(row.tenant_id)
+    return last_run_at, halted
+
+
+async def _failing(conn: AsyncConnection, known: Container[str]) -> dict[str | None, Failing]:
+    """By tenant; what was of tenants that are gone, together."""
+    queue = blob_erasures.c
+    query = (
+        select(queue.tenant_id, func.count(), func.min(queue.queued_at), func.max(queue.last_error))
+        .where(queue.attempts >= ERASE_ATTEMPTS)
+        .group_by(queue.tenant_id)
+    )
+    found: dict[str | None, Failing] = {}
+    for tenant_id, blobs, since_at, error in (await conn.execute(query)).all():
+        whose = tenant_id if tenant_id in known else None
+        more = found.get(whose, Failing(0, since_at, error or ""))
+        found[whose] = Failing(more.blobs + blobs, min(more.since_at, since_at), more.error)
+    return found
+
+
+async def _unsigned(conn: AsyncConnection) -> dict[str, Instant]:
+    signed = (
+        select(log_checkpoints.c.tenant_id, func.max(log_checkpoints.c.size).label("size"))
+        .group_by(log_checkpoints.c.tenant_id)
+        .subquery()
+    )
+    size = func.coalesce(signed.c.size, 0)
+    first = and_(log_leaves.c.tenant_id == tenant_heads.c.tenant_id, log_leaves.c.idx == size)
+    query = (
+        select(tenant_heads.c.tenant_id, log_leaves.c.at)
+        .outerjoin(signed, signed.c.tenant_id == tenant_heads.c.tenant_id)
+        .join(log_leaves, first)
+        .where(tenant_heads.c.log_size > size)
+    )
+    return {row[0]: row[1] for row in (await conn.execute(query)).all()}
+
+
+async def _unstamped(conn: AsyncConnection) -> dict[str, str]:
+    """Logs whose newest checkpoint the authority did not stamp when it was asked."""
+    point = log_checkpoints.c
+    newest = select(point.tenant_id, func.max(point.size).label("size")).group_by(point.tenant_id).subquery()
+    query = select(point.tenant_id, point.size, point.stamp_error).join(
+        newest, and_(newest.c.tenant_id == point.tenant_id, newest.c.size == point.size)
+    )
+    failed = query.where(point.stamp.is_(None), point.stamp_error.is_not(None))
+    return {row[0]: f"the checkpoint of {row[1]} entries: {row[2]}" for row in (await conn.execute(failed)).all()}
+
+
+async def _raise(tx: Transaction, alarm: Alarm, now: Instant) -> list[Callable[[], None]]:
+    """Put it on record and into the feed, unless another process did; what to say then."""
+    if not await _may_tell(tx, alarm.tenant_id):
+        return []
+    id_ = new_id(now)
+    new = tx.insert(alarms).values(
+        id=id_,
+        kind=alarm.kind,
+        tenant_id=alarm.tenant_id,
+        key=_key(alarm.key),
+        detail=alarm.detail,
+        raised_at=now,
+    )
+    once = new.on_conflict_do_nothing(index_elements=[_A.key], index_where=text("cleared_at IS NULL"))
+    if not (await tx.conn.execute(once)).rowcount:
+        return []
+    _emit(tx, "alarm.raised", id_, alarm, now)
+    return [lambda: _say_raised(alarm)]
+
+
+async def _clear(tx: Transaction, key: Key, now: Instant) -> list[Callable[[], None]]:
+    over = update(alarms).where(_standing(key)).values(cleared_at=now).returning(_A.id, _A.detail)
+    row = (await tx.conn.execute(over)).one_or_none()
+    if row is None:
+        return []
+    alarm = Alarm(*key, row.detail)
+    if await _may_tell(tx, alarm.tenant_id):
+        _emit(tx, "alarm.cleared", row.id, alarm, now)
+    return [lambda: _log.info("alarm_cleared", kind=alarm.kind, tenant=alarm.tenant_id)]
+
+
+async def _may_tell(tx: Transaction, tenant_id: str | None) -> bool:
+    """Whether there is a feed for it: a tenant may have been erased in the meantime."""
+    if tenant_id is None:
+        return True
+    head = select(tenant_heads.c.tenant_id).where(tenant_heads.c.tenant_id == tenant_id)
+    return (await tx.conn.execute(head)).one_or_none() is not None
+
+
+def _emit(tx: Transaction, type_: str, id_: str, alarm: Alarm, now: Instant) -> None:
+    payload = {"alarm_id": id_, "kind": str(alarm.kind), "detail": alarm.detail, "remedy": alarm.remedy}
+    tx.emit(alarm.tenant_id, type_, at=now, payload=payload)
+
+
+def _say_raised(alarm: Alarm) -> None:
+    _log.error("alarm_raised", kind=alarm.kind, tenant=alarm.tenant_id, detail=alarm.detail, remedy=alarm.remedy)
+
+
+def _key(key: Key) -> str:
+    return f"{key[0]}:{key[1] or ''}"
+
+
+def _standing(key: Key) -> ColumnElement[bool]:
+    return and_(_A.key == _key(key), _A.cleared_at.is_(None))
+
+
+def _record(row: Row[Any]) -> AlarmRecord:
+    return AlarmRecord(row.id, Kind(row.kind), row.tenant_id, row.detail, row.raised_at, row.cleared_at)
