@@ -169,11 +169,11 @@ def _of_gateway(facts: Facts, now: Instant, limits: Limits) -> Iterator[Alarm]:
 def _of_tenants(facts: Facts, standing: Mapping[Key, str], now: Instant, limits: Limits) -> Iterator[Alarm]:
     for tenant_id, why in facts.halted.items():
         yield Alarm(Kind.PURGE_HALTED, tenant_id, why)
-    for tenant_id, failing in facts.failing.items():
+    for whose, failing in facts.failing.items():
         since = to_rfc3339(failing.since_at)
         blobs = "1 blob" if failing.blobs == 1 else f"{failing.blobs} blobs"
         detail = f"{blobs} can't be erased, the first since {since}: {failing.error}"
-        yield Alarm(Kind.ERASE_FAILING, tenant_id, detail)
+        yield Alarm(Kind.ERASE_FAILING, whose, detail)
     for tenant_id, plan in facts.plans_unknown.items():
         yield Alarm(Kind.PLAN_UNKNOWN, tenant_id, f"its plan {plan!r} is not in the catalogue")
     for tenant_id, since_at in facts.unsigned.items():
