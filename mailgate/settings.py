@@ -5,8 +5,8 @@ Where values come from, later ones win: the defaults here → the file (`--confi
 commas or as JSON).
 
 Nothing else reads a configuration file or a MAILGATE_ variable, but for secrets that have no place in a file:
-`MAILGATE_ADMIN_TOKEN` (the first admin token), `MAILGATE_MASTER_KEY` (see mailgate.keys) and, for the command
-`mailbox add`, `MAILGATE_MAILBOX_PASSWORD`.
+`MAILGATE_ADMIN_TOKEN` (the first admin token), `MAILGATE_MASTER_KEY` (see mailgate.keys) and, for the commands
+`key rotate` and `mailbox add`, `MAILGATE_NEW_MASTER_KEY` and `MAILGATE_MAILBOX_PASSWORD`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,20 @@ ENV_PREFIX = "MAILGATE_"
 CONFIG_VARIABLE = "MAILGATE_CONFIG"
 ADMIN_TOKEN_VARIABLE = "MAILGATE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 MASTER_KEY_VARIABLE = "MAILGATE_MASTER_KEY"
+NEW_MASTER_KEY_VARIABLE = "MAILGATE_NEW_MASTER_KEY"
 SEARCH_PATH = (Path("mailgate.toml"), Path("/etc/mailgate/mailgate.toml"))
 
 MAILBOX_PASSWORD_VARIABLE = "MAILGATE_MAILBOX_PASSWORD"  # noqa: S105 - the name of a variable
 
-_NOT_SETTINGS = frozenset({CONFIG_VARIABLE, ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, MAILBOX_PASSWORD_VARIABLE})
+_NOT_SETTINGS = frozenset(
+    {
+        CONFIG_VARIABLE,
+        ADMIN_TOKEN_VARIABLE,
+        MASTER_KEY_VARIABLE,
+        NEW_MASTER_KEY_VARIABLE,
+        MAILBOX_PASSWORD_VARIABLE,
+    }
+)
 # What Kubernetes sets in every container beside a service that is named mailgate.
 _FROM_KUBERNETES = re.compile(r"MAILGATE_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 
@@ -116,6 +125,19 @@ class KeysSettings(Section):
 
     url: str = setting(
         "", "Key store URL: file:///path. Empty: a directory in data_dir. Back it up apart from the database."
+    )
+    rotate: Literal["monthly", "never"] = setting(
+        "monthly",
+        "After a month what survived it is wrapped under the new month's keys by itself, and the old keys are "
+        "destroyed; or only by `mailgate key rotate`.",
+    )
+    keep_epochs_days: int = setting(
+        35,
+        "The key of a month stays for so long after nothing needs it: a database backup that is older can't be read "
+        "any more. Keep no backup for longer.",
+        unit="days",
+        ge=1,
+        le=3_650,
     )
 
 

@@ -18,7 +18,7 @@ from connectors.model import Endpoint, PasswordAuth
 from connectors.port import Connect, Connection
 from connectors.smtp.session import SmtpSession, open_session
 from connectors.smtp.session import Timeouts as SmtpTimeouts
-from mailgate.actors import SYSTEM
+from mailgate.actors import SCHEDULE, SYSTEM
 from mailgate.api.application import create_app
 from mailgate.app.core import Core, Secrets
 from mailgate.app.health import checks
@@ -76,6 +76,7 @@ class Application:
             plans_file=core.plans.look,
             notices=self._notices,
             alarms=self._look_at_alarms,
+            keys=self._rotate_keys,
             clock=core.clock,
             intervals=intervals_of(core.settings),
         )
@@ -143,6 +144,7 @@ class Application:
         core = self.core
         await asyncio.to_thread(core.ring.sweep)
         await core.log.announce_everywhere(core.db, at=core.clock(), actor=SYSTEM)
+        await core.keys.announce_master(SYSTEM)
         self._publishing.start()
         self._index.start()
         self._send.start()
@@ -209,6 +211,12 @@ class Application:
         core = self.core
         days_ahead = core.settings.plans.notice_days
         await notices.give(core.db, core.subscriptions, core.expiry, days_ahead, core.clock())
+
+    async def _rotate_keys(self) -> None:
+        """Destroys keys by the time that it is: a clock that jumped must not."""
+        core = self.core
+        if core.settings.keys.rotate == "monthly" and await core.retention.note_time(core.clock()) is None:
+            await core.keys.look(SCHEDULE)
 
     async def _prune(self) -> None:
         core = self.core

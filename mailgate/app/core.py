@@ -27,6 +27,7 @@ from mailgate.store.alarms import Alarms
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.feed_items import Feed
+from mailgate.store.key_epochs import KeyRotation
 from mailgate.store.legal_holds import LegalHolds
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.log_reading import LogReader, Witness
@@ -105,6 +106,7 @@ class Core:
     submissions: Submissions
     send_queue: SendQueue
     feed: Feed
+    keys: KeyRotation
 
     @property
     def catalogue(self) -> Catalogue:
@@ -242,6 +244,7 @@ class Core:
             ),
             send_queue=SendQueue(db, ring, locks, Filing(expiry, pins, policy.anchor), allowance),
             feed=Feed(db, expiry, clock_limits),
+            keys=KeyRotation(db, ring, log, clock, owner, keep=settings.keys.keep_epochs_days * DAY),
         )
 
     async def close(self) -> None:

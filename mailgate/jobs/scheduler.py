@@ -37,13 +37,15 @@ class Intervals:
     notices: int = 60
     clock: int = 60
     alarms: int = 60
+    keys: int = 3_600
 
 
 class Jobs:
     """The background work of one process: make it, `start` it, `stop` it.
 
     `sign` makes log checkpoints where a log grew, `prune` forgets what is no longer needed, `plans_file` takes over a
-    changed catalogue, `notices` says what will happen to subscriptions, `alarms` looks at what is wrong.
+    changed catalogue, `notices` says what will happen to subscriptions, `alarms` looks at what is wrong, `keys`
+    whether keys are to be rotated.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Jobs:
         plans_file: Callable[[], Awaitable[object]],
         notices: Callable[[], Awaitable[object]],
         alarms: Callable[[], Awaitable[object]],
+        keys: Callable[[], Awaitable[object]],
         clock: Clock,
         intervals: Intervals | None = None,
     ) -> None:
@@ -75,6 +78,7 @@ class Jobs:
                 Worker("prune", prune),
                 Worker("plans", self._look_at_plans),
                 Worker("notices", notices),
+                Worker("keys", keys),
                 Worker("clock", self._note_time),
                 Worker("alarms", alarms),
             )

@@ -10,7 +10,7 @@ from mailgate.keys.errors import KeyMissingError, KeyStoreError, KeyUnwrapError,
 from mailgate.keys.master import master_from_text
 from mailgate.keys.ring import KeyRing
 from mailgate.keys.rotate import rotate_master
-from mailgate.keys.tenant import DataKey, KeyMaterial, MacStream, TenantKeys, epoch_at
+from mailgate.keys.tenant import DataKey, KeyMaterial, MacStream, TenantKeys, epoch_at, epoch_end
 
 __all__ = [
     "DataKey",
@@ -23,6 +23,7 @@ __all__ = [
     "MasterKeyError",
     "TenantKeys",
     "epoch_at",
+    "epoch_end",
     "master_from_text",
     "rotate_master",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 from collections.abc import Iterator
 
@@ -31,6 +32,13 @@ def master_from_text(text: str) -> bytes:
             "MAILGATE_MASTER_KEY must be base64 of exactly 32 bytes; make one with `openssl rand -base64 32`"
         )
     return key
+
+
+def name_of(master: bytes) -> str:
+    """What a master key is called where it must not be shown: the beginning of a hash, from which nobody comes back to
+    32 random bytes.
+    """
+    return hashlib.sha256(b"mailgate master key\0" + master).hexdigest()[:16]
 
 
 def read_master(directory: KeyDirectory, *, create: bool = False) -> bytes:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from mailgate.clock import Instant
 from mailgate.keys.directory import DirectoryLock, KeyDirectory
 from mailgate.keys.errors import KeyMissingError, KeyStoreError, MasterKeyError
-from mailgate.keys.master import LEDGER, NEXT, SERVICE, TENANTS, open_or_make, read_master
+from mailgate.keys.master import LEDGER, NEXT, SERVICE, TENANTS, name_of, open_or_make, read_master
 from mailgate.keys.tenant import TenantKeys
 from mailgate.keys.wrap import KEY_SIZE, unwrap, wrap
 
@@ -36,9 +36,16 @@ class KeyRing:
     """An opened key store. Objects may be used from several threads."""
 
     def __init__(
-        self, directory: KeyDirectory, lock: DirectoryLock, master: AESGCM, service: AESGCM, ledger_seed: bytes
+        self,
+        directory: KeyDirectory,
+        lock: DirectoryLock,
+        master: AESGCM,
+        service: AESGCM,
+        ledger_seed: bytes,
+        master_name: str,
     ) -> None:
         self._directory = directory
+        self._master_name = master_name
         self._in_use = lock  # held as long as this object lives, so that no rotation runs beside it
         self._master = master
         self._service = service
@@ -59,11 +66,14 @@ class KeyRing:
         directory = KeyDirectory.open(url, create=create)
         lock = directory.lock()
         if directory.exists(NEXT):
-            raise KeyStoreError("a change of the master key was cut: run `mailgate key rotate` again to finish it")
-        aead = AESGCM(master if master is not None else read_master(directory, create=create))
+            raise KeyStoreError(
+                "a change of the master key was cut: run `mailgate key rotate --master` again to finish it"
+            )
+        key = master if master is not None else read_master(directory, create=create)
+        aead = AESGCM(key)
         service = open_or_make(directory, aead, SERVICE, create=create)
         seed = open_or_make(directory, aead, LEDGER, create=create)
-        return cls(directory, lock, aead, AESGCM(service), seed)
+        return cls(directory, lock, aead, AESGCM(service), seed, name_of(key))
 
     def __repr__(self) -> str:
         return f"KeyRing({self._directory!r})"
@@ -140,6 +150,11 @@ class KeyRing:
     def ledger_seed(self) -> bytes:
         """The 32 bytes from which the Ed25519 key of log checkpoints is made (RFC 8032 §5.1.5)."""
         return self._ledger_seed
+
+    @property
+    def master_name(self) -> str:
+        """What logs call the master key: of two keys it tells which, and nothing about either."""
+        return self._master_name
 
     def close(self) -> None:
         """Stop using the key store: the master key may be changed now."""

@@ -16,13 +16,14 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from mailgate.clock import Instant, to_datetime
+from mailgate.clock import Instant, from_datetime, to_datetime
 from mailgate.keys.errors import KeyMissingError
 from mailgate.keys.wrap import unwrap, wrap
 
@@ -65,6 +66,12 @@ def epoch_at(now: Instant) -> int:
     """The epoch of an instant: year and month in UTC as one number, 202611."""
     at = to_datetime(now)
     return at.year * 100 + at.month
+
+
+def epoch_end(epoch: int) -> Instant:
+    """The instant at which an epoch is over: the first of the next month."""
+    year, month = divmod(epoch, 100)
+    return from_datetime(datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC))
 
 
 class TenantKeys:
@@ -148,6 +155,14 @@ class TenantKeys:
             raise self._gone()
         key = os.urandom(32)
         return DataKey(key, wrap(current[2], key, current[3]), current[1])
+
+    def wrap_anew(self, wrapped: bytes, epoch: int, now: Instant) -> DataKey:
+        """The same data key wrapped under the epoch of `now`, so that the old epoch's key is not needed for it any
+        more. Raises as `unwrap` and `new_data_key` do.
+        """
+        key = self.unwrap(wrapped, epoch)
+        new = epoch_at(now)
+        return DataKey(key, wrap(self._epoch(new, make=True), key, self._context + str(new).encode()), new)
 
     def unwrap(self, wrapped: bytes, epoch: int) -> bytes:
         """The 32 bytes of a data key.

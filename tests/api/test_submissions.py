@@ -9,7 +9,8 @@ from email.policy import default
 
 import pytest
 
-from mailgate.clock import HOUR, MINUTE, to_rfc3339
+from mailgate.actors import SYSTEM
+from mailgate.clock import DAY, HOUR, MINUTE, to_rfc3339
 from tests.api.conftest import Gateway
 from tests.api.mail import letter
 from tests.api.sending import Office, office, smtp_settings
@@ -186,3 +187,20 @@ async def test_verify_tries_sending_too(gateway: Gateway) -> None:
     assert [step["step"] for step in tried.json()["steps"]] == ["resolve", "login", "smtp_connect", "smtp_login"]
     ((endpoint, auth),) = gateway.verify.smtp_tried
     assert (endpoint.port, auth.password) == (587, "hunter2-smtp")
+
+
+async def test_a_letter_that_waits_over_months_outlives_their_keys(acme: Office) -> None:
+    """The copy's own key waits inside the submission, where no column says of which month it is."""
+    gateway, months = acme.gateway, 100 * DAY
+    made = await acme.submit(send_at=to_rfc3339(gateway.clock() + months))
+    for _ in range(2):
+        gateway.clock.forward(months // 2)
+        rotated = await gateway.core.keys.rotate(SYSTEM, at_once=True)
+        assert rotated.wrapped["submissions"] == 1
+        assert rotated.destroyed
+    assert (await gateway.core.keys.rotate(SYSTEM, at_once=True)).wrapped == {}
+    await acme.work()
+    sent = await acme.get(made["id"])
+    assert sent["state"] == "sent"
+    copy = await gateway.client.get(f"/v1/tenants/acme/messages/{sent['message_id']}/raw")
+    assert copy.content == acme.server.received[0].content

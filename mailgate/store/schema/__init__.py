@@ -25,6 +25,7 @@ from mailgate.store.schema.submissions import sent_counts, submissions
 from mailgate.store.schema.sync import guards, operations, quarantine
 from mailgate.store.schema.system import idempotency_keys, installation, leases, tokens
 from mailgate.store.schema.tenants import (
+    key_epochs,
     stripe_accounts,
     subscription_events,
     subscription_notices,
@@ -48,6 +49,7 @@ __all__ = [
     "holds",
     "idempotency_keys",
     "installation",
+    "key_epochs",
     "leases",
     "log_checkpoints",
     "log_leaves",

@@ -25,6 +25,21 @@ tenants = Table(
     Column("ref", Ref, nullable=False, unique=True, comment="what the purge log and the key store call the tenant"),
     Column("name", String(200), nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Column("erasing_at", BigInteger, comment="since when everything of it goes; nothing of it is served from then on"),
+    Column("erased_at", BigInteger, comment="since when only its log is left"),
+    Column("erasing", JSON, comment="reason, actor and run of the erasure, and what it has counted"),
+)
+
+key_epochs = Table(
+    "key_epochs",
+    metadata,
+    Column("tenant_id", Name, ForeignKey("tenants.id"), nullable=False),
+    Column("epoch", Integer, nullable=False, comment="year and month of the key, 202611"),
+    Column("retired_at", BigInteger, comment="since when nothing that is stored needs the key"),
+    Column("destroying_at", BigInteger, comment="journal: written before the key file is removed"),
+    Column("destroyed_at", BigInteger),
+    PrimaryKeyConstraint("tenant_id", "epoch"),
+    comment="keys of months that are over; those of the current month have no row",
 )
 
 tenant_heads = Table(

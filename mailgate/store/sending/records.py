@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Row
 
 from mailgate.clock import Instant
-from mailgate.keys import DataKey, TenantKeys
+from mailgate.keys import DataKey, TenantKeys, epoch_at
 from mailgate.keys.wrap import unwrap, wrap
 from mailgate.submissions.model import Recipient, SubmissionState
 from mailgate.sync.port import PreparedBlob, PreparedMessage
@@ -130,6 +130,19 @@ def open_prepared(
         **{name: value[name] for name in _PLAIN},
         **{name: _bytes(value[name]) for name in _BYTES},
     )
+
+
+def rewrap_prepared(keys: TenantKeys, row: Row[Any], now: Instant) -> bytes | None:
+    """What prepared the copy of a submission, with the copy's own data key wrapped under the epoch of `now`; None when
+    it is already. The row: id, data_key, key_epoch, prepared.
+    """
+    own, context = AESGCM(keys.unwrap(row.data_key, row.key_epoch)), _context("prepared", row.id)
+    value: dict[str, Any] = json.loads(unwrap(own, row.prepared, context))
+    if value["key_epoch"] >= epoch_at(now):
+        return None
+    fresh = keys.wrap_anew(bytes.fromhex(value["data_key"]), value["key_epoch"], now)
+    value |= {"data_key": fresh.wrapped.hex(), "key_epoch": fresh.epoch}
+    return wrap(own, json.dumps(value).encode(), context)
 
 
 _PLAIN = ("id", "item_ref", "size", "has_files", "thread_id", "key_epoch")

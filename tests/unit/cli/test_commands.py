@@ -317,3 +317,24 @@ def commands() -> list[list[str]]:
 
     walk(COMMAND, [])
     return found
+
+
+def test_keys_of_this_month_stay_as_they_are(shell: Shell) -> None:
+    done = shell.json("key", "rotate")
+    assert done == {
+        "tenants": 1,
+        "wrapped": {"messages": 0, "blobs": 0, "submissions": 0},
+        "destroyed": [],
+        "kept": [],
+    }
+    assert "1 tenants" in shell("key", "rotate", "--tenant", "acme", "--at-once").stdout
+    shell("key", "rotate", "--tenant", "nobody", expect=4)
+    shell("key", "rotate", "--master", "--at-once", expect=2)
+
+
+def test_another_master_key_opens_everything_and_stands_in_the_log(shell: Shell) -> None:
+    done = shell.json("key", "rotate", "--master")
+    assert (done["files"], done["logs"]) == (5, 1)
+    assert shell.json("doctor")["healthy"]
+    refused = shell("key", "rotate", "--master", expect=3, MAILGATE_NEW_MASTER_KEY="A" * 43 + "=")
+    assert "given together" in refused.stderr
