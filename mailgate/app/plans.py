@@ -28,20 +28,27 @@ _PLANS = (_PACKAGE / "defaults" / "plans.toml", _PACKAGE.parent / "config" / "pl
 
 
 def read_plans(settings: Settings) -> Catalogue:
-    """The catalogue of plans that the settings name. Raises ConfigurationError."""
-    return parse_catalogue(_read(settings))
+    """The catalogue of plans that the settings name. Raises ConfigurationError, which says in which file."""
+    return _parse(*_read(settings))
 
 
-def _read(settings: Settings) -> bytes:
+def _parse(path: Path, data: bytes) -> Catalogue:
+    try:
+        return parse_catalogue(data)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error.detail} (in {path})") from error
+
+
+def _read(settings: Settings) -> tuple[Path, bytes]:
     candidates = (Path(settings.plans.file),) if settings.plans.file else _PLANS
     for path in candidates:
         try:
-            return path.read_bytes()
+            return path, path.read_bytes()
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise ConfigurationError(f"{path} can't be read: {error.strerror}") from error
-    raise ConfigurationError(f"the plans {candidates[0]} do not exist (plans.file)")
+            raise ConfigurationError(f"the plans {path} can't be read: {error.strerror}") from error
+    raise ConfigurationError(f"the plans {candidates[0]} do not exist: put them there, or name them by `plans.file`")
 
 
 def policy_of(settings: Settings, catalogue: Catalogue) -> Policy:
@@ -92,11 +99,13 @@ class PlanFile:
         under it.
         """
         try:
-            data = await asyncio.to_thread(_read, self._settings)
+            path, data = await asyncio.to_thread(_read, self._settings)
             if hashlib.sha256(data).hexdigest() == self._looked_at:
+                if self.fault is not None:
+                    _log.info("plans_mended", detail="they are again those that held all the time")
                 self.fault = None
                 return False
-            catalogue = parse_catalogue(data)
+            catalogue = _parse(path, data)
         except ConfigurationError as error:
             if error.detail != self.fault:
                 _log.error(

@@ -21,6 +21,8 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _LONGEST_DAYS = 36_500
 _LONGEST_TERM = 120
+_LARGEST = 2**53 - 1
+"""Beyond it, readers of JSON may round a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Catalogue:
 
 
 _NEEDED: dict[str, type] = {"title": str, "rank": int, "sync": bool, "retention_days": int}
+_WORDS = {str: "text", int: "a whole number", bool: "true or false"}
 _FLAGS = frozenset({"on_sale"})
 _LIMITS = frozenset(
     {
@@ -100,9 +103,12 @@ _KNOWN = frozenset(entry.name for entry in fields(Plan)) - {"name"}
 def parse_catalogue(data: bytes) -> Catalogue:
     """Read and check plans.toml. Raises ConfigurationError naming the plan and the key that is wrong."""
     try:
-        document = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"plans.toml can't be read: {error}") from error
+        document = tomllib.loads(data.decode("utf-8-sig"))  # some editors put a mark in front
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConfigurationError(f"plans.toml can't be read: line {line} is not in UTF-8; save it as such") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"plans.toml can't be read: it is no TOML: {error}") from error
     unknown = set(document) - {"version", "plans", "terms", "currency"}
     if unknown:
         raise ConfigurationError(f"plans.toml has unknown keys: {', '.join(sorted(unknown))}")
@@ -119,7 +125,7 @@ def parse_catalogue(data: bytes) -> Catalogue:
     if not isinstance(tables, dict) or not tables:
         raise ConfigurationError("plans.toml has no [plans.…] table")
     plans = {name: _plan(name, table, terms) for name, table in tables.items()}
-    _check_free(plans)
+    _check_ranks(plans)
     _check_stripe(plans)
     return Catalogue(version, hashlib.sha256(data).hexdigest(), plans, tuple(sorted(set(terms))), currency)
 
@@ -137,19 +143,22 @@ def _plan(name: str, table: object, terms: list[int]) -> Plan:
     for key, kind in _NEEDED.items():
         value = table.get(key)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ConfigurationError(f"plans.toml: [plans.{name}] needs `{key}` as {kind.__name__}")
+            raise ConfigurationError(f"plans.toml: [plans.{name}] needs `{key}`, which is {_WORDS[kind]}")
     for key in sorted(_FLAGS & set(table)):
         if not isinstance(table[key], bool):
             raise ConfigurationError(f"plans.toml: [plans.{name}] `{key}` must be true or false")
     for key in sorted(_LIMITS & set(table)):
-        if not _whole(table[key], 0):
+        if not _whole(table[key], 0, _LARGEST):
             raise ConfigurationError(
-                f"plans.toml: [plans.{name}] `{key}` must be a whole number from 0 on; leave it out for no limit"
+                f"plans.toml: [plans.{name}] `{key}` must be a whole number from 0 to {_LARGEST}; "
+                "leave it out for no limit"
             )
     values = dict(table)
     values["prices"] = _prices(name, table.get("prices", {}), terms)
     values["stripe_prices"] = _stripe_prices(name, table.get("stripe_prices", []))
     plan = Plan(name=name, **values)
+    if name == FREE:
+        _check_free(plan)
     _check_plan(plan)
     return plan
 
@@ -187,14 +196,17 @@ def _check_plan(plan: Plan) -> None:
         raise ConfigurationError(f"{where} is on sale without `prices`")
 
 
-def _check_free(plans: Mapping[str, Plan]) -> None:
-    free = plans.get(FREE)
-    if free is None:
-        raise ConfigurationError("plans.toml has no plan `free`: new tenants and ended subscriptions need it")
+def _check_free(free: Plan) -> None:
     if free.sync:
         raise ConfigurationError("plan `free` must have sync = false: an unpaid tenant has no connection")
     if free.on_sale or free.prices or free.trial_days is not None or free.stripe_prices:
         raise ConfigurationError("plan `free` can't be bought: it has no prices, no trial and is not on sale")
+
+
+def _check_ranks(plans: Mapping[str, Plan]) -> None:
+    free = plans.get(FREE)
+    if free is None:
+        raise ConfigurationError("plans.toml has no plan `free`: new tenants and ended subscriptions need it")
     for plan in plans.values():
         if plan is not free and plan.rank <= free.rank:
             raise ConfigurationError(f"plans.toml: [plans.{plan.name}] needs a rank above that of `free`")

@@ -42,14 +42,18 @@ def test_the_hash_is_of_the_bytes() -> None:
     assert one.sha256 != two.sha256
 
 
+def test_a_mark_that_editors_put_in_front_is_no_fault() -> None:
+    assert parse_catalogue(b"\xef\xbb\xbfversion = 1\n" + FREE.encode()).version == 1
+
+
 PAID = '[plans.paid]\ntitle = "Paid"\nrank = 1\nsync = true\nretention_days = 30\n'
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("version = ", "can't be read"),
-        ("\xff", "can't be read"),
+        ("version = \n", "is no TOML.*line 1"),
+        ("version = 1\n# \xff", "line 2 is not in UTF-8"),
         (FREE, "version"),
         ("version = true\n" + FREE, "version"),
         ("version = 0\n" + FREE, "version"),
@@ -62,11 +66,18 @@ PAID = '[plans.paid]\ntitle = "Paid"\nrank = 1\nsync = true\nretention_days = 30
         ),
         ("version = 1\nplans.free = 1\n", "must be a table"),
         ("version = 1\n" + FREE + "retenton = 3\n", "unknown keys: retenton"),
-        ("version = 1\n" + FREE.replace("rank = 0\n", ""), "needs `rank` as int"),
-        ("version = 1\n" + FREE.replace("rank = 0", "rank = true"), "needs `rank` as int"),
-        ("version = 1\n" + FREE.replace("sync = false", "sync = 0"), "needs `sync` as bool"),
+        ("version = 1\n" + FREE.replace("rank = 0\n", ""), "needs `rank`, which is a whole number"),
+        ("version = 1\n" + FREE.replace("rank = 0", "rank = true"), "needs `rank`, which is a whole number"),
+        ("version = 1\n" + FREE.replace("sync = false", "sync = 0"), "needs `sync`, which is true or false"),
         ("version = 1\n" + FREE + PAID + "mailboxes_per_user = -1\n", "plans.paid.*mailboxes_per_user"),
         ("version = 1\n" + FREE + PAID + "mailboxes_per_user = true\n", "plans.paid.*mailboxes_per_user"),
+        ("version = 1\n" + FREE + PAID + f"storage_bytes = {2**53}\n", "storage_bytes.*9007199254740991"),
+        ("version = 1\n" + FREE.replace("sync = false", "sync = true"), "must have sync = false"),
+        ("version = 1\n" + FREE + "on_sale = true\n", "can't be bought"),
+        ("version = 1\n" + FREE + PAID + "on_sale = true\n", "plans.paid.*on sale without `prices`"),
+        ("version = 1\n" + FREE + PAID.replace("rank = 1", "rank = 0"), "plans.paid.*rank above that of `free`"),
+        ("version = 1\n" + FREE + PAID + "prices = { 6 = 1 }\n", "plans.paid.*6 is none of the terms"),
+        ("version = 1\n" + FREE + PAID + "sent_per_month = 1\nsent_reserved = 2\n", "a part of sent_per_month"),
         ("version = 1\n" + FREE.replace("days = 0", "days = -1"), "from 0 to 36500"),
         ("version = 1\n" + FREE + PAID.replace("days = 30", "days = 0"), "at least a day"),
     ],
