@@ -34,6 +34,7 @@ class Kind(StrEnum):
     LOG_UNWRITABLE = "log_unwritable"
     NO_PURGE = "no_purge"
     PLAN_UNKNOWN = "plan_unknown"
+    PLANS_REFUSED = "plans_refused"
     PURGE_HALTED = "purge_halted"
     TIMESTAMP_FAILING = "timestamp_failing"
     WITNESS_MISSING = "witness_missing"
@@ -53,6 +54,8 @@ REMEDIES: Final[Mapping[Kind, str]] = {
     Kind.NO_PURGE: "Look at /readyz and the log of the gateway for what stops it, then run `mailgate purge`.",
     Kind.PLAN_UNKNOWN: "Put the plan into the catalogue (plans.file) or the tenant on another one (`mailgate tenant "
     "plan`); everything of the tenant is kept until then.",
+    Kind.PLANS_REFUSED: "Mend the file of the plans (plans.file); it is read again by itself. The plans of before hold "
+    "on, but a gateway that is started now would refuse to.",
     Kind.PURGE_HALTED: "Look at GET /v1/retention/preview for what would go. If that is right, approve one run "
     "(approve_brake, `mailgate purge --approve-brake`); else set right what makes it so much.",
     Kind.TIMESTAMP_FAILING: "Look at ledger.timestamp_url and whether its authority answers. Purges and signing go on; "
@@ -99,13 +102,15 @@ class Facts:
     `first_tenant_at`: since when there is anything to purge. `last_run_at`: when the last purge over all tenants ended.
     `halted`: which tenants the last run over them took nothing of, and why. `failing`: None: of tenants that are gone.
     `unsigned`: logs that grew, with the time of their first entry that is not signed. `diverged`: what signing found in
-    this process. `unstamped`: whose newest checkpoint the authority did not stamp, and why.
+    this process. `plans`: what is wrong with the file of the plans, as this process reads it. `unstamped`: whose newest
+    checkpoint the authority did not stamp, and why.
     """
 
     first_tenant_at: Instant | None = None
     last_run_at: Instant | None = None
     clock: str | None = None
     witness: str | None = None
+    plans: str | None = None
     halted: Mapping[str, str] = field(default_factory=dict)
     failing: Mapping[str | None, Failing] = field(default_factory=dict)
     plans_unknown: Mapping[str, str] = field(default_factory=dict)
@@ -164,6 +169,8 @@ def _of_gateway(facts: Facts, now: Instant, limits: Limits) -> Iterator[Alarm]:
         yield Alarm(Kind.CLOCK_ANOMALY, None, facts.clock)
     if facts.witness is not None:
         yield Alarm(Kind.WITNESS_MISSING, None, facts.witness)
+    if facts.plans is not None:
+        yield Alarm(Kind.PLANS_REFUSED, None, facts.plans)
 
 
 def _of_tenants(facts: Facts, standing: Mapping[Key, str], now: Instant, limits: Limits) -> Iterator[Alarm]:

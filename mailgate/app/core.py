@@ -196,6 +196,7 @@ class Core:
         log_reader = LogReader(
             db, origin=origin, seed=ring.ledger_seed, witness=Witness(settings.witness_dir), owner=owner
         )
+        plans = PlanFile(settings, db, log, subscriptions, retention, clock)
         limits = Limits.of(
             purge_interval_s=settings.retention.purge_interval_s, sign_interval_s=settings.ledger.sign_interval_s
         )
@@ -207,7 +208,7 @@ class Core:
             db=db,
             ring=ring,
             blobs=blobs,
-            plans=PlanFile(settings, db, log, subscriptions, retention, clock),
+            plans=plans,
             log=log,
             log_reader=log_reader,
             subscriptions=subscriptions,
@@ -217,7 +218,7 @@ class Core:
             reader=reader,
             holds=LegalHolds(db, ring, log, expiry, release_days=policy.graces.after_release),
             retention=retention,
-            alarms=Alarms(db, retention, subscriptions, log_reader, limits),
+            alarms=Alarms(db, retention, subscriptions, log_reader, limits, plans_fault=lambda: plans.fault),
             wishes=Wishes.over(
                 db,
                 ring,

@@ -55,7 +55,9 @@ class AlarmRecord:
 
 
 class Alarms:
-    """The alarms as one process looks at them. `stamps`: whether an authority is configured for time-stamps."""
+    """The alarms as one process looks at them. `stamps`: whether an authority is configured for time-stamps;
+    `plans_fault` says what is wrong with the file of the plans as it is now.
+    """
 
     def __init__(
         self,
@@ -66,6 +68,7 @@ class Alarms:
         limits: Limits | None = None,
         *,
         stamps: bool = False,
+        plans_fault: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._db = db
         self._retention = retention
@@ -73,6 +76,7 @@ class Alarms:
         self._log_reader = log_reader
         self._limits = limits or Limits()
         self._stamps = stamps
+        self._plans_fault = plans_fault
         self._diverged: dict[str, str] = {}
         self._unwritable: AlarmRecord | None = None
 
@@ -167,6 +171,7 @@ class Alarms:
                 last_run_at=last_run_at,
                 clock=clock,
                 witness=witness,
+                plans=self._plans_fault(),
                 halted={tenant_id: why for tenant_id, why in halted.items() if tenant_id in entitled},
                 failing=await _failing(conn, entitled),
                 plans_unknown={tenant_id: held.plan for tenant_id, held in entitled.items() if not held.known},

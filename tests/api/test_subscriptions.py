@@ -14,6 +14,7 @@ from mailgate.app.plans import PlanFile
 from mailgate.clock import DAY, to_rfc3339
 from mailgate.settings import PlansSettings
 from mailgate.store import notices
+from mailgate.store.alarms import Alarms
 from mailgate.store.schema import events as table
 from tests.api.conftest import START, Gateway, mailbox_body
 from tests.api.mail import Postman, letter, postman
@@ -271,9 +272,24 @@ async def test_plans_that_were_changed_are_taken_over_and_wrong_ones_are_not(gat
     assert (await events(gateway, "subscription.changed"))[-1]["retention_days"] == 61
     file.write_text("version = 4")
     assert not await watched.look()
-    assert watched.fault is not None
-    assert "no [plans" in watched.fault
+    assert watched.fault == f"plans.toml has no [plans.…] table (in {file})"
     assert (await gateway.client.get(PATH)).json()["entitlements"]["retention_days"] == 61
+    alarms = Alarms(core.db, core.retention, core.subscriptions, core.log_reader, plans_fault=lambda: watched.fault)
+
+    async def standing() -> list[tuple[str, str]]:
+        await alarms.look(core.clock())
+        found = (await gateway.client.get("/v1/alarms", params={"standing": True})).json()["items"]
+        return [(alarm["kind"], alarm["detail"]) for alarm in found]
+
+    assert await standing() == [("plans_refused", watched.fault)]
+    file.unlink()
+    assert not await watched.look()
+    assert [detail for _, detail in await standing()] == [
+        f"the plans {file} do not exist: put them there, or name them by `plans.file`"
+    ]
+    file.write_text(text.replace("retention_days = 60", "retention_days = 61").replace("version = 2", "version = 3"))
+    assert not await watched.look()  # they are those that held all the time
+    assert await standing() == []
     async with await gateway.token("compliance") as compliance:
         leaves = (await compliance.get("/v1/purge-log", params={"tenant": "acme"})).json()["items"]
     assert [leaf["type"] for leaf in leaves[:2]] == ["plan.effective", "policy.set"]

@@ -28,6 +28,7 @@ def test_nothing_stands_while_all_is_well() -> None:
     ("more", "found"),
     [
         ({"clock": "the clock went back"}, ("clock_anomaly", None)),
+        ({"plans": "plans.toml has no plan `free`"}, ("plans_refused", None)),
         ({"witness": "/w is not there"}, ("witness_missing", None)),
         ({"halted": {"acme": "30 of 40 copies would go"}}, ("purge_halted", "acme")),
         ({"failing": {"acme": Failing(3, NOW - HOUR, "no space")}}, ("erase_failing", "acme")),
