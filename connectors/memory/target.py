@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from connectors.errors import FolderGoneError, Retry, ServerError, ThrottledError
@@ -113,7 +114,15 @@ class MemoryTarget(MemoryLine):
                 if "\\Deleted" in folder.messages[uid].flags:
                     account.expunge(folder.name, uid)
 
-        await self._change_messages(f"UID EXPUNGE {_set(uids)}", expunge)
+        try:
+            await self._change_messages(f"UID EXPUNGE {_set(uids)}", expunge)
+            await self._step("FETCH flags")
+            if _there(self._open_folder(), uids):
+                raise _refusal("UID EXPUNGE was answered OK, and the server kept the messages all the same", "NOPERM")
+        except (ServerError, ThrottledError):
+            with suppress(ServerError, ThrottledError):
+                await self._store(uids, "-", frozenset({"\\Deleted"}))
+            raise
 
     async def append(
         self,

@@ -431,20 +431,30 @@ class FolderPass:
     async def _unanswered(self, uids: Sequence[int], *, initial: bool) -> None:
         """Messages that the server listed but did not send: gone meanwhile, or asked for once more, or set aside."""
         context = self._context
-        listing = set(await context.source.list_uids())
-        standing = [uid for uid in uids if uid in listing]
-        meter = context.meter
-        if meter is not None:
-            meter.leave_out(self._folder.id, len(uids) - len(standing))
+        standing = await self._still_listed(uids)
         if not standing:
             return
         self._looked_again.update(context.folders)  # they are kept or set aside, whatever else looks like them
         outcome = await asking.messages(context, self._job(standing, initial=initial))
-        if outcome.unanswered:
-            if meter is not None:
-                meter.add(len(outcome.unanswered))
+        silent = await self._still_listed(outcome.unanswered) if outcome.unanswered else []
+        if silent:
+            if context.meter is not None:
+                context.meter.add(len(silent))
             reason = "the server lists it but does not send it"
-            await self._writer.set_aside([Aside(uid, reason, Cause.NOT_SENT) for uid in outcome.unanswered])
+            await self._writer.set_aside([Aside(uid, reason, Cause.NOT_SENT) for uid in silent])
+
+    async def _still_listed(self, uids: Sequence[int]) -> list[int]:
+        """Those that stand here still. The others came and went before anybody knew what they were, so each may be one
+        that is missed elsewhere, and may stand by now where it was looked for before.
+        """
+        context = self._context
+        listing = set(await context.source.list_uids())
+        standing = [uid for uid in uids if uid in listing]
+        if len(standing) < len(uids):
+            context.passed_through[self._folder.id] = context.clock()
+            if context.meter is not None:
+                context.meter.leave_out(self._folder.id, len(uids) - len(standing))
+        return standing
 
 
 def _folder_error(text: str) -> ProtocolError:

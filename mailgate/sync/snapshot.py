@@ -241,11 +241,13 @@ class FolderLook:
         return None
 
     async def denied(self) -> bool:
-        """Whether the folder was opened as an empty one, and STATUS says otherwise (RFC 9051 §6.3.11)."""
+        """Whether the folder was opened as an empty one, and STATUS says otherwise (RFC 9051 §6.3.11): it counts more
+        messages than can have come since.
+        """
         if self.status.exists:
             return False
         known = (await self._source.status([self._folder.name])).get(self._folder.name)
-        if known is None or not known.exists:
+        if known is None or known.exists <= self._came_until(known):
             return False
         self._doubtful = True
         self.doubt = (
@@ -253,6 +255,13 @@ class FolderLook:
             "nothing is believed to be deleted"
         )
         return True
+
+    def _came_until(self, later: FolderStatus) -> int:
+        """How many messages at most came since the folder was opened: each got a UID of its own."""
+        opened = self.status
+        if opened.uidnext is None or later.uidnext is None or later.uidvalidity != opened.uidvalidity:
+            return 0
+        return max(0, later.uidnext - opened.uidnext)
 
     async def was_set_back(self) -> bool:
         """Whether the server shows an earlier state of the folder than the checkpoint, under the same UIDVALIDITY: a

@@ -110,3 +110,44 @@ async def test_back_in_its_folder_by_way_of_one_that_nobody_saw_it_in(opened: Op
     await again(crm)
     assert await agrees(crm)
     assert not await crm.removals()
+
+
+async def test_moved_on_before_anybody_knew_what_came(crm: Crm, account: MemoryAccount) -> None:
+    """It is missed in INBOX and listed in Work, and when its header is asked for it is in Archive, which was looked at
+    before.
+    """
+    id_ = await crm.id(1)
+    with before(
+        ("EXAMINE INBOX", lambda: account.move("INBOX", 2, "Work")),
+        ("FETCH headers", lambda: account.move("Work", 2, "Archive")),
+    ):
+        await again(crm)
+    assert await crm.id(1) == id_
+    await again(crm)
+    assert await crm.stands(1) == [("Archive", 1)]
+    assert await agrees(crm)
+    assert not await crm.removals()
+
+
+async def test_moved_from_a_folder_that_is_empty_whenever_it_is_opened(crm: Crm, account: MemoryAccount) -> None:
+    """And when STATUS asks whether it is, something has come: so many that it explains what it counts."""
+    id_ = await crm.id(50)
+    real = MemoryLine._step
+
+    async def step(line: MemoryLine, command: str | None) -> None:
+        if command == "EXAMINE INBOX" and 1 in account.folders["Work"].messages:
+            account.move("Work", 1, "INBOX")
+        if command == "EXAMINE Work":
+            for uid in account.folders["Work"].messages.keys() - {1}:
+                account.expunge("Work", uid)
+        if command == "STATUS" and line.open_name == "Work":
+            account.append("Work", mail(1_000 + len(account.commands)), internal_date=NOW)
+        await real(line, command)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryLine, "_step", step)
+        await again(crm)
+    assert await crm.id(50) == id_
+    await again(crm)
+    assert await crm.stands(50) == [("INBOX", 7)]
+    assert await agrees(crm)

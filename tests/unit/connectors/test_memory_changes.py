@@ -8,6 +8,7 @@ import pytest
 
 from connectors.errors import FolderGoneError, NetworkError, Retry, ServerError, ThrottledError
 from connectors.memory import MemoryAccount, MemoryConnection
+from connectors.memory.line import MemoryLine
 from connectors.model import Namespace
 from connectors.port import Abilities
 
@@ -234,5 +235,25 @@ async def test_every_change_is_written_down() -> None:
         "UID STORE 1,2 -FLAGS (a b)",
         "UID STORE 3 +FLAGS (\\Deleted)",
         "UID EXPUNGE 3",
+        "FETCH flags",
         "RENAME Archive Old",
     ]
+
+
+async def test_what_an_expunge_leaves_is_told_and_is_not_left_marked() -> None:
+    """Another client takes the mark off before the message is removed."""
+    server = account()
+    line = await opened(server)
+    real = MemoryLine._step
+
+    async def step(line: MemoryLine, command: str | None) -> None:
+        if command == "UID EXPUNGE 1,2":
+            server.store_flags("INBOX", 2, ["\\Seen"])
+        await real(line, command)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryLine, "_step", step)
+        with pytest.raises(ServerError) as caught:
+            await line.expunge([1, 2])
+    assert (caught.value.code, caught.value.retry) == ("NOPERM", Retry.NEVER)
+    assert {uid: m.flags for uid, m in server.folders["INBOX"].messages.items()} == {2: SEEN, 3: frozenset()}
