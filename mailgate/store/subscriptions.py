@@ -33,7 +33,16 @@ from mailgate.tenants.catalogue import Catalogue, Plan
 from mailgate.tenants.commands import Option, Situation, Wish
 from mailgate.tenants.entitlements import Entitlements, entitled, entitlements
 from mailgate.tenants.quote import Quote, quote
-from mailgate.tenants.timeline import Event, EventType, Period, Status, SubscriptionRules, Timeline, timeline
+from mailgate.tenants.timeline import (
+    REVISION,
+    Event,
+    EventType,
+    Period,
+    Status,
+    SubscriptionRules,
+    Timeline,
+    timeline,
+)
 from retention.ledger import leaves
 
 _E = subscription_events.c
@@ -198,7 +207,7 @@ class Subscriptions:
             situation = await self._situation(conn, tenant_id, now)
             told = await timelines.read_events(conn, tenant_id)
         event = commands.decide(wish, situation, "quote")
-        after = timeline([*told, event], self._rules).at(now)
+        after = timeline([*told, event], self._rules)
         return quote(wish.command, event, situation.period, after, self.catalogue, situation.seats_used)
 
     async def options(self, tenant_id: str, now: Instant) -> list[Option]:
@@ -332,8 +341,10 @@ class Subscriptions:
         return found
 
     async def compute_anew(self) -> int:
-        """At start: compute every timeline again if the rules are others than the last time. Returns how many."""
-        wanted = json.dumps(asdict(self._rules), sort_keys=True)
+        """At start: compute every timeline again if the rules, or how they are read, are others than the last time.
+        Returns how many.
+        """
+        wanted = json.dumps(asdict(self._rules) | {"revision": REVISION}, sort_keys=True)
         async with self._db.read() as conn:
             if await installation.read(conn, installation.SUBSCRIPTION_RULES) == wanted:
                 return 0

@@ -117,7 +117,8 @@ def _option(command: Command, situation: Situation) -> Option:
     }.get(command)
     if fitting == []:
         return Option(command, False, "no_such_plan", f"there is no plan to {command.value} to")
-    seats = max(situation.seats_used, (period.seats or 0) + 1) if command is Command.SEATS else None
+    more = min(max(situation.seats_used, (period.seats or 0) + 1), MOST_SEATS)
+    seats = more if command is Command.SEATS else None
     wish = Wish(command, fitting[-1].name if fitting else None, catalogue.terms[0], seats)
     try:
         decide(wish, situation, "option")

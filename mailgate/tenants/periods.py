@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mailgate.clock import DAY, Instant
+from mailgate.tenants.calendar import LATEST
 from mailgate.tenants.catalogue import FREE
 
 BEGINNING: Instant = 0
@@ -80,7 +81,9 @@ class Event:
 
     `contract` is the billing system's own id of what was sold. What opens a plan (set, trial_started, purchased, a
     renewal of Free) brings its contract along; whatever else is told of another contract than the one that holds
-    changes nothing, so that the end of an old one does not end the one that replaced it.
+    changes nothing then, so that the end of an old one does not end the one that replaced it. When the one that holds
+    ends, another one that still runs, by what was told of it, holds again. `set`, and `ended` without a contract, end
+    them all.
     """
 
     id: str
@@ -156,7 +159,7 @@ class SubscriptionRules:
 
     def grace_end(self, period_end: Instant) -> Instant:
         """When a period that was not renewed ends for good."""
-        return period_end + self.grace_days * DAY
+        return min(period_end + self.grace_days * DAY, LATEST)
 
 
 @dataclass(frozen=True, slots=True)

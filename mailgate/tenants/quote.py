@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from mailgate.clock import Instant
 from mailgate.errors import ConflictError
-from mailgate.tenants.calendar import add_months
 from mailgate.tenants.catalogue import Catalogue, Plan
 from mailgate.tenants.commands import Command
-from mailgate.tenants.timeline import ChangeKind, Event, EventType, Period
+from mailgate.tenants.timeline import ChangeKind, Event, EventType, Period, Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +36,20 @@ class Quote:
 
 
 def quote(
-    command: Command, event: Event, before: Period, after: Period, catalogue: Catalogue, seats_used: int
+    command: Command, event: Event, before: Period, line: Timeline, catalogue: Catalogue, seats_used: int
 ) -> Quote:
-    """The price of the event that `commands.decide` gave, which turns the period `before` into `after`.
+    """The price of the event that `commands.decide` gave, which ends the period `before` and makes this timeline.
 
     Raises ConflictError: no_price when the plan is not sold for that term, no_period_end when it has no end.
     """
-    now, change = event.effective_at, after.pending
+    now = event.effective_at
+    after = line.at(now)
+    change = after.pending
     if event.type in (EventType.RENEWAL_BOUGHT, EventType.DOWNGRADE_BOUGHT) and change is not None:
         begins, months = _end(before), change.term_months or 1
         seats = _seats(change.seats or before.seats, seats_used)
         full = _price(catalogue, change.plan, months) * seats
-        ends = add_months(begins, months)
+        ends = _end(line.at(begins))
         return Quote(command, change.plan, seats, months, catalogue.currency, full, full, now, begins, ends)
     months = after.term_months or before.term_months or 1
     seats = _seats(after.seats, seats_used)
@@ -71,8 +72,8 @@ def _seats(seats: int | None, used: int) -> int:
 
 
 def _prorated(difference: int, rest: int, whole: int) -> int:
-    """Half a coin is rounded up; never less than nothing."""
-    return max(0, (2 * difference * rest + whole) // (2 * whole))
+    """Half a coin is rounded up; never less than nothing. Nothing is left of a period that is over or has no length."""
+    return max(0, (2 * difference * rest + whole) // (2 * whole)) if rest > 0 and whole > 0 else 0
 
 
 def _price(catalogue: Catalogue, name: str, months: int) -> int:

@@ -17,7 +17,8 @@ What time does at the end of a period, in this order:
    `canceled`. A failure that was told before the end changes nothing of this.
 
 Where the order of arrival is not known, the fold errs on the side that keeps: a payment never shortens what was paid
-before, what was paid follows what was paid before, and a plan without end goes on until something ends it.
+before, what was paid follows what was paid before, a plan without end goes on until something ends it, and where a
+plan ends beside which another contract still runs (two subscriptions of one customer), that one holds on.
 
 Invariants (property tests):
 
@@ -50,6 +51,7 @@ from mailgate.tenants.periods import (
 
 __all__ = [
     "BEGINNING",
+    "REVISION",
     "ChangeKind",
     "Event",
     "EventType",
@@ -61,6 +63,9 @@ __all__ = [
     "Timeline",
     "timeline",
 ]
+
+REVISION = 2
+"""Raised whenever the same events and rules make another timeline than before: what is stored is then made anew."""
 
 _USUAL = SubscriptionRules()
 _OPENING = frozenset({EventType.SET, EventType.TRIAL_STARTED, EventType.PURCHASED})
@@ -99,6 +104,8 @@ class _Fold:
         self._last_paid: Period | None = None
         self._day = 1
         self._contract: str | None = None
+        # What was told of each contract, also while another one held.
+        self._told: dict[str, list[Event]] = {}
 
     def finished(self) -> list[Period]:
         return [*self._ended, self._now]
@@ -125,12 +132,12 @@ class _Fold:
             # Still this period: what happens to it at its end is decided by the next turn of the loop.
             self._become(replace(now, seats=change.seats, pending=None, effective_at=at), change.cause, "period_ended")
         elif now.status is Status.PAST_DUE:
-            self._become(_free(at, Status.CANCELED), now.cause, "grace_ended")
+            self._lapse(at, Status.CANCELED, now.cause, "grace_ended")
         elif now.status is Status.ACTIVE and now.auto_renew:
             self._become(replace(now, status=Status.PAST_DUE, effective_at=at), now.cause, "period_ended")
         else:
             status = Status.CANCELED if now.status is Status.CANCELED else Status.EXPIRED
-            self._become(_free(at, status), now.cause, "period_ended")
+            self._lapse(at, status, now.cause, "period_ended")
 
     def _begin_bought(self, change: PendingChange, months: int, at: Instant) -> None:
         now = self._now
@@ -171,6 +178,10 @@ class _Fold:
 
     def apply(self, event: Event) -> None:
         """What the event does to the period that holds."""
+        if (event.contract is None and event.type is EventType.ENDED) or event.type is EventType.SET:
+            self._told.clear()  # whatever else was running
+        if event.contract is not None:
+            self._told.setdefault(event.contract, []).append(event)
         if self._is_of_another(event):
             return
         match event.type:
@@ -201,7 +212,7 @@ class _Fold:
                 if self._now.paid:
                     trial = self._now.status is Status.TRIALING
                     status = Status.EXPIRED if trial else Status.CANCELED
-                    self._become(_free(event.effective_at, status), event.id, event.type.value)
+                    self._lapse(event.effective_at, status, event.id, event.type.value)
             case _:
                 assert_never(event.type)
 
@@ -212,6 +223,27 @@ class _Fold:
         if event.type is EventType.RENEWED and self._contract is None:
             self._contract = event.contract
         return event.contract != self._contract
+
+    def _lapse(self, at: Instant, status: Status, cause: str | None, cause_type: str) -> None:
+        """The plan that holds is over: Free, or another contract that still runs."""
+        running = [(fold, contract) for contract in self._told if (fold := self._beside(contract, at)) is not None]
+        if not running:
+            self._become(_free(at, status), cause, cause_type)
+            return
+        fold, contract = max(running, key=lambda found: (*_lasts(found[0]._now), found[1]))
+        self._become(replace(fold._now, effective_at=at), cause, cause_type)
+        self._day, self._contract = fold._day, contract
+
+    def _beside(self, contract: str, at: Instant) -> _Fold | None:
+        """Where another contract stands at `at`, by what was told of it alone; None when it does not run."""
+        if contract == self._contract:
+            return None
+        fold = _Fold(self._rules)
+        for event in self._told[contract]:
+            fold.pass_time(event.effective_at)
+            fold.apply(event)
+        fold.pass_time(at)
+        return fold if fold._now.paid else None
 
     def _set(self, event: Event) -> None:
         at, status, end = event.effective_at, event.status or Status.ACTIVE, event.period_end
@@ -415,6 +447,16 @@ class _Fold:
 
 def _free(at: Instant, status: Status, *, seats: int | None = None) -> Period:
     return Period(FREE, status, at, None, at, None, seats=seats)
+
+
+def _lasts(period: Period) -> tuple[bool, bool, bool, Instant]:
+    """Of several the one that is paid, and for longest, comes last."""
+    return (
+        period.status is not Status.PAST_DUE,
+        period.status is not Status.TRIALING,
+        period.period_end is None,
+        period.period_end or 0,
+    )
 
 
 def _renews_itself(period: Period) -> bool:

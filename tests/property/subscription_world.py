@@ -61,6 +61,7 @@ class Clerk:
     last_paid: Contract | None = None
     agenda: list[tuple[Instant, int]] = field(default_factory=list)
     edition: int = 0
+    letters: list[Event] = field(default_factory=list)
 
     def walk(self, events: Iterable[Event], until: Instant) -> Contract:
         """The sheet as it reads at `until`."""
@@ -132,9 +133,25 @@ class Clerk:
         sheet.day = to_datetime(at).day
         return at, months_later(at, months, sheet.day)
 
-    def _lapse(self, at: Instant, status: Status) -> None:
+    def _lapse(self, at: Instant, status: Status, *, for_good: bool = False) -> None:
         self.last_paid = self.sheet
-        self.sheet = Contract(status=status, start=at)
+        others = [] if for_good else self._others(at)
+        self.sheet = others[-1] if others else Contract(status=status, start=at)
+
+    def _others(self, at: Instant) -> list[Contract]:
+        """The sheets of other contracts that are running, as other clerks would have them who never heard of this one;
+        the best last.
+        """
+        held = self.sheet.contract
+        sheets = []
+        for name in sorted({e.contract for e in self.letters if e.contract not in (None, held)}, key=str):
+            sheet = Clerk(self.grace_days).walk([e for e in self.letters if e.contract == name], at)
+            if sheet.plan != FREE:
+                sheet.contract = name
+                sheets.append(sheet)
+        forever = max((sheet.end or 0 for sheet in sheets), default=0) + 1
+        worth = {Status.PAST_DUE: 0, Status.TRIALING: 1}
+        return sorted(sheets, key=lambda s: (worth.get(s.status, 2), forever if s.end is None else s.end))
 
     @staticmethod
     def _land(sheet: Contract, end: Instant) -> None:
@@ -148,6 +165,9 @@ class Clerk:
 
     def _event(self, event: Event) -> None:
         sheet, told = self.sheet, event.contract
+        if event.type.value == "set" or (event.type.value == "ended" and told is None):
+            self.letters = []
+        self.letters.append(event)
         if told is not None and sheet.plan != FREE and event.type.value not in ("set", "trial_started", "purchased"):
             if sheet.contract is None and event.type is EventType.RENEWED:
                 sheet.contract = told
@@ -163,7 +183,7 @@ class Clerk:
         plan, status = e.plan or self.sheet.plan, e.status or Status.ACTIVE
         if plan == FREE or status is Status.EXPIRED:
             if self.sheet.plan != FREE:
-                self._lapse(e.effective_at, status)
+                self._lapse(e.effective_at, status, for_good=True)
             self.sheet = Contract(status=status, start=e.effective_at, seats=e.seats)
             return
         sheet = Contract(plan, status, e.effective_at, e.period_end, seats=e.seats, months=e.term_months)

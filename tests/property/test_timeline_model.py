@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailgate.clock import DAY, HOUR, Instant, from_datetime
+from mailgate.tenants.calendar import LATEST
 from mailgate.tenants.timeline import (
     BEGINNING,
     Event,
@@ -170,8 +171,8 @@ def test_what_begins_later_is_what_will_hold(events: list[Event], rules: Subscri
 @settings(max_examples=150)
 @given(histories())
 def test_a_trial_is_never_past_due(events: list[Event]) -> None:
-    """A trial ends at its end: what follows it is Free, or was paid for."""
-    line = timeline(events)
+    """A trial ends at its end: what follows it is Free, or was paid for. (Another contract may hold on beside it.)"""
+    line = timeline([replace(event, contract=None) for event in events])
     for before, after in pairwise(line.periods):
         if before.status is Status.TRIALING and after.cause_type in ("period_ended", "grace_ended") and not after.paid:
             assert after.status is Status.EXPIRED
@@ -180,6 +181,7 @@ def test_a_trial_is_never_past_due(events: list[Event]) -> None:
             assert after.cause_type == "set"
 
 
+EDGES = st.sampled_from([from_datetime(datetime(1, 1, 2, tzinfo=UTC)), -1, 0, LATEST - 31 * DAY, LATEST - 1, LATEST])
 FAILURES = st.lists(st.integers(-5 * DAY, 10 * DAY - 1), max_size=6)
 
 
@@ -195,6 +197,43 @@ def test_past_due_keeps_the_plan_exactly_as_long_as_grace_lasts(
     assert line.at(end + GRACE - 1).plan == "standard"
     assert line.at(end).status is Status.PAST_DUE
     assert (line.at(end + GRACE).plan, line.at(end + GRACE).status) == ("free", Status.CANCELED)
+
+
+@settings(max_examples=100)
+@given(histories(), st.sampled_from(STARTS), st.integers(0, 400 * DAY))
+def test_who_has_paid_a_contract_keeps_a_plan_whatever_another_one_does(
+    events: list[Event], start: datetime, ends_after: int
+) -> None:
+    begun = from_datetime(start)
+    paid = Event("paid", EventType.PURCHASED, begun, plan="standard", term_months=12, contract="mine")
+    other = [
+        replace(event, contract="other")
+        for event in events
+        if event.type is not EventType.SET and event.effective_at >= begun
+    ]
+    end = months_later(begun, 12, start.day) + GRACE
+    line = timeline([paid, *other, Event("over", EventType.ENDED, begun + ends_after, contract="other")])
+    for now in [*_interesting(line, other), begun + ends_after, end - 1]:
+        assert line.at(now).paid or not begun <= now < end, now
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(
+        st.builds(
+            Event,
+            st.sampled_from("abcdef"),
+            st.sampled_from(EventType),
+            EDGES,
+            SOLD,
+            period_end=st.none() | EDGES,
+            term_months=st.sampled_from([None, 1, 120]),
+        ),
+        max_size=6,
+    )
+)
+def test_the_end_of_the_calendar_is_no_fault(events: list[Event]) -> None:
+    assert all(period.effective_at <= LATEST for period in timeline(events).periods)
 
 
 RECOVERIES = st.integers(0, 10 * DAY - 1)

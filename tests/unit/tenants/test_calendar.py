@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from mailgate.clock import from_datetime
-from mailgate.tenants.calendar import add_months, day_of_month, day_start, month_start, next_month_start
+from mailgate.tenants.calendar import LATEST, add_months, day_of_month, day_start, month_start, next_month_start
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,13 @@ def test_months_keep_the_day_as_far_as_the_month_reaches(
     start: tuple[int, ...], months: int, day: int | None, end: tuple[int, ...]
 ) -> None:
     assert add_months(_at(*start), months, day=day) == _at(*end)
+
+
+def test_no_month_is_beyond_the_calendar() -> None:
+    assert add_months(_at(9999, 11, 30), 1) == LATEST
+    assert add_months(_at(9999, 11, 30, 0, 0, 1), 1) == LATEST
+    assert add_months(_at(9999, 12, 1), 120) == LATEST
+    assert add_months(LATEST, 1) == LATEST
 
 
 def test_days_and_months_begin_at_midnight_in_utc() -> None:

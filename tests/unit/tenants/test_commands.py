@@ -10,7 +10,7 @@ import pytest
 from mailgate.clock import DAY, Instant, from_rfc3339, to_rfc3339
 from mailgate.errors import ConflictError, PreconditionError
 from mailgate.tenants.catalogue import parse_catalogue
-from mailgate.tenants.commands import Command, Situation, Wish, decide, options
+from mailgate.tenants.commands import MOST_SEATS, Command, Situation, Wish, decide, options
 from mailgate.tenants.timeline import ChangeKind, Event, EventType, Period, Source, Status, SubscriptionRules, timeline
 
 CATALOGUE = parse_catalogue((Path(__file__).parents[3] / "config" / "plans.toml").read_bytes())
@@ -262,6 +262,11 @@ def test_the_options_say_what_is_allowed_now_and_from_when_the_rest() -> None:
         "no_such_plan",
         None,
     )
+
+
+def test_the_options_have_an_answer_where_no_seat_can_be_added() -> None:
+    most = Event("p", EventType.PURCHASED, START, plan="standard", term_months=1, seats=MOST_SEATS)
+    assert _allowed(most, now=START + 1)["seats"] == (False, "seats_unchanged", None)
 
 
 @pytest.mark.parametrize("make", [lambda: (), lambda: (BOUGHT,), lambda: (TRIAL,), lambda: (BOUGHT, CANCELED)])

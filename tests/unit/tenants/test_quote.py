@@ -14,7 +14,7 @@ from mailgate.errors import ConflictError
 from mailgate.tenants.catalogue import parse_catalogue
 from mailgate.tenants.commands import Command, Situation, Wish, decide
 from mailgate.tenants.quote import Quote, quote
-from mailgate.tenants.timeline import Event, EventType, timeline
+from mailgate.tenants.timeline import Event, EventType, Status, Timeline, timeline
 
 CATALOGUE = parse_catalogue((Path(__file__).parents[3] / "config" / "plans.toml").read_bytes())
 START, END = from_rfc3339("2026-04-01T00:00:00Z"), from_rfc3339("2026-05-01T00:00:00Z")  # 30 days
@@ -25,7 +25,7 @@ STANDARD = Event("p", EventType.PURCHASED, START, plan="standard", term_months=1
 def price(wish: Wish, *events: Event, now: Instant, used: int = 0) -> Quote:
     line = timeline(events)
     event = decide(wish, Situation(line, CATALOGUE, now, used), "q")
-    return quote(wish.command, event, line.at(now), timeline([*events, event]).at(now), CATALOGUE, used)
+    return quote(wish.command, event, line.at(now), timeline([*events, event]), CATALOGUE, used)
 
 
 def test_a_purchase_costs_the_whole_term() -> None:
@@ -54,6 +54,23 @@ def test_what_begins_with_the_next_period_costs_its_full_price() -> None:
     assert (lower.amount, lower.plan, lower.begins_at) == (2 * 900, "crm_plus", END)
 
 
+def test_a_quoted_term_ends_when_the_bought_one_will() -> None:
+    """Bought on the 31st: the renewal from the end of February on lasts until the 31st again."""
+    january = Event("p", EventType.PURCHASED, from_rfc3339("2026-01-31T00:00:00Z"), plan="standard", term_months=1)
+    found = price(Wish(Command.RENEW, term_months=1), january, now=from_rfc3339("2026-02-20T00:00:00Z"))
+    assert (found.begins_at, found.ends_at) == (
+        from_rfc3339("2026-02-28T00:00:00Z"),
+        from_rfc3339("2026-03-31T00:00:00Z"),
+    )
+
+
+def test_nothing_is_left_to_pay_of_a_period_without_length() -> None:
+    """Past due from its very beginning, as a billing system may set it."""
+    due = Event("s", EventType.SET, START, plan="standard", status=Status.PAST_DUE, term_months=1)
+    assert price(Wish(Command.UPGRADE, "professional"), due, now=START).amount == 0
+    assert price(Wish(Command.UPGRADE, "professional"), due, now=START + DAY).amount == 0
+
+
 def test_what_has_no_price_or_no_end() -> None:
     nfr = Event("s", EventType.SET, START, plan="nfr", period_end=END, seats=2)
     open_ended = Event("s", EventType.SET, START, plan="standard", seats=2)
@@ -71,7 +88,7 @@ def test_a_plan_that_left_the_catalogue_has_no_price() -> None:
     event = decide(Wish(Command.SEATS, seats=6), Situation(line, CATALOGUE, HALF), "q")
     gone = replace(line.at(HALF), plan="gold")
     with pytest.raises(ConflictError, match="no price"):
-        quote(Command.SEATS, event, gone, gone, CATALOGUE, 0)
+        quote(Command.SEATS, event, gone, Timeline([gone]), CATALOGUE, 0)
 
 
 @given(st.integers(min_value=1, max_value=(END - START) - 1), st.integers(1, 50), st.integers(1, 50))

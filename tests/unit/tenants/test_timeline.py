@@ -503,9 +503,48 @@ def test_the_end_of_an_old_contract_does_not_end_the_one_that_replaced_it() -> N
     ]
     assert timeline([old, new, *late]) == timeline([old, new])
     ended = Event("9", EventType.ENDED, START + 9 * DAY, contract="sub_2")
-    assert timeline([old, new, ended]).at(START + 9 * DAY).plan == "free"
+    assert timeline([old, new, *late, ended]).at(START + 9 * DAY).plan == "free"
     without = Event("9", EventType.ENDED, START + 9 * DAY)
     assert timeline([old, new, without]).at(START + 9 * DAY).plan == "free"
+
+
+SUB_1 = Event("0", EventType.PURCHASED, START, plan="standard", period_end=LATER, contract="sub_1")
+SUB_2 = Event("1", EventType.PURCHASED, START + DAY, plan="standard", period_end=END, contract="sub_2")
+
+
+@pytest.mark.parametrize(
+    "how", [[Event("2", EventType.ENDED, END, contract="sub_2")], [Event("2", EventType.CANCELED, END - 1)]]
+)
+def test_where_one_of_two_contracts_ends_the_other_one_holds_on(how: list[Event]) -> None:
+    """Subscribed twice by mistake, and the second one given back: what the first one paid is kept."""
+    line = timeline([SUB_1, SUB_2, *how])
+    now = line.at(END)
+    assert (now.plan, now.status, now.period_end, now.auto_renew) == ("standard", Status.ACTIVE, LATER, True)
+    assert line.plan_since(END) == START
+    # It is the first one that holds now: its own events count again, those of the other one no more.
+    paid = Event("3", EventType.RENEWED, LATER - 1, contract="sub_1", period_end=LATER + 30 * DAY)
+    late = Event("4", EventType.ENDED, END + DAY, contract="sub_2")
+    assert timeline([SUB_1, SUB_2, *how, paid, late]).at(LATER).period_end == LATER + 30 * DAY
+
+
+def test_a_contract_beside_the_one_that_holds_goes_on_by_its_own_events() -> None:
+    between = Event("2", EventType.RENEWED, START + 5 * DAY, contract="sub_1", period_end=LATER + DAY)
+    over = Event("3", EventType.ENDED, END, contract="sub_2")
+    assert timeline([SUB_1, SUB_2, between, over]).at(END).period_end == LATER + DAY
+    failed = Event("4", EventType.RENEWAL_FAILED, START + 5 * DAY, contract="sub_1", period_end=END - DAY)
+    held = timeline([SUB_1, SUB_2, failed, over])
+    assert (held.at(END).status, held.at(END - DAY + GRACE - 1).plan) == (Status.PAST_DUE, "standard")
+    assert held.at(END - DAY + GRACE).plan == "free"
+
+
+@pytest.mark.parametrize(
+    "ends", [Event("2", EventType.ENDED, START + 3 * DAY), Event("2", EventType.SET, START + 3 * DAY, plan="free")]
+)
+def test_what_is_told_of_no_contract_ends_them_all(ends: Event) -> None:
+    assert timeline([SUB_1, SUB_2, ends]).at(START + 3 * DAY).plan == "free"
+    again = Event("3", EventType.PURCHASED, START + 4 * DAY, plan="demo", term_months=1, contract="sub_3")
+    over = Event("4", EventType.ENDED, START + 5 * DAY, contract="sub_3")
+    assert timeline([SUB_1, SUB_2, ends, again, over]).at(START + 5 * DAY).plan == "free"
 
 
 def test_a_payment_brings_its_contract_to_a_plan_that_has_none() -> None:
