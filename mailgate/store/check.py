@@ -9,7 +9,6 @@ of it is one snapshot.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +43,6 @@ from mailgate.store.schema import (
     tombstones,
 )
 from mailgate.tenants.limits import Purpose
-from mailgate.tenants.timeline import SubscriptionRules
 from retention.ledger.tree import Frontier, leaf_hash
 
 _LEAVES_A_READ = 4096
@@ -308,9 +306,12 @@ _Walk = Callable[[AsyncConnection], AsyncIterator[tuple[str | None, str]]]
 
 
 async def _periods_follow(conn: AsyncConnection) -> AsyncIterator[tuple[str, str]]:
-    """Each timeline that is kept is the one that its events make by the rules that it was computed under."""
-    kept = await installation.read(conn, installation.SUBSCRIPTION_RULES)
-    rules = SubscriptionRules() if kept is None else SubscriptionRules(**json.loads(kept))
+    """Each timeline that is kept is the one that its events make by the rules that it was computed under. What another
+    version of the gateway computed is made anew at the next start, and not judged before.
+    """
+    rules = timelines.rules_of(await installation.read(conn, installation.SUBSCRIPTION_RULES))
+    if rules is None:
+        return
     told = select(subscription_events.c.tenant_id).union(select(subscription_periods.c.tenant_id))
     for tenant_id in sorted((await conn.execute(told)).scalars()):
         line = await timelines.compute(conn, tenant_id, rules)

@@ -20,7 +20,7 @@ from mailgate.actors import Actor
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.ids import new_id
-from mailgate.store import runs, tenants
+from mailgate.store import runs, tenants, timelines
 from mailgate.store.brake import load
 from mailgate.store.discard import Freed, prepare_end
 from mailgate.store.expiry import Expiry, Horizon, of_age
@@ -98,7 +98,8 @@ class SqlPurgeUnit:
             self._tenant = await tenants.lock(self._tx, self._tenant_id, shared=True)
         except NotFoundError:
             return None
-        self._at = at
+        # A plan that was bought before the lock was had counts, also by a clock that is behind the buyer's.
+        self._at = at = await timelines.heard_until(self._tx.conn, self._tenant_id, at)
         entitled = await self._subscriptions.announce(self._tx, self._tenant, at)
         rules = await self._expiry.rules_of(self._tx.conn, self._tenant_id, entitled, at)
         self._horizon = await Horizon.under(self._tx.conn, self._tenant_id, rules, self._run.now_at)

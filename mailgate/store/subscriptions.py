@@ -34,7 +34,6 @@ from mailgate.tenants.commands import Option, Situation, Wish
 from mailgate.tenants.entitlements import Entitlements, entitled, entitlements
 from mailgate.tenants.quote import Quote, quote
 from mailgate.tenants.timeline import (
-    REVISION,
     Event,
     EventType,
     Period,
@@ -72,14 +71,15 @@ class SubscriptionChange:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What came of events: what holds now, how many of them were new, and whether they changed what was thought of the
-    past.
+    """What came of events: what holds at `at`, when they were recorded, how many of them were new, and whether they
+    changed what was thought of the past.
     """
 
     holds: Entitlements
     line: Timeline
     new: int
     changed_past: bool
+    at: Instant
 
 
 class Subscriptions:
@@ -136,7 +136,7 @@ class Subscriptions:
         self.plan(change.plan)
 
         def make(situation: Situation, event_id: str) -> Event:
-            return Event(event_id, EventType.SET, now, **asdict(change))
+            return Event(event_id, EventType.SET, situation.now, **asdict(change))
 
         return (await self._decide(tenant_id, make, "set", now, actor)).holds
 
@@ -176,11 +176,14 @@ class Subscriptions:
     ) -> Recorded:
         async def work(tx: Transaction) -> Recorded:
             tenant = await tenants.lock(tx, tenant_id)
-            situation = await self._situation(tx.conn, tenant_id, now)
+            heard = await timelines.heard_until(tx.conn, tenant_id, now)
+            # Decided upon what was recorded before, it counts from after that.
+            at = heard + 1 if heard > now else now
+            situation = await self._situation(tx.conn, tenant_id, at)
             known = len(await timelines.read_events(tx.conn, tenant_id))
             # Counted along, so that of two at the same instant the later one counts.
-            event = make(situation, f"{known:06d}-{new_id(now)}")
-            return await self.record(tx, tenant, [event], told_by, now, actor)
+            event = make(situation, f"{known:06d}-{new_id(at)}")
+            return await self.record(tx, tenant, [event], told_by, at, actor)
 
         return await self._db.transact(work)
 
@@ -188,16 +191,17 @@ class Subscriptions:
         self, tx: Transaction, tenant: Tenant, events: Sequence[Event], told_by: str, now: Instant, actor: Actor
     ) -> Recorded:
         """The same within a transaction that holds the tenant's lock alone, of events whose plans are known."""
+        now = await timelines.heard_until(tx.conn, tenant.id, now)
         before = await timelines.read(tx.conn, tenant.id)
         added = await timelines.add(tx, tenant.id, events, told_by=told_by, now=now, actor=actor)
         if not added:
-            return Recorded(self.judge(before, now), before, 0, changed_past=False)
+            return Recorded(self.judge(before, now), before, 0, changed_past=False, at=now)
         line = await timelines.compute(tx.conn, tenant.id, self._rules)
         await timelines.write(tx, tenant.id, line)
         changed_past = timelines.changed_before(before, line, now)
         holds = await self.announce(tx, tenant, now, actor=actor, cause=added[-1].type.value, event_ref=added[-1].id)
         await self._tell_feed(tx, tenant, line, now, changed_past=changed_past)
-        return Recorded(holds, line, len(added), changed_past)
+        return Recorded(holds, line, len(added), changed_past, now)
 
     # What could happen.
 
@@ -273,8 +277,9 @@ class Subscriptions:
 
             async def work(tx: Transaction, tenant_id: str = tenant_id) -> None:
                 tenant = await tenants.lock(tx, tenant_id)
-                await self.announce(tx, tenant, now)
-                await self._tell_feed(tx, tenant, await timelines.read(tx.conn, tenant_id), now)
+                at = await timelines.heard_until(tx.conn, tenant_id, now)
+                await self.announce(tx, tenant, at)
+                await self._tell_feed(tx, tenant, await timelines.read(tx.conn, tenant_id), at)
 
             await self._db.transact(work)
             changed += 1
@@ -344,7 +349,7 @@ class Subscriptions:
         """At start: compute every timeline again if the rules, or how they are read, are others than the last time.
         Returns how many.
         """
-        wanted = json.dumps(asdict(self._rules) | {"revision": REVISION}, sort_keys=True)
+        wanted = timelines.mark_of(self._rules)
         async with self._db.read() as conn:
             if await installation.read(conn, installation.SUBSCRIPTION_RULES) == wanted:
                 return 0

@@ -6,20 +6,22 @@ holds at an instant is one row, for one tenant or for all of them. `mailgate doc
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from sqlalchemy import Row, bindparam, delete, insert, or_, select
+from sqlalchemy import Row, bindparam, delete, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import Actor
-from mailgate.clock import Instant
+from mailgate.clock import MINUTE, Instant
 from mailgate.errors import ConflictError
 from mailgate.ids import new_id
 from mailgate.store.schema import subscription_events, subscription_periods
 from mailgate.store.transaction import Transaction
 from mailgate.tenants.timeline import (
+    REVISION,
     ChangeKind,
     Event,
     EventType,
@@ -36,6 +38,9 @@ _READ_BY_US = frozenset({"stripe"})
 """Whose events are our reading of what was told: after a change of the plans the same document may read otherwise, and
 the first reading counts.
 """
+
+_CLOCKS_APART = 5 * MINUTE
+"""How far the clocks of two processes may be apart; what was recorded by one that was farther ahead was a mistake."""
 
 _E = subscription_events.c
 _P = subscription_periods.c
@@ -55,6 +60,16 @@ async def read(conn: AsyncConnection, tenant_id: str) -> Timeline:
     """The tenant's timeline; that of a tenant to which nothing happened is Free from the beginning on."""
     periods = [_period(row) for row in await conn.execute(_PERIODS, {"tenant": tenant_id})]
     return Timeline(tuple(periods)) if periods else timeline(())
+
+
+async def heard_until(conn: AsyncConnection, tenant_id: str, now: Instant) -> Instant:
+    """`now`, or the latest instant at which anything was recorded of the tenant, if that is a little later: `now` was
+    read before the tenant's lock was had, or by a clock that is behind another process's. Whoever holds the lock and
+    judges by this sees all that was recorded before.
+    """
+    query = select(func.max(_E.recorded_at)).where(_E.tenant_id == tenant_id)
+    last: Instant | None = (await conn.execute(query)).scalar_one_or_none()
+    return now if last is None or not now < last <= now + _CLOCKS_APART else last
 
 
 async def current(conn: AsyncConnection, now: Instant) -> dict[str, tuple[Period, Instant]]:
@@ -107,6 +122,19 @@ async def write(tx: Transaction, tenant_id: str, line: Timeline) -> None:
 async def compute(conn: AsyncConnection, tenant_id: str, rules: SubscriptionRules) -> Timeline:
     """The timeline that the recorded events make."""
     return timeline(await read_events(conn, tenant_id), rules)
+
+
+def mark_of(rules: SubscriptionRules) -> str:
+    """What is remembered of how timelines were computed."""
+    return json.dumps(asdict(rules) | {"revision": REVISION}, sort_keys=True)
+
+
+def rules_of(mark: str | None) -> SubscriptionRules | None:
+    """The rules by which timelines were computed; None: by another version of the gateway, in another way."""
+    if mark is None:
+        return SubscriptionRules()
+    kept = json.loads(mark)
+    return SubscriptionRules(**kept) if kept.pop("revision", 1) == REVISION else None
 
 
 def changed_before(old: Timeline, new: Timeline, now: Instant) -> bool:

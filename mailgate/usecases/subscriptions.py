@@ -54,9 +54,9 @@ class Standing:
         return None if most is None else max(0, most - self.used.sent)
 
 
-async def standing(parts: Services, tenant_id: str) -> Standing:
-    """How it stands now."""
-    now = parts.clock()
+async def standing(parts: Services, tenant_id: str, *, after: Instant = BEGINNING) -> Standing:
+    """How it stands now, with all that was recorded up to `after`."""
+    now = max(parts.clock(), after)
     line = await parts.subscriptions.timeline(tenant_id)
     since = line.plan_since(now)
     used = await usage(parts.db, parts.expiry, tenant_id, now)
@@ -70,7 +70,10 @@ async def coming(parts: Services, tenant_id: str) -> list[Notice]:
     return await notices.upcoming_for(parts.db, parts.subscriptions, parts.expiry, tenant_id, now, until)
 
 
-async def command(parts: Services, tenant_id: str, wish: Wish, actor: Actor) -> None:
-    """Do what was asked for, if the rules allow it. Raises what `Subscriptions.command` raises."""
-    await parts.subscriptions.command(tenant_id, wish, parts.clock(), actor)
+async def command(parts: Services, tenant_id: str, wish: Wish, actor: Actor) -> Instant:
+    """Do what was asked for, if the rules allow it; from when on it counts. Raises what `Subscriptions.command`
+    raises.
+    """
+    done = await parts.subscriptions.command(tenant_id, wish, parts.clock(), actor)
     parts.sync.changed()
+    return done.at

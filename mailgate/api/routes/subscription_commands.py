@@ -121,8 +121,8 @@ async def _do(command: Command, body: Body | None, tenant: TenantOf, parts: Part
     values: dict[str, Any] = {} if body is None else body.model_dump()
     if "source" in values:
         values["source"] = Source(values["source"])
-    await subscriptions.command(parts, tenant.id, Wish(command, **values), who.actor)
-    return await show(tenant, parts)
+    at = await subscriptions.command(parts, tenant.id, Wish(command, **values), who.actor)
+    return await show(tenant, parts, after=at)
 
 
 _NEEDS_PLAN = frozenset({"set", "trial_started", "purchased", "upgraded", "downgrade_bought"})

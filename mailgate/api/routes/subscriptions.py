@@ -20,12 +20,13 @@ from mailgate.api.routes.subscription_models import (
     UsageAnswer,
 )
 from mailgate.api.security import Parts, TenantOf, Who, only
+from mailgate.clock import Instant
 from mailgate.errors import PreconditionError
 from mailgate.store.subscriptions import RecordedPeriod, SubscriptionChange
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
 from mailgate.tenants.catalogue import FREE
-from mailgate.tenants.timeline import Status
+from mailgate.tenants.timeline import BEGINNING, Status
 from mailgate.usecases import subscriptions
 from mailgate.usecases.parts import Services
 from mailgate.usecases.types import TenantId
@@ -99,9 +100,9 @@ async def list_notices(tenant: TenantOf, parts: Parts) -> Items[NoticeAnswer]:
     return Items[NoticeAnswer](items=items, next_cursor=None)
 
 
-async def show(tenant: Tenant, parts: Services) -> SubscriptionAnswer:
-    """The subscription as it is now."""
-    found = await subscriptions.standing(parts, tenant.id)
+async def show(tenant: Tenant, parts: Services, *, after: Instant = BEGINNING) -> SubscriptionAnswer:
+    """The subscription as it is now, with all that was recorded up to `after`."""
+    found = await subscriptions.standing(parts, tenant.id, after=after)
     period, holds, used, limits = found.period, found.holds, found.used, found.holds.limits
     pending = period.pending
     return SubscriptionAnswer(
