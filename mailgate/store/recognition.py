@@ -21,7 +21,7 @@ from mailgate.store.tombstones import purged_of
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import OperationKind, OperationState
 from mailgate.sync.port import FolderState, Known
-from mailgate.sync.views import Appending, Detached, Near, Origin, Tombstoned
+from mailgate.sync.views import Appending, Deleting, Detached, Near, Origin, Tombstoned
 
 # Made once: making a statement takes SQLAlchemy longer than carrying it out.
 _MAILBOX: BindParameter[str] = bindparam("mailbox")
@@ -150,9 +150,10 @@ async def _expected(conn: AsyncConnection, ids: Sequence[str]) -> set[str]:
 def _known_copy(
     row: AnyRow, addresses: list[AnyRow], folder: FolderState, uidvalidity: int, expected: Container[str]
 ) -> Known | None:
-    """What a copy may be taken for; None: for nothing. An appended copy is met only when it was sent; one that a user
-    deleted and only a hold keeps is nobody's any more, and what equals it is another message. One that is moved in two
-    halves stands where it goes already, and is met in its source all the same when that is renumbered.
+    """What a copy may be taken for; None: for nothing. An appended copy is met only when it was sent, deleted since or
+    not; another one that a user deleted and only a hold keeps is nobody's any more, and what equals it is another
+    message. One that is moved in two halves stands where it goes already, and is met in its source all the same when
+    that is renumbered.
     """
     renumbered = [at for at in addresses if at.folder_id == folder.id and at.uidvalidity != uidvalidity]
     stands = [
@@ -167,12 +168,10 @@ def _known_copy(
     near: Near
     if addresses:
         near = near_of(row)
-    elif row.deleted_at is not None:
+    elif row.id in expected:
+        near = Appending(row.id, row.moving_to) if row.deleted_at is None else Deleting(row.id)
+    elif row.moving_to is not None or row.deleted_at is not None:
         return None
-    elif row.moving_to is not None:
-        if row.id not in expected:
-            return None
-        near = Appending(row.id, row.moving_to)
     else:
         near = Detached(row.id)
     likeness = Likeness(row.header_token, row.size, row.internal_date_at, row.email_token)

@@ -104,6 +104,22 @@ async def test_an_append_whose_message_was_moved_on_at_once(crm: Crm, account: M
     assert told.payload["folder_id"] == await crm.folder(everywhere(account, mail(60))[0])
 
 
+async def test_an_append_that_was_deleted_since_and_moved_on_is_followed(crm: Crm, account: MemoryAccount) -> None:
+    """It is met under its own id; what can't be deleted for ever there is shown again."""
+    id_ = await crm.append(60, "Work")
+    await crm.delete(60)
+    account.faults.lose_answer = 0
+    with pytest.raises(NetworkError):
+        await again(crm)
+    account.move("Work", 2, "Archive")
+    assert await settled(crm) == ["applied", "applied" if account.uidplus else "failed no_uidplus"]
+    assert everywhere(account, mail(60)) == ([] if account.uidplus else ["Archive"])
+    if not account.uidplus:
+        assert await crm.id(60) == id_
+    assert await agrees(crm)
+    assert len(await crm.engine.rows("messages")) == 8 + (not account.uidplus)
+
+
 async def test_an_append_that_was_not_done_is_done_after_a_look(crm: Crm, account: MemoryAccount) -> None:
     id_ = await crm.append(60, "Work")
     account.faults.cut_before = 0
