@@ -13,6 +13,7 @@ from mailgate import __version__
 from mailgate.cli import holds, keys, mailboxes, purge, server, session, tenants, tokens
 from mailgate.cli.audit import audit_app
 from mailgate.cli.demo import demo
+from mailgate.cli.disclose import disclose
 from mailgate.cli.log_export import export
 
 _EXIT_CODES = (
@@ -60,6 +61,7 @@ app.add_typer(mailboxes.app, name="mailbox")
 app.command()(mailboxes.sync)
 app.command()(purge.purge)
 app.add_typer(holds.app, name="hold")
+audit_app.command()(disclose)
 audit_app.command()(export)
 app.add_typer(audit_app, name="audit")
 app.add_typer(tokens.app, name="token")

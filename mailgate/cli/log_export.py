@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mailgate.actors import COMMAND
 from mailgate.cli import session
 from mailgate.errors import ConflictError
 from mailgate.store import tenants
@@ -45,6 +46,7 @@ def export(
                 raise ConflictError(str(error), slug="export_failed") from None
             except OSError as error:
                 raise ConflictError(f"{folder} can't be written: {error.strerror}", slug="export_failed") from None
+            await core.log.note_export(core.db, found, "tlog", signed.size, signed.root, at=core.clock(), actor=COMMAND)
             return {"tenant": tenant, "folder": str(folder), "entries": signed.size, "vkey": key.vkey}
 
     done = session.run(work())

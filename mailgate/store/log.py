@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select, update
 
@@ -21,6 +21,9 @@ from mailgate.store.database import Database
 from mailgate.store.schema import tenant_heads, tenants
 from mailgate.store.transaction import Leaf, Transaction
 from retention.ledger import leaves
+
+if TYPE_CHECKING:
+    from mailgate.store.tenants import Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,17 @@ class PurgeLog:
         body = make(self.common(tenant_ref, at, actor, run), **fields)
         type_ = make.__name__.replace("_", ".", 1)
         tx.log(tenant_id, Leaf(body, type_, at, run, fields.get("item_ref")))
+
+    async def note_export(
+        self, db: Database, tenant: Tenant, format_: str, size: int, root: bytes, *, at: Instant, actor: Actor
+    ) -> None:
+        """Append `export`: who was given the log, up to which state. The entry stands behind what is given."""
+
+        async def work(tx: Transaction) -> None:
+            fields: dict[str, Any] = {"format_": format_, "size": size, "root": root}
+            self.write(tx, tenant.id, tenant.ref, leaves.export, at=at, actor=actor, **fields)
+
+        await db.transact(work)
 
     def announce_policy(self, tx: Transaction, tenant_id: str, tenant_ref: str, *, at: Instant, actor: Actor) -> None:
         """Append `policy.set`: once when a tenant is made, then by `announce_everywhere` when the policy changed."""

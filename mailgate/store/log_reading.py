@@ -22,12 +22,13 @@ from mailgate.errors import ConflictError, NotFoundError, UnavailableError
 from mailgate.store import leases
 from mailgate.store.database import Database
 from mailgate.store.paging import Page, cut
-from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, tenant_heads
+from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, messages, tenant_heads, tombstones
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
 from retention.ledger import tiles
 from retention.ledger.checkpoint import Checkpoint, open_checkpoint
 from retention.ledger.note import Signer, Verifier
+from retention.ledger.proof import prove
 from retention.ledger.tree import Frontier, tree_root
 
 _SIGNER_LEASE = MINUTE
@@ -231,6 +232,23 @@ class LogReader:
         async with self._db.read() as conn:
             return await conn.run_sync(lambda sync: _TileReader(sync, tenant.id).bundle(tile))
 
+    async def proofs(self, tenant: Tenant, signed: SignedCheckpoint, indices: Sequence[int]) -> list[str]:
+        """Of each of these leaves a text that proves it under the checkpoint (`retention.ledger.proof`).
+
+        Raises NotFoundError for a leaf that the checkpoint does not cover.
+        """
+        beyond = [index for index in indices if not 0 <= index < signed.size]
+        if beyond:
+            raise NotFoundError(f"the log has {signed.size} entries and no entry {beyond[0]}", slug="leaf_not_found")
+
+        def work(sync: Connection) -> list[str]:
+            reader = _TileReader(sync, tenant.id)
+            nodes = tiles.TileNodes(signed.size, reader)
+            return [prove(reader.leaf(index), index, signed.note, nodes) for index in indices]
+
+        async with self._db.read() as conn:
+            return await conn.run_sync(work)
+
     async def entries(self, tenant: Tenant, start: int, end: int) -> AsyncIterator[bytes]:
         """The leaves [start, end), in order; bounded memory."""
         for first in range(start, end, _ENTRIES_A_READ):
@@ -268,6 +286,16 @@ class LogReader:
             rows, more = cut((await conn.execute(query)).all(), limit)
         items = [Entry(row.idx, row.type, row.at, row.run_id, row.item_ref, row.body) for row in rows]
         return Page(items, (items[-1].index,) if more else None)
+
+    async def item_ref(self, tenant_id: str, item: str) -> str:
+        """What the log calls a copy, of which `item` is the message's id; else `item` itself."""
+        stored = select(messages.c.item_ref).where(messages.c.tenant_id == tenant_id, messages.c.id == item)
+        buried = select(tombstones.c.item_ref).where(
+            tombstones.c.tenant_id == tenant_id, tombstones.c.message_id == item
+        )
+        async with self._db.read() as conn:
+            found: str | None = (await conn.execute(stored.union(buried).limit(1))).scalar_one_or_none()
+        return item if found is None else found
 
     async def _last(self, tenant: Tenant) -> SignedCheckpoint | None:
         query = (
@@ -316,6 +344,10 @@ class _TileReader:
         dialect = sqlite if self._conn.dialect.name == "sqlite" else postgresql
         values = {"tenant_id": self._tenant_id, "level": tile.level, "n": tile.number, "hashes": self(tile)}
         self._conn.execute(dialect.insert(log_tiles).values(values).on_conflict_do_nothing())
+
+    def leaf(self, index: int) -> bytes:
+        """The body of one leaf."""
+        return next(self._leaves(log_leaves.c.body, index, 1))
 
     def _leaves(self, column: Column[bytes], first: int, count: int) -> Iterator[bytes]:
         leaf = log_leaves.c

@@ -8,6 +8,9 @@
     <the checkpoint, verbatim>
 
 The leaf stands in `extra` so that the text says what it proves; nothing is believed before it hashes to the root.
+
+Several leaves go together as one JSON object whose list `items` holds objects with such a text in `proof`; what else
+stands there is for readers' convenience, and not believed.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import binascii
 import re
 from dataclasses import dataclass
 
+from .canonical import CanonicalError, load
 from .checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
 from .note import Verifier
 from .schema import Leaf, LeafError, parse_leaf
@@ -60,6 +64,17 @@ def check_proof(text: str, key: Verifier) -> ProvenLeaf:
     if leaf["origin"] != checkpoint.origin:
         raise LeafError(f"the leaf belongs to another log, {leaf['origin']}")
     return ProvenLeaf(leaf, index, checkpoint)
+
+
+def check_proofs(text: str, key: Verifier) -> list[ProvenLeaf]:
+    """What several proofs in one JSON object prove. Raises ProofError, NoteError, LeafError."""
+    try:
+        proofs = [item["proof"] for item in load(text.encode())["items"]]
+    except (CanonicalError, UnicodeEncodeError, KeyError, TypeError):
+        raise ProofError("no JSON object with proofs") from None
+    if not all(isinstance(proof, str) for proof in proofs):
+        raise ProofError("no JSON object with proofs")
+    return [check_proof(proof, key) for proof in proofs]
 
 
 def _encode(data: bytes) -> str:

@@ -111,6 +111,7 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/retention/runs/{run_id}"): COMPLIANCE,
     ("GET", "/v1/purge-log"): COMPLIANCE,
     ("GET", "/v1/purge-log/export"): COMPLIANCE,
+    ("GET", "/v1/purge-log/proof"): COMPLIANCE,
     ("GET", "/v1/purge-log/{tenant_id}/checkpoint"): COMPLIANCE,
     ("GET", "/v1/purge-log/{tenant_id}/key"): COMPLIANCE,
     ("GET", "/v1/purge-log/{tenant_id}/tile/{path}"): COMPLIANCE,
@@ -169,6 +170,8 @@ def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict
     more: dict[str, Any] = {}
     if path in ("/v1/purge-log", "/v1/purge-log/export", "/v1/retention/preview", *FEED):
         more["params"] = {"tenant": known["tenant_id"]}
+    if path == "/v1/purge-log/proof":
+        more["params"] = {"tenant": known["tenant_id"], "item": known["purged_id"]}
     bodies: dict[tuple[str, str], Any] = {
         ("PUT", T): {"name": "Acme"},
         ("PUT", f"{T}/subscription"): {"plan": "professional"},

@@ -60,7 +60,34 @@ class LogQuery(PageQuery):
     type: Annotated[str, text(64)] | None = Field(default=None, examples=["item.purge"])
     reason: Annotated[str, text(64)] | None = Field(default=None, examples=["age"])
     run: ObjectId | None = None
-    item: Annotated[str, text(64)] | None = Field(default=None, description="`item_ref` of a copy")
+    item: Annotated[str, text(64)] | None = Field(default=None, description="a message's id, or its `item_ref`")
+
+
+class ProofQuery(PageQuery):
+    """What to prove: the entries of one item."""
+
+    tenant: TenantId
+    item: Annotated[str, text(64)] = Field(description="a message's id, or its `item_ref`")
+
+
+class ProofAnswer(Answer):
+    """An entry and its proof. `leaf` is for reading; `proof` holds it byte for byte, and proves it."""
+
+    index: int
+    type: str
+    at: Time
+    leaf: dict[str, Any]
+    proof: str = Field(description="a text as c2sp.org/tlog-proof has it, the checkpoint included")
+
+
+class ProofsAnswer(Answer):
+    """Entries, newest first, proven under one checkpoint."""
+
+    size: int = Field(description="entries that the checkpoint signs")
+    root: str
+    checkpoint: str
+    items: list[ProofAnswer]
+    next_cursor: str | None = Field(description="for the next page; null at the end")
 
 
 class ExportQuery(Parameters):
@@ -90,7 +117,7 @@ async def list_leaves(query: Annotated[LogQuery, Query()], parts: Parts, who: Wh
         until=query.until,
         types=() if query.type is None else (query.type,),
         run_id=query.run,
-        item_ref=query.item,
+        item_ref=None if query.item is None else await parts.log_reader.item_ref(tenant.id, query.item),
     )
     if query.reason is None:
         page = await parts.log_reader.page(tenant.id, wanted, before=before, limit=query.limit)
@@ -98,6 +125,34 @@ async def list_leaves(query: Annotated[LogQuery, Query()], parts: Parts, who: Wh
     found, before = await _by_reason(parts.log_reader, tenant.id, wanted, query.reason, before, query.limit)
     return Items[LeafAnswer](
         items=[_show(entry) for entry in found], next_cursor=cursors.write(None if before is None else (before,))
+    )
+
+
+@router.get("/proof", responses=problems(400, 404, 409, 503))
+async def prove(query: Annotated[ProofQuery, Query()], parts: Parts, who: Who) -> ProofsAnswer:
+    """Prove that an item's entries stand in the log: each with its path to the root of a checkpoint that is signed now.
+    Saved to a file, the answer is what `mailgate audit check-proof` checks offline.
+    """
+    tenant = await _tenant(parts, who, query.tenant)
+    cursors = Cursors("purge_log_proof", (int,), query.model_dump(exclude={"limit", "cursor"}))
+    key = cursors.read(query.cursor)
+    reader = parts.log_reader
+    signed = await reader.checkpoint(tenant, parts.clock())
+    wanted = EntryFilter(item_ref=await reader.item_ref(tenant.id, query.item))
+    before = signed.size if key is None else min(int(key[0]), signed.size)
+    page = await reader.page(tenant.id, wanted, before=before, limit=query.limit)
+    if not page.items and key is None:
+        raise NotFoundError("the log has no entry about this item", slug="leaf_not_found")
+    proofs = await reader.proofs(tenant, signed, [entry.index for entry in page.items])
+    return ProofsAnswer(
+        size=signed.size,
+        root=signed.root.hex(),
+        checkpoint=signed.note.decode(),
+        items=[
+            ProofAnswer(index=entry.index, type=entry.type, at=entry.at, leaf=json.loads(entry.body), proof=proof)
+            for entry, proof in zip(page.items, proofs, strict=True)
+        ],
+        next_cursor=cursors.write(page.next_key),
     )
 
 
@@ -116,6 +171,8 @@ async def export_log(query: Annotated[ExportQuery, Query()], parts: Parts, who: 
     """Hand the log out: tiles to be verified offline, or leaves for a spreadsheet or a program."""
     tenant = await _tenant(parts, who, query.tenant)
     signed = await parts.log_reader.checkpoint(tenant, parts.clock())
+    now = parts.clock()
+    await parts.log.note_export(parts.db, tenant, query.format, signed.size, signed.root, at=now, actor=who.actor)
     name = f'attachment; filename="purge-log-{tenant.ref}'
     if query.format == "tlog":
         folder = FilePath(await asyncio.to_thread(tempfile.mkdtemp, prefix="mailgate-export-"))

@@ -105,6 +105,20 @@ def test_a_configuration_file_that_is_wrong(bare: Shell) -> None:
     assert result.stderr.startswith("mailgate: m.toml: there is no setting http.prot; did you mean http.port?")
 
 
+def test_an_entry_is_opened_and_checked(shell: Shell) -> None:
+    place = ["hold", "place", "acme", "--matter", "M-1", "--reason", "claim received"]
+    shell(*place)
+    made = shell.json("audit", "disclose", "acme", "2", "--out", "opened.json")
+    assert made["opened"] == ["reason"]
+    assert Path("opened.json").stat().st_mode & 0o077 == 0
+    checked = json.loads(shell("audit", "check-proof", "opened.json", "--vkey", made["vkey"], "--json").stdout)
+    assert (checked["verdict"], checked["opened"]) == ("ok", {"reason": "claim received"})
+    wrong = shell("audit", "disclose", "acme", "2", "--out", "x", "--value", "reason=other", expect=4)
+    assert "not_committed_to" in wrong.stderr
+    assert not Path("x").exists()
+    assert "entity=…" in shell("audit", "disclose", "acme", "2", "--out", "x", "--value", "reasons=a", expect=2).stderr
+
+
 def test_tenants(shell: Shell) -> None:
     assert shell.json("tenant", "add", "acme") == {"id": "acme", "name": "acme", "made": False}
     (tenant,) = shell.json("tenant", "list")
