@@ -50,8 +50,9 @@ class StripeBook:
                     slug="tenant_not_found",
                 )
             tenant = await tenants.lock(tx, tenant_id)
-            for ref in (news.subscription, news.customer):
-                if ref is not None and news.tenant is not None:
+            # A subscription stays whose it is; a customer may have several, of several tenants.
+            for ref in (news.subscription, news.customer if news.tenant is not None else None):
+                if ref is not None:
                     row = tx.insert(stripe_accounts).values(ref=ref, tenant_id=tenant_id)
                     moved = {"tenant_id": tenant_id}
                     await tx.conn.execute(row.on_conflict_do_update(index_elements=[stripe_accounts.c.ref], set_=moved))

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import SYSTEM, Actor
-from mailgate.clock import Instant
+from mailgate.clock import DAY, Instant
 from mailgate.errors import PreconditionError
 from mailgate.ids import new_id
 from mailgate.store import installation, plan_limits, tenants, timelines
@@ -29,7 +29,7 @@ from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
 from mailgate.tenants import commands
-from mailgate.tenants.catalogue import Catalogue, Plan
+from mailgate.tenants.catalogue import FREE, Catalogue, Plan
 from mailgate.tenants.commands import Option, Situation, Wish
 from mailgate.tenants.entitlements import Entitlements, entitled, entitlements
 from mailgate.tenants.quote import Quote, quote
@@ -132,10 +132,17 @@ class Subscriptions:
     async def set_outright(
         self, tenant_id: str, change: SubscriptionChange, now: Instant, actor: Actor
     ) -> Entitlements:
-        """Begin a new period now, whatever went before. Raises PreconditionError (plan_unknown), NotFoundError."""
+        """Begin a new period now, whatever went before. Raises PreconditionError (plan_unknown, period_end_invalid),
+        NotFoundError.
+        """
         self.plan(change.plan)
 
         def make(situation: Situation, event_id: str) -> Event:
+            over = change.period_end is not None and change.period_end <= situation.now
+            if over and change.plan != FREE and change.status is not Status.PAST_DUE:
+                raise PreconditionError(
+                    "`period_end` must lie ahead; set plan free to end it", slug="period_end_invalid"
+                )
             return Event(event_id, EventType.SET, situation.now, **asdict(change))
 
         return (await self._decide(tenant_id, make, "set", now, actor)).holds
@@ -154,17 +161,31 @@ class Subscriptions:
         self, tenant_id: str, events: Sequence[Event], now: Instant, actor: Actor, *, told_by: str = "billing"
     ) -> Recorded:
         """Record what another system knows, in any order, as often as it likes. Raises PreconditionError
-        (plan_unknown), ConflictError (event_id_reused), NotFoundError.
+        (plan_unknown, period_end_missing), ConflictError (event_id_reused), NotFoundError.
         """
-        for event in events:
-            if event.plan is not None:
-                self.plan(event.plan)
 
         async def work(tx: Transaction) -> Recorded:
             tenant = await tenants.lock(tx, tenant_id)
-            return await self.record(tx, tenant, events, told_by, now, actor)
+            known = {event.id: event for event in await timelines.read_events(tx.conn, tenant_id)}
+            told = [self._by_the_plans(event, known.get(event.id)) for event in events]
+            return await self.record(tx, tenant, told, told_by, now, actor)
 
         return await self._db.transact(work)
+
+    def _by_the_plans(self, event: Event, known: Event | None) -> Event:
+        """The event with what the catalogue says of it, once: what the plans say later changes nothing of what was told
+        before, nor makes its repetition another event.
+        """
+        plan = None if event.plan is None or known is not None else self.plan(event.plan)
+        if event.type is not EventType.TRIAL_STARTED or event.period_end is not None or event.term_months is not None:
+            return event
+        if known is not None:
+            return replace(event, period_end=known.period_end)
+        if plan is None or plan.trial_days is None:
+            raise PreconditionError(
+                "this plan has no `trial_days`: say when the trial ends, `period_end`", slug="period_end_missing"
+            )
+        return replace(event, period_end=event.effective_at + plan.trial_days * DAY)
 
     async def _decide(
         self,

@@ -64,6 +64,9 @@ _NEW_PERIODS = frozenset({"subscription_create", "subscription_cycle"})
 _UNPAID = frozenset({"past_due", "unpaid"})
 
 
+_LONGEST_ID = 150
+
+
 @dataclass(frozen=True, slots=True)
 class StripeNews:
     """What one of Stripe's events says. `tenant` as the metadata names it, else None: then whoever knows which tenant
@@ -88,7 +91,7 @@ def read_stripe_event(document: Mapping[str, Any], offers: Offers) -> StripeNews
     price of ours is of another business, and no news.
     """
     kind, event_id = text(document, "type"), text(document, "id")
-    if document.get("object") != "event" or kind is None or event_id is None:
+    if document.get("object") != "event" or kind is None or event_id is None or len(event_id) > _LONGEST_ID:
         raise BadRequestError("this is no event of Stripe", slug="stripe_event_malformed")
     data = mapping(document, "data")
     content = mapping(data, "object")
@@ -100,7 +103,9 @@ def read_stripe_event(document: Mapping[str, Any], offers: Offers) -> StripeNews
     if kind.startswith("invoice."):
         invoice = Invoice(content, offers)
         events = told.of_invoice(kind, invoice)
-        return StripeNews(event_id, kind, invoice.tenant, invoice.customer, invoice.subscription, tuple(events))
+        # A customer of ours may pay for something else on the same account.
+        customer = None if invoice.tenant is None and invoice.plan is None else invoice.customer
+        return StripeNews(event_id, kind, invoice.tenant, customer, invoice.subscription, tuple(events))
     return StripeNews(event_id, kind, None, None, None, ())
 
 

@@ -17,6 +17,7 @@ _LATEST = 253_402_300_799  # the end of the year 9999
 _MONTHS = {"month": 1, "year": 12}
 _MOST_MONTHS = 120
 _MOST_SEATS = 1_000_000
+_LONGEST_TEXT = 200  # Stripe's longest: a price's lookup key
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,9 +235,15 @@ def mapping(content: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def text(content: Mapping[str, Any], name: str) -> str | None:
-    """A text in it that is not empty."""
+    """A text in it that is not empty. Raises BadRequestError (stripe_event_malformed) for one that no database keeps,
+    or that is longer than anything that is read here.
+    """
     found = content.get(name)
-    return found if isinstance(found, str) and found else None
+    if not isinstance(found, str) or not found:
+        return None
+    if "\x00" in found or len(found) > _LONGEST_TEXT or any(0xD800 <= ord(letter) <= 0xDFFF for letter in found):
+        raise _malformed(f"{name} is no text")
+    return found
 
 
 def seconds(content: Mapping[str, Any], name: str) -> int:

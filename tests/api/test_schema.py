@@ -42,6 +42,7 @@ STATEFUL = {
     "seats_invalid",
     "seats_missing",
     "period_end_missing",
+    "period_end_invalid",
     "status_contradicts_plan",
     "idempotency_key_reused",
     "name_invalid",

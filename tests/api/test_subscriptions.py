@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,9 @@ async def test_a_late_event_changes_the_past_and_says_so(gateway: Gateway) -> No
         ({"type": "trial_started", "plan": "standard"}, "period_end_missing"),
         ({"type": "seats_changed"}, "seats_missing"),
         ({"type": "upgraded", "plan": "gold"}, "plan_unknown"),
+        ({"type": "purchased", "plan": "standard", "period_end": to_rfc3339(START)}, "period_end_invalid"),
+        ({"type": "trial_started", "plan": "demo", "period_end": to_rfc3339(START - DAY)}, "period_end_invalid"),
+        ({"type": "set", "plan": "standard", "period_end": to_rfc3339(START)}, "period_end_invalid"),
         ({"type": "bought"}, "invalid"),
         ({"type": "canceled", "id": ""}, "invalid"),
     ],
@@ -139,6 +143,37 @@ async def test_events_that_make_no_sense_are_refused(gateway: Gateway, body: dic
     await gateway.tenant("acme", "free")
     refused = await gateway.client.post(f"{PATH}/events", json={"id": "1", "effective_at": to_rfc3339(START), **body})
     assert (refused.status_code, refused.json()["type"]) == (422, slug)
+
+
+async def test_an_end_in_the_past_is_a_slip_and_ends_nothing(gateway: Gateway) -> None:
+    """Set outright with the year of before, a plan would be over at once, and all that is attached to nothing due."""
+    await gateway.tenant("acme", "standard")
+    for status in ("active", "trialing", "canceled"):
+        body = {"plan": "standard", "status": status, "period_end": to_rfc3339(START - 300 * DAY)}
+        refused = await gateway.client.put(PATH, json=body)
+        assert (refused.status_code, refused.json()["type"]) == (422, "period_end_invalid")
+    assert (await gateway.client.get(PATH)).json()["plan"] == "standard"
+    due = {"plan": "standard", "status": "past_due", "period_end": to_rfc3339(START - 9 * DAY)}
+    assert (await gateway.client.put(PATH, json=due)).json()["status"] == "past_due"
+
+
+async def test_what_was_told_stays_told_when_the_plans_change(gateway: Gateway) -> None:
+    """Repeats are ignored, also of an event whose plan is sold no more, or whose trials last otherwise by now."""
+    await gateway.tenant("acme", "free")
+    trial = {"id": "1", "type": "trial_started", "effective_at": to_rfc3339(START), "plan": "demo"}
+    bought = {"id": "2", "type": "purchased", "effective_at": to_rfc3339(START), "plan": "standard", "term_months": 1}
+    first = [await tell(gateway, **trial), await tell(gateway, **bought)]
+    assert first[0]["subscription"]["period_end"] == to_rfc3339(START + 14 * DAY)
+    subscriptions = gateway.core.subscriptions
+    plans = {name: replace(plan, trial_days=7) for name, plan in subscriptions.catalogue.plans.items()}
+    del plans["standard"]
+    subscriptions.catalogue = replace(subscriptions.catalogue, plans=plans)
+    assert not (await tell(gateway, **trial))["applied"]
+    assert not (await tell(gateway, **bought))["applied"]
+    moved = await gateway.client.post(f"{PATH}/events", json={**trial, "period_end": to_rfc3339(START + 7 * DAY)})
+    assert (moved.status_code, moved.json()["type"]) == (409, "event_id_reused")
+    new = await gateway.client.post(f"{PATH}/events", json={**bought, "id": "3"})
+    assert (new.status_code, new.json()["type"]) == (422, "plan_unknown")
 
 
 async def test_mailboxes_over_the_new_limit_are_switched_off_last_connected_first(gateway: Gateway) -> None:

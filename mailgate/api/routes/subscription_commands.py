@@ -25,9 +25,9 @@ from mailgate.api.routes.subscription_models import (
 )
 from mailgate.api.routes.subscriptions import show
 from mailgate.api.security import Parts, TenantOf, Who, only
-from mailgate.clock import DAY
 from mailgate.errors import PreconditionError
 from mailgate.store.tokens import Scope
+from mailgate.tenants.catalogue import FREE
 from mailgate.tenants.commands import Command, Wish
 from mailgate.tenants.timeline import Event, EventType, Source, Status
 from mailgate.usecases import subscriptions
@@ -108,8 +108,7 @@ async def tell_event(tenant: TenantOf, body: EventBody, parts: Parts, who: Who) 
     """What a billing system knows. Events count from their `effective_at`: any order of arrival and any number of
     repeats make the same timeline. One that comes late changes the past, and says so.
     """
-    event = _event(body, parts.subscriptions.catalogue.plan(body.plan or ""))
-    recorded = await parts.subscriptions.tell(tenant.id, [event], parts.clock(), who.actor)
+    recorded = await parts.subscriptions.tell(tenant.id, [_event(body)], parts.clock(), who.actor)
     if recorded.new:
         parts.sync.changed()
     return RecordedAnswer(
@@ -125,28 +124,24 @@ async def _do(command: Command, body: Body | None, tenant: TenantOf, parts: Part
     return await show(tenant, parts, after=at)
 
 
+_BEGINS = frozenset({"set", "trial_started", "purchased"})
 _NEEDS_PLAN = frozenset({"set", "trial_started", "purchased", "upgraded", "downgrade_bought"})
 
 
-def _event(body: EventBody, plan: Any) -> Event:
+def _event(body: EventBody) -> Event:
     """The event that was told. Raises PreconditionError for one that lacks what its type needs."""
     values = body.model_dump()
     if body.type in _NEEDS_PLAN and body.plan is None:
         raise PreconditionError(f"an event of type {body.type} needs `plan`", slug="plan_missing")
     if body.type == "seats_changed" and body.seats is None:
         raise PreconditionError("an event of type seats_changed needs `seats`", slug="seats_missing")
-    if body.type == "trial_started" and body.period_end is None:
-        # What the catalogue says later must not change a trial that was begun.
-        days = None if plan is None else plan.trial_days
-        if days is None:
-            raise PreconditionError(
-                "this plan has no `trial_days`: say when the trial ends, `period_end`", slug="period_end_missing"
-            )
-        values["period_end"] = body.effective_at + days * DAY
     if body.type == "purchased" and body.period_end is None and body.term_months is None:
         raise PreconditionError(
             "say until when it was bought: `period_end` or `term_months`", slug="period_end_missing"
         )
+    begins = body.type in _BEGINS and body.plan != FREE and body.status not in ("past_due", "expired")
+    if begins and body.period_end is not None and body.period_end <= body.effective_at:
+        raise PreconditionError("`period_end` must lie after `effective_at`, when it begins", slug="period_end_invalid")
     for name, kind in (("type", EventType), ("status", Status), ("source", Source)):
         if values[name] is not None:
             values[name] = kind(values[name])
