@@ -129,6 +129,21 @@ async def tenant(
     return found
 
 
+async def tenant_of_log(
+    tenant_id: Annotated[TenantId, Path()],
+    who: Annotated[Principal, Depends(principal)],
+    parts: Annotated[Services, Depends(services)],
+) -> Tenant:
+    """The tenant in the path whose log is asked for; one that was erased as well: its log stays. Raises
+    NotFoundError.
+    """
+    found = await tenants.find(parts.db, tenant_id, erased=True) if who.reaches(tenant_id) else None
+    if found is None:
+        raise NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
+    return found
+
+
 Parts = Annotated[Services, Depends(services)]
 Who = Annotated[Principal, Depends(principal)]
 TenantOf = Annotated[Tenant, Depends(tenant)]
+LogOf = Annotated[Tenant, Depends(tenant_of_log)]

@@ -77,9 +77,12 @@ class Application:
             notices=self._notices,
             alarms=self._look_at_alarms,
             keys=self._rotate_keys,
+            erasures=core.tenant_erasures.work,
             clock=core.clock,
             intervals=intervals_of(core.settings),
         )
+        core.tenant_erasures.on_begun = self._erasure_begun
+        core.tenant_erasures.on_purged = lambda: self.jobs.wake("erase")
         self._index = Worker("index", self._index_behind)
         self.sender = sender_of(core, smtp_connector(core.settings, context), self.metrics)
         self._send = Worker("send", self.sender.work)
@@ -114,6 +117,7 @@ class Application:
                 holds=core.holds,
                 retention=core.retention,
                 alarms=core.alarms,
+                tenant_erasures=core.tenant_erasures,
                 wishes=core.wishes,
                 submissions=core.submissions,
                 feed=core.feed,
@@ -197,7 +201,7 @@ class Application:
         core = self.core
         diverged: dict[str, str] = {}
         for tenant_id in await overview.unsigned_logs(core.db):
-            tenant = await tenants.get(core.db, tenant_id)
+            tenant = await tenants.get(core.db, tenant_id, erased=True)
             try:
                 await core.log_reader.checkpoint(tenant, core.clock())
             except LogDivergedError as error:
@@ -211,6 +215,11 @@ class Application:
         core = self.core
         days_ahead = core.settings.plans.notice_days
         await notices.give(core.db, core.subscriptions, core.expiry, days_ahead, core.clock())
+
+    def _erasure_begun(self) -> None:
+        """Connections are closed by who has them, which is now."""
+        self.supervisor.wake()
+        self.jobs.wake("erasures")
 
     async def _rotate_keys(self) -> None:
         """Destroys keys by the time that it is: a clock that jumped must not."""

@@ -41,6 +41,7 @@ from mailgate.store.sending.allowance import CountedAllowance, by_plan
 from mailgate.store.sending.filing import Filing
 from mailgate.store.sending.queue import SendQueue
 from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.tenant_erasure import TenantErasures
 from mailgate.store.tokens import LONGEST_SECRET
 from mailgate.store.wishes.locks import Locks
 from mailgate.store.wishes.service import Wishes
@@ -107,6 +108,7 @@ class Core:
     send_queue: SendQueue
     feed: Feed
     keys: KeyRotation
+    tenant_erasures: TenantErasures
 
     @property
     def catalogue(self) -> Catalogue:
@@ -246,6 +248,7 @@ class Core:
             send_queue=SendQueue(db, ring, locks, Filing(expiry, pins, policy.anchor), allowance),
             feed=Feed(db, expiry, clock_limits),
             keys=KeyRotation(db, ring, log, clock, owner, keep=settings.keys.keep_epochs_days * DAY),
+            tenant_erasures=TenantErasures(db, ring, log, subscriptions, clock, owner),
         )
 
     async def close(self) -> None:

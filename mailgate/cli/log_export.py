@@ -29,7 +29,7 @@ def export(
 
     async def work() -> dict[str, Any]:
         async with session.opened() as core:
-            found = await tenants.get(core.db, tenant)
+            found = await tenants.get(core.db, tenant, erased=True)
             signed = await core.log_reader.checkpoint(found, core.clock())
             key = core.log_reader.verifier(found)
             batch: list[bytes] = []

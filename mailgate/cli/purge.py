@@ -54,7 +54,7 @@ def purge(
                     approve_clock=approve_clock,
                     approve_brake=approve_brake,
                 )
-                await _finish(core)
+                await finish(core)
             return {
                 "run": run.id,
                 "state": run.state,
@@ -100,8 +100,8 @@ def _listed(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {fate}" for fate, count in counts.items()) or "none"
 
 
-async def _finish(core: Core) -> None:
+async def finish(core: Core) -> None:
     """What follows a purge, also when no gateway runs beside: the bytes are erased, the logs signed."""
     await EraseWorker(Erasures(core.db, core.log), core.blobs, core.clock, core.owner).work()
     for tenant_id in await overview.unsigned_logs(core.db):
-        await core.log_reader.checkpoint(await tenants.get(core.db, tenant_id), core.clock())
+        await core.log_reader.checkpoint(await tenants.get(core.db, tenant_id, erased=True), core.clock())

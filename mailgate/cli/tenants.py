@@ -1,4 +1,4 @@
-"""`tenant add`, `tenant list`, `tenant plan`."""
+"""`tenant add`, `tenant list`, `tenant plan`, `tenant erase`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import typer
 
 from mailgate.actors import COMMAND
 from mailgate.cli import session
+from mailgate.cli.purge import finish
 from mailgate.clock import Instant, to_rfc3339
 from mailgate.store import tenants
 from mailgate.store.subscriptions import SubscriptionChange
+from mailgate.store.tenant_erasure import Reason
 
 app = typer.Typer(help="Customers of the CRM, and the plans they are on.", no_args_is_help=True)
 
@@ -113,3 +115,52 @@ def plan(
     else:
         sync = "synchronized" if holds["sync"] else "not synchronized"
         session.say(f"tenant {tenant} is on plan {holds['plan']}: {sync}, {holds['retention_days']} days")
+
+
+@app.command()
+def erase(
+    tenant: TenantId,
+    reason: Annotated[Reason, typer.Option(help="Why; it stands in the purge log.")] = Reason.OFFBOARDING,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Erase a tenant: mail, pins, settings, subscription, keys. Only its purge log stays. There is no way back.
+
+    Refused while a hold stands. Cut, it is finished by running it again, or by a gateway that runs. Exit code 1 when
+    something could not be erased yet.
+    """
+    if not yes:
+        typed = typer.prompt(f"Everything of tenant {tenant} will be gone for good. Type its id to go on", err=True)
+        if typed.strip() != tenant:
+            session.fail("this is another id: nothing was done", session.USAGE)
+
+    async def work() -> dict[str, Any]:
+        async with session.opened() as core:
+            await core.tenant_erasures.begin(tenant, reason, COMMAND)
+            with session.err.status("erasing"):
+                await core.tenant_erasures.work()
+                await finish(core)
+                await core.tenant_erasures.work()
+                await finish(core)
+            found = await core.tenant_erasures.begin(tenant, reason, COMMAND)
+            return {
+                "tenant": tenant,
+                "state": "erasing" if found.erased_at is None else "erased",
+                "reason": found.reason.value,
+                "run": found.run_id,
+                "purged": found.purged,
+                "bytes": found.bytes,
+            }
+
+    done = session.run(work())
+    if json:
+        session.show_json(done)
+    else:
+        session.say(
+            f"tenant {tenant} is {'erased' if done['state'] == 'erased' else 'being erased'}: "
+            f"{done['purged']} copies purged ({done['bytes']} bytes), run {done['run']}"
+        )
+        if done["state"] != "erased":
+            session.say("some of its bytes could not be erased yet: the gateway tries again, or run this again")
+    raise typer.Exit(0 if done["state"] == "erased" else session.FAILED)

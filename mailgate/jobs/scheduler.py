@@ -38,6 +38,7 @@ class Intervals:
     clock: int = 60
     alarms: int = 60
     keys: int = 3_600
+    erasures: int = 60
 
 
 class Jobs:
@@ -45,7 +46,7 @@ class Jobs:
 
     `sign` makes log checkpoints where a log grew, `prune` forgets what is no longer needed, `plans_file` takes over a
     changed catalogue, `notices` says what will happen to subscriptions, `alarms` looks at what is wrong, `keys`
-    whether keys are to be rotated.
+    whether keys are to be rotated, `erasures` goes on with tenants that leave.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Jobs:
         notices: Callable[[], Awaitable[object]],
         alarms: Callable[[], Awaitable[object]],
         keys: Callable[[], Awaitable[object]],
+        erasures: Callable[[], Awaitable[object]],
         clock: Clock,
         intervals: Intervals | None = None,
     ) -> None:
@@ -79,6 +81,7 @@ class Jobs:
                 Worker("plans", self._look_at_plans),
                 Worker("notices", notices),
                 Worker("keys", keys),
+                Worker("erasures", erasures),
                 Worker("clock", self._note_time),
                 Worker("alarms", alarms),
             )

@@ -24,7 +24,7 @@ from connectors.smtp.model import Envelope, Reply
 from connectors.smtp.port import Submitter
 from mailgate.blobs import BlobStore
 from mailgate.clock import SECOND, Clock, Instant
-from mailgate.errors import MailgateError
+from mailgate.errors import MailgateError, NotFoundError
 from mailgate.metrics import Metrics
 from mailgate.store.sending.queue import Claim, ClaimLostError, SendQueue
 from mailgate.submissions.decide import Answer, Outcome
@@ -159,7 +159,7 @@ class Sender:
             tried = await self._try(claim)
             now = self._clock()
             verdict = await self._queue.finish(claim, tried.outcome, tried.response, now, tried.wait)
-        except ClaimLostError as error:
+        except (ClaimLostError, NotFoundError) as error:  # NotFoundError: the tenant is being erased
             _log.info("claim_lost", submission=claim.id, reason=error.detail)
             return
         outcome = "retry" if verdict.state is SubmissionState.QUEUED else verdict.state.value

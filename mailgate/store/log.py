@@ -113,7 +113,7 @@ class PurgeLog:
         query = (
             select(tenants.c.id, tenants.c.ref)
             .join(tenant_heads, tenant_heads.c.tenant_id == tenants.c.id)
-            .where(tenant_heads.c.log_policy.is_distinct_from(self._policy.sha256))
+            .where(tenant_heads.c.log_policy.is_distinct_from(self._policy.sha256), tenants.c.erasing_at.is_(None))
             .order_by(tenants.c.id)
         )
         async with db.read() as conn:

@@ -17,6 +17,7 @@ from mailgate.store import plan_limits, tenants, timelines
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.schema import messages, subscription_notices, subscription_periods
+from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.tenants.entitlements import entitled
@@ -53,6 +54,7 @@ async def give(
     """The scheduler's tick: put what is near into the feed, once for each of the days ahead. Returns how many."""
     farthest = now + max(days_ahead, default=0) * DAY
     near = select(_P.tenant_id).distinct().where(_P.effective_at > now, _P.effective_at <= farthest)
+    near = near.join(tenants_table, tenants_table.c.id == _P.tenant_id).where(tenants.LIVING)
     async with db.read() as conn:
         ids = sorted((await conn.execute(near)).scalars())
     given = 0

@@ -23,6 +23,7 @@ from mailgate.store.schema import mailboxes, messages
 from mailgate.store.schema import runs as runs_table
 from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.tenants import LIVING
 from mailgate.store.transaction import Transaction
 from retention.model import Actor, Rules, Supposed
 from retention.policy import cutoffs
@@ -105,7 +106,11 @@ class SqlPurgeStore:
     async def tenants(self) -> Sequence[str]:
         """Everybody."""
         async with self._db.read() as conn:
-            return (await conn.execute(select(tenants_table.c.id).order_by(tenants_table.c.id))).scalars().all()
+            return (
+                (await conn.execute(select(tenants_table.c.id).where(LIVING).order_by(tenants_table.c.id)))
+                .scalars()
+                .all()
+            )
 
     async def tenants_due(self, now: Instant, plans_at: Instant, supposed: Supposed | None = None) -> Sequence[str]:
         """Tenants whose oldest unpinned copy is of age, and those with copies of removed mailboxes."""
@@ -121,7 +126,8 @@ class SqlPurgeStore:
         entitled = await self._subscriptions.all_entitlements(plans_at)
         due = []
         async with self._db.read() as conn:
-            rows = (await conn.execute(select(tenants_table.c.id, oldest, left).order_by(tenants_table.c.id))).all()
+            query = select(tenants_table.c.id, oldest, left).where(LIVING).order_by(tenants_table.c.id)
+            rows = (await conn.execute(query)).all()
             for tenant_id, anchor_at, has_left in rows:
                 if anchor_at is None or tenant_id not in entitled:
                     continue
@@ -152,7 +158,7 @@ class SqlPurgeStore:
     async def rules(self, tenant_id: str, at: Instant, supposed: Supposed | None = None) -> Rules | None:
         """The tenant's rules; None when there is no such tenant."""
         async with self._db.read() as conn:
-            known = select(tenants_table.c.id).where(tenants_table.c.id == tenant_id)
+            known = select(tenants_table.c.id).where(tenants_table.c.id == tenant_id, LIVING)
             if (await conn.execute(known)).one_or_none() is None:
                 return None
             if supposed is not None:

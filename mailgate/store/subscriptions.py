@@ -106,7 +106,7 @@ class Subscriptions:
         """For every tenant; two queries, one row a tenant each."""
         async with self._db.read() as conn:
             held = await timelines.current(conn, now)
-            ids = (await conn.execute(select(tenants_table.c.id))).scalars().all()
+            ids = (await conn.execute(select(tenants_table.c.id).where(tenants.LIVING))).scalars().all()
         free = self.judge(timeline(()), now)
         return {id_: entitled(*held[id_], self.catalogue) if id_ in held else free for id_ in ids}
 
@@ -287,7 +287,8 @@ class Subscriptions:
         async with self._db.read() as conn:
             held = await timelines.current(conn, now)
             columns = (tenant_heads.c.tenant_id, tenant_heads.c.log_plan, tenant_heads.c.feed_plan)
-            heads = (await conn.execute(select(*columns).order_by(tenant_heads.c.tenant_id))).all()
+            living = select(*columns).join(tenants_table, tenants_table.c.id == tenant_heads.c.tenant_id)
+            heads = (await conn.execute(living.where(tenants.LIVING).order_by(tenant_heads.c.tenant_id))).all()
         free = timeline(()).at(now)
         changed = 0
         for tenant_id, log_plan, feed_plan in heads:
@@ -374,7 +375,8 @@ class Subscriptions:
         async with self._db.read() as conn:
             if await installation.read(conn, installation.SUBSCRIPTION_RULES) == wanted:
                 return 0
-            ids = (await conn.execute(select(_E.tenant_id).distinct().order_by(_E.tenant_id))).scalars().all()
+            told = select(_E.tenant_id).join(tenants_table, tenants_table.c.id == _E.tenant_id).where(tenants.LIVING)
+            ids = (await conn.execute(told.distinct().order_by(_E.tenant_id))).scalars().all()
         for tenant_id in ids:
 
             async def work(tx: Transaction, tenant_id: str = tenant_id) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import Row, insert, select, update
 
 from mailgate.actors import Actor
 from mailgate.clock import Instant
-from mailgate.errors import NotFoundError
+from mailgate.errors import ConflictError, NotFoundError
 from mailgate.ids import new_ref
 from mailgate.keys import KeyRing
 from mailgate.store.database import Database
@@ -17,6 +17,9 @@ from mailgate.store.paging import Page, cut
 from mailgate.store.schema import tenant_heads, tenants
 from mailgate.store.transaction import Transaction
 from retention.ledger.tree import Frontier
+
+LIVING = tenants.c.erasing_at.is_(None)
+"""Of the rows of `tenants`: those that are not being erased. The others stand for a log whose tenant is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ async def put(
     db: Database, ring: KeyRing, log: PurgeLog, tenant_id: str, name: str, now: Instant, actor: Actor
 ) -> tuple[Tenant, bool]:
     """Make the tenant or rename it; (tenant, whether it was made). Its keys are made first: a key without a tenant
-    harms nobody.
+    harms nobody. Raises ConflictError (tenant_erased) for an id whose tenant was erased: its log keeps it.
     """
     existing = await find(db, tenant_id)
     ref = existing.ref if existing else new_ref()
@@ -50,26 +53,36 @@ async def put(
             await tx.conn.execute(insert(tenant_heads).values(head))
             log.announce_policy(tx, tenant_id, ref, at=now, actor=actor)
         else:
-            await tx.conn.execute(update(tenants).where(tenants.c.id == tenant_id).values(name=name))
+            await tx.conn.execute(update(tenants).where(tenants.c.id == tenant_id, LIVING).values(name=name))
         row = (await tx.conn.execute(select(tenants).where(tenants.c.id == tenant_id))).one()
+        if row.erasing_at is not None:
+            raise ConflictError(
+                f"tenant {tenant_id} was erased, and its purge log keeps the id; take another one", slug="tenant_erased"
+            )
         return _tenant(row), made
 
-    tenant, made = await db.transact(work)
+    try:
+        tenant, made = await db.transact(work)
+    except ConflictError:
+        if existing is None:
+            ring.destroy_tenant(ref)
+        raise
     if existing is None and not made:
         ring.destroy_tenant(ref)  # somebody else made the tenant at the same moment, with a ref and keys of its own
     return tenant, made
 
 
-async def find(db: Database, tenant_id: str) -> Tenant | None:
-    """The tenant, or None."""
+async def find(db: Database, tenant_id: str, *, erased: bool = False) -> Tenant | None:
+    """The tenant, or None. `erased`: also one that is being erased or was, of which only the log may be served."""
+    query = select(tenants).where(tenants.c.id == tenant_id)
     async with db.read() as conn:
-        row = (await conn.execute(select(tenants).where(tenants.c.id == tenant_id))).one_or_none()
+        row = (await conn.execute(query if erased else query.where(LIVING))).one_or_none()
     return None if row is None else _tenant(row)
 
 
-async def get(db: Database, tenant_id: str) -> Tenant:
-    """The tenant. Raises NotFoundError."""
-    tenant = await find(db, tenant_id)
+async def get(db: Database, tenant_id: str, *, erased: bool = False) -> Tenant:
+    """The same. Raises NotFoundError."""
+    tenant = await find(db, tenant_id, erased=erased)
     if tenant is None:
         raise NotFoundError(
             f"there is no tenant {tenant_id!r}; make it with PUT /v1/tenants/{tenant_id}", slug="tenant_not_found"
@@ -79,7 +92,7 @@ async def get(db: Database, tenant_id: str) -> Tenant:
 
 async def list_page(db: Database, *, after: str | None, limit: int) -> Page[Tenant]:
     """Tenants by id. The page's key is (id,)."""
-    query = select(tenants).order_by(tenants.c.id).limit(limit + 1)
+    query = select(tenants).where(LIVING).order_by(tenants.c.id).limit(limit + 1)
     if after is not None:
         query = query.where(tenants.c.id > after)
     async with db.read() as conn:
@@ -89,9 +102,9 @@ async def list_page(db: Database, *, after: str | None, limit: int) -> Page[Tena
 
 async def lock(tx: Transaction, tenant_id: str, *, shared: bool = False) -> Tenant:
     """Lock the tenant's row: shared by who only needs its plan to stand still (a purge), alone by who changes it.
-    Raises NotFoundError.
+    Raises NotFoundError, also for one that is being erased.
     """
-    query = select(tenants).where(tenants.c.id == tenant_id)
+    query = select(tenants).where(tenants.c.id == tenant_id, LIVING)
     query = query.with_for_update(read=True) if shared else query.with_for_update(key_share=True)
     row = (await tx.conn.execute(query)).one_or_none()
     if row is None:

@@ -85,7 +85,8 @@ async def create(
 
     async def work(tx: Transaction) -> None:
         if tenant_id is not None:
-            known = await tx.conn.execute(select(tenants.c.id).where(tenants.c.id == tenant_id))
+            living = select(tenants.c.id).where(tenants.c.id == tenant_id, tenants.c.erasing_at.is_(None))
+            known = await tx.conn.execute(living.with_for_update(read=True))
             if known.one_or_none() is None:
                 raise NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
         await tx.conn.execute(

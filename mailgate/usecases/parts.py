@@ -28,6 +28,7 @@ from mailgate.store.reading import MessageReader
 from mailgate.store.retention import RetentionService
 from mailgate.store.sending.accept import Submissions
 from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.tenant_erasure import TenantErasures
 from mailgate.store.wishes.service import Wishes
 
 
@@ -108,6 +109,7 @@ class Services:
     holds: LegalHolds
     retention: RetentionService
     alarms: Alarms
+    tenant_erasures: TenantErasures
     wishes: Wishes
     submissions: Submissions
     feed: Feed

@@ -169,6 +169,7 @@ def make_services(core: Core, sync: RecordedSync, verify: RecordedVerify, health
         holds=core.holds,
         retention=core.retention,
         alarms=core.alarms,
+        tenant_erasures=core.tenant_erasures,
         wishes=core.wishes,
         submissions=core.submissions,
         feed=core.feed,

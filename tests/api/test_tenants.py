@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from mailgate.clock import DAY, to_rfc3339
+from mailgate.jobs.erase import EraseWorker
+from mailgate.store.erasures import Erasures
 from tests.api.conftest import START, Gateway
+from tests.api.mail import letter, postman
 
 
 async def test_putting_a_tenant_makes_it_and_putting_it_again_renames_it(gateway: Gateway) -> None:
@@ -174,3 +177,49 @@ async def test_plans_are_compared(gateway: Gateway) -> None:
 async def test_an_unknown_tenant_is_not_found(gateway: Gateway, path: str) -> None:
     refused = await gateway.client.get(f"/v1/tenants/nobody{path}")
     assert (refused.status_code, refused.json()["type"]) == (404, "tenant_not_found")
+
+
+async def test_a_tenant_that_is_erased_is_gone_at_once_and_its_log_stays(gateway: Gateway) -> None:
+    core = gateway.core
+    post = await postman(gateway, "acme")
+    message_id = await post.deliver(letter())
+    await gateway.tenant("other")
+    bound = await gateway.token("crm", tenant_id="acme")
+    asked = await bound.delete("/v1/tenants/acme", params={"reason": "erasure_request"})
+    assert asked.status_code == 202, asked.text
+    begun = asked.json()
+    assert (begun["state"], begun["reason"], begun["purged"]) == ("erasing", "erasure_request", 0)
+    assert (await bound.get("/v1/tenants/acme")).status_code == 401
+    for path in ("", "/mailboxes", f"/messages/{message_id}", "/subscription", "/retention"):
+        assert (await gateway.client.get(f"/v1/tenants/acme{path}")).status_code == 404, path
+    listed = (await gateway.client.get("/v1/tenants")).json()["items"]
+    assert [tenant["id"] for tenant in listed] == ["other"]
+    events = await gateway.client.get("/v1/events", params={"tenant": "acme"})
+    assert events.status_code == 404
+
+    await core.tenant_erasures.work()
+    await EraseWorker(Erasures(core.db, core.log), core.blobs, core.clock, "test").work()
+    await core.tenant_erasures.work()
+    again = await gateway.client.delete("/v1/tenants/acme")
+    assert again.status_code == 200
+    assert again.json() == begun | {
+        "state": "erased",
+        "erased_at": again.json()["erased_at"],
+        "purged": 1,
+        "bytes": len(letter()),
+    }
+    kept = await gateway.client.get("/v1/purge-log", params={"tenant": "acme", "reason": "erasure_request"})
+    assert [leaf["type"] for leaf in kept.json()["items"]] == ["item.purge"]
+    assert (await gateway.client.get("/v1/purge-log/acme/checkpoint")).status_code == 200
+    refused = await gateway.client.put("/v1/tenants/acme", json={"name": "Acme"})
+    assert (refused.status_code, refused.json()["type"]) == (409, "tenant_erased")
+    assert (await gateway.client.delete("/v1/tenants/nobody")).status_code == 404
+
+
+async def test_a_hold_forbids_to_erase_a_tenant(gateway: Gateway) -> None:
+    await gateway.tenant("acme")
+    body = {"scope": {"tenant": True}, "matter": "M", "reason": "asked"}
+    assert (await gateway.client.post("/v1/tenants/acme/holds", json=body)).status_code == 201
+    refused = await gateway.client.delete("/v1/tenants/acme")
+    assert (refused.status_code, refused.json()["type"]) == (409, "held")
+    assert (await gateway.client.get("/v1/tenants/acme")).status_code == 200

@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
-from mailgate.api.security import Parts, Principal, TenantOf, Who, only
+from mailgate.api.security import LogOf, Parts, Principal, Who, only
 from mailgate.clock import from_rfc3339
 from mailgate.errors import NotFoundError
 from mailgate.store import tenants
@@ -200,7 +200,7 @@ async def export_log(query: Annotated[ExportQuery, Query()], parts: Parts, who: 
     response_class=Response,
     responses={200: {"content": {"text/plain": _TEXT}, "description": "A signed note"}, **problems(404, 409, 503)},
 )
-async def get_checkpoint(tenant: TenantOf, parts: Parts) -> Response:
+async def get_checkpoint(tenant: LogOf, parts: Parts) -> Response:
     """The log's newest checkpoint: a C2SP signed note."""
     signed = await parts.log_reader.checkpoint(tenant, parts.clock())
     return Response(signed.note, headers={"content-type": "text/plain; charset=utf-8"})
@@ -211,7 +211,7 @@ async def get_checkpoint(tenant: TenantOf, parts: Parts) -> Response:
     response_class=Response,
     responses={200: {"content": {"text/plain": _TEXT}, "description": "A verifier key"}, **problems(404)},
 )
-async def get_key(tenant: TenantOf, parts: Parts) -> Response:
+async def get_key(tenant: LogOf, parts: Parts) -> Response:
     """The C2SP verifier key of the log. Get it another way as well: who can change a log could change this answer."""
     key = parts.log_reader.verifier(tenant).vkey
     return Response(key + "\n", headers={"content-type": "text/plain; charset=utf-8"})
@@ -225,7 +225,7 @@ async def get_key(tenant: TenantOf, parts: Parts) -> Response:
         **problems(404, 409, 503),
     },
 )
-async def get_tile(tenant: TenantOf, path: Annotated[str, Path(), text(200)], parts: Parts) -> Response:
+async def get_tile(tenant: LogOf, path: Annotated[str, Path(), text(200)], parts: Parts) -> Response:
     """A tile of hashes (`tile/<level>/<n>`) or of entries (`tile/entries/<n>`), partial ones with `.p/<width>`."""
     try:
         tile = parse_tile_path(f"tile/{path}")
@@ -235,7 +235,7 @@ async def get_tile(tenant: TenantOf, path: Annotated[str, Path(), text(200)], pa
 
 
 async def _tenant(parts: Services, who: Principal, tenant_id: str) -> Tenant:
-    found = await tenants.find(parts.db, tenant_id) if who.reaches(tenant_id) else None
+    found = await tenants.find(parts.db, tenant_id, erased=True) if who.reaches(tenant_id) else None
     if found is None:
         raise NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
     return found

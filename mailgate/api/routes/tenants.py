@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
-from mailgate.api.security import Parts, TenantOf, Who, only
+from mailgate.api.security import LogOf, Parts, TenantOf, Who, only
 from mailgate.errors import NotFoundError
 from mailgate.store import tenants
+from mailgate.store.tenant_erasure import Reason
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
 from mailgate.tenants.catalogue import Plan
@@ -32,6 +33,28 @@ class TenantAnswer(Answer):
     id: str
     name: str
     created_at: Time
+
+
+class ErasureQuery(Body):
+    """Why."""
+
+    reason: Literal["offboarding", "erasure_request"] = Field(
+        "offboarding",
+        description="`offboarding`, or `erasure_request` (GDPR article 17); it stands in the purge log",
+    )
+
+
+class ErasureAnswer(Answer):
+    """How far the erasure of a tenant is."""
+
+    tenant_id: str
+    state: Literal["erasing", "erased"]
+    reason: Reason
+    run_id: str = Field(description="the run of its purges in the purge log")
+    begun_at: Time
+    erased_at: Time | None = Field(description="since when only its purge log is left")
+    purged: int = Field(description="copies purged so far")
+    bytes: int
 
 
 class PriceAnswer(Answer):
@@ -74,7 +97,7 @@ class PlansAnswer(Answer):
 @router.put(
     "/v1/tenants/{tenant_id}",
     dependencies=[only(Scope.CRM)],
-    responses={201: {"model": TenantAnswer, "description": "Made"}, **problems(404)},
+    responses={201: {"model": TenantAnswer, "description": "Made"}, **problems(404, 409)},
 )
 async def put_tenant(
     tenant_id: Annotated[TenantId, Path()], body: TenantBody, parts: Parts, who: Who, response: Response
@@ -102,6 +125,35 @@ async def list_tenants(query: Annotated[PageQuery, Query()], parts: Parts, who: 
 async def get_tenant(tenant: TenantOf) -> TenantAnswer:
     """One tenant."""
     return _show(tenant)
+
+
+@router.delete(
+    "/v1/tenants/{tenant_id}",
+    status_code=202,
+    dependencies=[only(Scope.CRM)],
+    responses={200: {"model": ErasureAnswer, "description": "It is erased"}, **problems(404, 409)},
+)
+async def erase_tenant(
+    tenant: LogOf, query: Annotated[ErasureQuery, Query()], parts: Parts, who: Who, response: Response
+) -> ErasureAnswer:
+    """Erase a tenant: everything of it goes, but its purge log. There is no way back.
+
+    Connections are closed and credentials destroyed at once, and nothing of the tenant is served any more. Its copies
+    are purged and its keys destroyed right after; repeat the request to see how far it is. A hold forbids it.
+    """
+    found = await parts.tenant_erasures.begin(tenant.id, Reason(query.reason), who.actor)
+    if found.erased_at is not None:
+        response.status_code = 200
+    return ErasureAnswer(
+        tenant_id=found.tenant_id,
+        state="erasing" if found.erased_at is None else "erased",
+        reason=found.reason,
+        run_id=found.run_id,
+        begun_at=found.begun_at,
+        erased_at=found.erased_at,
+        purged=found.purged,
+        bytes=found.bytes,
+    )
 
 
 @router.get("/v1/plans", dependencies=[only(Scope.CRM, Scope.COMPLIANCE)])

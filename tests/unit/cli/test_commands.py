@@ -352,3 +352,17 @@ def test_another_master_key_opens_everything_and_stands_in_the_log(shell: Shell)
     assert shell.json("doctor")["healthy"]
     refused = shell("key", "rotate", "--master", expect=3, MAILGATE_NEW_MASTER_KEY="A" * 43 + "=")
     assert "given together" in refused.stderr
+
+
+def test_a_tenant_is_erased_only_after_its_id_was_typed(shell: Shell) -> None:
+    assert "nothing was done" in shell("tenant", "erase", "acme", stdin="acm\n", expect=2).stderr
+    assert shell.json("tenant", "list") != []
+    asked = shell("tenant", "erase", "acme", "--reason", "erasure_request", stdin="acme\n")
+    assert "tenant acme is erased: 0 copies" in asked.stdout
+    again = shell.json("tenant", "erase", "acme", "--yes")
+    assert (again["state"], again["reason"], again["purged"]) == ("erased", "erasure_request", 0)
+    assert shell.json("tenant", "list") == []
+    assert shell.json("doctor")["healthy"]
+    shell("tenant", "add", "acme", expect=4)
+    shell("audit", "export", "acme", str(shell.folder / "log"))
+    shell("tenant", "erase", "nobody", "--yes", expect=4)

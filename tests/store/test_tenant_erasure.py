@@ -1,0 +1,276 @@
+"""A tenant leaves: no row in any table names it any more but its log's, whatever tables there are; others notice
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import pytest
+from sqlalchemy import JSON, Boolean, Column, LargeBinary, String, Table, func, insert, select
+
+from mailgate.actors import SYSTEM, Actor
+from mailgate.clock import DAY
+from mailgate.errors import ConflictError, NotFoundError
+from mailgate.ids import new_id
+from mailgate.jobs.erase import EraseWorker
+from mailgate.keys import KeyMissingError
+from mailgate.store import tenants
+from mailgate.store.erasures import Erasures
+from mailgate.store.leases import acquire
+from mailgate.store.legal_holds import LegalHolds, Scope
+from mailgate.store.schema import (
+    blobs,
+    hold_messages,
+    holds,
+    idempotency_keys,
+    leases,
+    messages,
+    metadata,
+    submissions,
+    tenant_heads,
+    tokens,
+)
+from mailgate.store.schema import tenants as tenants_table
+from mailgate.store.tenant_erasure import KEPT, Reason, TenantErasures, TenantHeldError
+from retention.ledger.replay import replay_leaves
+from retention.ledger.report import Verdict
+from tests.store.builder import Home, Seed
+from tests.store.conftest import NOW, Store
+from tests.store.purging import Purging, make_purging
+
+ADMIN = Actor("token", "T1")
+_NUMBERS = count(1)
+LATER = {hold_messages: holds, idempotency_keys: tokens}
+"""Tables that belong to a tenant by way of another one."""
+
+
+def tables() -> list[Table]:
+    """Every table whose rows belong to a tenant, those that others refer to first."""
+    return [*(table for table in metadata.sorted_tables if "tenant_id" in table.c), *LATER]
+
+
+def value_of(column: Column[Any]) -> Any:
+    """Some value that the column takes."""
+    number = next(_NUMBERS)
+    if isinstance(column.type, JSON):
+        return {}
+    if isinstance(column.type, Boolean):
+        return False
+    if isinstance(column.type, LargeBinary):
+        return b"%d" % number
+    if isinstance(column.type, String):
+        return new_id(NOW) if column.type.length == 26 else f"v{number}"[: column.type.length]
+    return number
+
+
+async def rows(store: Store, table: Table, tenant_id: str) -> Sequence[Any]:
+    """The tenant's rows of a table."""
+    async with store.db.read() as conn:
+        if table is hold_messages:
+            mine = hold_messages.c.hold_id.in_(select(holds.c.id).where(holds.c.tenant_id == tenant_id))
+        elif table is idempotency_keys:
+            mine = idempotency_keys.c.token_id.in_(select(tokens.c.id).where(tokens.c.tenant_id == tenant_id))
+        else:
+            mine = table.c.tenant_id == tenant_id
+        return (await conn.execute(select(table).where(mine).order_by(*table.primary_key.columns))).all()
+
+
+async def fill(store: Store, tenant_id: str) -> None:
+    """A row of the tenant in every table that has none yet, also in tables that are added one day."""
+    for table in tables():
+        if table in KEPT or await rows(store, table, tenant_id):
+            continue
+        values: dict[str, Any] = {}
+        for column in table.columns:
+            if column.name == "tenant_id":
+                values[column.name] = tenant_id
+            elif table in LATER and column.name in ("hold_id", "token_id"):
+                values[column.name] = (await rows(store, LATER[table], tenant_id))[0].id
+            elif column.foreign_keys and not column.nullable:
+                target = next(iter(column.foreign_keys)).column
+                values[column.name] = getattr((await rows(store, target.table, tenant_id))[0], target.name)
+            elif not (column.nullable or column.server_default is not None or column.autoincrement is True):
+                values[column.name] = value_of(column)
+        if table is submissions:
+            values["state"] = "sent"
+        if table is holds:
+            values |= {"scope": "messages", "released_at": NOW - 60 * DAY, "protects_until_at": NOW - 30 * DAY}
+        async with store.db.write() as tx:
+            await tx.conn.execute(insert(table).values(values))
+
+
+async def snapshot(store: Store, tenant_id: str) -> Mapping[str, Sequence[Any]]:
+    return {table.name: await rows(store, table, tenant_id) for table in tables()}
+
+
+class Leaving:
+    """Two tenants with copies of every kind and a row in every table; one leaves."""
+
+    def __init__(self, purging: Purging, home: Home) -> None:
+        self.purging = purging
+        self.store = purging.store
+        self.home = home
+        self.erasures = self.process()
+
+    def process(self, **more: Any) -> TenantErasures:
+        store = self.store
+        return TenantErasures(
+            store.db, store.ring, store.log, store.subscriptions, self.purging.clock, "test", **{"batch": 2} | more
+        )
+
+    async def erase_blobs(self) -> tuple[int, int]:
+        store = self.store
+        return await EraseWorker(Erasures(store.db, store.log), store.blobs, self.purging.clock, "test").work()
+
+    async def bodies(self) -> list[bytes]:
+        found = await rows(self.store, metadata.tables["log_leaves"], "acme")
+        return [row.body for row in sorted(found, key=lambda row: row.idx)]
+
+    async def is_gone(self, purged: int) -> None:
+        """Nothing is left but the log, and the log says what happened."""
+        left = {name: found for name, found in (await snapshot(self.store, "acme")).items() if found}
+        assert set(left) == {table.name for table in KEPT if "tenant_id" in table.c and left.get(table.name)}
+        assert "log_leaves" in left
+        async with self.store.db.read() as conn:
+            names = select(func.count()).where(leases.c.name == f"mailbox:{self.home.mailbox_id}")
+            assert (await conn.execute(names)).scalar_one() == 0
+            (row,) = (await conn.execute(select(tenants_table).where(tenants_table.c.id == "acme"))).all()
+            (head,) = (await conn.execute(select(tenant_heads).where(tenant_heads.c.tenant_id == "acme"))).all()
+        assert (row.name, row.erased_at) == ("", NOW)
+        assert (head.copies, head.storage_bytes) == (0, 0)
+        with pytest.raises(KeyMissingError):
+            self.store.ring.tenant(row.ref)
+
+        report = replay_leaves(await self.bodies())
+        assert report.verdict is Verdict.OK, report.lines()
+        assert report.facts["open_runs"] == 0
+        told = await self.purging.leaves()
+        purges = [leaf for leaf in told if leaf["type"] == "item.purge"]
+        assert len({leaf["item_ref"] for leaf in purges}) == len(purges) == purged
+        assert {leaf["reason"] for leaf in purges} == {"erasure_request"}
+        assert sum(leaf["checks"]["pins"] for leaf in purges) == 1
+        (close,) = [leaf for leaf in told if leaf["type"] == "run.close"]
+        assert (close["candidates"], close["purged"]) == (purged, purged)
+        assert [leaf["new"] for leaf in told if leaf["type"] == "key.rotate"] == ["destroyed"]
+        tenant = await tenants.get(self.store.db, "acme", erased=True)
+        signed = await self.store.reader.checkpoint(tenant, NOW)
+        assert signed.size == len(told)
+
+
+async def make(purging: Purging, tenant_id: str) -> Home:
+    home = await purging.builder.home(tenant_id)
+    shared = b"Subject: shared\r\n\r\nshared by two\r\n"
+    seeds = [
+        Seed(NOW - DAY, shared),
+        Seed(NOW - DAY, shared),
+        Seed(NOW - 2 * DAY, indexed=True),
+        Seed(NOW, originals=2),
+    ]
+    ids = await purging.builder.copies(home, seeds)
+    await purging.pins.put(tenant_id, ids[0], "deal", "D", note="n", now=NOW, actor=SYSTEM)
+    await acquire(purging.store.db, f"mailbox:{home.mailbox_id}", "another", DAY, NOW)
+    await fill(purging.store, tenant_id)
+    return home
+
+
+@pytest.fixture
+async def leaving(store: Store) -> AsyncIterator[Leaving]:
+    purging = await make_purging(store)
+    await make(purging, "other")
+    made = Leaving(purging, await make(purging, "acme"))
+    yield made
+    # What was made up contradicts itself here and there: it goes, by the same way, before the store checks itself.
+    purging.now += 90 * DAY
+    for tenant_id in ("acme", "other"):
+        await made.erasures.begin(tenant_id, Reason.OFFBOARDING, ADMIN)
+    await made.erasures.work()
+    await made.erase_blobs()
+    assert await made.erasures.work() in (1, 2)
+
+
+async def test_nothing_is_left_but_the_log_and_another_tenant_is_as_it_was(leaving: Leaving) -> None:
+    filled = await snapshot(leaving.store, "acme")
+    assert all(filled[table.name] for table in tables() if table not in KEPT), "the test fills every table"
+    assert await leaving.erase_blobs() == (2, 0)  # what was made up is no object
+    before = await snapshot(leaving.store, "other")
+    begun = await leaving.erasures.begin("acme", Reason.ERASURE_REQUEST, ADMIN)
+    assert (begun.purged, begun.erased_at) == (0, None)
+    assert await tenants.find(leaving.store.db, "acme") is None
+    with pytest.raises(NotFoundError):
+        await leaving.purging.builder.plan("acme", "professional")
+
+    assert await leaving.erasures.work() == 0  # bytes wait to be erased
+    assert await leaving.erase_blobs() == (3, 0)
+    assert await leaving.erasures.work() == 1
+    await leaving.is_gone(4)
+    assert await snapshot(leaving.store, "other") == before
+
+    done = await leaving.erasures.begin("acme", Reason.OFFBOARDING, ADMIN)
+    assert (done.reason, done.purged, done.erased_at) == (Reason.ERASURE_REQUEST, 4, NOW)
+    size = len(await leaving.bodies())
+    assert await leaving.erasures.work() == 0
+    assert len(await leaving.bodies()) == size
+    with pytest.raises(ConflictError, match="was erased"):
+        await tenants.put(leaving.store.db, leaving.store.ring, leaving.store.log, "acme", "Acme", NOW, SYSTEM)
+
+
+async def test_a_hold_forbids_it_and_so_does_its_delay(leaving: Leaving) -> None:
+    purging, db = leaving.purging, leaving.store.db
+    legal = LegalHolds(db, leaving.store.ring, leaving.store.log, purging.expiry, release_days=30)
+    hold = await legal.place(
+        "acme", Scope(mailbox_id=leaving.home.mailbox_id), matter="m", reason="r", now=NOW, actor=ADMIN
+    )
+    before = await snapshot(leaving.store, "acme")
+    with pytest.raises(TenantHeldError):
+        await leaving.erasures.begin("acme", Reason.OFFBOARDING, ADMIN)
+    assert await snapshot(leaving.store, "acme") == before
+    await legal.release("acme", hold.id, reason="r", now=NOW, actor=ADMIN)
+    with pytest.raises(TenantHeldError):
+        await leaving.erasures.begin("acme", Reason.OFFBOARDING, ADMIN)
+    purging.now += 30 * DAY
+    await leaving.erasures.begin("acme", Reason.OFFBOARDING, ADMIN)
+    with pytest.raises(NotFoundError):
+        await legal.place("acme", Scope(), matter="m", reason="r", now=purging.now, actor=ADMIN)
+
+
+async def test_what_is_being_sent_is_waited_for(leaving: Leaving) -> None:
+    """The server may have it already: the copies stay until the sender has written down its answer, or is gone."""
+    await acquire(leaving.store.db, "sender:p1", "p1", DAY, NOW)
+    async with leaving.store.db.write() as tx:
+        mine = submissions.c.tenant_id == "acme"
+        await tx.conn.execute(submissions.update().where(mine).values(state="sending", claimed_by="p1"))
+    await leaving.erasures.begin("acme", Reason.OFFBOARDING, ADMIN)
+    assert await leaving.erasures.work() == 0
+    assert len(await rows(leaving.store, messages, "acme")) == 4
+    leaving.purging.now += DAY
+    await leaving.erasures.work()
+    assert await rows(leaving.store, messages, "acme") == []
+    assert await rows(leaving.store, blobs, "acme") == []
+
+
+class Cut(BaseException):
+    """What a kill is to the code: nothing after it runs."""
+
+
+async def test_cut_at_any_step_it_ends_as_if_it_had_not_been(leaving: Leaving) -> None:
+    await leaving.erasures.begin("acme", Reason.ERASURE_REQUEST, ADMIN)
+    cuts = list[str]()
+
+    def step(name: str) -> None:
+        if name not in cuts:
+            cuts.append(name)
+            raise Cut
+
+    while await tenants.find(leaving.store.db, "acme", erased=True) is not None:
+        try:
+            ended = await leaving.process(step=step).work()
+        except Cut:
+            continue
+        if ended:
+            break
+        assert await leaving.erase_blobs() != (0, 0)
+    assert cuts == ["copies", "keys", "keys gone"]
+    await leaving.is_gone(4)
