@@ -22,7 +22,7 @@ once and gives a pending downgrade up.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Never
 
@@ -30,13 +30,15 @@ from mailgate.clock import DAY, Instant, from_rfc3339, to_rfc3339
 from mailgate.errors import ConflictError, PreconditionError
 from mailgate.tenants.calendar import add_months
 from mailgate.tenants.catalogue import FREE, Catalogue, Plan
-from mailgate.tenants.timeline import Event, EventType, Period, Source, Status, Timeline
+from mailgate.tenants.timeline import ChangeKind, Event, EventType, Period, Source, Status, Timeline
 
 RENEW_BEFORE: Instant = 30 * DAY
 """How long before the end of a period it can be renewed by hand."""
 DOWNGRADE_BEFORE: Instant = 1 * DAY
 """How long before the end of a period a lower plan can be bought for the next one."""
 MOST_SEATS = 1_000_000
+_PENDING = "change_pending"
+_SUBSCRIBED = "already_subscribed"
 
 
 class Command(StrEnum):
@@ -84,8 +86,36 @@ def decide(wish: Wish, situation: Situation, event_id: str) -> Event:
     """The event that the command is, counting from now. Raises ConflictError (409, with `allowed_at` in its extra where
     time will allow it) when the rules forbid it, PreconditionError (422) when a value makes no sense.
     """
-    made = _DECISIONS[wish.command](wish, situation)
+    try:
+        made = _DECISIONS[wish.command](wish, situation)
+    except ConflictError as refused:
+        if refused.slug == _PENDING or (refused.slug == _SUBSCRIBED and _ends_by_itself(situation.period)):
+            _refuse(refused.slug, refused.detail, _allowed_after(wish, situation))
+        raise
     return Event(id=event_id, effective_at=situation.now, **made)
+
+
+def _ends_by_itself(period: Period) -> bool:
+    """Whether nobody is expected to pay for what follows."""
+    return not period.auto_renew or period.status is Status.PAST_DUE
+
+
+def _allowed_after(wish: Wish, situation: Situation) -> Instant | None:
+    """From when the command will be allowed if nothing else happens: what was bought begins by itself, and the rules
+    then count from its own end; what is not renewed ends. None: by time alone never.
+    """
+    edges: set[Instant] = set()
+    for period in situation.line.after(situation.now):
+        edges.add(period.effective_at)
+        if period.period_end is not None:
+            edges |= {period.period_end - RENEW_BEFORE, period.period_end - DOWNGRADE_BEFORE}
+    for at in sorted(edge for edge in edges if edge > situation.now):
+        try:
+            _DECISIONS[wish.command](wish, replace(situation, now=at))
+        except ConflictError:
+            continue
+        return at
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,17 +139,17 @@ def _option(command: Command, situation: Situation) -> Option:
     current = catalogue.plan(period.plan)
     rank = -1 if current is None else current.rank
     on_sale = [plan for plan in catalogue.ranked() if plan.on_sale]
-    # The plan that makes the command possible, if any does.
-    fitting = {
-        Command.PURCHASE: on_sale,
-        Command.UPGRADE: [plan for plan in on_sale if plan.rank > rank],
-        Command.DOWNGRADE: [plan for plan in on_sale if plan.rank < rank],
+    # The plan that makes the command possible; where none does, the one that is nearest to it.
+    plan = {
+        Command.PURCHASE: on_sale[-1:],
+        Command.UPGRADE: [plan for plan in on_sale if plan.rank > rank][-1:] or on_sale[-1:],
+        Command.DOWNGRADE: [plan for plan in on_sale if plan.rank < rank][-1:] or on_sale[:1],
     }.get(command)
-    if fitting == []:
-        return Option(command, False, "no_such_plan", f"there is no plan to {command.value} to")
+    if plan == []:
+        return Option(command, False, "plan_not_on_sale", "no plan is on sale")
     more = min(max(situation.seats_used, (period.seats or 0) + 1), MOST_SEATS)
     seats = more if command is Command.SEATS else None
-    wish = Wish(command, fitting[-1].name if fitting else None, catalogue.terms[0], seats)
+    wish = Wish(command, plan[0].name if plan else None, catalogue.terms[0], seats)
     try:
         decide(wish, situation, "option")
     except ConflictError as refused:
@@ -132,7 +162,7 @@ def _purchase(wish: Wish, situation: Situation) -> Mapping[str, Any]:
     period = situation.period
     if period.paid and period.status is not Status.TRIALING:
         _refuse(
-            "already_subscribed",
+            _SUBSCRIBED,
             f"plan {period.plan} runs already; upgrade, downgrade or renew it"
             + (", or retry the payment that failed" if period.status is Status.PAST_DUE else ""),
         )
@@ -272,13 +302,11 @@ def _end(period: Period) -> Instant:
 
 
 def _no_pending(period: Period) -> None:
-    change = period.pending
+    change, end = period.pending, period.period_end
     if change is not None:
-        _refuse(
-            "change_pending",
-            f"a change waits already: {change.kind.value} to plan {change.plan} when the period ends",
-            period.period_end,
-        )
+        when = "" if end is None else f", on {to_rfc3339(end)}"
+        what = f"{change.seats} seats" if change.kind is ChangeKind.SEATS else f"{change.kind.value} to {change.plan}"
+        _refuse(_PENDING, f"one change waits already for the end of the period{when}: {what}")
 
 
 def _sold(name: str | None, catalogue: Catalogue) -> Plan:
@@ -318,4 +346,4 @@ def _refuse(slug: str, detail: str, allowed_at: Instant | None = None) -> Never:
     if allowed_at is None:
         raise ConflictError(detail, slug=slug)
     at = to_rfc3339(allowed_at)
-    raise ConflictError(f"{detail}: from {at} on", slug=slug, allowed_at=at)
+    raise ConflictError(f"{detail}; allowed from {at} on", slug=slug, allowed_at=at)

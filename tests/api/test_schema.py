@@ -43,6 +43,7 @@ STATEFUL = {
     "seats_missing",
     "period_end_missing",
     "period_end_invalid",
+    "plan_not_on_sale",
     "status_contradicts_plan",
     "idempotency_key_reused",
     "name_invalid",

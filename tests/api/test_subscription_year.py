@@ -11,6 +11,7 @@ from typing import Any
 
 from mailgate.clock import DAY, Instant, from_rfc3339, to_rfc3339
 from mailgate.store import tenants
+from mailgate.tenants.calendar import add_months
 from retention.ledger.export import export_directory
 from retention.ledger.replay import replay_directory
 from retention.ledger.report import Verdict
@@ -132,7 +133,8 @@ async def test_a_year_of_a_tenants_life(gateway: Gateway, tmp_path: Path) -> Non
     await life.until(end - 5 * DAY, always("professional"))
     renewed = await life.tell("renew", term_months=3)
     assert renewed["pending_change"]["effective_at"] == to_rfc3339(end)
-    assert await life.refused("renew", term_months=1) == ("change_pending", to_rfc3339(end))
+    again = to_rfc3339(add_months(end, 3) - 30 * DAY)
+    assert await life.refused("renew", term_months=1) == ("change_pending", again)
     await life.until(end + DAY, always("professional"))
     end = from_rfc3339((await life.subscription())["period_end"])
 
@@ -179,6 +181,12 @@ async def _history_tells_it(gateway: Gateway) -> None:
         ("standard", "canceled", "canceled"),
         ("free", "canceled", "period_ended"),
         ("crm_plus", "active", "purchased"),
+    ]
+    bought = {item["event_type"]: (item["term_months"], item["source"]) for item in reversed(items)}
+    assert bought["purchased"] == (12, "direct")
+    pending = [item["pending_change"] for item in items if item["event_type"] == "renewal_bought"]
+    assert [(change["kind"], change["plan"], change["term_months"]) for change in pending] == [
+        ("renewal", "professional", 3)
     ]
 
 

@@ -135,6 +135,8 @@ async def test_a_late_event_changes_the_past_and_says_so(gateway: Gateway) -> No
         ({"type": "purchased", "plan": "standard", "period_end": to_rfc3339(START)}, "period_end_invalid"),
         ({"type": "trial_started", "plan": "demo", "period_end": to_rfc3339(START - DAY)}, "period_end_invalid"),
         ({"type": "set", "plan": "standard", "period_end": to_rfc3339(START)}, "period_end_invalid"),
+        ({"type": "trial_started", "plan": "gold"}, "plan_unknown"),
+        ({"type": "purchased", "plan": "free", "term_months": 1}, "plan_not_on_sale"),
         ({"type": "bought"}, "invalid"),
         ({"type": "canceled", "id": ""}, "invalid"),
     ],

@@ -129,10 +129,14 @@ _NEEDS_PLAN = frozenset({"set", "trial_started", "purchased", "upgraded", "downg
 
 
 def _event(body: EventBody) -> Event:
-    """The event that was told. Raises PreconditionError for one that lacks what its type needs."""
+    """The event that was told. Raises PreconditionError for one that lacks what its type needs, or would mean nothing
+    wherever it stood.
+    """
     values = body.model_dump()
     if body.type in _NEEDS_PLAN and body.plan is None:
         raise PreconditionError(f"an event of type {body.type} needs `plan`", slug="plan_missing")
+    if body.type not in ("set", "ended") and body.plan == FREE:
+        raise PreconditionError("Free is not sold: tell `canceled` or `ended`", slug="plan_not_on_sale")
     if body.type == "seats_changed" and body.seats is None:
         raise PreconditionError("an event of type seats_changed needs `seats`", slug="seats_missing")
     if body.type == "purchased" and body.period_end is None and body.term_months is None:

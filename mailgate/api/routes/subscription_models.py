@@ -198,9 +198,13 @@ class PeriodAnswer(Answer):
     status: StatusWord
     effective_at: Time
     until_at: Time | None
+    period_start: Time
     period_end: Time | None
     auto_renew: bool
+    term_months: int | None
     seats: int | None
+    source: SourceWord
+    pending_change: PendingChange | None = Field(description="what was bought by then for the time after `period_end`")
     event_id: str | None
     event_type: str
     recorded_at: Time | None

@@ -26,7 +26,7 @@ from mailgate.store.subscriptions import RecordedPeriod, SubscriptionChange
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
 from mailgate.tenants.catalogue import FREE
-from mailgate.tenants.timeline import BEGINNING, Status
+from mailgate.tenants.timeline import BEGINNING, Period, Status
 from mailgate.usecases import subscriptions
 from mailgate.usecases.parts import Services
 from mailgate.usecases.types import TenantId
@@ -104,7 +104,6 @@ async def show(tenant: Tenant, parts: Services, *, after: Instant = BEGINNING) -
     """The subscription as it is now, with all that was recorded up to `after`."""
     found = await subscriptions.standing(parts, tenant.id, after=after)
     period, holds, used, limits = found.period, found.holds, found.used, found.holds.limits
-    pending = period.pending
     return SubscriptionAnswer(
         plan=holds.plan,
         status=holds.status.value,
@@ -115,15 +114,7 @@ async def show(tenant: Tenant, parts: Services, *, after: Instant = BEGINNING) -
         term_months=period.term_months,
         source=period.source.value,
         seats=Seats(used=used.users, max=found.seats),
-        pending_change=None
-        if pending is None
-        else PendingChange(
-            kind=pending.kind.value,
-            plan=pending.plan,
-            term_months=pending.term_months,
-            seats=pending.seats,
-            effective_at=period.period_end,
-        ),
+        pending_change=_pending(period),
         entitlements=EntitlementsAnswer(
             known=holds.known,
             sync=holds.sync,
@@ -145,6 +136,19 @@ async def show(tenant: Tenant, parts: Services, *, after: Instant = BEGINNING) -
     )
 
 
+def _pending(period: Period) -> PendingChange | None:
+    change = period.pending
+    if change is None:
+        return None
+    return PendingChange(
+        kind=change.kind.value,
+        plan=change.plan,
+        term_months=change.term_months,
+        seats=change.seats,
+        effective_at=period.period_end,
+    )
+
+
 def _period(entry: RecordedPeriod) -> PeriodAnswer:
     period = entry.period
     return PeriodAnswer(
@@ -152,9 +156,13 @@ def _period(entry: RecordedPeriod) -> PeriodAnswer:
         status=period.status.value,
         effective_at=period.effective_at,
         until_at=period.until_at,
+        period_start=period.period_start,
         period_end=period.period_end,
         auto_renew=period.auto_renew,
+        term_months=period.term_months,
         seats=period.seats,
+        source=period.source.value,
+        pending_change=_pending(period),
         event_id=period.cause,
         event_type=period.cause_type or "beginning",
         recorded_at=entry.recorded_at,

@@ -89,7 +89,11 @@ def test_a_manual_renewal_is_possible_from_30_days_before_the_end() -> None:
 
 def test_a_manual_renewal_is_possible_once() -> None:
     renewed = give(RENEW, BOUGHT, now=at("2026-01-20"))
-    assert refused(RENEW, BOUGHT, renewed, now=at("2026-01-21")) == ("change_pending", to_rfc3339(END))
+    # Again from 30 days before the end of the three months that were bought.
+    assert refused(RENEW, BOUGHT, renewed, now=at("2026-01-21")) == (
+        "change_pending",
+        to_rfc3339(at("2026-05-01") - 30 * DAY),
+    )
 
 
 def test_an_upgrade_is_possible_at_any_time_and_acts_at_once() -> None:
@@ -124,12 +128,24 @@ def test_a_downgrade_can_be_bought_from_1_day_before_the_end_and_acts_when_the_p
 
 
 def test_there_is_one_pending_change_at_a_time() -> None:
+    """What waits keeps the others waiting, and the refusal says from when each is allowed if nothing else happens."""
     now = END - DAY
-    for first in (RENEW, DOWNGRADE, Wish(Command.SEATS, seats=1)):
-        events = (Event("p", EventType.PURCHASED, START, plan="standard", term_months=1, seats=3),)
-        pending = give(first, *events, now=now)
-        for second in (RENEW, DOWNGRADE, Wish(Command.SEATS, seats=2)):
-            assert refused(second, *events, pending, now=now + 1) == ("change_pending", to_rfc3339(END))
+    bought = Event("p", EventType.PURCHASED, START, plan="standard", term_months=1, seats=3)
+    fewer = Wish(Command.SEATS, seats=2)
+    may_end = at("2026-05-01")
+    for first, renew, downgrade, seats in (
+        (RENEW, may_end - 30 * DAY, may_end - DAY, END),
+        (DOWNGRADE, END, None, END),  # below the lowest plan there is none
+        (Wish(Command.SEATS, seats=1), None, None, END),  # whether the period is paid that follows, nobody knows
+    ):
+        pending = give(first, bought, now=now)
+        for second, allowed_at in ((RENEW, renew), (DOWNGRADE, downgrade), (fewer, seats)):
+            found = refused(second, bought, pending, now=now + 1)
+            assert found == ("change_pending", None if allowed_at is None else to_rfc3339(allowed_at))
+            if allowed_at is not None:
+                assert give(second, bought, pending, now=allowed_at)
+                if allowed_at > END:
+                    assert refused(second, bought, pending, now=allowed_at - 1)
 
 
 def test_automatic_renewal_can_be_switched_off_the_plan_runs_to_the_end_of_its_period_then_free() -> None:
@@ -230,6 +246,13 @@ def test_each_refusal_has_a_slug_of_its_own(wish: Wish, events: tuple[Event, ...
     assert refused(wish, *events, now=now)[0] == slug
 
 
+def test_a_purchase_says_from_when_it_is_allowed_where_nobody_pays_for_what_follows() -> None:
+    assert refused(PURCHASE, BOUGHT, now=_MID) == ("already_subscribed", None)
+    assert refused(PURCHASE, BOUGHT, CANCELED, now=_MID) == ("already_subscribed", to_rfc3339(END))
+    assert refused(PURCHASE, BOUGHT, _FAILED, now=END) == ("already_subscribed", to_rfc3339(END + 10 * DAY))
+    assert refused(PURCHASE, OPEN_ENDED, now=_MID) == ("already_subscribed", None)
+
+
 def test_values_that_make_no_sense() -> None:
     for wish, slug in ((Wish(Command.PURCHASE), "plan_missing"), (Wish(Command.PURCHASE, plan="gold"), "plan_unknown")):
         with pytest.raises(PreconditionError) as caught:
@@ -242,6 +265,16 @@ def test_a_plan_that_left_the_catalogue_can_be_left() -> None:
     assert after(UPGRADE, gold, now=_MID).plan == "professional"
     assert give(DOWNGRADE, gold, now=END - 1).plan == "crm_plus"
     assert give(Wish(Command.SEATS, seats=2), gold, now=_MID).seats == 2
+
+
+def test_an_option_says_what_the_command_would_answer() -> None:
+    for events in ((), (TRIAL,), (BOUGHT,), (BOUGHT, CANCELED)):
+        for option in options(Situation(timeline(events), CATALOGUE, at("2026-01-12"))):
+            wish = {"upgrade": UPGRADE, "downgrade": DOWNGRADE, "purchase": PURCHASE, "renew": RENEW}.get(
+                option.command.value, Wish(option.command, seats=1)
+            )
+            if not option.allowed:
+                assert refused(wish, *events, now=at("2026-01-12"))[0] == option.slug
 
 
 def _allowed(*events: Event, now: Instant) -> dict[str, tuple[bool, str | None, Instant | None]]:
@@ -259,7 +292,7 @@ def test_the_options_say_what_is_allowed_now_and_from_when_the_rest() -> None:
     assert [name for name, option in _allowed(now=now).items() if option[0]] == ["purchase"]
     assert _allowed(Event("p", EventType.PURCHASED, START, plan="professional", term_months=1), now=now)["upgrade"] == (
         False,
-        "no_such_plan",
+        "not_an_upgrade",
         None,
     )
 
