@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from retention.ledger.audit import check_proof_file, load_key, prove_leaf
+from retention.ledger.audit import certify_run, check_proof_file, load_key, prove_leaf
+from retention.ledger.certificate import dumps
+from retention.ledger.certificate_page import run_page
 from retention.ledger.consistency import check_consistency
 from retention.ledger.note import NoteError, Verifier
 from retention.ledger.replay import replay_directory
@@ -89,14 +91,42 @@ def prove(
         out.write_text(proof, encoding="utf-8")
 
 
+@audit_app.command()
+def certificate(
+    folder: Folder,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")],
+    vkey: Key,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write to a file; a page if it ends in .html.", dir_okay=False),
+    ] = None,
+    *,
+    html: Annotated[bool, typer.Option("--html", help="A page to be printed.")] = False,
+    json: Json = False,
+) -> None:
+    """What a run did, as a certificate: built from the log alone, after it was verified."""
+    built, report = certify_run(folder, run, vkey)
+    if built is None:
+        _end(report, json=json)
+        return
+    text = run_page(built) if html or (out is not None and out.suffix == ".html") else dumps(built)
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+    elif html or json:
+        typer.echo(text, nl=False)
+    else:
+        shown = {name: built[name] for name in ("run", "actor", "policy", "tool", "counts", "items", "objects")}
+        _end(Report(report.subject, report.findings, shown), json=False)
+
+
 @audit_app.command("check-proof")
 def check_proof(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A text that `prove` or `disclose` wrote.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `prove`, `disclose` or the gateway wrote.")],
     vkey: Key,
     *,
     json: Json = False,
 ) -> None:
-    """What does a proof prove?"""
+    """What does a proof, a disclosure or a certificate prove?"""
     _end(check_proof_file(file, vkey), json=json)
 
 

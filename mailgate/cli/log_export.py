@@ -23,9 +23,12 @@ def export(
     tenant: Annotated[str, typer.Argument(metavar="TENANT")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; must not be there yet, or be empty.")],
     *,
+    certificates: Annotated[
+        bool, typer.Option(help="With a certificate of every run, as JSON and as a page to be printed.")
+    ] = True,
     json: Json = False,
 ) -> None:
-    """Write a tenant's purge log to a folder: tiles, signed checkpoint, verifier key, SHA256SUMS."""
+    """Write a tenant's purge log to a folder: tiles, signed checkpoint, verifier key, certificates, SHA256SUMS."""
 
     async def work() -> dict[str, Any]:
         async with session.opened() as core:
@@ -34,7 +37,7 @@ def export(
             key = core.log_reader.verifier(found)
             batch: list[bytes] = []
             try:
-                with DirectoryExport(folder, key) as writing:
+                with DirectoryExport(folder, key, certificates=certificates) as writing:
                     async for body in core.log_reader.entries(found, 0, signed.size):
                         batch.append(body)
                         if len(batch) == _BATCH:

@@ -194,7 +194,7 @@ class LogReader:
         """Compare the tree with what was signed before, store the tiles that became full, and say what the tree is
         now.
         """
-        read = _TileReader(conn, tenant.id)
+        read = TileReader(conn, tenant.id)
         for old in known:
             if old.size > size:
                 raise LogDivergedError(
@@ -230,7 +230,7 @@ class LogReader:
         if have is None or tile.width > have.width:
             raise NotFoundError(f"the log has {signed.size} entries and no {tile.path}", slug="tile_not_found")
         async with self._db.read() as conn:
-            return await conn.run_sync(lambda sync: _TileReader(sync, tenant.id).bundle(tile))
+            return await conn.run_sync(lambda sync: TileReader(sync, tenant.id).bundle(tile))
 
     async def proofs(self, tenant: Tenant, signed: SignedCheckpoint, indices: Sequence[int]) -> list[str]:
         """Of each of these leaves a text that proves it under the checkpoint (`retention.ledger.proof`).
@@ -242,7 +242,7 @@ class LogReader:
             raise NotFoundError(f"the log has {signed.size} entries and no entry {beyond[0]}", slug="leaf_not_found")
 
         def work(sync: Connection) -> list[str]:
-            reader = _TileReader(sync, tenant.id)
+            reader = TileReader(sync, tenant.id)
             nodes = tiles.TileNodes(signed.size, reader)
             return [prove(reader.leaf(index), index, signed.note, nodes) for index in indices]
 
@@ -313,7 +313,7 @@ class LogReader:
         return kept is not None and open_checkpoint(kept, self.verifier(tenant)).size == last.size
 
 
-class _TileReader:
+class TileReader:
     """Tiles of one tenant out of the database: stored ones, else computed from the leaves or from the tiles below."""
 
     def __init__(self, conn: Connection, tenant_id: str) -> None:

@@ -14,4 +14,5 @@ configuration, so an auditor copies it anywhere and runs `python -m ledger verif
     consistency  two states of one log
     replay       the rules, proven from the leaves alone
     proof        one leaf's proof as a text of its own; disclosure: what its commitments commit to
+    certificate  what one run did, from its leaves; certificate_page: the same to be printed
 """

@@ -4,7 +4,8 @@
     python -m ledger replay DIR --vkey K             that, and the rules of retention proven from the leaves alone
     python -m ledger consistency OLD NEW --vkey K    whether NEW continues OLD (a folder, or a checkpoint kept since)
     python -m ledger prove DIR INDEX                 one leaf's proof as a text of its own
-    python -m ledger check-proof FILE --vkey K       what such a text, or a disclosure, proves
+    python -m ledger check-proof FILE --vkey K       what such a text, a disclosure or a certificate proves
+    python -m ledger certificate DIR RUN --vkey K    what a run did, as a certificate (JSON; --html for a page)
 
 K is the verifier key, `<name>+<id>+<base64>`, or `@FILE` that holds it. Get it another way than with the log.
 Exit codes: 0 ok, 1 unreadable or wrong usage, 3 invalid, 4 diverged, 5 rule broken, 6 incomplete.
@@ -18,7 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from .audit import check_proof_file, load_key, prove_leaf
+from .audit import certify_run, check_proof_file, load_key, prove_leaf
+from .certificate import dumps
+from .certificate_page import run_page
 from .consistency import check_consistency
 from .note import NoteError
 from .replay import replay_directory
@@ -46,6 +49,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--old-vkey", default=None, help="the key of the old state, when it was rotated since")
     command = commands.add_parser("check-proof")
     command.add_argument("file", type=Path)
+    command = commands.add_parser("certificate")
+    command.add_argument("dir", type=Path)
+    command.add_argument("run")
+    command.add_argument("--html", action="store_true", help="a page to be printed")
     for command in commands.choices.values():
         command.add_argument("--vkey", required=True, help="verifier key, or @FILE")
         command.add_argument("--json", action="store_true", help="one JSON object instead of lines")
@@ -72,6 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NoteError, OSError, UnicodeDecodeError) as error:
         sys.stderr.write(f"ledger: --vkey: {error}\n")
         return Verdict.UNREADABLE
+    if options.command == "certificate":
+        certificate, report = certify_run(options.dir, options.run, key)
+        if certificate is None:
+            sys.stderr.write(report.headline + "\n")
+        else:
+            sys.stdout.write(run_page(certificate) if options.html else dumps(certificate))
+        return report.verdict
     match options.command:
         case "verify":
             report = verify_directory(options.dir, key, options.jobs)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .canonical import CanonicalError, load
+from .certificate import certificates, check_certificate, is_certificate
 from .checkpoint import parse_checkpoint
 from .directory import CHECKPOINT, LogDirectory, NotRegularError
 from .disclosure import check_disclosure
@@ -15,6 +17,7 @@ from .report import Findings, Report, Verdict
 from .schema import Leaf, LeafError
 from .tiles import CutError, TileError
 from .tree import ProofError
+from .verify import verify_directory
 
 MAX_PROOFS = 64 << 20
 """Bytes of a file with proofs that are read."""
@@ -47,14 +50,33 @@ def prove_leaf(path: Path, index: int) -> tuple[str | None, Report]:
     return proof, Report(f"leaf {index} is in the log", found)
 
 
+def certify_run(path: Path, run: str, key: Verifier) -> tuple[dict[str, Any] | None, Report]:
+    """The certificate of one run, built from an exported log that verifies; None and why there is none."""
+    report = verify_directory(path, key)
+    if report.verdict is not Verdict.OK:
+        return None, report
+    directory, size = LogDirectory(path), report.facts["size"]
+    built = certificates(directory.leaves(size), directory.read(CHECKPOINT), directory.nodes(size), key, run)
+    certificate = next(built, None)
+    found = Findings()
+    if certificate is None:
+        found.add(Verdict.INCOMPLETE, f"no run {run[:40]!r} opened and ended in this log")
+    return certificate, Report(f"run {run} of a log that verifies", found)
+
+
 def check_proof_file(path: Path, key: Verifier) -> Report:
     """Examine a proof, several of them, or a disclosure; the facts show the leaves, and what was opened."""
     found = Findings()
     opened: dict[str, str] = {}
     try:
         text = LogDirectory(path.parent).read(path.name, MAX_PROOFS).decode("utf-8")
-        if text.startswith("{") and _several(text):
-            return _report(check_proofs(text, key), key)
+        told = _object(text) if text.startswith("{") else None
+        if is_certificate(told):
+            return _certified([check_certificate(told, key)], key)
+        if told is not None and isinstance(told.get("certificates"), list):
+            return _certified([check_certificate(one, key) for one in told["certificates"]], key)
+        if told is not None and "items" in told:
+            return _leaves(check_proofs(text, key), key)
         if text.startswith("{"):
             disclosed = check_disclosure(text, key)
             proven = disclosed.proven
@@ -72,15 +94,31 @@ def check_proof_file(path: Path, key: Verifier) -> Report:
     return Report(subject, found, {**facts, "leaf": proven.leaf, **({"opened": opened} if opened else {})})
 
 
-def _several(text: str) -> bool:
+def _object(text: str) -> dict[str, Any] | None:
     try:
         told = load(text.encode())
     except (CanonicalError, UnicodeEncodeError):
-        return False
-    return isinstance(told, dict) and "items" in told
+        return None
+    return told if isinstance(told, dict) else None
 
 
-def _report(proven: Sequence[ProvenLeaf], key: Verifier) -> Report:
+def _certified(runs: Sequence[tuple[ProvenLeaf, ProvenLeaf]], key: Verifier) -> Report:
+    """The report on certificates: a line for each run."""
+    found = Findings()
+    if not runs:
+        found.add(Verdict.INCOMPLETE, "there is no certificate in it")
+        return Report("", found)
+    told = {}
+    for opened, ended in runs:
+        counts = ", ".join(f"{name} {ended.leaf[name]}" for name in ("candidates", "purged", "failed"))
+        kept = ", ".join(f"{name} {count}" for name, count in ended.leaf["kept"].items())
+        told[opened.leaf["run"]] = f"{ended.leaf['type']} {ended.leaf['at']}: {counts}, kept {kept or 'none'}"
+    purged = sum(ended.leaf["purged"] for _, ended in runs)
+    subject = f"{len(runs)} certified runs of {key.name}, {purged} purged; the log has the same counts"
+    return Report(subject, found, {"runs": told})
+
+
+def _leaves(proven: Sequence[ProvenLeaf], key: Verifier) -> Report:
     """The report on several leaves: one line for each, in the order of the log."""
     found = Findings()
     if not proven:

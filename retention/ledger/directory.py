@@ -3,6 +3,7 @@
 checkpoint                     signed note: origin, size, root
 vkey                           the verifier key, for convenience; auditors get it another way as well
 SHA256SUMS                     for `sha256sum -c`; optional
+certificates/<run>.json, .html what each run did; optional
 tile/<level>/<number>[.p/<w>]  hashes
 tile/entries/<number>[.p/<w>]  the leaves
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,14 @@ CHECKPOINT = "checkpoint"
 VKEY = "vkey"
 SUMS = "SHA256SUMS"
 OTHER_FILES = (CHECKPOINT, VKEY, SUMS)
+CERTIFICATES = "certificates"
+
+_CERTIFICATE = re.compile(rf"{CERTIFICATES}/[0-7][0-9A-HJKMNP-TV-Z]{{25}}\.(?:json|html)")
+
+
+def is_log_file(name: str) -> bool:
+    """Whether an exported log may have a file of this name beside its tiles."""
+    return name in OTHER_FILES or _CERTIFICATE.fullmatch(name) is not None
 
 
 class NotRegularError(ValueError):

@@ -16,8 +16,10 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self, TextIO
 
 from .canonical import encode_checked
+from .certificate import RunTallies, dumps
+from .certificate_page import run_page
 from .checkpoint import open_checkpoint
-from .directory import CHECKPOINT, SUMS, VKEY
+from .directory import CERTIFICATES, CHECKPOINT, SUMS, VKEY, LogDirectory
 from .note import Verifier
 from .schema import Leaf, parse_leaf
 from .tiles import ENTRIES, TILE_WIDTH, Tile, TileBuilder, encode_bundle
@@ -39,9 +41,11 @@ class DirectoryExport:
     Leaving the block without `finish` leaves nothing behind. Blocking: call it from a thread.
     """
 
-    def __init__(self, path: Path, key: Verifier) -> None:
+    def __init__(self, path: Path, key: Verifier, *, certificates: bool = False) -> None:
+        """`certificates`: with one of every run that ended, for programs and for people."""
         self._path = path
         self._key = key
+        self._tallies = RunTallies() if certificates else None
         self._bodies: list[bytes] = []
         self._size = 0
         self._folders: set[Path] = set()
@@ -62,6 +66,8 @@ class DirectoryExport:
     def add(self, bodies: Iterable[bytes]) -> None:
         """Append leaves, in order, from index 0 on."""
         for body in bodies:
+            if self._tallies is not None:
+                self._tallies.feed(self._size + len(self._bodies), body)
             self._bodies.append(body)
             if len(self._bodies) == TILE_WIDTH:
                 self._bundle()
@@ -79,9 +85,19 @@ class DirectoryExport:
             raise ExportError(f"the checkpoint signs {signed.size} leaves, these are {self._size} or others")
         self._write(CHECKPOINT, checkpoint)
         self._write(VKEY, self._key.vkey.encode() + b"\n")
+        self._certificates(checkpoint)
         self._sums.close()
         self._folder.chmod(0o755)
         os.replace(self._folder, self._path)  # noqa: PTH105 - an empty folder in its place is replaced
+
+    def _certificates(self, checkpoint: bytes) -> None:
+        if self._tallies is None:
+            return
+        nodes = LogDirectory(self._folder).nodes(self._size)
+        for told in self._tallies.certify(checkpoint, nodes, self._key):
+            name = f"{CERTIFICATES}/{told['run']['id']}"
+            self._write(f"{name}.json", dumps(told).encode())
+            self._write(f"{name}.html", run_page(told).encode())
 
     def _bundle(self) -> None:
         tile = Tile(ENTRIES, self._size // TILE_WIDTH, len(self._bodies))

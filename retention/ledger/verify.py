@@ -2,8 +2,8 @@
 
 What is examined: the checkpoint's signature and that its origin is the key's name; every entry against its leaf hash;
 every tile at every level against the hashes below it; the root against the checkpoint; every leaf strictly, its origin
-against the checkpoint's; that nothing is missing and nothing is there that the log does not have; `vkey` and
-`SHA256SUMS` where present. Only the rules of retention are left to `replay`.
+against the checkpoint's; that nothing is missing and nothing is there that the log does not have; `vkey`, `SHA256SUMS`
+and the certificates of runs where present. Only the rules of retention are left to `replay`.
 
 The entries are read once, in blocks of bundles that several processes share; memory does not grow with the log.
 """
@@ -19,8 +19,9 @@ from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 
+from .certificates import compare_certificates
 from .checkpoint import Checkpoint
-from .directory import CHECKPOINT, OTHER_FILES, SUMS, VKEY, LogDirectory, NotRegularError
+from .directory import SUMS, VKEY, LogDirectory, NotRegularError, is_log_file
 from .note import NoteError, Verifier
 from .purge_template import match_item_purge
 from .report import Findings, Report, Verdict
@@ -69,6 +70,8 @@ def verify_directory(path: Path, key: Verifier, jobs: int | None = 1) -> Report:
         _given_key(directory, key, found)
         if found.verdict is Verdict.OK:
             _sums(directory, found)
+        if found.verdict is Verdict.OK:
+            facts |= compare_certificates(directory, checkpoint.size, key, found)
     except OSError as error:
         found.add(Verdict.UNREADABLE, f"{error.strerror}: {error.filename}")
         return report
@@ -232,7 +235,7 @@ def _leaves(entries: list[bytes], first: int, origin: str, block: _Block) -> Non
 
 def _extra_files(directory: LogDirectory, size: int, found: Findings) -> None:
     for name in directory.names():
-        if name in OTHER_FILES:
+        if is_log_file(name):
             continue
         try:
             tile = parse_tile_path(name)
@@ -269,7 +272,7 @@ def _sums(directory: LogDirectory, found: Findings) -> None:
         while line := file.readline(300):
             digest, _, name = line.rstrip(b"\n").decode("utf-8", "replace").partition("  ")
             try:
-                if name not in (CHECKPOINT, VKEY):
+                if not is_log_file(name):
                     parse_tile_path(name)
                 data = directory.read(name, TILE_WIDTH * 0x10001)
             except (TileError, NotRegularError):

@@ -109,6 +109,7 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/retention/preview"): COMPLIANCE,
     ("POST", "/v1/retention/runs"): ADMIN,
     ("GET", "/v1/retention/runs"): COMPLIANCE,
+    ("GET", "/v1/retention/runs/{run_id}/certificate"): COMPLIANCE,
     ("GET", "/v1/retention/runs/{run_id}"): COMPLIANCE,
     ("GET", "/v1/purge-log"): COMPLIANCE,
     ("GET", "/v1/purge-log/export"): COMPLIANCE,
@@ -135,12 +136,11 @@ async def world(gateway: Gateway) -> dict[str, str]:
     gateway.core.feed.arrivals.close()  # a stream ends when there is nothing more in it
     post = await postman(gateway, "acme")
     purged_id = await post.deliver(letter(), index=False, age=91 * DAY)
-    await gateway.core.retention.run(actor=SYSTEM, tenant_id="acme")
+    run = await gateway.core.retention.run(actor=SYSTEM, tenant_id="acme")
     message_id = await post.deliver(letter(), index=False)
     message = (await gateway.client.get(f"/v1/tenants/acme/messages/{message_id}")).json()
     patched = await gateway.client.patch(f"/v1/tenants/acme/messages/{message_id}", json={"flags": {"add": ["$a"]}})
     await gateway.client.put(f"/v1/tenants/acme/messages/{message_id}/pins/deal/D-1")
-    run = await gateway.client.post("/v1/retention/runs", json={"tenant": "acme"})
     bound = await gateway.client.post("/v1/tokens", json={"name": "x", "scopes": ["crm"], "tenant_id": "acme"})
     asked = {"scope": {"message_ids": [message_id]}, "matter": "M-1", "reason": "asked"}
     held = await gateway.client.post("/v1/tenants/acme/holds", json=asked)
@@ -157,7 +157,7 @@ async def world(gateway: Gateway) -> dict[str, str]:
         "part_id": "1",
         "entity_type": "deal",
         "entity_id": "D-1",
-        "run_id": run.json()["id"],
+        "run_id": run.id,
         "guard_id": await vanish(post, [await post.deliver(letter(), folder="Gone", index=False)], "Gone"),
         "n": await set_aside(post, 1, Cause.UNREADABLE, message_id=message_id),
         "token_id": bound.json()["id"],

@@ -303,7 +303,8 @@ def _rows(batch: Iterable[tuple[int, bytes]]) -> bytes:
 async def _tar(reader: LogReader, tenant: Tenant, size: int, note: bytes, folder: FilePath) -> FilePath:
     """The exported log as one file. Memory does not grow with the log; the disk does, until it is sent."""
     with contextlib.ExitStack() as stack:
-        export = await asyncio.to_thread(stack.enter_context, DirectoryExport(folder / "log", reader.verifier(tenant)))
+        writing = DirectoryExport(folder / "log", reader.verifier(tenant), certificates=True)
+        export = await asyncio.to_thread(stack.enter_context, writing)
         batch: list[bytes] = []
         async for body in reader.entries(tenant, 0, size):
             batch.append(body)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Header, Path, Query
 from pydantic import Field
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import Parts, Principal, TenantOf, Who, only
 from mailgate.errors import NotFoundError, PreconditionError
 from mailgate.store import runs
+from mailgate.store.certificates import certificates
 from mailgate.store.preview import Example
 from mailgate.store.runs import RunRecord
 from mailgate.store.tokens import Scope
 from mailgate.usecases.types import Answer, Body, ObjectId, Parameters, TenantId, Time, TimeIn, text
+from retention.ledger.certificate_page import POLICY, page
 
 router = APIRouter(tags=["retention"])
 
@@ -133,6 +136,22 @@ class RunQuery(PageQuery):
     tenant: TenantId | None = None
 
 
+class CertificateQuery(Parameters):
+    """Whose certificate, in which form."""
+
+    tenant: TenantId | None = Field(default=None, description="of a run over all tenants: only this tenant's")
+    format: Literal["json", "html"] | None = Field(default=None, description="when left out, what Accept names first")
+
+
+class CertificatesAnswer(Answer):
+    """Each is complete in itself and can be checked offline with `mailgate audit check-proof`; it has the fields that
+    NIST SP 800-88 Rev. 1 asks for in section 4.8.
+    """
+
+    run_id: str
+    certificates: list[dict[str, Any]]
+
+
 @router.get(
     "/v1/tenants/{tenant_id}/retention",
     dependencies=[only(Scope.CRM, Scope.COMPLIANCE)],
@@ -211,6 +230,50 @@ async def get_run(run_id: Annotated[ObjectId, Path()], parts: Parts, who: Who) -
     if run.kind != runs.PURGE or not _sees(who, run):
         raise NotFoundError(f"there is no run {run_id!r}", slug="run_not_found")
     return _show(run)
+
+
+@router.get(
+    "/v1/retention/runs/{run_id}/certificate",
+    dependencies=[only(Scope.COMPLIANCE)],
+    response_class=Response,
+    responses={
+        200: {
+            "model": CertificatesAnswer,
+            "content": {"text/html": {"schema": {"type": "string"}}},
+            "description": "What the run did: for programs, or as a page to be printed",
+        },
+        **problems(404, 409, 503),
+    },
+)
+async def get_certificate(
+    run_id: Annotated[ObjectId, Path()],
+    query: Annotated[CertificateQuery, Query()],
+    parts: Parts,
+    who: Who,
+    accept: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> Response:
+    """What a run did, for auditors: what, when, who, how, under which policy, counts that balance, what was kept and
+    why, and the proofs of it in the log. One certificate for each tenant's log that the run opened.
+
+    JSON; with `format=html`, or when Accept names that first, a page to be printed.
+    """
+    tenant_id = query.tenant or who.tenant_id
+    if tenant_id is not None and not who.reaches(tenant_id):
+        raise _no_tenant(tenant_id)
+    run = await parts.retention.get(run_id)
+    if run.kind != runs.PURGE or (tenant_id is not None and run.tenant_id not in (None, tenant_id)):
+        raise NotFoundError(f"there is no run {run_id!r}", slug="run_not_found")
+    found = await certificates(parts.db, parts.log_reader, run, tenant_id, parts.clock())
+    if (query.format or ("html" if _asks_for_a_page(accept) else "json")) == "html":
+        headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "vary": "accept"}
+        return HTMLResponse(page(found, f"Purge {run_id}"), headers=headers)
+    return JSONResponse({"run_id": run_id, "certificates": found}, headers={"vary": "accept"})
+
+
+def _asks_for_a_page(accept: str | None) -> bool:
+    """Whether a client names HTML before JSON (RFC 9110 section 12.5.1; weights are left aside)."""
+    named = [kind.partition(";")[0].strip().lower() for kind in (accept or "").split(",")]
+    return [kind for kind in named if kind in ("text/html", "application/json")][:1] == ["text/html"]
 
 
 def _sees(who: Principal, run: RunRecord) -> bool:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from mailgate.cli import audit
 from retention.ledger.verify import verify_directory
+from tests.ledger_samples import ulid
 from tests.unit.ledger.conftest import SIGNER, Exporter, sign
 
 VKEY = SIGNER.verifier.vkey
@@ -48,6 +49,21 @@ def test_a_proof_there_and_back(exported: Exporter, leaves: list[bytes], tmp_pat
     file.write_text(file.read_text().replace("index 40", "index 41"))
     assert run("check-proof", file, "--vkey", VKEY)[0] == 3
     assert run("prove", path, 600)[0] == 1
+
+
+def test_a_certificate_as_text_json_and_page(exported: Exporter, leaves: list[bytes], tmp_path: Path) -> None:
+    path, id_ = exported(leaves), ulid(900_000)
+    code, said = run("certificate", path, id_, "--vkey", VKEY)
+    assert (code, said.split("\n")[0]) == (0, f"ok: run {id_} of a log that verifies")
+    assert '"purged": 2' in said
+    code, said = run("certificate", path, id_, "--vkey", VKEY, "--json")
+    assert (code, json.loads(said)["run"]["id"]) == (0, id_)
+    assert run("certificate", path, id_, "--vkey", VKEY, "--html")[1].startswith("<!doctype html>")
+    assert run("certificate", path, id_, "--vkey", VKEY, "--out", tmp_path / "page.html") == (0, "")
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    run("certificate", path, id_, "--vkey", VKEY, "--out", tmp_path / "c.json")
+    assert run("check-proof", tmp_path / "c.json", "--vkey", VKEY)[0] == 0
+    assert run("certificate", path, ulid(1), "--vkey", VKEY)[0] == 6
 
 
 @pytest.mark.parametrize("arguments", [["verify"], ["verify", "x"], ["verify", "x", "--vkey", "y"], ["nothing"]])

@@ -1,0 +1,241 @@
+"""The certificate of a run: what went, when, by whom, how and under which rules, from the log's leaves alone. Pure.
+
+Its fields are those that NIST SP 800-88 Rev. 1 asks for in section 4.8, as far as they make sense where records are
+sanitized and not whole media. Two leaves of the run, its first and its last, come with their proofs, so that the counts
+can be checked with the certificate alone; everything else can be with the exported log: who has that builds the same
+document again.
+
+A certificate is a JSON object of what canonical JSON has. `certificate_page` shows it for people.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .canonical import CanonicalError, load
+from .checkpoint import parse_checkpoint
+from .note import Verifier
+from .proof import ProvenLeaf, check_proof, prove
+from .schema import Leaf, LeafError
+from .tree import NodeReader, ProofError
+
+VERSION: Final = 1
+KIND: Final = "purge certificate"
+STANDARD: Final = "NIST SP 800-88 Rev. 1, section 4.8"
+
+_TECHNIQUES: Final = {
+    "data_key_destroyed": "Cryptographic Erase: the copy's data key is destroyed, its row deleted, its object unlinked",
+}
+_ENDS: Final = ("run.close", "run.abort")
+_RUN = re.compile(rb'"run":"([0-7][0-9A-HJKMNP-TV-Z]{25})"')
+
+
+@dataclass(slots=True)
+class RunTally:
+    """What the leaves of one run add up to. Memory does not grow with the run."""
+
+    run: str
+    opened: tuple[int, bytes, Leaf] | None = None
+    ended: tuple[int, bytes, Leaf] | None = None
+    reasons: Counter[str] = field(default_factory=Counter)
+    plans: Counter[str] = field(default_factory=Counter)
+    methods: Counter[str] = field(default_factory=Counter)
+    deferred: Counter[str] = field(default_factory=Counter)
+    erased: Counter[str] = field(default_factory=Counter)
+    references: int = 0
+    freed: int = 0
+    octets: int = 0
+    erase_failures: int = 0
+    oldest: str = ""
+    newest: str = ""
+
+    def feed(self, index: int, body: bytes) -> None:
+        """Take the next leaf of the run, in the order of the log."""
+        leaf = load(body)
+        match leaf["type"]:
+            case "run.open":
+                self.opened = (index, body, leaf)
+            case "run.close" | "run.abort":
+                self.ended = (index, body, leaf)
+            case "item.purge":
+                self._purge(leaf)
+            case "item.deferred":
+                self.deferred[leaf["reason"]] += 1
+            case "blob.erase":
+                self.erased[leaf["outcome"]] += 1
+            case "erase.failed":
+                self.erase_failures += 1
+            case _:
+                pass
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing of the run is still to come: it ended, and what it freed is erased."""
+        return self.ended is not None and self.erased.total() >= self.freed
+
+    def _purge(self, leaf: Leaf) -> None:
+        self.reasons[leaf["reason"]] += 1
+        self.plans[f"{leaf['plan']}, {leaf['days']} days"] += 1
+        self.methods[leaf["method"]] += 1
+        blobs, anchor = leaf["blobs"], leaf["anchor"]["at"]
+        self.references += blobs["refs"]
+        self.freed += blobs["freed"]
+        self.octets += blobs["bytes"]
+        self.oldest = min(self.oldest or anchor, anchor)
+        self.newest = max(self.newest, anchor)
+
+
+def certify(tally: RunTally, checkpoint: bytes, read: NodeReader, key: Verifier) -> dict[str, Any] | None:
+    """The certificate of a run under a signed checkpoint that covers its leaves; None when the run has not ended.
+
+    `read` gives nodes of the checkpoint's tree; what is erased after the checkpoint is not in it.
+    """
+    if tally.opened is None or tally.ended is None:
+        return None
+    (first, opened_body, opened), (last, ended_body, ended) = tally.opened, tally.ended
+    signed = parse_checkpoint(checkpoint)
+    outcome = "completed" if ended["type"] == "run.close" else "aborted"
+    return {
+        "v": VERSION,
+        "kind": KIND,
+        "standard": STANDARD,
+        "log": {"origin": opened["origin"], "tenant_ref": opened["tenant_ref"], "vkey": key.vkey},
+        "run": {
+            "id": tally.run,
+            "outcome": outcome,
+            **({"reason": ended["reason"]} if outcome == "aborted" else {}),
+            "trigger": opened["trigger"],
+            "judged_by": opened["now"],
+            "opened_at": opened["at"],
+            "ended_at": ended["at"],
+        },
+        "actor": dict(opened["actor"]),
+        "approved": list(opened["approved"]),
+        "policy": dict(opened["policy"]),
+        "tool": {"name": "mailgate", **opened["build"]},
+        "media": {
+            "type": "copies of e-mail messages: encrypted objects, database rows, search index",
+            "source": "mailboxes that are kept in step with their mail servers; the originals there are untouched",
+        },
+        "sanitization": {
+            "description": "Purge",
+            "methods": [
+                {"method": method, "technique": _TECHNIQUES.get(method, method), "items": count}
+                for method, count in sorted(tally.methods.items())
+            ],
+            "verification": "each item re-judged under lock and logged in the transaction that removed it; objects "
+            "confirmed as removed one by one",
+        },
+        "counts": {name: ended[name] for name in ("candidates", "purged", "kept", "failed")},
+        "items": {
+            "by_reason": dict(sorted(tally.reasons.items())),
+            "by_plan": dict(sorted(tally.plans.items())),
+            "deferred": dict(sorted(tally.deferred.items())),
+            **({"oldest_anchor_at": tally.oldest, "newest_anchor_at": tally.newest} if tally.oldest else {}),
+        },
+        "objects": {
+            "references": tally.references,
+            "freed": tally.freed,
+            "bytes": tally.octets,
+            "erased": tally.erased["erased"],
+            "missing": tally.erased["missing"],
+            "failed_attempts": tally.erase_failures,
+            "outstanding": max(0, tally.freed - tally.erased.total()),
+        },
+        "evidence": {
+            "size": signed.size,
+            "root": signed.root.hex(),
+            "checkpoint": checkpoint.decode(),
+            "opened": {"index": first, "proof": prove(opened_body, first, checkpoint, read)},
+            "ended": {"index": last, "proof": prove(ended_body, last, checkpoint, read)},
+        },
+        "verify": {
+            "certificate": f"mailgate audit check-proof FILE --vkey '{key.vkey}'",
+            "log": f"mailgate audit replay DIR --vkey '{key.vkey}'",
+        },
+    }
+
+
+class RunTallies:
+    """The tallies of all runs of a log, or of one."""
+
+    def __init__(self, run: str | None = None) -> None:
+        self._run = run
+        self._tallies: dict[str, RunTally] = {}
+
+    def feed(self, index: int, body: bytes) -> None:
+        """Take the next leaf of the log."""
+        found = _RUN.search(body)  # in canonical JSON it stands nowhere else: a quote inside a text is escaped
+        if found is None:
+            return
+        run = found[1].decode()
+        if self._run is None or run == self._run:
+            self._tallies.setdefault(run, RunTally(run)).feed(index, body)
+
+    def certify(self, checkpoint: bytes, read: NodeReader, key: Verifier) -> Iterator[dict[str, Any]]:
+        """The certificates of the runs that ended, in the order in which they began."""
+        for tally in self._tallies.values():
+            certificate = certify(tally, checkpoint, read, key)
+            if certificate is not None:
+                yield certificate
+
+
+def certificates(
+    leaves: Iterable[bytes], checkpoint: bytes, read: NodeReader, key: Verifier, run: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """The certificates of all runs in a log, or of one, from its leaves."""
+    tallies = RunTallies(run)
+    for index, body in enumerate(leaves):
+        tallies.feed(index, body)
+    return tallies.certify(checkpoint, read, key)
+
+
+def dumps(certificate: dict[str, Any]) -> str:
+    """A certificate as it is written to a file."""
+    return json.dumps(certificate, indent=1, ensure_ascii=False) + "\n"
+
+
+def is_certificate(value: Any) -> bool:
+    """Whether a JSON value means to be a certificate."""
+    return isinstance(value, dict) and value.get("kind") == KIND
+
+
+def check_certificate(told: Any, key: Verifier) -> tuple[ProvenLeaf, ProvenLeaf]:
+    """The first and the last leaf of the run that a certificate tells of, proven under the log's key.
+
+    What the certificate takes from these two is compared with them: run, times, actor, policy, counts. Raises
+    ProofError, NoteError, LeafError.
+    """
+    try:
+        if told["v"] != VERSION:
+            raise ProofError("a certificate of another version")
+        evidence = told["evidence"]
+        opened, ended = (check_proof(evidence[which]["proof"], key) for which in ("opened", "ended"))
+        first, last = opened.leaf, ended.leaf
+        run = told["run"]
+        same = [
+            (first["type"], "run.open"),
+            (last["type"] in _ENDS, True),
+            (run["id"], first["run"]),
+            (run["id"], last["run"]),
+            (run["judged_by"], first["now"]),
+            (run["opened_at"], first["at"]),
+            (run["ended_at"], last["at"]),
+            (told["log"]["origin"], first["origin"]),
+            (told["log"]["tenant_ref"], first["tenant_ref"]),
+            (told["actor"], first["actor"]),
+            (told["approved"], first["approved"]),
+            (told["policy"], first["policy"]),
+            (told["counts"], {name: last[name] for name in ("candidates", "purged", "kept", "failed")}),
+            (sum(told["items"]["by_reason"].values()), last["purged"]),
+        ]
+    except (KeyError, TypeError, AttributeError, CanonicalError):
+        raise ProofError("not a certificate") from None
+    if any(claimed != proven for claimed, proven in same):
+        raise LeafError("the certificate says something else than the leaves that it proves")
+    return opened, ended

@@ -1,0 +1,199 @@
+"""The certificate of a run: from the leaves alone, checked with two proofs, built again by who has the log."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retention.ledger import leaves as ledger
+from retention.ledger.audit import certify_run, check_proof_file
+from retention.ledger.canonical import encode
+from retention.ledger.certificate import check_certificate, dumps
+from retention.ledger.certificate_page import POLICY, STYLE, page, run_page
+from retention.ledger.directory import LogDirectory
+from retention.ledger.export import DirectoryExport
+from retention.ledger.note import Signer
+from retention.ledger.report import Verdict
+from retention.ledger.schema import LeafError
+from retention.ledger.tree import ProofError
+from retention.ledger.verify import verify_directory
+from tests.ledger_samples import ORIGIN, common, every_type, ulid
+from tests.unit.ledger.conftest import SIGNER, Exporter, sign
+
+KEY = SIGNER.verifier
+RUN = ulid(900_000)
+ABORTED = ulid(910_000)
+
+
+@pytest.fixture
+def told(exported: Exporter, leaves: list[bytes]) -> dict[str, Any]:
+    """The certificate of the run among the samples: two purged, one pinned, one held."""
+    certificate, report = certify_run(exported(leaves), RUN, KEY)
+    assert certificate is not None, report.lines()
+    return certificate
+
+
+def test_it_says_what_when_who_how_and_under_which_rules(told: dict[str, Any]) -> None:
+    assert told["counts"] == {"candidates": 4, "purged": 2, "kept": {"held": 1, "pinned": 1}, "failed": 0}
+    assert told["run"]["outcome"] == "completed"
+    assert told["actor"] == {"kind": "scheduler", "ref": "purge"}
+    assert told["approved"] == ["clock"]
+    assert told["tool"] == {"name": "mailgate", "version": "0.1.0", "commit": "0123abcd"}
+    assert told["policy"]["ver"] == 1
+    assert told["sanitization"]["description"] == "Purge"
+    assert [one["items"] for one in told["sanitization"]["methods"]] == [2]
+    assert told["items"]["by_reason"] == {"age": 2}
+    assert told["items"]["by_plan"] == {"standard, 60 days": 2}
+    assert told["items"]["deferred"] == {"held": 1, "pinned": 1}
+    objects = told["objects"]
+    assert (objects["freed"], objects["erased"], objects["failed_attempts"], objects["outstanding"]) == (2, 1, 1, 1)
+    assert told["evidence"]["size"] == 600
+    encode(told)  # nothing in it that canonical JSON has not
+
+
+def test_a_run_that_was_aborted_and_one_that_never_was(exported: Exporter, leaves: list[bytes]) -> None:
+    path = exported(leaves)
+    aborted, _ = certify_run(path, ABORTED, KEY)
+    assert aborted is not None
+    assert (aborted["run"]["outcome"], aborted["run"]["reason"]) == ("aborted", "cut")
+    nothing, report = certify_run(path, ulid(1), KEY)
+    assert (nothing, report.verdict) == (None, Verdict.INCOMPLETE)
+    (path / "tile/0/000").unlink()
+    assert certify_run(path, RUN, KEY)[0] is None
+
+
+def test_it_is_checked_with_nothing_but_the_key(told: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "certificate.json"
+    file.write_text(dumps(told))
+    report = check_proof_file(file, KEY)
+    assert report.verdict is Verdict.OK, report.lines()
+    assert "candidates 4, purged 2, failed 0" in report.facts["runs"][RUN]
+    file.write_text(json.dumps({"run_id": RUN, "certificates": [told, told]}))  # as the gateway answers
+    assert check_proof_file(file, KEY).headline.startswith("ok: 2 certified runs")
+    file.write_text(json.dumps({"certificates": []}))
+    assert check_proof_file(file, KEY).verdict is Verdict.INCOMPLETE
+    thief = Signer(ORIGIN, bytes(32)).verifier
+    file.write_text(dumps(told))
+    assert check_proof_file(file, thief).verdict is Verdict.INVALID
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("counts", "purged"), 1),
+        (("counts", "kept"), {"held": 2}),
+        (("counts", "failed"), 1),
+        (("run", "id"), ulid(5)),
+        (("run", "ended_at"), "2026-01-02T03:00:00.000001Z"),
+        (("run", "judged_by"), "2026-01-02T03:00:00.000001Z"),
+        (("actor",), {"kind": "token", "ref": "x"}),
+        (("approved",), []),
+        (("policy",), {"ver": 2, "sha256": "0" * 64}),
+        (("log", "tenant_ref"), "t-other"),
+        (("items", "by_reason"), {"age": 3}),
+    ],
+)
+def test_what_the_leaves_do_not_say_is_refused(told: dict[str, Any], where: tuple[str, ...], value: Any) -> None:
+    part = told
+    for name in where[:-1]:
+        part = part[name]
+    part[where[-1]] = value
+    with pytest.raises(LeafError):
+        check_certificate(told, KEY)
+
+
+@pytest.mark.parametrize("odd", [None, [], {}, {"v": 2}, {"v": 1, "evidence": {}}, {"v": 1, "evidence": 7}])
+def test_other_values_are_no_certificates(odd: Any) -> None:
+    with pytest.raises(ProofError):
+        check_certificate(odd, KEY)
+
+
+def test_proofs_of_another_run_do_not_pass(exported: Exporter, leaves: list[bytes], told: dict[str, Any]) -> None:
+    other, _ = certify_run(exported(leaves, "again"), ABORTED, KEY)
+    assert other is not None
+    told["evidence"]["ended"] = other["evidence"]["ended"]
+    with pytest.raises(LeafError):
+        check_certificate(told, KEY)
+
+
+class _Outside(HTMLParser):
+    """What a page would load or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in {"script", "img", "link", "iframe", "object", "embed", "form", "a"}:
+            self.found.append(tag)
+        self.found += [name for name, _ in attrs if name in {"src", "href", "style"} or name.startswith("on")]
+
+
+def test_the_page_needs_nothing_from_anywhere_and_escapes_everything(told: dict[str, Any]) -> None:
+    evil = "<script>alert('&\"')</script>"
+    told["actor"] = {"kind": evil, "ref": evil}
+    told["items"]["by_plan"] = {evil: 2}
+    told["counts"]["kept"] = {evil: 1}
+    told["evidence"]["checkpoint"] = evil
+    told["policy"]["sha256"] = evil
+    made = page([told, told], evil)
+    outside = _Outside()
+    outside.feed(made)
+    assert outside.found == []
+    assert "<script" not in made
+    assert "url(" not in made
+    assert "@import" not in made
+    assert made.count("<section>") == 2
+    assert re.search(r"sha256-[A-Za-z0-9+/]{43}=", POLICY)
+    assert f"<style>{STYLE}</style>" in made
+
+
+def test_an_export_has_them_and_verify_builds_them_again(leaves: list[bytes], tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with DirectoryExport(path, KEY, certificates=True) as export:
+        export.add(leaves)
+        export.finish(sign(leaves))
+    names = {name for name in LogDirectory(path).names() if name.startswith("certificates/")}
+    assert len(names) == 6  # of three runs, each for programs and for people
+    report = verify_directory(path, KEY)
+    assert (report.verdict, report.facts["certificates"]) == (Verdict.OK, 3)
+    assert "certificates/" in (path / "SHA256SUMS").read_text()
+    (path / "SHA256SUMS").unlink()
+    file = path / f"certificates/{RUN}.json"
+    good = file.read_text()
+    for forged in (good.replace('"purged": 2', '"purged": 1'), good.replace('"erased": 1', '"erased": 2'), "{}", "x"):
+        file.write_text(forged)
+        assert verify_directory(path, KEY).verdict is Verdict.INVALID, forged[:20]
+    file.write_text(good.replace("Cryptographic Erase", "Crypto erase"))  # as another version may put it
+    assert verify_directory(path, KEY).verdict is Verdict.OK
+    shown = path / f"certificates/{RUN}.html"
+    shown.write_text(shown.read_text().replace("2 copies purged", "1 copies purged"))
+    assert verify_directory(path, KEY).verdict is Verdict.INVALID
+    shown.write_text("<p>a page of another version")
+    assert verify_directory(path, KEY).facts["pages_of_other_versions"] == 1
+    shown.rename(path / f"certificates/{ulid(7)}.html")
+    assert "certificates/" in verify_directory(path, KEY).headline
+
+
+def test_a_run_that_has_not_ended_has_none(exported: Exporter, leaves: list[bytes]) -> None:
+    path = exported(leaves[:14], "open")
+    assert certify_run(path, RUN, KEY)[0] is None
+
+
+def test_words_that_look_like_a_run_are_text(exported: Exporter) -> None:
+    """The name of a matter is free text in clear: it can't pass for a field of the leaf."""
+    bodies = [*every_type()]
+    named = f'"run":"{RUN}"'
+    placed = ledger.hold_place(
+        replace(common(77), id=ulid(77)), hold_ref="hold9", matter=named, reason_commit="0" * 64, mailbox_ref="box1"
+    )
+    certificate, _ = certify_run(exported([*bodies[:14], placed, *bodies[14:]]), RUN, KEY)
+    assert certificate is not None
+    assert certificate["counts"]["purged"] == 2
+    assert run_page(certificate).startswith("<!doctype html>")
