@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import Row, func, insert, literal, select, update
 
 from mailgate.actors import Actor
 from mailgate.clock import Instant, to_rfc3339
@@ -171,7 +171,9 @@ class Mailboxes:
                 "state_changed_at": now,
                 "created_at": now,
             }
-            row = (await tx.conn.execute(insert(mailboxes).values(values).returning(mailboxes, _OWNED_UNTIL))).one()
+            # Nobody has it yet. (In an INSERT's RETURNING the subquery would read all mailboxes' leases.)
+            nobody = literal(0).label(_OWNED_UNTIL.name)
+            row = (await tx.conn.execute(insert(mailboxes).values(values).returning(mailboxes, nobody))).one()
             tx.emit(
                 tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": values["state"]}
             )

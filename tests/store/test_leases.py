@@ -6,9 +6,13 @@ import asyncio
 
 import pytest
 
+from mailgate.actors import SYSTEM
 from mailgate.clock import SECOND
-from mailgate.store import leases
+from mailgate.store import leases, tenants
+from mailgate.store.fenced import LEASE_PREFIX
 from mailgate.store.leases import LeaseLostError
+from mailgate.store.mailboxes import MailboxSpec
+from mailgate.store.subscriptions import SubscriptionChange
 from tests.store.conftest import NOW, Store
 
 TTL = 30 * SECOND
@@ -49,3 +53,15 @@ async def test_an_owner_whose_time_ran_out_may_not_write(store: Store) -> None:
     with pytest.raises(LeaseLostError):
         async with store.db.write() as tx:
             await leases.require(tx, "m", "a", 1, NOW + TTL)
+
+
+async def test_a_mailbox_is_connected_beside_many_that_are_owned(store: Store) -> None:
+    """It is nobody's yet, whoever has the others."""
+    await tenants.put(store.db, store.ring, store.log, "acme", "Acme", NOW, SYSTEM)
+    await store.subscriptions.set_outright("acme", SubscriptionChange("professional"), NOW, SYSTEM)
+    for number in range(3):
+        imap = {"host": "mail.example", "port": 993, "security": "tls", "username": f"u{number}"}
+        spec = MailboxSpec(f"u{number}@acme.example", imap, {"imap": {"password": "secret"}})
+        made = await store.mailboxes.create("acme", spec, NOW, SYSTEM)
+        assert made.owned_until_at == 0
+        assert await leases.acquire(store.db, LEASE_PREFIX + made.id, "somebody", TTL, NOW) == 1
