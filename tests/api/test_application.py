@@ -135,28 +135,69 @@ async def test_switching_off_closes_connections_and_keeps_everything(running: Ru
     await running.until(live)
 
 
-async def test_becoming_free_ends_connections_and_the_purge_comes_by_itself(running: Running) -> None:
-    running.account.append("INBOX", letter("gone"), internal_date=system_clock() - DAY)
-    mailbox_id = await running.connect()
+async def test_free_and_paid_again(running: Running) -> None:
+    """Becoming Free closes every connection, and what is attached to nothing goes by itself; what is attached stays.
+    Paid again, all go on without being set up anew; what was purged comes back only when it is asked for.
+    """
+    account, client = running.account, running.client
+    for subject in ("gone", "kept"):
+        account.append("INBOX", letter(subject), internal_date=system_clock() - DAY)
+    await running.connect()
+    more = await client.post("/v1/tenants/acme/mailboxes", json=mailbox_body("bob@acme.example"))
+    assert more.status_code == 201, more.text
+    boxes = [box["id"] for box in (await running.get("/v1/tenants/acme/mailboxes"))["items"]]
+    assert len(boxes) == 2
 
-    async def live() -> bool:
-        return await running.state(mailbox_id) == "live"
+    async def all_are(state: str) -> bool:
+        return {await running.state(box) for box in boxes} == {state}
 
-    await running.until(live)
-    (item,) = (await running.get("/v1/tenants/acme/messages"))["items"]
-    await running.client.put("/v1/tenants/acme/subscription", json={"plan": "free"})
+    async def subjects() -> list[str]:
+        return sorted(item["subject"] for item in (await running.get("/v1/tenants/acme/messages"))["items"])
+
+    await running.until(lambda: all_are("live"))
+    assert await subjects() == ["gone", "gone", "kept", "kept"]
+    items = (await running.get("/v1/tenants/acme/messages", mailbox=boxes[0]))["items"]
+    ids = {item["subject"]: item["id"] for item in items}
+    pin = await client.put(f"/v1/tenants/acme/messages/{ids['kept']}/pins/deal/D-1")
+    assert pin.status_code == 201
+    await client.put("/v1/tenants/acme/subscription", json={"plan": "free"})
 
     async def closed() -> bool:
-        return not running.account.connections and await running.state(mailbox_id) == "not_entitled"
+        return not account.connections and await all_are("not_entitled")
 
     await running.until(closed)
-    path = f"/v1/tenants/acme/messages/{item['id']}"
-    assert (await running.client.get(path)).status_code == 410
+    path = f"/v1/tenants/acme/messages/{ids['gone']}"
+    assert (await client.get(path)).status_code == 410
 
     async def purged() -> bool:
-        return bool((await running.client.get(path)).json()["type"] == "purged")
+        return bool((await client.get(path)).json()["type"] == "purged")
 
     await running.until(purged)
+    assert await subjects() == ["kept"]
+    assert (await client.get(f"/v1/tenants/acme/messages/{ids['kept']}/raw")).content == letter("kept")
+    originals = [message.raw for message in account.folders["INBOX"].messages.values()]
+    assert originals == [letter("gone"), letter("kept")]  # retention never reaches the mail server
+
+    said = len(account.commands)
+    account.append("INBOX", letter("meanwhile"), internal_date=system_clock())
+    await client.put("/v1/tenants/acme/subscription", json={"plan": "standard"})
+
+    async def new() -> bool:
+        return await subjects() == ["kept", "meanwhile", "meanwhile"]
+
+    await running.until(new)
+    await running.until(lambda: all_are("live"))
+    assert len(account.commands) > said
+    assert await subjects() == ["kept", "meanwhile", "meanwhile"]
+
+    run = (await client.post(f"/v1/tenants/acme/mailboxes/{boxes[0]}/backfill", json={"days": 30})).json()
+
+    async def back() -> bool:
+        return await subjects() == ["gone", "kept", "meanwhile", "meanwhile"]
+
+    await running.until(back)
+    (leaf,) = (await running.get("/v1/purge-log", tenant="acme", type="rehydrate"))["items"]
+    assert (run["kind"], leaf["leaf"]["actor"]["kind"]) == ("backfill", "token")
 
 
 async def test_a_pass_that_was_asked_for_is_made(running: Running) -> None:
