@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """`kind` is token, command, system or billing; `ref` names it: a token's id, a schedule. Never a secret."""
+    """`kind` is token, user, command, system or billing; `ref` names it: a token's or user's id, a schedule. Never a
+    secret.
+    """
 
     kind: str
     ref: str

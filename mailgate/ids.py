@@ -28,6 +28,18 @@ def new_id(now: Instant) -> str:
     )
 
 
+def later_id(now: Instant, last: str) -> str:
+    """A new id that sorts behind `last` if both are of the same millisecond."""
+    made = new_id(now)
+    if made[:10] != last[:10] or made > last:
+        return made
+    noise = 0
+    for character in last[10:]:
+        noise = noise << 5 | _ALPHABET.index(character)
+    noise = min(noise + 1, (1 << 80) - 1)
+    return last[:10] + "".join(_ALPHABET[noise >> shift & 31] for shift in range(75, -1, -5))
+
+
 @lru_cache(maxsize=4)
 def _prefix(milliseconds: int) -> str:
     """The first ten characters."""

@@ -429,6 +429,24 @@ class BillingSettings(Section):
     )
 
 
+class PagesSettings(Section):
+    """The pages at /admin."""
+
+    enabled: bool = setting(True, "Serve them.")
+    secure_cookie: bool = setting(
+        False,
+        "Mark the session's cookie Secure always. It is so anyway over https, and where http.public_url is https.",
+    )
+    idle_minutes: int = setting(60, "A session that nobody used for so long is over.", unit="minutes", ge=5, le=1_440)
+    session_hours: int = setting(12, "How long a session lasts at most.", unit="hours", ge=1, le=720)
+
+
+class AccessLogSettings(Section):
+    """Who read or changed what."""
+
+    keep_days: int = setting(400, "How long its entries are kept.", unit="days", ge=1, le=3_650)
+
+
 class Settings(Section):
     """All settings. `load` reads them; making one directly looks at neither file nor environment."""
 
@@ -451,6 +469,8 @@ class Settings(Section):
     log: LogSettings = LogSettings()
     limits: LimitsSettings = LimitsSettings()
     billing: BillingSettings = BillingSettings()
+    pages: PagesSettings = PagesSettings()
+    access_log: AccessLogSettings = AccessLogSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:

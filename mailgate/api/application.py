@@ -13,11 +13,13 @@ from starlette.routing import BaseRoute
 
 from mailgate import __version__
 from mailgate.api import problems, reference
+from mailgate.api.accesses import Accesses
 from mailgate.api.gate import Gate, Observed
 from mailgate.api.heads import Heads
 from mailgate.api.problems import Problem
 from mailgate.api.repeats import Repeats
 from mailgate.api.routes import (
+    access_log,
     alarms,
     billing,
     changes,
@@ -63,6 +65,7 @@ ROUTERS = (
     purge_log.router,
     alarms.router,
     tokens.router,
+    access_log.router,
     health.router,
 )
 
@@ -103,6 +106,7 @@ def create_app(services: Services) -> FastAPI:
             Middleware(Observed, metrics=services.metrics, clock=services.clock),
             Middleware(Heads),
             Middleware(Gate, authenticator=authenticator, **_bounds(services.settings)),
+            Middleware(Accesses, services=services),
             Middleware(Repeats, services=services),
         ],
     )
@@ -188,5 +192,6 @@ _TAGS = [
     {"name": "retention", "description": "What is due, and the runs that purge it"},
     {"name": "purge log", "description": "The proof of what was purged and what was kept"},
     {"name": "tokens", "description": "Who may do what"},
+    {"name": "access log", "description": "Who read or changed what"},
     {"name": "health", "description": "For operators"},
 ]

@@ -34,7 +34,13 @@ _MESSAGE = re.compile(r"message/rfc822\s*(;.*)?", re.IGNORECASE)
 _TAKES_MESSAGES = re.compile(r"/v1/tenants/[^/]+/mailboxes/[^/]+/messages")
 _SIGNED = frozenset({"/v1/billing/stripe"})
 _TAKES_SUBMISSIONS = re.compile(r"/v1/tenants/[^/]+/mailboxes/[^/]+/submissions")
+_FORM = re.compile(r"application/x-www-form-urlencoded\s*(;.*)?", re.IGNORECASE)
 _JSON = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
+_KINDS = {
+    _FORM: "a form: Content-Type: application/x-www-form-urlencoded",
+    _JSON: "JSON: Content-Type: application/json",
+    _MESSAGE: "a message: Content-Type: message/rfc822",
+}
 
 
 class Observed:
@@ -109,7 +115,8 @@ class Gate:
                 refusal = from_error(error)
         streamed = scope["streamed"] = _is_streamed(scope, headers)
         most = self._most(scope)
-        refusal = refusal or self._bad_body(headers, most, streamed=streamed)
+        kind = _FORM if _is_page(scope["path"]) else _MESSAGE if streamed else _JSON
+        refusal = refusal or self._bad_body(headers, most, kind, streamed=streamed)
         if refusal is None and not streamed and ("content-length" in headers or "transfer-encoding" in headers):
             body = await _read(receive, most)
             if body is None:
@@ -126,16 +133,17 @@ class Gate:
         """Bytes of a body of JSON: letters carry files."""
         return self._submission_bytes if _is_submission(scope) else self._request_bytes
 
-    def _bad_body(self, headers: Mapping[str, str], most: int, *, streamed: bool) -> ProblemResponse | None:
+    def _bad_body(
+        self, headers: Mapping[str, str], most: int, kind: re.Pattern[str], *, streamed: bool
+    ) -> ProblemResponse | None:
         length = headers.get("content-length")
         if length is not None and (not length.isascii() or not length.isdigit()):
             return ProblemResponse(400, "bad_request", "Content-Length must be a number")
         if length is not None and (len(length) > 18 or (not streamed and int(length) > most)):
             return self._too_large(most)
-        kind = _MESSAGE if streamed else _JSON
         has_body = length not in (None, "0") or "transfer-encoding" in headers
         if has_body and not kind.fullmatch(headers.get("content-type", "")):
-            what = "a message: Content-Type: message/rfc822" if streamed else "JSON: Content-Type: application/json"
+            what = _KINDS[kind]
             return ProblemResponse(415, "unsupported_media_type", f"the body must be {what}")
         return None
 
@@ -143,6 +151,11 @@ class Gate:
         setting = "limits.request_bytes" if most == self._request_bytes else "sending.max_message_bytes"
         detail = f"the body is larger than {most} bytes ({setting})"
         return ProblemResponse(413, "too_large", detail, headers={"connection": "close"})
+
+
+def _is_page(path: str) -> bool:
+    """Pages send forms, and tell who asks by a cookie of their own."""
+    return path == "/admin" or path.startswith("/admin/")
 
 
 def _is_submission(scope: Scope) -> bool:

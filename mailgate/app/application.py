@@ -19,11 +19,12 @@ from connectors.port import Connect, Connection
 from connectors.smtp.session import SmtpSession, open_session
 from connectors.smtp.session import Timeouts as SmtpTimeouts
 from mailgate.actors import SCHEDULE, SYSTEM
+from mailgate.admin import application as pages
 from mailgate.api.application import create_app
 from mailgate.app.core import Core, Secrets
 from mailgate.app.health import checks
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
-from mailgate.clock import DAY, Instant
+from mailgate.clock import DAY, MINUTE, Instant
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.publish import Publishing
 from mailgate.jobs.scheduler import Intervals, Jobs
@@ -32,6 +33,7 @@ from mailgate.jobs.worker import Worker
 from mailgate.metrics import Metrics
 from mailgate.settings import Settings
 from mailgate.store import notices, orphans, overview, tenants
+from mailgate.store.access_log import AccessLog
 from mailgate.store.billing import StripeBook
 from mailgate.store.erasures import Erasures
 from mailgate.store.feed import Publisher
@@ -99,6 +101,7 @@ class Application:
         self._tasks: list[asyncio.Task[None]] = []
         self._syncing: asyncio.Task[None] | None = None
         sync = _Sync(self.supervisor, self.jobs)
+        self.access = AccessLog(core.db, core.clock)
         self.api: FastAPI = create_app(
             Services(
                 settings=core.settings,
@@ -125,12 +128,14 @@ class Application:
                 verify=verify or Verifier(core.settings, context),
                 verify_smtp=SmtpVerifier(core.settings, context),
                 metrics=self.metrics,
+                access=self.access,
                 health=checks(core, self.running),
                 admin_token=None if secrets is None else secrets.admin_token,
                 readers=Readers(core.settings.events.readers),
             )
         )
-        self._uses = Worker("token_uses", self.api.state.authenticator.flush)
+        self.api.router.routes += pages.routes(self.api.state.services)
+        self._uses = Worker("token_uses", self._write_uses)
 
     def running(self) -> dict[str, bool]:
         """Whether each part that runs by itself does."""
@@ -178,6 +183,7 @@ class Application:
         await self._indexer.release()
         await self._publishing.stop()
         await self.api.state.authenticator.flush()
+        await self.access.flush()
         _log.info("stopped", owner=self.core.owner)
 
     async def _keep_house(self) -> None:
@@ -187,6 +193,11 @@ class Application:
             self._send.wake()
             self._uses.wake()
             await asyncio.sleep(_HOUSEKEEPING_S)
+
+    async def _write_uses(self) -> None:
+        """Write down when tokens were used and what was read, of which reading itself wrote nothing."""
+        await self.api.state.authenticator.flush()
+        await self.access.tick()
 
     async def _index_behind(self) -> None:
         """Index what waits; while a mailbox is being imported only a little at a time, so that it costs the import
@@ -235,6 +246,8 @@ class Application:
             longest_days=core.catalogue.longest_days,
             idempotency_hours=core.settings.limits.idempotency_hours,
             event_days=core.settings.events.keep_days,
+            access_days=core.settings.access_log.keep_days,
+            idle=core.settings.pages.idle_minutes * MINUTE,
         )
         await asyncio.to_thread(core.blobs.sweep, core.clock() - DAY)
         await core.send_queue.forget_ended(core.clock())

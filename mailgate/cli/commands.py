@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mailgate import __version__
-from mailgate.cli import holds, keys, mailboxes, purge, server, session, tenants, tokens
+from mailgate.cli import holds, keys, mailboxes, purge, server, session, tenants, tokens, users
 from mailgate.cli.audit import audit_app
 from mailgate.cli.demo import demo
 from mailgate.cli.disclose import disclose
@@ -66,6 +66,7 @@ audit_app.command()(export)
 app.add_typer(audit_app, name="audit")
 app.add_typer(tokens.app, name="token")
 app.add_typer(keys.app, name="key")
+app.add_typer(users.app, name="user")
 
 
 def main() -> None:

@@ -11,11 +11,13 @@ from mailgate import logs
 from mailgate.app.core import Secrets
 from mailgate.app.serve import serve as serve_until_stopped
 from mailgate.cli import session
+from mailgate.cli.users import add_user, new_password
 from mailgate.configuration import example
 from mailgate.settings import ADMIN_TOKEN_VARIABLE
-from mailgate.store import installation, migrate, tokens
+from mailgate.store import installation, migrate, tokens, users
 from mailgate.store.check import doctor as check_store
 from mailgate.store.tokens import Scope
+from mailgate.store.users import Role
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
@@ -23,12 +25,17 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of
 def init(
     *,
     print_config: Annotated[bool, typer.Option(help="Print every setting with its default, and do nothing.")] = False,
+    user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Also add the first admin of the pages; asks for a password.")
+    ] = None,
+    password_stdin: Annotated[bool, typer.Option(help="Read that password from standard input.")] = False,
     json: Json = False,
 ) -> None:
     """Make what a new installation needs: folders, keys, database, the name of its purge log, the first admin token."""
     if print_config:
         sys.stdout.write(example())
         return
+    password = None if user is None else new_password(user, from_stdin=password_stdin)
 
     async def work() -> dict[str, Any]:
         async with session.opened(create=True) as core:
@@ -38,10 +45,14 @@ def init(
                 "data_dir": str(core.settings.data_dir.absolute()),
                 "ledger_origin": origin,
                 "token": None,
+                "user": None,
             }
             if Secrets.from_environment().admin_token is None and not await tokens.any_admin(core.db):
                 _, secret = await tokens.create(core.db, name="first admin", scopes=[Scope.ADMIN], now=core.clock())
                 made["token"] = secret
+            if user is not None and password is not None:
+                made["user"] = (await add_user(core, user, Role.ADMIN, None, password)).name
+            made["pages_have_admin"] = await users.any_admin(core.db)
             return made
 
     made = session.run(work())
@@ -53,6 +64,8 @@ def init(
         session.say(f"the first admin token, shown only now: {made['token']}")
     else:
         session.say(f"an admin token is there already (or {ADMIN_TOKEN_VARIABLE} gives one)")
+    if not made["pages_have_admin"]:
+        session.say("nobody can sign in to the pages yet: mailgate user add NAME --role admin")
     session.say("next: mailgate serve")
 
 

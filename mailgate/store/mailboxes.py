@@ -40,7 +40,7 @@ _OWNED_UNTIL = func.coalesce(
     .scalar_subquery(),
     0,
 ).label("owned_until_at")
-_TOLD_BY_ITS_PROCESS = frozenset(
+TOLD_BY_ITS_PROCESS = frozenset(
     {
         MailboxState.IMPORTING,
         MailboxState.LIVE,
@@ -113,7 +113,7 @@ class Mailbox:
         until_at = self.owned_until_at
         if until_at > now or self.removed_at is not None:
             return self
-        told = self.state in _TOLD_BY_ITS_PROCESS
+        told = self.state in TOLD_BY_ITS_PROCESS
         if not told and (self.state != MailboxState.CONNECTING or self.state_reason is not None or not until_at):
             return self
         reason = "no process has this mailbox" + (f" since {to_rfc3339(until_at)}" if until_at else "")
@@ -177,7 +177,7 @@ class Mailboxes:
             tx.emit(
                 tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": values["state"]}
             )
-            return _mailbox(row)
+            return mailbox_of(row)
 
         return await self._db.transact(work)
 
@@ -188,7 +188,7 @@ class Mailboxes:
             row = (await conn.execute(query)).one_or_none()
         if row is None:
             raise NotFoundError(f"tenant {tenant_id} has no mailbox {mailbox_id}", slug="mailbox_not_found")
-        return _mailbox(row)
+        return mailbox_of(row)
 
     async def list_page(self, tenant_id: str, *, after: str | None, limit: int) -> Page[Mailbox]:
         """The tenant's mailboxes that are not removed, by id. The page's key is (id,)."""
@@ -202,7 +202,7 @@ class Mailboxes:
             query = query.where(_COLUMNS.id > after)
         async with self._db.read() as conn:
             rows, more = cut((await conn.execute(query)).all(), limit)
-        return Page([_mailbox(row) for row in rows], (rows[-1].id,) if more else None)
+        return Page([mailbox_of(row) for row in rows], (rows[-1].id,) if more else None)
 
     async def update(self, tenant_id: str, mailbox_id: str, patch: MailboxPatch, now: Instant, actor: Actor) -> Mailbox:
         """Change settings. Raises ConflictError (mailbox_removed, mailbox_exists, and where switching on would pass the
@@ -234,7 +234,7 @@ class Mailboxes:
                 tx.emit(
                     tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": changed.state}
                 )
-            return _mailbox(changed)
+            return mailbox_of(changed)
 
         if patch == MailboxPatch():
             return old
@@ -355,5 +355,6 @@ class Mailboxes:
         return opened
 
 
-def _mailbox(row: Row[Any]) -> Mailbox:
+def mailbox_of(row: Row[Any]) -> Mailbox:
+    """The mailbox that a row with `owned_until_at` is."""
     return Mailbox(**{name: value for name, value in row._mapping.items() if name in Mailbox.__slots__})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, exists, select, tuple_, update
 
 from mailgate.clock import DAY, HOUR, Instant
-from mailgate.store import feed, installation, runs
+from mailgate.store import access_log, feed, installation, runs, sign_in_failures, user_sessions
 from mailgate.store.database import Database
 from mailgate.store.schema import (
     alarms,
@@ -48,14 +48,23 @@ class Pruned:
     operations: int
     submissions: int
     events: int
+    accesses: int
+    sessions: int
 
 
 async def prune(
-    db: Database, now: Instant, *, longest_days: int, idempotency_hours: int, event_days: int = 30
+    db: Database,
+    now: Instant,
+    *,
+    longest_days: int,
+    idempotency_hours: int,
+    event_days: int = 30,
+    access_days: int = 400,
+    idle: Instant = HOUR,
 ) -> Pruned:
     """Forget tombstones that no plan's window reaches any more, answers kept for repeats, old runs, closed guards,
-    alarms that are over, operations that ended, events of the feed, and of what was sent: the bytes that nobody asked
-    for again, who got what was purged since.
+    alarms that are over, operations that ended, events of the feed, old entries of the access log, sessions that are
+    over, and of what was sent: the bytes that nobody asked for again, who got what was purged since.
 
     A tombstone blocks a second download of mail that was purged: once anchor + the longest retention of any plan + 30
     days has passed, nothing would import that mail again. Runs are pruned, their entries in the purge log never.
@@ -129,6 +138,7 @@ async def prune(
     await _until_none(db, recipients_of_purged)
     await db.transact(old_counts)
     await db.transact(mark_submissions)
+    await _until_none(db, lambda tx: sign_in_failures.prune(tx, now, BATCH))
     return Pruned(
         tombstones=await _until_none(db, old_tombstones),
         idempotency_keys=await _until_none(db, old_keys),
@@ -138,6 +148,8 @@ async def prune(
         operations=await _until_none(db, old_operations),
         submissions=await _until_none(db, old_submissions),
         events=await _until_none(db, lambda tx: feed.prune(tx, now - event_days * DAY, BATCH)),
+        accesses=await _until_none(db, lambda tx: access_log.prune(tx, now - access_days * DAY, BATCH)),
+        sessions=await _until_none(db, lambda tx: user_sessions.prune(tx, now, idle, BATCH)),
     )
 
 

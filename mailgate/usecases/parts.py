@@ -1,4 +1,4 @@
-"""What the routes work with, made by the composition root; every part can be replaced in a test."""
+"""What use cases work with, made by the composition root; every part can be replaced in a test."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from mailgate.blobs.store import BlobStore
 from mailgate.clock import Clock, Instant
 from mailgate.errors import UnavailableError
 from mailgate.keys import KeyRing
+from mailgate.keys.passwords import Passwords
 from mailgate.metrics import Metrics
 from mailgate.settings import Settings
+from mailgate.store.access_log import AccessLog
 from mailgate.store.alarms import Alarms
 from mailgate.store.billing import StripeBook
 from mailgate.store.database import Database
@@ -91,7 +93,7 @@ class Readers:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The parts of a running gateway as the routes see them."""
+    """The parts of a running gateway as routes and pages see them."""
 
     settings: Settings
     clock: Clock
@@ -117,6 +119,8 @@ class Services:
     verify: Verify
     verify_smtp: Verify
     metrics: Metrics
+    access: AccessLog
     health: dict[str, HealthCheck] = field(default_factory=dict)
     admin_token: str | None = field(default=None, repr=False)
     readers: Readers = field(default_factory=lambda: Readers(200))
+    passwords: Passwords = field(default_factory=Passwords)

@@ -12,18 +12,22 @@ from typing import Any
 import httpx
 import pytest
 import structlog
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 
 from connectors.model import Endpoint, PasswordAuth
 from mailgate.actors import Actor
+from mailgate.admin import application as pages
 from mailgate.api.application import create_app
 from mailgate.app.core import Core
 from mailgate.clock import DAY, Instant
 from mailgate.ids import new_id
+from mailgate.keys.passwords import Passwords
 from mailgate.logs import configure
 from mailgate.metrics import Metrics
 from mailgate.settings import DatabaseSettings, LogSettings, Settings
 from mailgate.store import runs
+from mailgate.store.access_log import AccessLog
 from mailgate.store.billing import StripeBook
 from mailgate.store.check import doctor
 from mailgate.store.runs import RunRecord
@@ -177,8 +181,10 @@ def make_services(core: Core, sync: RecordedSync, verify: RecordedVerify, health
         verify=verify,
         verify_smtp=verify.smtp,
         metrics=Metrics(),
+        access=AccessLog(core.db, core.clock),
         health=health,
         admin_token=ADMIN,
+        passwords=Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)),
     )
 
 
@@ -203,7 +209,9 @@ async def gateway(database_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     core = await Core.open(settings, clock=clock)
     sync, verify = RecordedSync(core), RecordedVerify()
     health: dict[str, Any] = {"database": well}
-    app = create_app(make_services(core, sync, verify, health))
+    services = make_services(core, sync, verify, health)
+    app = create_app(services)
+    app.router.routes += pages.routes(services)
     made = Gateway(core, app, clock, sync, verify, health)
     yield made
     await made.client.aclose()

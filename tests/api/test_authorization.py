@@ -120,6 +120,7 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("POST", "/v1/tokens"): ADMIN,
     ("GET", "/v1/tokens"): ADMIN,
     ("DELETE", "/v1/tokens/{token_id}"): ADMIN,
+    ("GET", "/v1/access-log"): COMPLIANCE,
 }
 FEED = ("/v1/events", "/v1/events/stream", "/v1/snapshot")
 LISTED_FOR_ALL = {
@@ -169,7 +170,7 @@ async def world(gateway: Gateway) -> dict[str, str]:
 def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict[str, Any]]:
     """The path filled in, and the rest of a request that the route accepts."""
     more: dict[str, Any] = {}
-    if path in ("/v1/purge-log", "/v1/purge-log/export", "/v1/retention/preview", *FEED):
+    if path in ("/v1/access-log", "/v1/purge-log", "/v1/purge-log/export", "/v1/retention/preview", *FEED):
         more["params"] = {"tenant": known["tenant_id"]}
     if path == "/v1/purge-log/proof":
         more["params"] = {"tenant": known["tenant_id"], "item": known["purged_id"]}

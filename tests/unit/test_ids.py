@@ -7,7 +7,7 @@ import base64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.ids import is_id, keyed_id, made_at, new_id
+from mailgate.ids import is_id, keyed_id, later_id, made_at, new_id
 
 CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 
@@ -29,3 +29,14 @@ def test_a_keyed_id_is_the_token_in_crockfords_letters(token: bytes) -> None:
     bits = bytes([token[0] & 0x3F]) + token[1:16]
     assert keyed_id(token) == base64.b32encode(bits)[:26].translate(CROCKFORD).decode()
     assert is_id(keyed_id(token))
+
+
+def test_ids_of_one_millisecond_can_be_made_in_order() -> None:
+    now, last = 1_700_000_000_000_000, ""
+    for _ in range(200):
+        made = later_id(now, last)
+        assert is_id(made)
+        assert made_at(made) == now
+        assert made > last
+        last = made
+    assert later_id(now - 5_000, last) < last

@@ -14,6 +14,7 @@ What holds everywhere:
 
 from __future__ import annotations
 
+from mailgate.store.schema.access import access_log, sign_in_failures, user_recovery_codes, user_sessions, users
 from mailgate.store.schema.alarms import alarms
 from mailgate.store.schema.base import Id, Name, Ref, metadata
 from mailgate.store.schema.events import events, feed
@@ -38,6 +39,7 @@ __all__ = [
     "Id",
     "Name",
     "Ref",
+    "access_log",
     "alarms",
     "blob_erasures",
     "blobs",
@@ -64,6 +66,7 @@ __all__ = [
     "runs",
     "search_docs",
     "sent_counts",
+    "sign_in_failures",
     "submissions",
     "stripe_accounts",
     "subscription_events",
@@ -73,4 +76,7 @@ __all__ = [
     "tenants",
     "tokens",
     "tombstones",
+    "user_recovery_codes",
+    "user_sessions",
+    "users",
 ]

@@ -25,6 +25,14 @@ events = Table(
         sqlite_where=text("position IS NULL"),
         postgresql_where=text("position IS NULL"),
     ),
+    # What happened to a mailbox as a whole is little; an import adds nothing to it.
+    Index(
+        "ix_events_mailbox",
+        "mailbox_id",
+        "at",
+        sqlite_where=text("message_id IS NULL AND mailbox_id IS NOT NULL"),
+        postgresql_where=text("message_id IS NULL AND mailbox_id IS NOT NULL"),
+    ),
     comment="the outbox of the change feed",
 )
 

@@ -1,0 +1,193 @@
+"""The pages as routes: who asks is found, what may not be is refused, what was changed is written down, what went wrong
+is a page too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from http import HTTPStatus
+from urllib.parse import parse_qsl, quote
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route as HttpRoute
+
+from mailgate.admin import account, mailbox, mailboxes, security, sign_in, tenants
+from mailgate.admin.languages import language, negotiate
+from mailgate.admin.page import Page, Route
+from mailgate.admin.rendering import STATIC, TYPES, assets
+from mailgate.errors import MailgateError, NotFoundError, TooManyRequestsError
+from mailgate.store import tenants as tenant_rows
+from mailgate.store.access_log import Access, Kind
+from mailgate.store.users import Role
+from mailgate.usecases.parts import Services
+from mailgate.usecases.signing_in import session_of
+from mailgate.usecases.types import TENANT_PATTERN
+
+ROUTES: tuple[Route, ...] = (
+    *sign_in.ROUTES,
+    *account.ROUTES,
+    *mailboxes.ROUTES,
+    *mailbox.ROUTES,
+    *tenants.ROUTES,
+)
+_TENANT = re.compile(TENANT_PATTERN)
+_MOST_FIELDS = 100
+_FOR_EVER = "public, max-age=31536000, immutable"
+
+
+def routes(parts: Services) -> list[HttpRoute]:
+    """All pages over these parts, below /admin; the last one answers for every other address there."""
+    if not parts.settings.pages.enabled:
+        return []
+    by_path: dict[str, dict[str, Route]] = {}
+    for route in ROUTES:
+        by_path.setdefault(route.path, {})[route.method] = route
+    made = [
+        HttpRoute(f"/admin{path}", _endpoint(parts, f"/admin{path}", methods), methods=[*methods])
+        for path, methods in by_path.items()
+    ]
+    static = HttpRoute("/admin/static/{name}", _static, methods=["GET"])
+    nowhere = {"GET": Route("GET", "/{rest}", _nowhere, public=True)}
+    return [
+        static,
+        *made,
+        HttpRoute("/admin/{rest:path}", _endpoint(parts, "/admin/{rest}", nowhere), methods=["GET"]),
+    ]
+
+
+def _endpoint(parts: Services, template: str, methods: dict[str, Route]) -> Callable[..., object]:
+    async def endpoint(request: Request) -> Response:
+        request.scope["route"] = _Named(template)
+        # HEAD comes as GET (mailgate.api.heads).
+        answer = await _answer(parts, methods[request.method], template, request)
+        answer.headers.update(security.HEADERS)
+        answer.headers["cache-control"] = "no-store"
+        return answer
+
+    return endpoint
+
+
+class _Named:
+    """What the metrics call the route."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+
+async def _answer(parts: Services, route: Route, template: str, request: Request) -> Response:
+    settings = parts.settings
+    secret = security.read_cookie(request, settings, security.SESSION)
+    found = None if secret is None else await session_of(parts, secret)
+    session, user = found if found is not None else (None, None)
+    if session is None or not session.passed:
+        user = None
+    visit = None if session is not None else security.read_cookie(request, settings, security.VISIT)
+    base = (secret if session is not None else visit) or security.new_visit()
+    page = Page(
+        request=request,
+        parts=parts,
+        language=language(negotiate(request.headers.get("accept-language"), None if user is None else user.language)),
+        secret=base,
+        now=parts.clock(),
+        session=session,
+        user=user,
+        token=security.form_token(base),
+    )
+    answer = await _checked(page, route)
+    if session is None and visit is None and route.public:
+        security.write_cookie(answer, request, settings, security.VISIT, base)
+    if route.method != "GET" and user is not None:
+        await _write_down(page, template, answer.status_code)
+    return answer
+
+
+async def _checked(page: Page, route: Route) -> Response:
+    """The handler's answer, after everything that stands before it."""
+    if page.user is None and not route.public:
+        return _to_sign_in(page)
+    if route.method != "GET":
+        page.form = await _form(page.request)
+        ours = security.is_from_here(page.request, page.parts.settings)
+        if not ours or not security.is_token(page.form.get("token", ""), page.secret):
+            return page.render("refused.html", status=HTTPStatus.FORBIDDEN, why="token")
+    if route.role is not None and page.who.role not in (route.role, Role.ADMIN):
+        return page.render("refused.html", status=HTTPStatus.FORBIDDEN, why="role")
+    try:
+        await _find_tenant(page)
+        return await route.handler(page)
+    except MailgateError as error:
+        if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+        return failed(page, error)
+
+
+async def _find_tenant(page: Page) -> None:
+    """The tenant in the path; another one than the person's own is one that is not there."""
+    tenant_id = page.request.path_params.get("tenant_id")
+    if tenant_id is None:
+        return
+    known = _TENANT.fullmatch(tenant_id) is not None and page.who.reaches(tenant_id)
+    page.tenant = await tenant_rows.find(page.parts.db, tenant_id) if known else None
+    if page.tenant is None:
+        raise NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
+
+
+def failed(page: Page, error: MailgateError) -> Response:
+    """The page that says what is wrong and what to do."""
+    answer = page.render("failed.html", status=error.status, detail=error.detail, found=error.status != 404)
+    if isinstance(error, TooManyRequestsError) and error.retry_after_s is not None:
+        answer.headers["retry-after"] = str(error.retry_after_s)
+    return answer
+
+
+def _to_sign_in(page: Page) -> Response:
+    """To the sign-in page, and from there back to where the person was going."""
+    wanted = page.request.url.path if page.request.method == "GET" and not page.partial else ""
+    query = page.request.url.query
+    target = "/admin/sign-in"
+    if wanted not in ("", "/admin", "/admin/"):
+        target += "?next=" + quote(wanted + (f"?{query}" if query else ""), safe="")
+    if page.partial:
+        return HTMLResponse("", headers={"hx-redirect": target})
+    return RedirectResponse(target, 303)
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """Fields of the form; the gate has bounded the body's length and checked its type."""
+    body = await request.body()
+    try:
+        pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
+    except ValueError:
+        return {}
+    return {name: value.replace("\0", "") for name, value in pairs}
+
+
+async def _write_down(page: Page, template: str, status: int) -> None:
+    given = page.request.path_params
+    access = Access(
+        kind=Kind.CHANGE,
+        actor=str(page.who.actor),
+        tenant_id=None if page.tenant is None else page.tenant.id,
+        method=page.request.method,
+        route=template,
+        targets={name: str(value) for name, value in given.items() if name != "tenant_id"},
+        status=status,
+        at=page.parts.clock(),
+        address=page.whence.address,
+    )
+    await page.parts.access.note(access)
+
+
+async def _static(request: Request) -> Response:
+    request.scope["route"] = _Named("/admin/static/{name}")
+    found = assets().get(request.path_params["name"])
+    if found is None:
+        return Response(status_code=HTTPStatus.NOT_FOUND, headers=dict(security.HEADERS))
+    kind = TYPES[(STATIC / request.path_params["name"]).suffix]
+    return Response(found[0], media_type=kind, headers={**security.HEADERS, "cache-control": _FOR_EVER})
+
+
+async def _nowhere(page: Page) -> Response:
+    return page.render("failed.html", status=HTTPStatus.NOT_FOUND, detail=None, found=False)
