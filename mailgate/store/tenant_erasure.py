@@ -49,6 +49,9 @@ from mailgate.store.schema import (
     tenant_heads,
     tenants,
     tokens,
+    user_recovery_codes,
+    user_sessions,
+    users,
 )
 from mailgate.store.schema import holds as holds_table
 from mailgate.store.schema import leases as leases_table
@@ -313,8 +316,8 @@ async def _put(tx: Transaction, tenant_id: str, state: Mapping[str, Any]) -> Non
 
 
 async def _cut_off(tx: Transaction, tenant_id: str, now: Instant) -> None:
-    """Nothing works for the tenant any more: its mailboxes are removed, their credentials gone, its tokens revoked, and
-    what waited to be sent is canceled.
+    """Nothing works for the tenant any more: its mailboxes are removed, their credentials gone, its tokens revoked, its
+    own people out, and what waited to be sent is canceled.
     """
     off = {
         "removed_at": now,
@@ -332,6 +335,8 @@ async def _cut_off(tx: Transaction, tenant_id: str, now: Instant) -> None:
     await tx.conn.execute(update(mailboxes).where(mine).values(off))
     theirs = (tokens.c.tenant_id == tenant_id) & tokens.c.revoked_at.is_(None)
     await tx.conn.execute(update(tokens).where(theirs).values(revoked_at=now))
+    people = (users.c.tenant_id == tenant_id) & users.c.disabled_at.is_(None)
+    await tx.conn.execute(update(users).where(people).values(disabled_at=now))
     queued = (submissions.c.tenant_id == tenant_id) & (submissions.c.state == "queued")
     await tx.conn.execute(update(submissions).where(queued).values(state="canceled", finished_at=now))
     await tx.conn.execute(update(submissions).where(submissions.c.tenant_id == tenant_id).values(file_at=None))
@@ -364,13 +369,17 @@ async def _wipe(table: Table, tenant_id: str, tx: Transaction) -> bool:
 
 def _of(table: Table, tenant_id: str) -> ColumnElement[bool] | None:
     """Which rows of a table are the tenant's to be deleted; None where none are."""
+    column: ColumnElement[Any]
     if table is hold_messages:
         return hold_messages.c.hold_id.in_(select(holds_table.c.id).where(holds_table.c.tenant_id == tenant_id))
     if table is idempotency_keys:
         return idempotency_keys.c.token_id.in_(select(tokens.c.id).where(tokens.c.tenant_id == tenant_id))
+    if table is user_sessions or table is user_recovery_codes:
+        column = table.c.user_id
+        return column.in_(select(users.c.id).where(users.c.tenant_id == tenant_id))
     if table in KEPT or table is blob_erasures or "tenant_id" not in table.c:
         return None  # what is to be erased goes when it was, by the worker that does it
-    column: ColumnElement[Any] = table.c.tenant_id
+    column = table.c.tenant_id
     return column == tenant_id
 
 

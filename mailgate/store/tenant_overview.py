@@ -10,6 +10,7 @@ from mailgate.clock import Instant
 from mailgate.store.database import Database
 from mailgate.store.paging import Page, cut
 from mailgate.store.schema import mailboxes, subscription_periods, tenant_heads, tenants
+from mailgate.store.tenants import LIVING
 from mailgate.tenants.catalogue import FREE
 from mailgate.tenants.periods import Status
 
@@ -50,6 +51,7 @@ async def list_page(
             tenant_heads.c.storage_bytes,
         )
         .select_from(source)
+        .where(LIVING)
         .order_by(_T.id)
         .limit(limit + 1)
     )

@@ -32,6 +32,9 @@ from mailgate.store.schema import (
     submissions,
     tenant_heads,
     tokens,
+    user_recovery_codes,
+    user_sessions,
+    users,
 )
 from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.tenant_erasure import KEPT, Reason, TenantErasures, TenantHeldError
@@ -43,8 +46,9 @@ from tests.store.purging import Purging, make_purging
 
 ADMIN = Actor("token", "T1")
 _NUMBERS = count(1)
-LATER = {hold_messages: holds, idempotency_keys: tokens}
+LATER = {hold_messages: holds, idempotency_keys: tokens, user_sessions: users, user_recovery_codes: users}
 """Tables that belong to a tenant by way of another one."""
+OWNERS = ("hold_id", "token_id", "user_id")
 
 
 def tables() -> list[Table]:
@@ -69,10 +73,9 @@ def value_of(column: Column[Any]) -> Any:
 async def rows(store: Store, table: Table, tenant_id: str) -> Sequence[Any]:
     """The tenant's rows of a table."""
     async with store.db.read() as conn:
-        if table is hold_messages:
-            mine = hold_messages.c.hold_id.in_(select(holds.c.id).where(holds.c.tenant_id == tenant_id))
-        elif table is idempotency_keys:
-            mine = idempotency_keys.c.token_id.in_(select(tokens.c.id).where(tokens.c.tenant_id == tenant_id))
+        if table in LATER:
+            (owner,) = (column for column in table.c if column.name in OWNERS)
+            mine = owner.in_(select(LATER[table].c.id).where(LATER[table].c.tenant_id == tenant_id))
         else:
             mine = table.c.tenant_id == tenant_id
         return (await conn.execute(select(table).where(mine).order_by(*table.primary_key.columns))).all()
@@ -87,7 +90,7 @@ async def fill(store: Store, tenant_id: str) -> None:
         for column in table.columns:
             if column.name == "tenant_id":
                 values[column.name] = tenant_id
-            elif table in LATER and column.name in ("hold_id", "token_id"):
+            elif table in LATER and column.name in OWNERS:
                 values[column.name] = (await rows(store, LATER[table], tenant_id))[0].id
             elif column.foreign_keys and not column.nullable:
                 target = next(iter(column.foreign_keys)).column
