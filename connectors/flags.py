@@ -13,14 +13,14 @@ _FLAG = re.compile(r"\\?[\x21\x23\x24\x26\x27+,\-./0-9:;<=>?@A-Z\[\x5e_`a-z|}~]+
 _REFUSED: Final = frozenset({"\\deleted", "\\recent"})
 
 
-def check_flags(flags: frozenset[str]) -> frozenset[str]:
-    """The same flags, all of which can be set. Raises ValueError with the reason.
+def check_flags(flags: frozenset[str], *, removed: bool = False) -> frozenset[str]:
+    """The same flags, all of which can be set or, with `removed`, removed. Raises ValueError with the reason.
 
-    `\\Deleted` cannot: it is the first half of an expunge, and another client may make the other half at any time.
-    `\\Recent` is nobody's to set.
+    `\\Deleted` can only be removed: to set it is the first half of an expunge, and another client may make the other
+    half at any time. `\\Recent` is nobody's to set.
     """
     for flag in flags:
-        if flag.lower() in _REFUSED:
+        if flag.lower() in _REFUSED and not (removed and flag.lower() == "\\deleted"):
             raise ValueError(f"{flag} cannot be set or removed as a flag")
         if _FLAG.fullmatch(flag) is None:
             raise ValueError(

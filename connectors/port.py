@@ -201,8 +201,8 @@ class Target(Protocol):
         self, uids: Sequence[int], *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
     ) -> dict[int, frozenset[str]]:
         """UID STORE +FLAGS, then -FLAGS; all flags of each message afterwards, as the server tells them. UIDs that are
-        gone are missing. Raises ValueError for what is no flag (see `connectors.flags`), and for `\\Deleted` and
-        `\\Recent`: removing is `expunge`.
+        gone are missing. Raises ValueError for what is no flag (see `connectors.flags`), for `\\Recent`, and where
+        `\\Deleted` is added: removing is `expunge`.
         """
         ...
 

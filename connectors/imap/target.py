@@ -82,7 +82,7 @@ class ImapTarget(ImapLine):
         self, uids: Sequence[int], *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
     ) -> dict[int, frozenset[str]]:
         check_flags(add)
-        check_flags(remove)
+        check_flags(remove, removed=True)
         wanted = UidSet(ranges_of(uids))
         if not wanted or not (add or remove):
             return {}

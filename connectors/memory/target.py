@@ -44,7 +44,7 @@ class MemoryTarget(MemoryLine):
         self, uids: Sequence[int], *, add: frozenset[str] = frozenset(), remove: frozenset[str] = frozenset()
     ) -> dict[int, frozenset[str]]:
         check_flags(add)
-        check_flags(remove)
+        check_flags(remove, removed=True)
         if not uids:
             return {}
         answered: dict[int, frozenset[str]] = {}

@@ -8,6 +8,7 @@ is known to be gone, or the folder has another UIDVALIDITY by now, or is no more
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import BindParameter, bindparam, exists, or_, select
@@ -128,8 +129,10 @@ async def recognisable(
     current = {state.name: state for state in await listed(conn, mailbox_id)}
     coming = [row.id for row in copies.values() if row.moving_to is not None and row.id not in addresses]
     expected = await _expected(conn, coming)
+    moving = [row.id for row in copies.values() if row.moving_to is not None and row.id in addresses]
+    marks = await _marked(conn, moving)
     found = (_known_copy(row, addresses.get(row.id, []), folder, uidvalidity, expected) for row in copies.values())
-    known = [copy for copy in found if copy is not None]
+    known = [replace(copy, marks=copy.key in marks) for copy in found if copy is not None]
     known += [_known_tombstone(row, current, folder, uidvalidity) for row in buried]
     return sorted(known, key=lambda item: (not item.free, isinstance(item.near, Tombstoned), item.key))
 
@@ -144,6 +147,17 @@ async def _expected(conn: AsyncConnection, ids: Sequence[str]) -> set[str]:
         sent = columns.message_id.in_(chunk) & (columns.kind == OperationKind.APPEND.value)
         query = select(columns.message_id).where(sent, columns.state == OperationState.SENT.value)
         found.update((await conn.execute(query)).scalars())
+    return found
+
+
+async def _marked(conn: AsyncConnection, ids: Sequence[str]) -> set[str]:
+    """Of which of these copies an original was marked to be removed, by a move in two halves that is not over."""
+    found: set[str] = set()
+    columns = operations.c
+    for chunk in chunks(ids):
+        sent = columns.message_id.in_(chunk) & (columns.kind == OperationKind.MOVE.value)
+        query = select(columns.message_id, columns.journal).where(sent, columns.state == OperationState.SENT.value)
+        found.update(row.message_id for row in await conn.execute(query) if (row.journal or {}).get("marks"))
     return found
 
 

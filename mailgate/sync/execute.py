@@ -29,7 +29,7 @@ from mailgate.sync.pull import Job
 from mailgate.sync.recognise import recognise
 from mailgate.sync.snapshot import LAST_UID, FolderLook, Kind, closing, inside, look
 from mailgate.sync.uids import among, ranges
-from mailgate.sync.views import FAR_GONE, Entry, FarPresent, Tombstoned
+from mailgate.sync.views import FAR_GONE, TO_BE_REMOVED, Entry, FarPresent, Tombstoned
 from mailgate.sync.writing import CHUNK, Writer
 
 FEW: Final = 50
@@ -273,7 +273,8 @@ class FolderPass:
                     context.owner, folder, uidvalidity, {token for _, token in metas.values()}
                 )
                 far = [(uid, context.preparer.likeness(meta, token)) for uid, (meta, token) in metas.items()]
-                found = recognise(far, known, folder.id, frozenset(self._looked_again), self._unlisted)
+                marked = {uid for uid, (meta, _) in metas.items() if meta.flags & TO_BE_REMOVED}
+                found = recognise(far, known, folder.id, frozenset(self._looked_again), self._unlisted, marked)
                 if not found.suspects:
                     break
                 await self._look_again(frozenset().union(*found.suspects.values()))

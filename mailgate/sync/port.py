@@ -165,7 +165,8 @@ class Known:
     """A copy or tombstone whose header token was met at the server.
 
     `near` is Present, Detached or Tombstoned. `free`: its own address is void, so it may be what was met. Otherwise
-    `folder_ids` are the folders where it was last seen to stand, and `origins` its addresses there.
+    `folder_ids` are the folders where it was last seen to stand, and `origins` its addresses there. `marks`: its
+    original was marked to be removed, since its copy stands already where it is moved to.
     """
 
     near: Near
@@ -174,6 +175,7 @@ class Known:
     free: bool
     folder_ids: tuple[str, ...] = ()
     origins: tuple[Origin, ...] = ()
+    marks: bool = False
 
 
 @dataclass(slots=True)  # not frozen: to make, and to hand to another process, takes a third of the time

@@ -40,7 +40,7 @@ from mailgate.sync.prepare import HEAD, HUGE, Arrived, MessageSink
 from mailgate.sync.recognise import Unlisted, recognise
 from mailgate.sync.reconcile import decide
 from mailgate.sync.snapshot import closing
-from mailgate.sync.views import Entry, FarPresent, Near, Tombstoned, Window
+from mailgate.sync.views import TO_BE_REMOVED, Entry, FarPresent, Near, Tombstoned, Window
 
 FIRST_BATCH: Final = 8
 """Messages in the first batch of a pull."""
@@ -252,7 +252,8 @@ class Puller:
         known = [item for item in known if not self._is_returning(item.near)]
         new = [arrived for arrived in readable if arrived.meta.uid not in views] if known else []
         far = [(arrived.meta.uid, arrived.likeness) for arrived in new]
-        recognised = recognise(far, known, job.folder.id, job.looked_again, job.unlisted)
+        marked = {arrived.meta.uid for arrived in new if arrived.meta.flags & TO_BE_REMOVED}
+        recognised = recognise(far, known, job.folder.id, job.looked_again, job.unlisted, marked)
         keep: list[Arrived] = []
         actions: list[Action] = []
         decided = outside = 0

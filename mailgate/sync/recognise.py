@@ -10,14 +10,18 @@ looked at: it is a suspect until somebody looked there again.
 Where somebody else's doings make the server's answers contradict each other, nothing can be said of what has gone from
 a folder (S8). But a list of its UIDs that lacks one, and was made after an equal message was met, tells that it stands
 there no more: it is the one that was met. Nothing is deleted by that; where it was believed to stand is counted anew.
+
+A move in two halves marks the original when its copy stands already. What is met with that mark and equals it in all is
+the original: somebody moved it away under the command.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from mailgate.clock import Instant
 from mailgate.sync.identity import Candidate, Likeness, pair
 from mailgate.sync.port import Known
 from mailgate.sync.uids import among
@@ -44,11 +48,16 @@ def recognise(
     here: str,
     looked_again: frozenset[str],
     unlisted: Unlisted | None = None,
+    marked: Collection[int] = (),
 ) -> Recognised:
     """Pair messages with what is known. `here`: the folder in which they were met; `looked_again`: folders that were
     looked at after it was listed. `unlisted`: what these looks, and the one at `here`, lacked where they were doubtful.
+    `marked`: UIDs of those that are marked to be removed.
     """
     found = Recognised({}, {})
+    originals = {_all(item.likeness): item.near for item in known if item.marks}
+    found.near.update((uid, originals[_all(like)]) for uid, like in far if uid in marked and _all(like) in originals)
+    far = [item for item in far if item[0] not in found.near]
     if unlisted:
         known = [_freed(item, unlisted) for item in known]
     same: dict[tuple[bytes, bytes], Known] = {}
@@ -71,6 +80,11 @@ def recognise(
     met |= _pair(found, named, [item for item in known if item.likeness.email is None], looked_again, here)
     _pair(found, nameless, [item for item in known if item.key not in met], looked_again, here)
     return found
+
+
+def _all(likeness: Likeness) -> tuple[bytes, int | None, Instant | None]:
+    """All that COPY and MOVE keep (RFC 9051 §6.4.7, RFC 6851 §3.1)."""
+    return likeness.token, likeness.size, likeness.internal_date
 
 
 def _freed(item: Known, unlisted: Unlisted) -> Known:

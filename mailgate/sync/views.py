@@ -17,6 +17,8 @@ from retention.model import AnchorFrom, AnchorSource
 from retention.policy import anchor
 
 NO_FLAGS: Final[frozenset[str]] = frozenset()
+TO_BE_REMOVED: Final[frozenset[str]] = frozenset({"\\Deleted"})
+"""What a client marks with before it removes (RFC 9051 §2.3.2). By itself it is a flag like any other."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -258,6 +258,7 @@ def test_folders(offered: bytes, name: str, to: str) -> None:
 
 @given(st.text(max_size=10) | atoms | atoms.map("\\".__add__))
 @example("\\*")
+@example("\\Deleted")
 @example("x" * MAX_OCTETS)
 @example("a\n")
 def test_a_flag_is_an_atom(word: str) -> None:
@@ -268,6 +269,8 @@ def test_a_flag_is_an_atom(word: str) -> None:
     else:
         with pytest.raises(ValueError):
             check_flags(frozenset({word}))
+    if word.lower() == "\\deleted":
+        assert check_flags(frozenset({word}), removed=True)
 
 
 # What the server says.

@@ -163,6 +163,63 @@ async def test_a_message_that_is_taken_away_between_the_halves_of_its_move(opene
     assert len(await crm.engine.events("message.created")) == 8
 
 
+@pytest.mark.parametrize("way", [["Archive"], ["Work"], ["Archive", "INBOX"], ["Archive", "Work", "Trash"]])
+@pytest.mark.parametrize("cut", [False, True])
+async def test_a_message_that_is_moved_on_with_our_mark(opened: Opened, way: list[str], *, cut: bool) -> None:
+    """It is known by the mark, and does not keep it: another client would remove it for ever."""
+    account = server(move=False)
+    crm = await start(opened, account)
+    id_ = await crm.id(1)
+    await crm.move(1, "Work")
+
+    def move() -> None:
+        at, uid = "INBOX", 2
+        for to in way:
+            uid = account.move(at, uid, to)
+            at = to
+        account.faults.lose_answer = 0 if cut else None
+
+    with before(("UID EXPUNGE", move)):
+        if cut:
+            with pytest.raises(NetworkError):
+                await again(crm)
+        else:
+            await again(crm)
+    ended = "applied" if way[-1] in ("Work", "INBOX") else "failed moved_at_server"
+    assert await settled(crm) == [ended]
+    assert everywhere(account, mail(1)) == ["Work" if ended == "applied" else way[-1]]
+    assert await crm.id(1) == id_
+    assert "\\Deleted" not in {
+        flag for at in account.folders.values() for m in at.messages.values() for flag in m.flags
+    }
+    assert await agrees(crm)
+    assert len(await crm.engine.events("message.created")) == 8
+
+
+async def test_our_mark_is_taken_off_though_the_line_is_cut_again_and_again(opened: Opened) -> None:
+    account = server(move=False)
+    crm = await start(opened, account)
+    await crm.move(1, "Work")
+
+    def cut() -> None:
+        account.faults.cut_before = 0
+
+    with before(
+        ("UID EXPUNGE", lambda: account.move("INBOX", 2, "Archive")),
+        ("UID EXPUNGE", cut),  # of what was copied
+        ("UID STORE", lambda: None),
+        ("UID STORE 1 -FLAGS", cut),
+        ("UID STORE 1 -FLAGS", cut),
+    ):
+        for _ in range(3):
+            with pytest.raises(NetworkError):
+                await again(crm)
+        assert await settled(crm) == ["failed moved_at_server"]
+    assert everywhere(account, mail(1)) == ["Archive"]
+    assert [m.flags for m in account.folders["Archive"].messages.values()] == [frozenset({"\\Seen"})]
+    assert await agrees(crm)
+
+
 async def test_equal_messages_in_a_renumbered_folder_are_counted(opened: Opened) -> None:
     """One that stood there before is not taken for the copy that was not made."""
     account = server(move=False)

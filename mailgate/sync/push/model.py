@@ -153,6 +153,13 @@ class CopyThenExpunge:
 
 
 @dataclass(frozen=True, slots=True)
+class TakeBack:
+    """The first half of a move goes again, from where it stands: what somebody did with the original counts."""
+
+    original: Original
+
+
+@dataclass(frozen=True, slots=True)
 class Expunge:
     """Remove the original for ever."""
 
@@ -235,6 +242,7 @@ Step: TypeAlias = (
     | StoreLabels
     | Move
     | CopyThenExpunge
+    | TakeBack
     | Expunge
     | Append
     | CreateFolder

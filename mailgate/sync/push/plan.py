@@ -18,6 +18,9 @@
     move            it stands there already                             Applied
     move            it stands there, and in its source too              CopyThenExpunge, its second half
     move            it stands elsewhere                                 Failed moved_at_server: the server's wins
+    move            somebody moved it on, with our mark, and its        TakeBack
+                    first half stands
+    move            it stands where somebody moved it, with our mark    Store: without the mark; then as above
     move            no original any more                                Failed gone_at_server
     move            in its source; MOVE                                 Move
     move            in its source; UID EXPUNGE only                     CopyThenExpunge
@@ -49,6 +52,8 @@ What was sent and not answered is looked up first, and done again only when the 
     move, halves    found in the target, not known to be gone           CopyThenExpunge, its second half
     move, halves    in its source, not found in the target              as if it was not sent
     move            neither                                             Wait: the passes say moved or gone
+    move, 2nd half  not in its source, as the passes saw                Wait for a look at all folders, for what was
+                                                                        moved on with our mark; then as if not sent
     delete          not in its folder                                   Applied
     delete          in its folder                                       Expunge
     move, delete    the folder was renumbered                           Wait: the passes recognise it
@@ -96,9 +101,10 @@ from mailgate.sync.push.model import (
     Step,
     Store,
     StoreLabels,
+    TakeBack,
     Wait,
 )
-from mailgate.sync.views import wished
+from mailgate.sync.views import NO_FLAGS, TO_BE_REMOVED, wished
 
 LOOKED_FOR: Final = "it is not where it was; the other folders are looked at first"
 PAUSED: Final = "it is tried again later"
@@ -231,6 +237,9 @@ def _move(
     to = place.folder
     there = next((at for at in copy.originals if at.folder.id == to.id), None)
     here = next((at for at in copy.originals if at.folder.id == operation.from_folder_id), None)
+    under = _under_our_mark(operation, copy, here, there, evidence)
+    if under is not None:
+        return under
     if here is None or here is there:
         if there is not None:
             return Applied()
@@ -251,6 +260,24 @@ def _move(
     if abilities.expunge:
         return CopyThenExpunge(here, to, copied)
     return Failed("no_move", "the server has neither MOVE nor UID EXPUNGE, so it can't move single messages safely")
+
+
+def _under_our_mark(
+    operation: Operation, copy: Copy, here: Original | None, there: Original | None, evidence: Evidence | None
+) -> Step | None:
+    """What its second half may have left of a move: the original, moved on by somebody when it was marked already."""
+    if operation.journal is None or not operation.journal.get("marks"):
+        return None
+    marked = next((at for at in copy.originals if at.flags & TO_BE_REMOVED), None)
+    if marked is None:
+        if here is not None and here is not there:
+            return None
+        if evidence is None:
+            return LookUp()
+        return None if evidence.looked else Wait(LOOKED_FOR)
+    if there is None or there is marked:
+        return Store(marked, NO_FLAGS, TO_BE_REMOVED)
+    return None if marked is here else TakeBack(there)
 
 
 def _was_sent(operation: Operation, at: Original) -> bool:

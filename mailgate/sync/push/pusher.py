@@ -27,6 +27,7 @@ from mailgate.errors import MailgateError
 from mailgate.sync.context import Context
 from mailgate.sync.folder_list import refresh
 from mailgate.sync.operations import Operation, OperationKind, OperationState
+from mailgate.sync.push.groups import Group, Mutation, put
 from mailgate.sync.push.lookup import Question, Search
 from mailgate.sync.push.model import (
     Append,
@@ -45,11 +46,12 @@ from mailgate.sync.push.model import (
     Step,
     Store,
     StoreLabels,
+    TakeBack,
     Wait,
 )
 from mailgate.sync.push.plan import LOOKED_FOR, RENUMBERED, plan
 from mailgate.sync.push.port import Asked, Delay, PushStore, Put
-from mailgate.sync.push.steps import Group, Mutation, Steps, put
+from mailgate.sync.push.steps import Steps
 
 log = structlog.get_logger()
 
@@ -180,7 +182,7 @@ class Pusher:
         if questions:
             todo += await self._answer(questions)
         if resolving:
-            await self._again([asked for asked, step in todo if not isinstance(step, CopyThenExpunge)])
+            await self._again([asked for asked, step in todo if not _goes_on(asked, step)])
             return  # the second halves of moves are done in the first turn
         for group in self._groups(todo):
             await self._carry_out(group)
@@ -412,6 +414,12 @@ class Pusher:
         self._turn.wake(delay.until for delay in delays)
 
 
+def _goes_on(asked: Asked, step: Mutation) -> bool:
+    """Whether the step follows from what was sent: of moves in two halves all but the first."""
+    unmarks = isinstance(step, Store) and asked.operation.kind is OperationKind.MOVE
+    return unmarks or isinstance(step, CopyThenExpunge | TakeBack)
+
+
 def _folders_of(asked: Asked) -> set[str]:
     """The folders that an operation has to do with."""
     operation, copy = asked.operation, asked.facts.copy
@@ -438,8 +446,8 @@ def _alike(asked: Asked, step: Mutation) -> Hashable:
         case CopyThenExpunge():
             half = step.copied is None
             return CopyThenExpunge, half, step.original.folder.id, step.original.uidvalidity, step.to.id
-        case Expunge():
-            return Expunge, step.original.folder.id, step.original.uidvalidity
+        case Expunge() | TakeBack():
+            return type(step), step.original.folder.id, step.original.uidvalidity
         case BringBack():
             return BringBack
         case Append() | CreateFolder() | RenameFolder() | DeleteFolder():

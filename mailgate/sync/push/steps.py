@@ -8,16 +8,17 @@ What the answer does not tell (where a message went, or whether it was there) st
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias, assert_never
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, assert_never
 
 from connectors.errors import FolderGoneError, Retry, ServerError
 from connectors.model import Selected
-from connectors.port import Placed
 from mailgate.sync.context import SLOWEST, Context
 from mailgate.sync.operations import Operation, OperationKind
 from mailgate.sync.port import UNSURE, FolderState
 from mailgate.sync.push.bring import Bringer
+from mailgate.sync.push.groups import Group, Mutation, Outcome, WaitsError, address, believable, put
 from mailgate.sync.push.lookup import Search
 from mailgate.sync.push.model import (
     Address,
@@ -33,59 +34,13 @@ from mailgate.sync.push.model import (
     RenameFolder,
     Store,
     StoreLabels,
+    TakeBack,
 )
 from mailgate.sync.push.plan import LOOKED_FOR, RENUMBERED
 from mailgate.sync.push.port import Asked, Expunged, Marked, PushStore, Put, counted_out
 
-Mutation: TypeAlias = (
-    Store
-    | StoreLabels
-    | Move
-    | CopyThenExpunge
-    | Expunge
-    | Append
-    | CreateFolder
-    | RenameFolder
-    | DeleteFolder
-    | BringBack
-)
-OfMessage: TypeAlias = Store | StoreLabels | Move | CopyThenExpunge | Expunge
-
 AT_ONCE: Final = 500
 """Copies of a deleted folder that end in one transaction."""
-
-
-@dataclass(slots=True)
-class Group:
-    """Operations whose steps are alike. `sent`: the journal is written, the command may have reached the server."""
-
-    items: list[tuple[Asked, Mutation]]
-    sent: bool = False
-
-    @property
-    def operations(self) -> list[Operation]:
-        """In order."""
-        return [asked.operation for asked, _ in self.items]
-
-    @property
-    def originals(self) -> dict[str, Original]:
-        """The original that each step is about, by operation id."""
-        return {asked.operation.id: step.original for asked, step in self.items if isinstance(step, OfMessage)}
-
-
-@dataclass(slots=True)
-class Outcome:
-    """`waits`: operations that are not done, and why; `failed`: those that will not be. `touched`: folders that changed
-    at the server.
-    """
-
-    waits: list[tuple[Operation, str]] = field(default_factory=list)
-    failed: list[tuple[Operation, Failed]] = field(default_factory=list)
-    touched: set[str] = field(default_factory=set)
-
-
-class WaitsError(Exception):
-    """The group can't be done now; nothing was sent."""
 
 
 class Steps:
@@ -111,6 +66,8 @@ class Steps:
                     await self._move(group, step, outcome)
                 case CopyThenExpunge():
                     await (self._copy if step.copied is None else self._leave)(group, step, outcome)
+                case TakeBack():
+                    await self._take_back(group, outcome)
                 case Expunge():
                     await self._expunge(group, step, outcome)
                 case Append():
@@ -139,7 +96,8 @@ class Steps:
         answers: Mapping[int, frozenset[str]] = {at.uid: at.flags for at in originals.values()}
         if kept or step.remove:
             longest_s = self._context.source.longest_s(len(originals))
-            await self._journal(group, {id_: _address(at) for id_, at in originals.items()}, longest_s)
+            entries = {op.id: {**(op.journal or {}), **address(originals[op.id])} for op in group.operations}
+            await self._journal(group, entries, longest_s)
             answers = await self._context.source.store_flags(
                 [at.uid for at in originals.values()], add=kept, remove=step.remove
             )
@@ -152,14 +110,15 @@ class Steps:
                 continue
             lost = sorted(_missing(step.add, flags) | (step.remove - _missing(step.remove, flags)))
             failed = Failed("flag_not_kept", f"the server does not keep {' '.join(lost)}") if lost else None
-            marks.append(Marked(operation, replace(at, flags=flags), self._is_all(asked), failed))
+            ends = operation.kind is OperationKind.FLAGS and self._is_all(asked)
+            marks.append(Marked(operation, replace(at, flags=flags), ends, failed))
         await self._marked(marks)
         outcome.touched.add(step.original.folder.id)
 
     async def _store_labels(self, group: Group, step: StoreLabels, outcome: Outcome) -> None:
         await self._select(step.original)
         originals = group.originals
-        entries = {id_: _address(at) for id_, at in originals.items()}
+        entries = {id_: address(at) for id_, at in originals.items()}
         await self._journal(group, entries, self._context.source.longest_s(len(originals)))
         uids = [at.uid for at in originals.values()]
         await self._context.source.store_labels(uids, add=step.add, remove=step.remove)
@@ -197,7 +156,7 @@ class Steps:
         await self._select(step.original)
         originals = group.originals
         halves = isinstance(step, CopyThenExpunge)
-        entries = {id_: {**_address(at), **target, "halves": halves} for id_, at in originals.items()}
+        entries = {id_: {**address(at), **target, "halves": halves} for id_, at in originals.items()}
         await self._journal(group, entries, source.longest_s(len(originals)))
         uids = [at.uid for at in originals.values()]
         command = source.copy if halves else source.move
@@ -222,24 +181,31 @@ class Steps:
         return found
 
     async def _leave(self, group: Group, step: CopyThenExpunge, outcome: Outcome) -> None:
-        """The second half of a move: the copy is there, the original goes."""
-        await self._select(step.original)
-        torn = await self._torn(group)
-        if torn.items:
-            await self.undo_copies(torn)
-            outcome.waits += [(operation, LOOKED_FOR) for operation in torn.operations]
-            outcome.touched |= {step.original.folder.id, step.to.id}
-            group.items = [item for item in group.items if item not in torn.items]
-            if not group.items:
-                return
-            await self._select(step.original)
+        """The second half of a move: the copy is there, the original goes. Looks before whether it is there, and after
+        whether anything came to any folder: it may be this, moved on with the mark. Then the passes tell.
+        """
+        outcome.touched |= {step.original.folder.id, step.to.id}
+        before = await self._uidnexts(step.original.folder, await self._select(step.original))
+        there = await self._search.present([at.uid for at in group.originals.values()])
+        torn = group.without(there)
+        if group.items:
+            # Where the first half went stays in the journal: cut here, it is looked up again and not done again.
+            entries = {id_: {**entry, "leaving": True} for id_, entry in group.marking(self._context.clock()).items()}
+            await self._journal(group, entries, self._context.source.longest_s(2 * len(group.items)))
+            await self._context.source.expunge(group.uids)
+            if await self._nothing_came(step.original.folder, before):
+                await self._left(group)
+            else:
+                outcome.waits += [(operation, LOOKED_FOR) for operation in group.operations]
+        if torn:
+            # What somebody took away between the halves counts, so what was copied goes again. Not where the second
+            # half was begun before: it was that, maybe.
+            fresh = [item for item in torn if not (item[0].operation.journal or {}).get("leaving")]
+            await self.undo_copies(Group(fresh))
+            outcome.waits += [(asked.operation, LOOKED_FOR) for asked, _ in torn]
+
+    async def _left(self, group: Group) -> None:
         originals = group.originals
-        # Where the first half went stays in the journal: cut here, it is looked up again and not done again.
-        entries = {
-            op.id: {**(op.journal or {}), **_address(originals[op.id]), "leaving": True} for op in group.operations
-        }
-        await self._journal(group, entries, self._context.source.longest_s(2 * len(originals)))
-        await self._context.source.expunge([at.uid for at in originals.values()])
         await self.put(
             [
                 put(asked, originals[asked.operation.id], item.to, item.copied)
@@ -247,38 +213,27 @@ class Steps:
                 if isinstance(item, CopyThenExpunge) and item.copied is not None
             ]
         )
-        outcome.touched |= {step.original.folder.id, step.to.id}
 
-    async def _torn(self, group: Group) -> Group:
-        """Those whose originals somebody took away between the halves: what became of them counts, so what was copied
-        goes again. Not where the second half was begun: it was that, maybe.
-        """
-        there = await self._search.present([at.uid for at in group.originals.values()])
-        return Group(
-            [
-                (asked, item)
-                for asked, item in group.items
-                if group.originals[asked.operation.id].uid not in there
-                and not (asked.operation.journal or {}).get("leaving")
-            ]
+    async def _take_back(self, group: Group, outcome: Outcome) -> None:
+        """Copies that are not wanted any more go. One that somebody moves on under that is met with our mark."""
+        first = next(iter(group.originals.values()))
+        await self._select(first)
+        await self._journal(
+            group, group.marking(self._context.clock()), self._context.source.longest_s(2 * len(group.items))
         )
+        await self._context.source.expunge(group.uids)
+        await self._pushes.uncopied(self._context.owner, list(group.originals.values()), self._context.clock())
+        outcome.touched.add(first.folder.id)
 
     async def undo_copies(self, group: Group) -> None:
-        """The server does not let go of the originals: what was copied goes again, if it lets that go."""
-        context = self._context
-        copied: list[Original] = []
-        for _, item in group.items:
+        """The originals are not to be had: what was copied goes again, if the server lets that go."""
+        copies: list[tuple[Asked, Mutation]] = []
+        for asked, item in group.items:
             if isinstance(item, CopyThenExpunge) and item.copied is not None:
-                copied.append(Original(item.to, item.copied.uidvalidity, item.copied.uid))
-        if not copied:
-            return
-        try:
-            await self._select(copied[0])
-            await context.own_for(context.source.longest_s(2 * len(copied)))
-            await context.source.expunge([at.uid for at in copied])
-        except (ServerError, WaitsError):
-            return  # it stands in both folders, and is shown so
-        await self._pushes.uncopied(context.owner, copied, context.clock())
+                copies.append((asked, TakeBack(Original(item.to, item.copied.uidvalidity, item.copied.uid))))
+        if copies:
+            with suppress(ServerError, WaitsError):  # else it stands in both folders, and is shown so
+                await self._take_back(Group(copies), Outcome())
 
     async def _expunge(self, group: Group, step: Expunge, outcome: Outcome) -> None:
         """Looks before: what was moved away meanwhile is deleted where it stands then. Looks after: where something
@@ -294,7 +249,7 @@ class Steps:
         if not group.items:
             return
         originals = group.originals
-        entries = {id_: _address(at) for id_, at in originals.items()}
+        entries = {id_: address(at) for id_, at in originals.items()}
         await self._journal(group, entries, self._context.source.longest_s(2 * len(originals)))
         await self._context.source.expunge([at.uid for at in originals.values()])
         if await self._nothing_came(step.original.folder, before):
@@ -441,27 +396,6 @@ class Steps:
         group.sent = True
 
 
-def put(asked: Asked, at: Original | None, to: FolderState, address: Address) -> Put:
-    """The message stands there now. Its flags there: those of its original, or those that it was appended with."""
-    operation = asked.operation
-    flags = frozenset(operation.detail["flags"]) if at is None else at.flags
-    labels = None if at is None else at.labels
-    return Put(operation, operation.message_id or "", at, to, address, flags, labels)
-
-
-def believable(placed: Placed | None, target: Mapping[str, Any]) -> dict[int, Address]:
-    """Where the server says that it put each UID, as far as that can be true (RFC 4315 §3): under the UIDVALIDITY that
-    it told before, at UIDs that were not used yet, no two at the same.
-    """
-    if placed is None or target["to_uidvalidity"] not in (None, placed.uidvalidity):
-        return {}
-    if len(set(placed.uids.values())) != len(placed.uids):
-        return {}
-    return {
-        uid: Address(placed.uidvalidity, there) for uid, there in placed.uids.items() if there >= target["to_uidnext"]
-    }
-
-
 def keeps(permanent: frozenset[str] | None, flag: str) -> bool:
     """Whether the server keeps a flag for good (RFC 9051 §7.1 PERMANENTFLAGS; when it names none, all of them)."""
     if permanent is None or flag.lower() in {kept.lower() for kept in permanent}:
@@ -473,7 +407,3 @@ def _missing(flags: frozenset[str], among: frozenset[str]) -> frozenset[str]:
     """Those that are not among them; flags are equal whatever their case."""
     there = {flag.lower() for flag in among}
     return frozenset(flag for flag in flags if flag.lower() not in there)
-
-
-def _address(at: Original) -> dict[str, Any]:
-    return {"folder_id": at.folder.id, "uidvalidity": at.uidvalidity, "uid": at.uid}

@@ -38,9 +38,11 @@ from mailgate.sync.push.model import (
     Store,
     StoredBytes,
     StoreLabels,
+    TakeBack,
     Wait,
 )
 from mailgate.sync.push.plan import LOOKED_FOR, PAUSED, RENUMBERED, plan
+from mailgate.sync.views import TO_BE_REMOVED
 
 NOW = 20_000 * DAY
 ALL = Abilities(move=True, expunge=True, places=True, labels=True)
@@ -301,6 +303,51 @@ def test_move_sent_neither_waits_for_the_passes() -> None:
 def test_move_sent_renumbered_waits_for_the_passes() -> None:
     seen = Evidence(Seen.UNKNOWN, Address(8, 5))
     assert step(MOVE_SENT, copy(HERE), place=TO_ARCHIVE, evidence=seen) == Wait(RENUMBERED)
+
+
+# The second half of a move, under which somebody moved the original on: it has our mark.
+
+LEAVING = operation(OperationKind.MOVE, journal={**SENT_HERE, "halves": True, "marks": True})
+MARKED = Original(OTHER, 9, 1, TO_BE_REMOVED)
+UNMARK = Store(MARKED, NONE, TO_BE_REMOVED)
+
+
+def test_move_whose_original_went_waits_for_a_look_at_all_folders() -> None:
+    known = copy(THERE, missing=True)
+    assert step(LEAVING, known, place=TO_ARCHIVE) == LookUp()
+    assert step(LEAVING, known, place=TO_ARCHIVE, evidence=Evidence()) == Wait(LOOKED_FOR)
+    assert step(LEAVING, known, place=TO_ARCHIVE, evidence=Evidence(looked=True)) == Applied()
+
+
+def test_move_whose_original_stands_goes_on() -> None:
+    assert step(LEAVING, copy(HERE, THERE), place=TO_ARCHIVE) == CopyThenExpunge(HERE, ARCHIVE, Address(8, 5))
+
+
+def test_move_within_its_folder_is_over_after_a_look() -> None:
+    assert step(LEAVING, copy(HERE), place=Place(INBOX), evidence=Evidence(looked=True)) == Applied()
+
+
+def test_move_whose_original_was_moved_on_is_taken_back_and_unmarked() -> None:
+    assert step(LEAVING, copy(THERE, MARKED), place=TO_ARCHIVE) == TakeBack(THERE)
+    assert step(LEAVING, copy(MARKED), place=TO_ARCHIVE) == UNMARK
+    looked = Evidence(looked=True)
+    assert code(step(LEAVING, copy(ELSEWHERE), place=TO_ARCHIVE, evidence=looked)) == "moved_at_server"
+
+
+def test_move_whose_original_was_moved_where_it_was_to_go_is_unmarked() -> None:
+    moved = Original(ARCHIVE, 8, 9, TO_BE_REMOVED)
+    assert step(LEAVING, copy(moved), place=TO_ARCHIVE) == Store(moved, NONE, TO_BE_REMOVED)
+
+
+def test_move_whose_original_was_moved_out_and_back_goes_on() -> None:
+    back = Original(INBOX, 7, 8, TO_BE_REMOVED)
+    assert step(LEAVING, copy(back, THERE), place=TO_ARCHIVE) == CopyThenExpunge(back, ARCHIVE, Address(8, 5))
+    assert step(LEAVING, copy(back), place=TO_ARCHIVE) == Store(back, NONE, TO_BE_REMOVED)
+
+
+def test_a_mark_that_was_there_before_is_left() -> None:
+    not_ours = replace(LEAVING, journal={**SENT_HERE, "halves": True, "marks": False})
+    assert code(step(not_ours, copy(MARKED), place=TO_ARCHIVE)) == "moved_at_server"
 
 
 # Deletions.

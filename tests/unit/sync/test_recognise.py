@@ -122,3 +122,14 @@ def test_one_identity_is_moved_in_doubt_too() -> None:
     known = replace(at_7(), likeness=like(b"e"))
     found = recognise([(9, like(b"e"))], [known], "inbox", frozenset({"archive"}), {("archive", 3): [range(6, 9)]})
     assert (found.near, found.left) == ({9: Present("m")}, {9: (Origin("archive", 3, 7),)})
+
+
+def test_what_has_our_mark_is_the_original_though_its_copy_stands() -> None:
+    moving = replace(standing("m", "archive"), marks=True)
+    assert recognise([(7, like()), (8, like())], [moving], "inbox", frozenset({"archive"}), None, [7]) == Recognised(
+        {7: Present("m")}, {}
+    )
+    others = [(7, like(size=11)), (8, like(token=U))]
+    assert recognise(others, [moving], "inbox", frozenset({"archive"}), None, [7, 8]) == Recognised({}, {})
+    unmarked = replace(moving, marks=False)
+    assert recognise([(7, like())], [unmarked], "inbox", frozenset({"archive"}), None, [7]) == Recognised({}, {})
