@@ -82,7 +82,7 @@ class Group:
         for operation in self.operations:
             journal, at = operation.journal or {}, self.originals[operation.id]
             marks = bool(journal.get("marks")) or not at.flags & TO_BE_REMOVED
-            entries[operation.id] = {**journal, **address(at), "at": now, "marks": marks}
+            entries[operation.id] = {**journal, "at": now, "marks": marks}
         return entries
 
 

@@ -156,7 +156,8 @@ class Steps:
         await self._select(step.original)
         originals = group.originals
         halves = isinstance(step, CopyThenExpunge)
-        entries = {id_: {**address(at), **target, "halves": halves} for id_, at in originals.items()}
+        met = {op.id: bool((op.journal or {}).get("marks")) for op in group.operations}  # what has our mark from before
+        entries = {id_: {**address(at), **target, "halves": halves, "marks": met[id_]} for id_, at in originals.items()}
         await self._journal(group, entries, source.longest_s(len(originals)))
         uids = [at.uid for at in originals.values()]
         command = source.copy if halves else source.move
@@ -190,7 +191,8 @@ class Steps:
         torn = group.without(there)
         if group.items:
             # Where the first half went stays in the journal: cut here, it is looked up again and not done again.
-            entries = {id_: {**entry, "leaving": True} for id_, entry in group.marking(self._context.clock()).items()}
+            entries = group.marking(self._context.clock())
+            entries = {id_: {**entries[id_], **address(at), "leaving": True} for id_, at in group.originals.items()}
             await self._journal(group, entries, self._context.source.longest_s(2 * len(group.items)))
             await self._context.source.expunge(group.uids)
             if await self._nothing_came(step.original.folder, before):
