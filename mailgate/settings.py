@@ -157,6 +157,18 @@ class LedgerSettings(Section):
         "backup is noticed. "
         "Empty: in data_dir, where a rollback of the whole disk would go unseen.",
     )
+    timestamp_url: str = setting(
+        "",
+        "Where a time-stamping authority answers (RFC 3161 over HTTP); it is asked for a stamp on the newest "
+        "checkpoint of each log. Empty: no stamps.",
+        max_length=2_000,
+        pattern=r"^(https?://[^\s]+)?$",
+    )
+    timestamp_ca: str = setting(
+        "",
+        "PEM file with the authority's root certificates. With it, stamps are verified before they are kept; without "
+        "it, only auditors verify them.",
+    )
     sign_interval_s: int = setting(
         3600, "How often a log that grew is signed, beside after each run.", unit="seconds", ge=60, le=86_400
     )

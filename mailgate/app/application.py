@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from pathlib import Path
 
 import structlog
+from cryptography.x509 import Certificate
 from fastapi import FastAPI
 
 from connectors.imap.connection import connect_imap
@@ -25,10 +27,12 @@ from mailgate.app.core import Core, Secrets
 from mailgate.app.health import checks
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
 from mailgate.clock import DAY, MINUTE, Instant
+from mailgate.errors import ConfigurationError
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.publish import Publishing
 from mailgate.jobs.scheduler import Intervals, Jobs
 from mailgate.jobs.send import ConnectSmtp, Sender, SendLimits
+from mailgate.jobs.stamp import Stamper
 from mailgate.jobs.worker import Worker
 from mailgate.metrics import Metrics
 from mailgate.settings import Settings
@@ -46,6 +50,7 @@ from mailgate.store.sync import SqlSyncStore
 from mailgate.sync.port import MailboxConfig
 from mailgate.sync.supervisor import Connector, Supervisor
 from mailgate.sync.supervisor import Parts as SyncParts
+from mailgate.timestamps import load_roots
 from mailgate.usecases.parts import Readers, Services, Verify
 
 _log = structlog.get_logger("mailgate.app")
@@ -69,6 +74,7 @@ class Application:
         self.supervisor = supervisor_of(core, connector or imap_connector(core.settings, context))
         self.metrics = Metrics()
         self._indexer = Indexer(core.db, core.ring, core.blobs, core.clock, core.owner)
+        self._stamper = Stamper(core.db, core.settings.ledger.timestamp_url, authority_roots(core.settings))
         self.jobs = Jobs(
             retention=core.retention,
             plans=PlanWatch(core.db, core.subscriptions),
@@ -208,7 +214,7 @@ class Application:
                 break
 
     async def _sign(self) -> None:
-        """Sign every log that grew. One that diverged raises an alarm and keeps no other from being signed."""
+        """Sign every log that grew, and have it stamped. One that diverged raises an alarm and holds up no other."""
         core = self.core
         diverged: dict[str, str] = {}
         for tenant_id in await overview.unsigned_logs(core.db):
@@ -218,6 +224,7 @@ class Application:
             except LogDivergedError as error:
                 diverged[tenant_id] = error.detail
         core.alarms.signing(diverged)
+        await self._stamper.work()
 
     async def _look_at_alarms(self) -> None:
         await self.core.alarms.look(self.core.clock())
@@ -342,6 +349,17 @@ def smtp_connector(settings: Settings, context: ssl.SSLContext) -> ConnectSmtp:
         )
 
     return connect
+
+
+def authority_roots(settings: Settings) -> list[Certificate]:
+    """The roots by which stamps are verified. Raises ConfigurationError for a file that can't be read."""
+    file = settings.ledger.timestamp_ca
+    if not file:
+        return []
+    try:
+        return load_roots(Path(file))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"ledger.timestamp_ca: {file} can't be read: {error}") from None
 
 
 def intervals_of(settings: Settings) -> Intervals:

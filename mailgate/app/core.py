@@ -220,7 +220,15 @@ class Core:
             reader=reader,
             holds=LegalHolds(db, ring, log, expiry, release_days=policy.graces.after_release),
             retention=retention,
-            alarms=Alarms(db, retention, subscriptions, log_reader, limits, plans_fault=lambda: plans.fault),
+            alarms=Alarms(
+                db,
+                retention,
+                subscriptions,
+                log_reader,
+                limits,
+                plans_fault=lambda: plans.fault,
+                stamps=bool(settings.ledger.timestamp_url),
+            ),
             wishes=Wishes.over(
                 db,
                 ring,

@@ -14,10 +14,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mailgate.clock import to_rfc3339
+from mailgate.timestamps import MAX_REPLY, TimestampError, load_roots
+from mailgate.timestamps import check as check_stamp
 from retention.ledger.audit import certify_run, check_proof_file, load_key, prove_leaf
 from retention.ledger.certificate import dumps
 from retention.ledger.certificate_page import run_page
 from retention.ledger.consistency import check_consistency
+from retention.ledger.directory import STAMP, STAMPED, LogDirectory, NotRegularError
 from retention.ledger.note import NoteError, Verifier
 from retention.ledger.replay import replay_directory
 from retention.ledger.report import Report, Verdict, shown
@@ -51,9 +55,44 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of t
 
 
 @audit_app.command()
-def verify(folder: Folder, vkey: Key, jobs: Jobs = None, *, json: Json = False) -> None:
+def verify(
+    folder: Folder,
+    vkey: Key,
+    jobs: Jobs = None,
+    tsa_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PEM",
+            exists=True,
+            dir_okay=False,
+            help="Root certificates of the time-stamping authority: also verify the stamp in the folder.",
+        ),
+    ] = None,
+    *,
+    json: Json = False,
+) -> None:
     """Hash everything again: is this exactly the log that the key signed?"""
-    _end(verify_directory(folder, vkey, jobs), json=json)
+    report = verify_directory(folder, vkey, jobs)
+    if tsa_ca is not None and report.verdict is Verdict.OK:
+        report = _with_stamp(folder, report, tsa_ca)
+    _end(report, json=json)
+
+
+def _with_stamp(folder: Path, report: Report, tsa_ca: Path) -> Report:
+    """The report, and what the time-stamp in the folder shows."""
+    facts: dict[str, Any] = {}
+    try:
+        roots = load_roots(tsa_ca)
+        directory = LogDirectory(folder)
+        stamp = check_stamp(directory.read(STAMP, MAX_REPLY), directory.read(STAMPED), roots)
+        facts = {"stamped_at": to_rfc3339(stamp.at), "stamped_by": stamp.authority}
+    except FileNotFoundError:
+        report.findings.add(Verdict.INCOMPLETE, "there is no time-stamp in the folder")
+    except (TimestampError, NotRegularError) as error:
+        report.findings.add(Verdict.INVALID, f"{STAMP}: {error}")
+    except (OSError, ValueError) as error:
+        report.findings.add(Verdict.UNREADABLE, f"{tsa_ca}: {error}")
+    return Report(report.subject, report.findings, report.facts | facts)
 
 
 @audit_app.command()

@@ -11,7 +11,7 @@ import typer
 from mailgate.actors import COMMAND
 from mailgate.cli import session
 from mailgate.errors import ConflictError
-from mailgate.store import tenants
+from mailgate.store import stamps, tenants
 from retention.ledger.export import DirectoryExport, ExportError
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
@@ -44,7 +44,10 @@ def export(
                             await asyncio.to_thread(writing.add, batch)
                             batch.clear()
                     await asyncio.to_thread(writing.add, batch)
-                    await asyncio.to_thread(writing.finish, signed.note)
+                    stamped = await stamps.newest(core.db, found.id, signed.size)
+                    await asyncio.to_thread(
+                        writing.finish, signed.note, None if stamped is None else (stamped.note, stamped.stamp)
+                    )
             except ExportError as error:
                 raise ConflictError(str(error), slug="export_failed") from None
             except OSError as error:

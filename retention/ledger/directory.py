@@ -4,6 +4,7 @@ checkpoint                     signed note: origin, size, root
 vkey                           the verifier key, for convenience; auditors get it another way as well
 SHA256SUMS                     for `sha256sum -c`; optional
 certificates/<run>.json, .html what each run did; optional
+stamped/checkpoint, .tsr       a state of the log, and what a time-stamping authority (RFC 3161) says of it; optional
 tile/<level>/<number>[.p/<w>]  hashes
 tile/entries/<number>[.p/<w>]  the leaves
 """
@@ -28,13 +29,15 @@ VKEY = "vkey"
 SUMS = "SHA256SUMS"
 OTHER_FILES = (CHECKPOINT, VKEY, SUMS)
 CERTIFICATES = "certificates"
+STAMPED = "stamped/checkpoint"
+STAMP = "stamped/checkpoint.tsr"
 
 _CERTIFICATE = re.compile(rf"{CERTIFICATES}/[0-7][0-9A-HJKMNP-TV-Z]{{25}}\.(?:json|html)")
 
 
 def is_log_file(name: str) -> bool:
     """Whether an exported log may have a file of this name beside its tiles."""
-    return name in OTHER_FILES or _CERTIFICATE.fullmatch(name) is not None
+    return name in (*OTHER_FILES, STAMPED, STAMP) or _CERTIFICATE.fullmatch(name) is not None
 
 
 class NotRegularError(ValueError):

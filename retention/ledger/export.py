@@ -19,7 +19,7 @@ from .canonical import encode_checked
 from .certificate import RunTallies, dumps
 from .certificate_page import run_page
 from .checkpoint import open_checkpoint
-from .directory import CERTIFICATES, CHECKPOINT, SUMS, VKEY, LogDirectory
+from .directory import CERTIFICATES, CHECKPOINT, STAMP, STAMPED, SUMS, VKEY, LogDirectory
 from .note import Verifier
 from .schema import Leaf, parse_leaf
 from .tiles import ENTRIES, TILE_WIDTH, Tile, TileBuilder, encode_bundle
@@ -72,8 +72,9 @@ class DirectoryExport:
             if len(self._bodies) == TILE_WIDTH:
                 self._bundle()
 
-    def finish(self, checkpoint: bytes) -> None:
-        """Write what is left and the signed checkpoint, and put the folder in its place.
+    def finish(self, checkpoint: bytes, stamped: tuple[bytes, bytes] | None = None) -> None:
+        """Write what is left and the signed checkpoint, and put the folder in its place. `stamped`: a checkpoint of the
+        log, this or an older one, and the answer of a time-stamping authority about it.
 
         Raises ExportError when the leaves added are not what the checkpoint signs.
         """
@@ -86,6 +87,8 @@ class DirectoryExport:
         self._write(CHECKPOINT, checkpoint)
         self._write(VKEY, self._key.vkey.encode() + b"\n")
         self._certificates(checkpoint)
+        for name, data in zip((STAMPED, STAMP), stamped or (), strict=False):
+            self._write(name, data)
         self._sums.close()
         self._folder.chmod(0o755)
         os.replace(self._folder, self._path)  # noqa: PTH105 - an empty folder in its place is replaced

@@ -2,8 +2,8 @@
 
 What is examined: the checkpoint's signature and that its origin is the key's name; every entry against its leaf hash;
 every tile at every level against the hashes below it; the root against the checkpoint; every leaf strictly, its origin
-against the checkpoint's; that nothing is missing and nothing is there that the log does not have; `vkey`, `SHA256SUMS`
-and the certificates of runs where present. Only the rules of retention are left to `replay`.
+against the checkpoint's; that nothing is missing and nothing is there that the log does not have; `vkey`, `SHA256SUMS`,
+certificates of runs and a state that was time-stamped where present. Only the rules of retention are left to `replay`.
 
 The entries are read once, in blocks of bundles that several processes share; memory does not grow with the log.
 """
@@ -20,8 +20,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from .certificates import compare_certificates
-from .checkpoint import Checkpoint
-from .directory import SUMS, VKEY, LogDirectory, NotRegularError, is_log_file
+from .checkpoint import Checkpoint, open_checkpoint
+from .directory import STAMPED, SUMS, VKEY, LogDirectory, NotRegularError, is_log_file
 from .note import NoteError, Verifier
 from .purge_template import match_item_purge
 from .report import Findings, Report, Verdict
@@ -38,7 +38,7 @@ from .tiles import (
     tile_at,
     tile_root,
 )
-from .tree import HASH_SIZE
+from .tree import HASH_SIZE, tree_root
 
 _BLOCK = 64
 """Bundles that a process takes at a time: 16 384 leaves."""
@@ -72,6 +72,7 @@ def verify_directory(path: Path, key: Verifier, jobs: int | None = 1) -> Report:
             _sums(directory, found)
         if found.verdict is Verdict.OK:
             facts |= compare_certificates(directory, checkpoint.size, key, found)
+            facts |= _stamped(directory, checkpoint.size, key, found)
     except OSError as error:
         found.add(Verdict.UNREADABLE, f"{error.strerror}: {error.filename}")
         return report
@@ -256,6 +257,22 @@ def _given_key(directory: LogDirectory, key: Verifier, found: Findings) -> None:
         return
     if text.strip() != key.vkey.encode():
         found.add(Verdict.INVALID, "vkey in the folder is not the key that was given")
+
+
+def _stamped(directory: LogDirectory, size: int, key: Verifier, found: Findings) -> dict[str, object]:
+    """The state that a time-stamping authority was shown, where there is one: a state of this very log. Whether the
+    authority said so is for a tool that knows RFC 3161, such as `openssl ts -verify`.
+    """
+    try:
+        stamped = open_checkpoint(directory.read(STAMPED), key)
+    except FileNotFoundError:
+        return {}
+    except (NoteError, NotRegularError) as error:
+        found.add(Verdict.INVALID, f"{STAMPED}: {error}")
+        return {}
+    if stamped.size > size or tree_root(stamped.size, directory.nodes(size)) != stamped.root:
+        found.add(Verdict.DIVERGED, f"{STAMPED} signs {stamped.size} leaves that this log does not begin with")
+    return {"stamped_size": stamped.size}
 
 
 def _sums(directory: LogDirectory, found: Findings) -> None:

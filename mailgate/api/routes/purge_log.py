@@ -24,8 +24,9 @@ from mailgate.api.problems import problems
 from mailgate.api.security import LogOf, Parts, Principal, Who, only
 from mailgate.clock import from_rfc3339
 from mailgate.errors import NotFoundError
-from mailgate.store import tenants
+from mailgate.store import stamps, tenants
 from mailgate.store.log_reading import Entry, EntryFilter, LogReader
+from mailgate.store.stamps import Stamped
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
 from mailgate.usecases.parts import Services
@@ -177,7 +178,8 @@ async def export_log(query: Annotated[ExportQuery, Query()], parts: Parts, who: 
     if query.format == "tlog":
         folder = FilePath(await asyncio.to_thread(tempfile.mkdtemp, prefix="mailgate-export-"))
         try:
-            archive = await _tar(parts.log_reader, tenant, signed.size, signed.note, folder)
+            stamped = await stamps.newest(parts.db, tenant.id, signed.size)
+            archive = await _tar(parts.log_reader, tenant, signed.size, signed.note, stamped, folder)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -300,7 +302,9 @@ def _rows(batch: Iterable[tuple[int, bytes]]) -> bytes:
     return out.getvalue().partition("\r\n")[2].encode()
 
 
-async def _tar(reader: LogReader, tenant: Tenant, size: int, note: bytes, folder: FilePath) -> FilePath:
+async def _tar(
+    reader: LogReader, tenant: Tenant, size: int, note: bytes, stamped: Stamped | None, folder: FilePath
+) -> FilePath:
     """The exported log as one file. Memory does not grow with the log; the disk does, until it is sent."""
     with contextlib.ExitStack() as stack:
         writing = DirectoryExport(folder / "log", reader.verifier(tenant), certificates=True)
@@ -312,7 +316,7 @@ async def _tar(reader: LogReader, tenant: Tenant, size: int, note: bytes, folder
                 await asyncio.to_thread(export.add, batch)
                 batch.clear()
         await asyncio.to_thread(export.add, batch)
-        await asyncio.to_thread(export.finish, note)
+        await asyncio.to_thread(export.finish, note, None if stamped is None else (stamped.note, stamped.stamp))
     archive = folder / "log.tar"
 
     def pack() -> None:
