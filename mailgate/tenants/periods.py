@@ -64,7 +64,7 @@ class Event:
     | type | fields |
     |---|---|
     | set | all: what holds from now on, whatever went before; period_end None is without end |
-    | trial_started | plan, period_end or term_months, seats |
+    | trial_started | plan, period_end or term_months, seats; auto_renew: becomes a purchase by itself |
     | purchased | plan, term_months or period_end, seats, source, auto_renew (as by source if None) |
     | renewed | the next period is paid: period_end, or term_months (else the last term); auto_renew; plan if another |
     | renewal_bought | term_months: begins when the period ends |
@@ -73,7 +73,7 @@ class Event:
     | seats_changed | seats; at_end: when the period ends, not now |
     | renewal_failed | period_end: when what is paid ended, if the billing system had begun the next period already |
     | canceled | period_end when the billing system names another one; without any end the plan runs until `ended` |
-    | resumed | –: automatic renewal is on again; a partner's has none |
+    | resumed | automatic renewal is on again; a partner's has none, a trial with auto_renew only |
     | ended | Free from now on |
 
     `renewed` before the end lengthens the period, and another plan begins with the next one; after it, the next period

@@ -17,11 +17,11 @@ remembered here; that it converges all the same rests on four decisions:
    believed, or every renewal would look past due; when `invoice.payment_failed` comes, it tells from when on nothing
    is paid, and the days of grace count from there. A failure that no renewal invoice explains (a proration, say) leaves
    the period as it is and counts from its end. What follows a trial is no trial: Stripe calls it active, so a first
-   payment that fails has the days of grace.
+   payment that fails has the days of grace; and so has the word that it became active, which may come late.
 
 | Stripe | here |
 |---|---|
-| `trialing` | trial_started, until trial_end |
+| `trialing` | trial_started, until trial_end; unless it is cancelled, Stripe makes it active then by itself |
 | `incomplete` becomes `active`, or created `active` | purchased |
 | `active` | renewed until the end of the current period; from the instant when it began, if it just did |
 | `past_due`, `unpaid` | renewal_failed; Stripe's own end of patience takes no days of grace away |
@@ -150,6 +150,7 @@ class _Told:
             plan=subscription.plan,
             period_end=subscription.trial_end * SECOND,
             seats=subscription.seats,
+            auto_renew=not subscription.cancels,
         )
 
     def _snapshot(self, subscription: Subscription) -> list[Event]:
@@ -167,7 +168,9 @@ class _Told:
             return [failed, *self._changes(subscription), *self._cancellation(subscription)]
         if status == "trialing" and (before is not None or "trial_end" in self.before):
             return [self._trial(subscription, _CHANGED)]
-        return self._changes(subscription) if status == "trialing" else []
+        if status == "trialing":
+            return [*self._changes(subscription), *self._cancellation(subscription)]
+        return []
 
     def _claim(self, subscription: Subscription) -> Event:
         """This period is running. One that just began did so when it began, not when this was told: at the end of a
@@ -216,7 +219,7 @@ class _Told:
             end = None if sooner is None else sooner * SECOND
             return [self._event(EventType.CANCELED, at, subscription.id, period_end=end)]
         if self.before.get("cancel_at_period_end") is True or self.before.get("cancel_at") is not None:
-            return [self._event(EventType.RESUMED, at, subscription.id)]
+            return [self._event(EventType.RESUMED, at, subscription.id, auto_renew=True)]
         return []
 
     def _ended(self, subscription: Subscription) -> list[Event]:

@@ -10,11 +10,12 @@ What time does at the end of a period, in this order:
 
 1. a change that was bought (renewal, downgrade) begins, in place of the automatic renewal of that date; fewer seats
    that were asked for come into force;
-2. a trial ends: Free, `expired`, without grace;
-3. without automatic renewal the plan ends: Free, `canceled` when it was cancelled, else `expired`;
-4. with automatic renewal, but no word that it was paid: `past_due`. The plan holds for the days of grace, so that
+2. without automatic renewal the plan ends: Free, `canceled` when it was cancelled, else `expired`. So does a trial,
+   without grace;
+3. with automatic renewal, but no word that it was paid: `past_due`. The plan holds for the days of grace, so that
    neither a failed card nor a message of the billing system that comes late costs a tenant its history; then Free,
-   `canceled`. A failure that was told before the end changes nothing of this.
+   `canceled`. A failure that was told before the end changes nothing of this. A trial that a billing system turns into
+   a paid plan by itself is such a one: it will be paid from its end on, and only the word of it is late.
 
 Where the order of arrival is not known, the fold errs on the side that keeps: a payment never shortens what was paid
 before, what was paid follows what was paid before, a plan without end goes on until something ends it, and where a
@@ -104,6 +105,7 @@ class _Fold:
         self._last_paid: Period | None = None
         self._day = 1
         self._contract: str | None = None
+        self._tried = False  # past due at the end of a trial: nobody said yet what followed it
         # What was told of each contract, also while another one held.
         self._told: dict[str, list[Event]] = {}
 
@@ -133,7 +135,7 @@ class _Fold:
             self._become(replace(now, seats=change.seats, pending=None, effective_at=at), change.cause, "period_ended")
         elif now.status is Status.PAST_DUE:
             self._lapse(at, Status.CANCELED, now.cause, "grace_ended")
-        elif now.status is Status.ACTIVE and now.auto_renew:
+        elif now.status in (Status.ACTIVE, Status.TRIALING) and now.auto_renew:
             self._become(replace(now, status=Status.PAST_DUE, effective_at=at), now.cause, "period_ended")
         else:
             status = Status.CANCELED if now.status is Status.CANCELED else Status.EXPIRED
@@ -188,7 +190,7 @@ class _Fold:
             case EventType.SET:
                 self._set(event)
             case EventType.TRIAL_STARTED:
-                self._open(event, Status.TRIALING, auto_renew=False)
+                self._open(event, Status.TRIALING, auto_renew=event.auto_renew is True)
             case EventType.PURCHASED:
                 direct = event.source is not Source.PARTNER
                 self._open(event, Status.ACTIVE, auto_renew=direct if event.auto_renew is None else event.auto_renew)
@@ -210,8 +212,7 @@ class _Fold:
                 self._fail(event)
             case EventType.ENDED:
                 if self._now.paid:
-                    trial = self._now.status is Status.TRIALING
-                    status = Status.EXPIRED if trial else Status.CANCELED
+                    status = Status.EXPIRED if self._tried else Status.CANCELED
                     self._lapse(event.effective_at, status, event.id, event.type.value)
             case _:
                 assert_never(event.type)
@@ -232,7 +233,7 @@ class _Fold:
             return
         fold, contract = max(running, key=lambda found: (*_lasts(found[0]._now), found[1]))
         self._become(replace(fold._now, effective_at=at), cause, cause_type)
-        self._day, self._contract = fold._day, contract
+        self._day, self._contract, self._tried = fold._day, contract, fold._tried
 
     def _beside(self, contract: str, at: Instant) -> _Fold | None:
         """Where another contract stands at `at`, by what was told of it alone; None when it does not run."""
@@ -274,7 +275,7 @@ class _Fold:
         self, event: Event, plan: str, status: Status, end: Instant | None, auto_renew: bool, seats: int | None
     ) -> Period:
         at = event.effective_at
-        self._day, self._contract = day_of_month(at), event.contract
+        self._day, self._contract, self._tried = day_of_month(at), event.contract, False
         if end is not None:
             end = self._named(end)
         elif event.term_months:
@@ -408,9 +409,9 @@ class _Fold:
         self._change(event, replace(now, status=status, auto_renew=False, period_end=end))
 
     def _resume(self, event: Event) -> None:
-        """Automatic renewal is on again. A trial has none, nor has what a partner sold."""
+        """Automatic renewal is on again. What a partner sold has none, nor a trial unless that is said."""
         now = self._now
-        if not now.paid or now.status is Status.TRIALING:
+        if not now.paid or (now.status is Status.TRIALING and not event.auto_renew):
             return
         status = Status.ACTIVE if now.status is Status.CANCELED else now.status
         auto_renew = now.auto_renew or now.source is Source.DIRECT
@@ -438,6 +439,8 @@ class _Fold:
     def _become(self, period: Period, cause: str | None, cause_type: str) -> None:
         """End the period that holds where this one begins; one that never held is dropped."""
         before = self._now
+        if period.status is not Status.PAST_DUE:
+            self._tried = period.status is Status.TRIALING
         if before.paid:
             self._last_paid = before
         if before.effective_at < period.effective_at:

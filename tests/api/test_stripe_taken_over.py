@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from mailgate.clock import DAY, SECOND, to_rfc3339
+from mailgate.clock import DAY, HOUR, SECOND, to_rfc3339
 from tests.api.conftest import START, Gateway
 from tests.unit.tenants.stripe_shapes import NEW, OLD, STANDARD, event, invoice, line, subscription
 
@@ -104,6 +104,23 @@ async def test_a_subscription_that_was_known_by_its_customer_is_known_by_itself(
     assert await deliver(gateway, event("invoice.paid", AT + 6, paid)) == (200, {"changed": True})
     found = (await gateway.client.get("/v1/tenants/acme/subscription")).json()
     assert found["period_end"] == to_rfc3339((AT + 2 * MONTH) * SECOND)
+
+
+async def test_nothing_is_purged_while_the_word_that_a_trial_was_bought_is_on_its_way(gateway: Gateway) -> None:
+    await gateway.tenant("acme", "free")
+    listen(gateway)
+    trial = {"status": "trialing", "trial_start": AT, "trial_end": AT + MONTH}
+    await deliver(gateway, event("customer.subscription.created", AT, subscription((AT, AT + MONTH), **trial)))
+    gateway.clock.forward(30 * DAY + 2 * HOUR)
+    assert await plan(gateway) == ("standard", "past_due")
+    assert (await gateway.client.get("/v1/tenants/acme/retention")).json()["days"] == 60
+    bought = subscription((AT + MONTH, AT + 2 * MONTH), trial_start=AT, trial_end=AT + MONTH)
+    before = {"status": "trialing", "current_period_end": AT + MONTH}
+    told = event("customer.subscription.updated", AT + MONTH + 3, bought, before)
+    assert await deliver(gateway, told) == (200, {"changed": True})
+    assert await plan(gateway) == ("standard", "active")
+    changes = (await gateway.client.get("/v1/tenants/acme/subscription/history")).json()["items"]
+    assert [(item["plan"], item["status"]) for item in changes] == [("standard", "active"), ("standard", "trialing")]
 
 
 async def test_two_subscriptions_and_one_given_back_keep_the_plan(gateway: Gateway) -> None:

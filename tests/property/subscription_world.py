@@ -47,6 +47,7 @@ class Contract:
     bought: Bought | None = None
     day: int = 1
     contract: str | None = None
+    tried: bool = False
 
 
 Answer = tuple[str, str, Instant, Instant | None, bool, int | None, tuple[str, str, int | None, int | None] | None]
@@ -103,9 +104,10 @@ class Clerk:
             sheet.seats, sheet.bought = sheet.bought.seats, None
         elif sheet.status is Status.PAST_DUE or sheet.status is Status.CANCELED:
             self._lapse(at, Status.CANCELED)
-        elif sheet.status is Status.TRIALING or not sheet.auto:
+        elif not sheet.auto:
             self._lapse(at, Status.EXPIRED)
         else:
+            sheet.tried = sheet.status is Status.TRIALING
             sheet.status = Status.PAST_DUE
         self._remind(at)
 
@@ -201,7 +203,7 @@ class Clerk:
         self.sheet = sheet
 
     def trial_started_any(self, e: Event) -> None:
-        self._sold(e, Status.TRIALING, False)
+        self._sold(e, Status.TRIALING, bool(e.auto_renew))
 
     def purchased_any(self, e: Event) -> None:
         self._sold(e, Status.ACTIVE, e.source is not Source.PARTNER if e.auto_renew is None else e.auto_renew)
@@ -372,6 +374,10 @@ class Clerk:
 
     resumed_past_due = resumed_active
 
+    def resumed_trialing(self, e: Event) -> None:
+        if e.auto_renew:
+            self.resumed_active(e)
+
     def resumed_canceled(self, e: Event) -> None:
         self.resumed_active(e)
         self.sheet.status = Status.ACTIVE
@@ -385,7 +391,9 @@ class Clerk:
             self.sheet.end = e.period_end
             self._land(self.sheet, e.period_end)
 
-    canceled_trialing = canceled_canceled
+    def canceled_trialing(self, e: Event) -> None:
+        self.sheet.auto = False
+        self.canceled_canceled(e)
 
     def canceled_past_due(self, e: Event) -> None:
         sheet = self.sheet
@@ -399,7 +407,8 @@ class Clerk:
         sheet = self.sheet
         if e.period_end is not None and e.period_end < sheet.start:
             return
-        sheet.status = Status.PAST_DUE
+        if sheet.status is Status.ACTIVE:
+            sheet.status, sheet.tried = Status.PAST_DUE, False
         if sheet.end is None:
             sheet.end = e.effective_at if e.period_end is None else e.period_end
             self._land(sheet, sheet.end)
@@ -411,7 +420,7 @@ class Clerk:
 
     def ended_any(self, e: Event) -> None:
         if self.sheet.plan != FREE:
-            trial = self.sheet.status is Status.TRIALING
+            trial = self.sheet.status is Status.TRIALING or (self.sheet.status is Status.PAST_DUE and self.sheet.tried)
             self._lapse(e.effective_at, Status.EXPIRED if trial else Status.CANCELED)
 
 

@@ -171,8 +171,10 @@ def test_what_begins_later_is_what_will_hold(events: list[Event], rules: Subscri
 @settings(max_examples=150)
 @given(histories())
 def test_a_trial_is_never_past_due(events: list[Event]) -> None:
-    """A trial ends at its end: what follows it is Free, or was paid for. (Another contract may hold on beside it.)"""
-    line = timeline([replace(event, contract=None) for event in events])
+    """A trial ends at its end: what follows it is Free, or was paid for. (Another contract may hold on beside it, and a
+    billing system may turn it into a purchase by itself.)
+    """
+    line = timeline([replace(event, contract=None, auto_renew=None) for event in events])
     for before, after in pairwise(line.periods):
         if before.status is Status.TRIALING and after.cause_type in ("period_ended", "grace_ended") and not after.paid:
             assert after.status is Status.EXPIRED

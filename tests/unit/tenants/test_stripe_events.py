@@ -232,7 +232,13 @@ def test_a_trial_that_is_bought_has_no_gap(version: str) -> None:
 
 
 def test_a_trial_ends_without_grace() -> None:
-    assert _line(_trial()).at(B * SECOND).status is Status.EXPIRED
+    assert _line(_trial(cancel_at_period_end=True)).at(B * SECOND).status is Status.EXPIRED
+    off = subscription(FIRST, status="trialing", trial_start=A, trial_end=B, cancel_at_period_end=True)
+    canceled = event(UPDATED, A + 60, off, {"cancel_at_period_end": False})
+    assert _line(_trial(), canceled).at(B * SECOND).status is Status.EXPIRED
+    back = subscription(FIRST, status="trialing", trial_start=A, trial_end=B)
+    resumed = event(UPDATED, A + 90, back, {"cancel_at_period_end": True})
+    assert _line(_trial(), canceled, resumed).at(B * SECOND).plan == "standard"
     will_end = event("customer.subscription.trial_will_end", B - 3 * 86_400, _trial()["data"]["object"])
     assert _read(will_end).events == ()
     for kind in ("customer.subscription.paused", UPDATED):
@@ -240,6 +246,17 @@ def test_a_trial_ends_without_grace() -> None:
         assert _holds(_line(_trial(), paused), B) == ("free", "expired")
     resumed = event("customer.subscription.resumed", B + HOUR, subscription(SECOND_PERIOD))
     assert _holds(_line(_trial(), paused, resumed), B + HOUR) == ("standard", "active")
+
+
+def test_a_trial_that_becomes_paid_waits_for_the_word_of_it() -> None:
+    """Stripe makes it active at its end by itself. Until that is told, hours later perhaps, nothing is taken."""
+    line = _line(_trial())
+    assert _holds(line, B) == ("standard", "past_due")
+    assert (line.at(B * SECOND + GRACE - 1).plan, line.at(B * SECOND + GRACE).plan) == ("standard", "free")
+    active = event(UPDATED, B + 5, subscription(SECOND_PERIOD, trial_start=A, trial_end=B), {"status": "trialing"})
+    assert _holds(_line(_trial(), active), B + 5) == ("standard", "active")
+    over = event("customer.subscription.deleted", B, subscription(FIRST, status="canceled", trial_end=B, ended_at=B))
+    assert _holds(_line(_trial(), over), B) == ("free", "expired")
 
 
 def test_a_lower_plan_chosen_in_a_trial_begins_when_it_is_bought() -> None:

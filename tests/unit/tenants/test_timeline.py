@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -238,6 +239,21 @@ def test_what_happened_before_the_beginning_counts_from_there() -> None:
 def test_a_trial_ends_to_the_microsecond_without_grace() -> None:
     line = timeline([TRIAL, Event("1", EventType.RENEWAL_FAILED, END - 1), Event("2", EventType.CANCELED, END - 1)])
     assert (line.at(END - 1).plan, line.at(END).plan, line.at(END).status) == ("demo", "free", Status.EXPIRED)
+
+
+def test_a_trial_that_becomes_a_purchase_by_itself_waits_for_the_word_of_it() -> None:
+    converts = replace(TRIAL, auto_renew=True)
+    line = timeline([converts])
+    assert (line.at(END).plan, line.at(END).status) == ("demo", Status.PAST_DUE)
+    assert (line.at(END + GRACE).plan, line.at(END + GRACE).status) == ("free", Status.CANCELED)
+    bought = Event("1", EventType.RENEWED, END + DAY, term_months=1)
+    assert timeline([converts, bought]).at(END + DAY).period_start == END
+    over = Event("1", EventType.ENDED, END + DAY)
+    assert timeline([converts, over]).at(END + DAY).status is Status.EXPIRED
+    off, on = Event("2", EventType.CANCELED, START + DAY), Event("3", EventType.RESUMED, START + 2 * DAY)
+    assert timeline([converts, off]).at(END).status is Status.EXPIRED
+    assert timeline([converts, off, on]).at(END).status is Status.EXPIRED
+    assert timeline([converts, off, replace(on, auto_renew=True)]).at(END).status is Status.PAST_DUE
 
 
 def test_nobody_renewed_costs_the_plan_after_grace() -> None:
