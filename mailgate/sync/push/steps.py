@@ -156,8 +156,9 @@ class Steps:
         await self._select(step.original)
         originals = group.originals
         halves = isinstance(step, CopyThenExpunge)
-        met = {op.id: bool((op.journal or {}).get("marks")) for op in group.operations}  # what has our mark from before
-        entries = {id_: {**address(at), **target, "halves": halves, "marks": met[id_]} for id_, at in originals.items()}
+        sent = {**target, "halves": halves, "at": self._context.clock()}
+        marks = {op.id: bool((op.journal or {}).get("marks")) for op in group.operations}  # of a half that was undone
+        entries = {id_: {**address(at), **sent, "marks": marks[id_]} for id_, at in originals.items()}
         await self._journal(group, entries, source.longest_s(len(originals)))
         uids = [at.uid for at in originals.values()]
         command = source.copy if halves else source.move
