@@ -200,3 +200,15 @@ async def test_there_are_none_when_they_are_switched_off(gateway: Gateway) -> No
     parts = gateway.app.state.services
     off = parts.settings.model_copy(update={"pages": PagesSettings(enabled=False)})
     assert routes(dataclasses.replace(parts, settings=off)) == []
+
+
+@pytest.mark.parametrize("language", ["vi", "fr", "it"])
+async def test_every_page_comes_in_every_language(gateway: Gateway, language: str) -> None:
+    known = await world(gateway)
+    ann = await person(gateway)
+    for route in ROUTES:
+        if route.method == "GET" and route.path not in ("", "/", "/sign-in"):
+            answer = await ann.get(path_of(route, known), headers={"accept-language": language})
+            assert answer.status_code == 200, route.path
+            assert "Settings" not in answer.text
+            assert "Sign out" not in answer.text

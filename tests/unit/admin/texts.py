@@ -5,6 +5,7 @@ python -m tests.unit.admin.texts     writes what is missing into the catalogues,
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -51,7 +52,7 @@ def catalogue(code: str) -> Catalog:
     """The catalogue as it stands in its file."""
     path = FOLDER / f"{code}.po"
     if not path.exists():
-        return Catalog(locale=code, project="mailgate", fuzzy=False)
+        return Catalog(locale=code, fuzzy=False)
     with path.open("rb") as file:
         return read_po(file, locale=code)
 
@@ -61,15 +62,24 @@ def placeholders(text: str) -> set[str]:
     return set(re.findall(r"%\(\w+\)s", text))
 
 
+_HEAD = re.compile(rb'^(#.*|"(Project|Report|POT|PO-|Last|Language-Team|Generated).*)\n', re.MULTILINE)
+
+
+def written(catalog: Catalog) -> bytes:
+    """The catalogue's file: of the head only what readers need, so that nothing changes but texts."""
+    out = io.BytesIO()
+    write_po(out, catalog, width=0)
+    head, gap, rest = out.getvalue().lstrip(b"\n").partition(b"\n\n")
+    return (_HEAD.sub(b"", head) + gap + rest).lstrip(b"\n")
+
+
 def main() -> None:
     for code in OTHERS:
-        old, new = catalogue(code), Catalog(locale=code, project="mailgate", fuzzy=False, creation_date=None)
+        old, new = catalogue(code), Catalog(locale=code, fuzzy=False)
         for text, place in texts().items():
-            key = text if isinstance(text, str) else text[0]
-            known = old.get(key)
+            known = old.get(text if isinstance(text, str) else text[0])
             new.add(text, known.string if known is not None else None, auto_comments=[place])
-        with (FOLDER / f"{code}.po").open("wb") as out:
-            write_po(out, new, width=0, omit_header=False, sort_output=False)
+        (FOLDER / f"{code}.po").write_bytes(written(new))
         print(code, sum(not message.string for message in new if message.id), "to translate")
 
 
