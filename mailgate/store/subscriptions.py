@@ -43,6 +43,7 @@ from mailgate.tenants.timeline import (
     timeline,
 )
 from retention.ledger import leaves
+from retention.ledger.schema import REF
 
 _E = subscription_events.c
 
@@ -277,7 +278,7 @@ class Subscriptions:
             days=holds.retention_days,
             effective_at=holds.since,
             cause=cause,
-            event_ref=event_ref,
+            event_ref=_log_ref(event_ref),
         )
         tx.set_head(tenant.id, log_plan=mark)
         return holds
@@ -386,6 +387,13 @@ class Subscriptions:
             await self._db.transact(work)
         await installation.put(self._db, installation.SUBSCRIPTION_RULES, wanted)
         return len(ids)
+
+
+def _log_ref(event_id: str) -> str:
+    """An event's id as the log can have it: another system's may be of any letters and long, or even hold an address.
+    Whoever knows it finds it by its hash.
+    """
+    return event_id if REF(event_id) else f"sha256:{hashlib.sha256(event_id.encode()).hexdigest()[:56]}"
 
 
 def _log_mark(holds: Entitlements) -> str:

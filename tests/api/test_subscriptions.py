@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from itertools import permutations
@@ -20,6 +21,7 @@ from mailgate.store.schema import events as table
 from tests.api.conftest import START, Gateway, mailbox_body
 from tests.api.mail import Postman, letter, postman
 
+PLANS = ("standard", "crm_plus")
 PATH = "/v1/tenants/acme/subscription"
 
 
@@ -111,6 +113,31 @@ async def test_an_event_counts_once_and_its_id_can_not_mean_two_things(gateway: 
     refused = await gateway.client.post(f"{PATH}/events", json={**STORY[0], "plan": "professional"})
     assert (refused.status_code, refused.json()["type"]) == (409, "event_id_reused")
     assert (await gateway.client.get(PATH)).json()["plan"] == "standard"
+
+
+async def test_a_billing_systems_id_may_be_any_text(gateway: Gateway) -> None:
+    """Also one that no leaf of the purge log has room or letters for: the log names it by its hash."""
+    await gateway.tenant("acme", "free")
+    ids = [
+        "inv-1:7",
+        "invoice 2026/08 #15",
+        "ann@acme.example",
+        "Rechnung № 5 😀",
+        "a" * 190,
+        "😀" * 190,
+        'x"\\\x01\u2028',
+    ]
+    for number, id_ in enumerate(ids):
+        told = {"id": id_, "type": "set", "effective_at": to_rfc3339(START + number), "plan": PLANS[number % 2]}
+        gateway.clock.forward(1)
+        assert (await tell(gateway, **told))["applied"]
+        assert not (await tell(gateway, **told))["applied"]
+    items = (await gateway.client.get(f"{PATH}/history")).json()["items"]
+    assert [item["event_id"] for item in reversed(items)] == ids
+    leaves = (await gateway.client.get("/v1/purge-log?tenant=acme&type=plan.effective")).json()["items"]
+    refs = [leaf["leaf"]["event_ref"] for leaf in reversed(leaves)][-len(ids) :]
+    hashes = [f"sha256:{hashlib.sha256(id_.encode()).hexdigest()[:56]}" for id_ in ids]
+    assert refs == ["inv-1:7", *hashes[1:]]
 
 
 async def test_a_late_event_changes_the_past_and_says_so(gateway: Gateway) -> None:
