@@ -15,7 +15,7 @@ from connectors.memory import MemoryAccount
 from connectors.port import Connect
 from mailgate.app.application import Application
 from mailgate.app.core import Core, Secrets
-from mailgate.clock import DAY, system_clock
+from mailgate.clock import DAY, SECOND, system_clock, to_rfc3339
 from mailgate.settings import Settings, SyncSettings
 from mailgate.store.check import doctor
 from mailgate.sync.port import MailboxConfig
@@ -198,6 +198,14 @@ async def test_free_and_paid_again(running: Running) -> None:
     await running.until(back)
     (leaf,) = (await running.get("/v1/purge-log", tenant="acme", type="rehydrate"))["items"]
     assert (run["kind"], leaf["leaf"]["actor"]["kind"]) == ("backfill", "token")
+
+    # A plan that merely runs out does the same, without anybody saying so.
+    now = system_clock()
+    short = {"id": "short", "type": "set", "effective_at": to_rfc3339(now), "period_end": to_rfc3339(now + SECOND)}
+    told = await client.post("/v1/tenants/acme/subscription/events", json={**short, "plan": "standard"})
+    assert told.status_code == 200, told.text
+    await running.until(closed)
+    assert await subjects() == ["kept"]
 
 
 async def test_a_pass_that_was_asked_for_is_made(running: Running) -> None:

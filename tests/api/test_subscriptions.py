@@ -251,6 +251,8 @@ async def test_a_plan_limits_what_can_be_connected(gateway: Gateway) -> None:
 async def test_becoming_free_switches_nothing_off_and_becoming_paid_goes_on(gateway: Gateway) -> None:
     await gateway.tenant("acme", "standard")
     mailbox = await gateway.mailbox("acme")
+    plans = gateway.core.subscriptions.catalogue.plans
+    object.__setattr__(plans["free"], "mailboxes_per_user", 0)  # also where Free allows none: nothing is connected
     await gateway.client.put(PATH, json={"plan": "free"})
     path = f"/v1/tenants/acme/mailboxes/{mailbox['id']}"
     assert (await gateway.client.get(path)).json()["enabled"]
