@@ -90,20 +90,22 @@ RULES: Final[Mapping[str, tuple[str, ...]]] = {
     "A mailbox that was switched off is not forgotten: it can be switched on again without being set up anew": (
         _FOLLOWS + "test_a_bought_downgrade_shortens_and_switches_off_when_the_period_ends_and_not_before",
     ),
-    "Paid again after Free, mailboxes go on without being set up anew": (
-        _RUNNING,
+    "Free switches no mailbox off; paid again, they go on without being set up anew": (
         _API + "test_becoming_free_switches_nothing_off_and_becoming_paid_goes_on",
+        _RUNNING,
     ),
     # What fails, and what ends.
     "A paid subscription whose renewal failed keeps working for 10 days of grace": (
+        _FOLLOWS + "test_ten_days_of_grace_for_what_was_paid_and_none_for_a_trial",
         _MODEL + "test_past_due_keeps_the_plan_exactly_as_long_as_grace_lasts",
-        _TIMELINE + "test_nobody_renewed_costs_the_plan_after_grace",
         _YEAR,
     ),
     "When the days of grace are over: plan free, status canceled": (
+        _FOLLOWS + "test_ten_days_of_grace_for_what_was_paid_and_none_for_a_trial",
         _TIMELINE + "test_nobody_renewed_costs_the_plan_after_grace",
     ),
     "A trial has no grace": (
+        _FOLLOWS + "test_ten_days_of_grace_for_what_was_paid_and_none_for_a_trial",
         _TIMELINE + "test_a_trial_ends_to_the_microsecond_without_grace",
         _MODEL + "test_a_trial_is_never_past_due",
     ),

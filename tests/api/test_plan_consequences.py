@@ -247,6 +247,31 @@ async def test_an_end_told_late_makes_nothing_due_before_it_was_told(gateway: Ga
 
 
 @on_one_database
+async def test_ten_days_of_grace_for_what_was_paid_and_none_for_a_trial(gateway: Gateway) -> None:
+    """As the gateway is set up when nobody sets anything."""
+
+    async def holds(tenant_id: str) -> tuple[str, str]:
+        found = (await gateway.client.get(f"/v1/tenants/{tenant_id}/subscription")).json()
+        return found["plan"], found["status"]
+
+    for tenant_id, event in (
+        ("paid", {"type": "purchased", "plan": "standard", "period_end": to_rfc3339(START + 14 * DAY)}),
+        ("trial", {"type": "trial_started", "plan": "demo"}),
+    ):
+        await gateway.tenant(tenant_id, "free")
+        body = {"id": "1", "effective_at": to_rfc3339(START), **event}
+        assert (await gateway.client.post(f"/v1/tenants/{tenant_id}/subscription/events", json=body)).is_success
+    gateway.clock.forward(14 * DAY - 1)
+    assert (await holds("paid"), await holds("trial")) == (("standard", "active"), ("demo", "trialing"))
+    gateway.clock.forward(1)
+    assert (await holds("paid"), await holds("trial")) == (("standard", "past_due"), ("free", "expired"))
+    gateway.clock.forward(10 * DAY - 1)
+    assert await holds("paid") == ("standard", "past_due")
+    gateway.clock.forward(1)
+    assert await holds("paid") == ("free", "canceled")
+
+
+@on_one_database
 async def test_the_page_has_what_it_shows(gateway: Gateway) -> None:
     """Plan, end, users now and at most, storage used and allowed, messages left, comparison, history of purchases."""
     await gateway.tenant("acme", "free")
