@@ -154,6 +154,92 @@ ATTACKS: dict[str, tuple[Callable[[Path], Path], Verdict]] = {
 }
 
 
+def swapped_bundles(path: Path) -> Path:
+    first, second = path / "tile/entries/000", path / "tile/entries/001"
+    was = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    second.write_bytes(was)
+    return path
+
+
+def foreign_tile(path: Path, other: Path) -> Path:
+    """A tile of another tenant's log, with its entries, in the place of ours."""
+    for name in ("tile/0/000", "tile/entries/000"):
+        (path / name).write_bytes((other / name).read_bytes())
+    return path
+
+
+def written(path: Path, name: str) -> Path:
+    """With a file of another key's text, under this name."""
+    (without_sums(path) / name).write_text(Signer(ORIGIN, bytes(32)).verifier.vkey)
+    return path
+
+
+def other_tenant() -> list[bytes]:
+    return [*every_type(tenant_ref="t-other"), *purge_run(570)]
+
+
+ATTACKS |= {
+    "swapped bundles": (lambda p: swapped_bundles(without_sums(export(p, LEAVES))), Verdict.INVALID),
+    "a leaf dropped in the middle": (
+        lambda p: under(without_sums(export(p, [*LEAVES[:100], *LEAVES[101:], LEAVES[-1]])), sign(LEAVES)),
+        Verdict.INVALID,
+    ),
+    "a tile of another tenant": (
+        lambda p: foreign_tile(without_sums(export(p, LEAVES)), export(p.with_name("other"), other_tenant())),
+        Verdict.INVALID,
+    ),
+    "an older checkpoint over newer tiles": (
+        lambda p: under(without_sums(export(p, LEAVES)), sign(LEAVES[:300])),
+        Verdict.INVALID,
+    ),
+    "an edited root": (
+        lambda p: under(export(p, LEAVES), (p / "checkpoint").read_bytes().replace(b"\n600\n", b"\n600\nAAAA", 1)),
+        Verdict.INVALID,
+    ),
+    "a key that was rotated unannounced": (
+        lambda p: under(without_sums(export(p, LEAVES)), sign(LEAVES, Signer(ORIGIN, bytes(range(1, 33))))),
+        Verdict.INVALID,
+    ),
+    "a truncated bundle": (
+        lambda p: truncated(without_sums(export(p, LEAVES)), "tile/entries/001", 10),
+        Verdict.INCOMPLETE,
+    ),
+    "a truncated checkpoint": (lambda p: truncated(export(p, LEAVES), "checkpoint", 20), Verdict.INVALID),
+}
+
+OURS_ALONE: dict[str, tuple[Callable[[Path], Path], Verdict]] = {
+    "a leaf of another tenant, signed for": (
+        lambda p: export(p, [*LEAVES[:5], other_tenant()[5], *LEAVES[6:]]),
+        Verdict.INVALID,
+    ),
+    "a leaf that says nothing, signed for": (lambda p: export(p, [*LEAVES[:5], b"{}", *LEAVES[6:]]), Verdict.INVALID),
+    "a file that is none of the log's": (lambda p: written(export(p, LEAVES), "notes.txt"), Verdict.INVALID),
+    "a vkey that is another": (lambda p: written(export(p, LEAVES), "vkey"), Verdict.INVALID),
+    "an edited sum": (lambda p: flipped(export(p, LEAVES), "SHA256SUMS", 3), Verdict.INVALID),
+}
+"""What no tool can see that does not know our leaves and files. A purge that the rules forbid is `replay`'s."""
+
+
+@pytest.mark.parametrize("name", OURS_ALONE)
+def test_what_only_ours_can_see(go: Checker, tmp_path: Path, name: str) -> None:
+    attack, expected = OURS_ALONE[name]
+    path = attack(tmp_path / "log")
+    assert verify_directory(path, KEY).verdict is expected
+    assert go(path)[0]
+
+
+def test_a_rotated_key_is_believed_only_where_it_is_named(go: Checker, tmp_path: Path) -> None:
+    """Old states by the old key, new ones by the new; each refused under the other, by both."""
+    renewed = Signer(ORIGIN, bytes(range(1, 33)))
+    old, new = export(tmp_path / "old", LEAVES[:300]), export(tmp_path / "new", LEAVES, renewed)
+    assert not go(new)[0]
+    assert go(new, vkey=renewed.verifier.vkey)[0]
+    assert check_consistency(old, new, renewed.verifier).verdict is Verdict.INVALID
+    assert not go(new, old / "checkpoint", vkey=renewed.verifier.vkey)[0]
+    assert check_consistency(old, new, renewed.verifier, KEY).verdict is Verdict.OK
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_every_attack_is_refused_by_both(go: Checker, tmp_path: Path, name: str) -> None:
     attack, expected = ATTACKS[name]
