@@ -6,6 +6,7 @@ Exit codes: 0 ok, 1 unreadable, 2 wrong usage, 3 invalid, 4 diverged, 5 rule bro
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -187,14 +188,38 @@ def _show(console: Console, report: Report) -> None:
     good = report.verdict is Verdict.OK
     console.print(Text(("✔ " if good else "✘ ") + lines[0], style="bold green" if good else "bold red"))
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, value in report.facts.items():
-        table.add_row(Text(name.replace("_", " "), style="dim"), Text(_value(value)))
+        for shown_name, shown_value in _rows(name.replace("_", " "), value):
+            table.add_row(Text(_printable(shown_name), style="dim"), Text(_printable(shown_value)))
     console.print(table)
     for line in lines[1 + len(report.facts) :]:
         console.print(Text(line, style="yellow"))
 
 
-def _value(fact: Any) -> str:
-    counts = isinstance(fact, dict) and all(isinstance(part, int) for part in fact.values())
-    text = "\n".join(f"{part:>12,}  {name}" for name, part in fact.items()) if counts else shown(fact)
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
+def _rows(name: str, fact: Any) -> Iterator[tuple[str, str]]:
+    """A fact as lines of a table: counts right-aligned under their name, what is deeper one field a line."""
+    if not isinstance(fact, dict):
+        yield name, f"{fact:,}" if isinstance(fact, int) and not isinstance(fact, bool) else shown(fact)
+    elif not fact:
+        yield name, "none"
+    elif all(isinstance(part, int) for part in fact.values()):
+        for at, (part, count) in enumerate(fact.items()):
+            yield name if at == 0 else "", f"{count:>12,}  {part}"
+    else:
+        yield name, ""
+        for part, value in fact.items():
+            yield f"  {part}", _one_line(value)
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{part} {inner}" for part, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(_one_line, value)) or "none"
+    return str(value)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

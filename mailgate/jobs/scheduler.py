@@ -66,6 +66,8 @@ class Jobs:
         intervals: Intervals | None = None,
     ) -> None:
         self._retention = retention
+        self._erasing = erase
+        self._signing = sign
         self._plans = plans
         self._plans_file = plans_file
         self._clock = clock
@@ -75,8 +77,8 @@ class Jobs:
             for worker in (
                 Worker("purge", self._queue_purge),
                 Worker("runs", self._work_runs),
-                Worker("erase", self._then_look(erase.work)),
-                Worker("sign", self._then_look(sign)),
+                Worker("erase", self._erase),
+                Worker("sign", self._sign),
                 Worker("prune", prune),
                 Worker("plans", self._look_at_plans),
                 Worker("notices", notices),
@@ -128,16 +130,16 @@ class Jobs:
             self._workers["sign"].wake()
             self._workers["alarms"].wake()
 
-    def _then_look(self, work: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[None]]:
-        """The work, and a look at the alarms when it ends or fails."""
+    async def _erase(self) -> None:
+        _, failed = await self._erasing.work()
+        if failed:  # the others are looked at once a minute: a large purge erases a thousand times
+            self._workers["alarms"].wake()
 
-        async def worked() -> None:
-            try:
-                await work()
-            finally:
-                self._workers["alarms"].wake()
-
-        return worked
+    async def _sign(self) -> None:
+        try:
+            await self._signing()
+        finally:
+            self._workers["alarms"].wake()
 
     async def _look_at_plans(self) -> None:
         await self._plans_file()

@@ -15,8 +15,9 @@ body { font: 11pt/1.45 Georgia, 'Times New Roman', serif; color: #111;
 h1 { font-size: 1.5em; margin: 0 }
 h2 { font-size: 1.05em; border-bottom: 1px solid #999; margin: 1.4em 0 .3em; break-after: avoid }
 p.lead { margin: .2em 0 1em; color: #444 }
-table { border-collapse: collapse; width: 100% }
-th, td { text-align: left; vertical-align: top; padding: .15em .8em .15em 0; font-weight: normal }
+table { border-collapse: collapse; width: 100%; table-layout: fixed }
+th, td { text-align: left; vertical-align: top; padding: .15em .8em .15em 0; font-weight: normal;
+  overflow-wrap: anywhere }
 th { width: 34%; color: #555 }
 td.n { text-align: right; width: 9em; font-variant-numeric: tabular-nums }
 pre, code { font: 8.5pt/1.4 'DejaVu Sans Mono', Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere }
