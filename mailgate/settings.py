@@ -157,6 +157,11 @@ class LedgerSettings(Section):
         "backup is noticed. "
         "Empty: in data_dir, where a rollback of the whole disk would go unseen.",
     )
+    keep_entries: bool = setting(
+        True,
+        "Keep a copy of the logs' entries there too. Without it a restored backup can't be brought up to date by "
+        "`mailgate restore`.",
+    )
     timestamp_url: str = setting(
         "",
         "Where a time-stamping authority answers (RFC 3161 over HTTP); it is asked for a stamp on the newest "

@@ -105,7 +105,7 @@ def create_app(services: Services) -> FastAPI:
         middleware=[
             Middleware(Observed, metrics=services.metrics, clock=services.clock),
             Middleware(Heads),
-            Middleware(Gate, authenticator=authenticator, **_bounds(services.settings)),
+            Middleware(Gate, authenticator=authenticator, closed=services.closed, **_bounds(services.settings)),
             Middleware(Accesses, services=services),
             Middleware(Repeats, services=services),
         ],

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import structlog
@@ -32,6 +32,7 @@ _LONGEST_PATH = 4_096
 _LONGEST_QUERY = 8_192
 _MESSAGE = re.compile(r"message/rfc822\s*(;.*)?", re.IGNORECASE)
 _TAKES_MESSAGES = re.compile(r"/v1/tenants/[^/]+/mailboxes/[^/]+/messages")
+_ALWAYS_SERVED = frozenset({"/healthz", "/readyz", "/metrics"})
 _SIGNED = frozenset({"/v1/billing/stripe"})
 _TAKES_SUBMISSIONS = re.compile(r"/v1/tenants/[^/]+/mailboxes/[^/]+/submissions")
 _FORM = re.compile(r"application/x-www-form-urlencoded\s*(;.*)?", re.IGNORECASE)
@@ -95,9 +96,17 @@ class Gate:
     """Refuses what no route should see, and tells who asks."""
 
     def __init__(
-        self, app: ASGIApp, *, authenticator: Authenticator, request_bytes: int, submission_bytes: int
+        self,
+        app: ASGIApp,
+        *,
+        authenticator: Authenticator,
+        closed: Callable[[], str | None],
+        request_bytes: int,
+        submission_bytes: int,
     ) -> None:
+        """`closed`: why nothing is served yet, but whether the process is alive and what it waits for."""
         self._app = app
+        self._closed = closed
         self._authenticator = authenticator
         self._request_bytes = request_bytes
         self._submission_bytes = submission_bytes
@@ -108,6 +117,9 @@ class Gate:
             return
         headers = Headers(scope=scope)
         refusal = _bad_address(scope)
+        closed = None if scope["path"] in _ALWAYS_SERVED else self._closed()
+        if refusal is None and closed is not None:
+            refusal = ProblemResponse(503, "backup_restored", closed, headers={"retry-after": "60"})
         if refusal is None and _is_protected(scope["path"]):
             try:
                 scope["principal"] = await self._authenticator.authenticate(headers.get("authorization"))

@@ -44,6 +44,7 @@ from mailgate.store.feed import Publisher
 from mailgate.store.log_reading import LogDivergedError
 from mailgate.store.plan_watch import PlanWatch
 from mailgate.store.prune import prune
+from mailgate.store.restore import refusal
 from mailgate.store.search import Indexer
 from mailgate.store.signals import Signals
 from mailgate.store.sync import SqlSyncStore
@@ -56,6 +57,7 @@ from mailgate.usecases.parts import Readers, Services, Verify
 _log = structlog.get_logger("mailgate.app")
 
 _HOUSEKEEPING_S = 2.0
+_RESTORE_LOOK_S = 2.0
 
 
 class Application:
@@ -105,6 +107,8 @@ class Application:
         )
         core.db.on_events = self._publishing.wake
         self._tasks: list[asyncio.Task[None]] = []
+        self._closed: str | None = None
+        self._begun = False
         self._syncing: asyncio.Task[None] | None = None
         sync = _Sync(self.supervisor, self.jobs)
         self.access = AccessLog(core.db, core.clock)
@@ -135,7 +139,8 @@ class Application:
                 verify_smtp=SmtpVerifier(core.settings, context),
                 metrics=self.metrics,
                 access=self.access,
-                health=checks(core, self.running),
+                health=checks(core, self.running, self.why_closed),
+                closed=self.why_closed,
                 admin_token=None if secrets is None else secrets.admin_token,
                 readers=Readers(core.settings.events.readers),
             )
@@ -152,11 +157,37 @@ class Application:
             "send": self._send.healthy,
             "sync": syncing,
         }
-        return {**self.jobs.health, **parts}
+        found = {**self.jobs.health, **parts}
+        return found if self._begun else dict.fromkeys(found, False)
 
     async def start(self) -> None:
-        """Begin everything but HTTP, whose server is the caller's."""
+        """Begin everything but HTTP, whose server is the caller's. Over a database that was restored and is behind its
+        purge logs nothing begins, and nothing is served, until `mailgate restore` was run.
+        """
+        refused = refusal(self.core.behind)
+        if refused is None:
+            await self._begin()
+            return
+        self._closed = refused.detail
+        _log.error("backup_restored", detail=refused.detail)
+        self._tasks.append(asyncio.create_task(self._wait_for_restore(), name="restore"))
+
+    def why_closed(self) -> str | None:
+        """Why nothing is served yet; None when everything is."""
+        return self._closed
+
+    async def _wait_for_restore(self) -> None:
+        while (refused := refusal(await self.core.restore.behind())) is not None:
+            self._closed = refused.detail
+            await asyncio.sleep(_RESTORE_LOOK_S)
+        await self.core.subscriptions.compute_anew()
+        await self._begin()
+        self._closed = None
+        _log.info("restored")
+
+    async def _begin(self) -> None:
         core = self.core
+        self._begun = True
         await asyncio.to_thread(core.ring.sweep)
         await core.log.announce_everywhere(core.db, at=core.clock(), actor=SYSTEM)
         await core.keys.announce_master(SYSTEM)
@@ -181,6 +212,8 @@ class Application:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self._begun:
+            return
         await self._index.stop()
         await self._send.stop()
         await self.sender.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,11 +30,12 @@ from mailgate.store.feed_items import Feed
 from mailgate.store.key_epochs import KeyRotation
 from mailgate.store.legal_holds import LegalHolds
 from mailgate.store.log import LogPolicy, PurgeLog
-from mailgate.store.log_reading import LogReader, Witness
+from mailgate.store.log_reading import LogReader, anything_signed
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.overview import OUTAGES, first_line
 from mailgate.store.pins import Pins
 from mailgate.store.reading import MessageReader
+from mailgate.store.restore import Behind, Restore, behind, refusal
 from mailgate.store.retention import RetentionService
 from mailgate.store.sending.accept import Submissions
 from mailgate.store.sending.allowance import CountedAllowance, by_plan
@@ -45,6 +46,7 @@ from mailgate.store.tenant_erasure import TenantErasures
 from mailgate.store.tokens import LONGEST_SECRET
 from mailgate.store.wishes.locks import Locks
 from mailgate.store.wishes.service import Wishes
+from mailgate.store.witness import Witness
 from mailgate.tenants.catalogue import Catalogue
 from mailgate.tenants.timeline import SubscriptionRules
 from retention.policy import ClockLimits, Policy
@@ -109,6 +111,10 @@ class Core:
     feed: Feed
     keys: KeyRotation
     tenant_erasures: TenantErasures
+    witness: Witness
+    restore: Restore
+    behind: Sequence[Behind]
+    """Purge logs of which more was signed than the database had when it was opened: a backup was restored."""
 
     @property
     def catalogue(self) -> Catalogue:
@@ -122,9 +128,17 @@ class Core:
 
     @classmethod
     async def open(
-        cls, settings: Settings, *, clock: Clock = system_clock, secrets: Secrets | None = None, create: bool = True
+        cls,
+        settings: Settings,
+        *,
+        clock: Clock = system_clock,
+        secrets: Secrets | None = None,
+        create: bool = True,
+        restored: bool = False,
     ) -> Core:
         """Open everything, the database migrated to the newest schema. `create`: make what a new installation lacks.
+        `restored`: also a database that is behind its purge logs, of which nothing may be served yet; else
+        RestoredBackupError.
 
         Raises ConfigurationError with what is wrong and what to do, UnavailableError without a database.
         """
@@ -153,6 +167,8 @@ class Core:
             owner = f"{socket.gethostname()}:{os.getpid()}:{new_ref()[:8]}"
             presence = Presence(settings.data_dir.absolute() / "processes", owner)
             await _meet_the_others(db, presence)
+            witness = await _witness_of(db, ring, settings)
+            late = await _behind(db, witness, allowed=restored)
         except BaseException:
             await db.close()
             blobs.close()
@@ -165,7 +181,8 @@ class Core:
         )
         rules = SubscriptionRules(grace_days=settings.retention.past_due_grace_days)
         subscriptions = Subscriptions(db, log, catalogue, rules)
-        await subscriptions.compute_anew()
+        if not late:
+            await subscriptions.compute_anew()
         expiry = Expiry(subscriptions, policy.graces)
         pins = Pins(db, ring, log, expiry)
         clock_limits = ClockLimits(
@@ -195,13 +212,13 @@ class Core:
             batch=settings.retention.batch_size,
             limits=clock_limits,
         )
-        log_reader = LogReader(
-            db, origin=origin, seed=ring.ledger_seed, witness=Witness(settings.witness_dir), owner=owner
-        )
+        log_reader = LogReader(db, origin=origin, seed=ring.ledger_seed, witness=witness, owner=owner)
         plans = PlanFile(settings, db, log, subscriptions, retention, clock)
         limits = Limits.of(
             purge_interval_s=settings.retention.purge_interval_s, sign_interval_s=settings.ledger.sign_interval_s
         )
+        mailboxes = Mailboxes(db, ring, subscriptions)
+        tenant_erasures = TenantErasures(db, ring, log, subscriptions, clock, owner)
         return cls(
             settings=settings,
             clock=clock,
@@ -214,7 +231,7 @@ class Core:
             log=log,
             log_reader=log_reader,
             subscriptions=subscriptions,
-            mailboxes=Mailboxes(db, ring, subscriptions),
+            mailboxes=mailboxes,
             expiry=expiry,
             pins=pins,
             reader=reader,
@@ -256,7 +273,10 @@ class Core:
             send_queue=SendQueue(db, ring, locks, Filing(expiry, pins, policy.anchor), allowance),
             feed=Feed(db, expiry, clock_limits),
             keys=KeyRotation(db, ring, log, clock, owner, keep=settings.keys.keep_epochs_days * DAY),
-            tenant_erasures=TenantErasures(db, ring, log, subscriptions, clock, owner),
+            tenant_erasures=tenant_erasures,
+            witness=witness,
+            restore=Restore(db, log_reader, witness, subscriptions, mailboxes, tenant_erasures, clock),
+            behind=late,
         )
 
     async def close(self) -> None:
@@ -302,12 +322,37 @@ async def _keys_of(db: Database, settings: Settings, secrets: Secrets) -> KeyRin
     return await _open_keys(settings, secrets, create=not begun)
 
 
+async def _witness_of(db: Database, ring: KeyRing, settings: Settings) -> Witness:
+    """The witness; made for an installation that has signed nothing yet, and never again by itself."""
+    begun = await anything_signed(db)
+    return await asyncio.to_thread(
+        lambda: Witness(
+            settings.witness_dir, identity=_public_key(ring), begun=begun, keeps_entries=settings.ledger.keep_entries
+        )
+    )
+
+
+async def _behind(db: Database, witness: Witness, *, allowed: bool) -> Sequence[Behind]:
+    """Purge logs that the database is behind. Raises RestoredBackupError unless that is `allowed`."""
+    found = await behind(db, witness)
+    refused = refusal(found)
+    if refused is None:
+        return ()
+    if not allowed:
+        raise refused
+    return found
+
+
 async def _recognise(db: Database, ring: KeyRing) -> None:
-    key = Ed25519PrivateKey.from_private_bytes(ring.ledger_seed).public_key().public_bytes_raw().hex()
+    key = _public_key(ring)
     if await installation.fix(db, installation.LEDGER_KEY, key) != key:
         raise ConfigurationError(
             "the key store belongs to another installation: its purge logs are signed with another key (keys.url)"
         )
+
+
+def _public_key(ring: KeyRing) -> str:
+    return Ed25519PrivateKey.from_private_bytes(ring.ledger_seed).public_key().public_bytes_raw().hex()
 
 
 async def _origin(db: Database, settings: Settings) -> str:

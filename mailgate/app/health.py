@@ -18,8 +18,14 @@ _FRESH: Instant = 2 * SECOND
 _EVENTS_WAIT: Instant = MINUTE
 
 
-def checks(core: Core, running: Callable[[], Mapping[str, bool]]) -> dict[str, HealthCheck]:
-    """The checks of a process; `running` says which of its parts do."""
+def _open() -> None:
+    """Nothing keeps this process closed."""
+
+
+def checks(
+    core: Core, running: Callable[[], Mapping[str, bool]], closed: Callable[[], str | None] = _open
+) -> dict[str, HealthCheck]:
+    """The checks of a process; `running` says which of its parts do, `closed` why it serves nothing yet."""
 
     async def database() -> Health:
         fault = await overview.unreachable(core.db)
@@ -47,6 +53,9 @@ def checks(core: Core, running: Callable[[], Mapping[str, bool]]) -> dict[str, H
         return Health(True, None if fault is None else f"{fault}; the plans that held before hold on")
 
     async def witness() -> Health:
+        why = closed()
+        if why is not None:
+            return Health(False, why)
         return await asyncio.to_thread(_witness, core)
 
     async def alarms() -> Health:

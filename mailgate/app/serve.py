@@ -36,7 +36,7 @@ async def serve(settings: Settings, secrets: Secrets) -> None:
     _share_arenas()
     listening = listen(settings.http)
     with contextlib.closing(listening):
-        core = await Core.open(settings, secrets=secrets)
+        core = await Core.open(settings, secrets=secrets, restored=True)
         try:
             application = Application(core, secrets=secrets)
             server = _Server(

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mailgate import __version__
-from mailgate.cli import holds, keys, mailboxes, purge, server, session, tenants, tokens, users
+from mailgate.cli import holds, keys, mailboxes, purge, restore, server, session, tenants, tokens, users
 from mailgate.cli.audit import audit_app
 from mailgate.cli.demo import demo
 from mailgate.cli.disclose import disclose
@@ -55,6 +55,7 @@ app.command()(server.init)
 app.command()(server.serve)
 app.command(name="migrate")(server.migrate_command)
 app.command()(server.doctor)
+app.command()(restore.restore)
 app.command()(demo)
 app.add_typer(tenants.app, name="tenant")
 app.add_typer(mailboxes.app, name="mailbox")

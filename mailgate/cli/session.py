@@ -59,11 +59,13 @@ def settings() -> Settings:
 
 
 @asynccontextmanager
-async def opened(*, create: bool = False) -> AsyncIterator[Core]:
-    """The store, for one command; warnings of its parts go to standard error."""
+async def opened(*, create: bool = False, restored: bool = False) -> AsyncIterator[Core]:
+    """The store, for one command; warnings of its parts go to standard error. `restored`: also one that is behind its
+    purge logs.
+    """
     read = settings()
     logs.configure(LogSettings(level="warning", format=read.log.format))
-    core = await Core.open(read, secrets=Secrets.from_environment(), create=create)
+    core = await Core.open(read, secrets=Secrets.from_environment(), create=create, restored=restored)
     try:
         yield core
     finally:

@@ -8,11 +8,9 @@ rows were changed, and nothing is signed then.
 
 from __future__ import annotations
 
-import contextlib
-import os
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sqlalchemy import Column, Connection, desc, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -25,6 +23,7 @@ from mailgate.store.paging import Page, cut
 from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, messages, tenant_heads, tombstones
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
+from mailgate.store.witness import Witness
 from retention.ledger import tiles
 from retention.ledger.checkpoint import Checkpoint, open_checkpoint
 from retention.ledger.note import Signer, Verifier
@@ -74,47 +73,6 @@ class EntryFilter:
     item_ref: str | None = None
 
 
-class Witness:
-    """The place outside the database where the last checkpoint of every log is kept: a folder, best on another
-    machine's disk.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-    @property
-    def fault(self) -> str | None:
-        """Why nothing can be kept here; None when it can."""
-        if self._folder.is_dir():
-            return None
-        return f"{self._folder} is not there (ledger.witness): no log can be signed"
-
-    def last(self, tenant_ref: str) -> bytes | None:
-        """The last note, or None when there never was one."""
-        with contextlib.suppress(FileNotFoundError):
-            return self._path(tenant_ref).read_bytes()
-        return None
-
-    def keep(self, tenant_ref: str, note: bytes) -> None:
-        """Replace the last note durably; a cut leaves the old one or the new one."""
-        path = self._path(tenant_ref)
-        temporary = path.with_suffix(".new")
-        with temporary.open("wb") as file:
-            file.write(note)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-    def _path(self, tenant_ref: str) -> Path:
-        return self._folder / f"{tenant_ref}.checkpoint"
-
-
 class LogReader:
     """Reads and signs the logs. `seed` is the installation's Ed25519 seed; each log's key bears the log's name."""
 
@@ -162,6 +120,9 @@ class LogReader:
 
     async def _sign(self, tenant: Tenant, now: Instant) -> SignedCheckpoint:
         signer = self.signer(tenant)
+        fault = self._witness.fault
+        if fault is not None:
+            raise UnavailableError(fault, slug="witness_missing")
         kept = self._witness.last(tenant.ref)
         known = [] if kept is None else [open_checkpoint(kept, signer.verifier)]
         last = await self._last(tenant)
@@ -187,8 +148,25 @@ class LogReader:
             return SignedCheckpoint(checkpoint.size, checkpoint.root, note, now)
 
         signed = await self._db.transact(work)
+        if self._witness.keeps_entries:
+            await self._keep_entries(tenant, 0 if kept is None else known[0].size, signed.size)
         self._witness.keep(tenant.ref, signed.note)
+        self._witness.forget_partial(tenant.ref, signed.size)
         return signed
+
+    async def _keep_entries(self, tenant: Tenant, kept: int, size: int) -> None:
+        """Write the entries up to `size` outside, before the checkpoint that signs them; `kept` of them are there."""
+        first = self._witness.kept_tiles(tenant.ref, min(kept, size)) * tiles.TILE_WIDTH
+        while first < size:
+            end = min(first + _ENTRIES_A_READ, size)
+            bodies = [body async for body in self.entries(tenant, first, end)]
+            together = [bodies[at : at + tiles.TILE_WIDTH] for at in range(0, len(bodies), tiles.TILE_WIDTH)]
+            bundles = [
+                (tiles.Tile(tiles.ENTRIES, number, len(each)), tiles.encode_bundle(each))
+                for number, each in enumerate(together, start=first // tiles.TILE_WIDTH)
+            ]
+            await asyncio.to_thread(self._witness.keep_bundles, tenant.ref, bundles)
+            first = end
 
     def _grow(self, conn: Connection, tenant: Tenant, size: int, known: Sequence[Checkpoint]) -> Checkpoint:
         """Compare the tree with what was signed before, store the tiles that became full, and say what the tree is
@@ -311,6 +289,12 @@ class LogReader:
     def _same_as_witness(self, tenant: Tenant, last: SignedCheckpoint) -> bool:
         kept = self._witness.last(tenant.ref)
         return kept is not None and open_checkpoint(kept, self.verifier(tenant)).size == last.size
+
+
+async def anything_signed(db: Database) -> bool:
+    """Whether any log was ever signed."""
+    async with db.read() as conn:
+        return (await conn.execute(select(log_checkpoints.c.size).limit(1))).first() is not None
 
 
 class TileReader:

@@ -209,6 +209,13 @@ async def unsigned_logs(db: Database) -> list[str]:
         return list((await conn.execute(query)).scalars())
 
 
+async def logs(db: Database) -> list[str]:
+    """Tenants whose purge log has an entry, erased ones too."""
+    query = select(tenant_heads.c.tenant_id).where(tenant_heads.c.log_size > 0).order_by(tenant_heads.c.tenant_id)
+    async with db.read() as conn:
+        return list((await conn.execute(query)).scalars())
+
+
 async def importing(db: Database) -> bool:
     """Whether any mailbox is in its first import now."""
     query = select(mailboxes.c.id).where(mailboxes.c.state == "importing", mailboxes.c.removed_at.is_(None)).limit(1)

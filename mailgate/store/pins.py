@@ -48,6 +48,8 @@ _M = messages.c
 _BATCH = 500
 MAX_ENTITY_ID = 200
 MAX_NOTE = 4_000
+RESTORED = "restored:"
+"""How the id of a record begins that is known by its commitment in the purge log only, since a backup was restored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,11 @@ class Pins:
             if sealed is not None:
                 await tx.conn.execute(update(table).where(_is(message_id, entity_type, entity_id)).values(note=sealed))
             return self._pin(tenant, known, row, note), False
+        placeholder = await self._recognised(tx.conn, tenant, row, entity_type, entity_id)
+        if placeholder is not None:  # it was pinned to this record all the time: the log says so
+            again = {"entity_id": entity_id, "note": sealed}
+            await tx.conn.execute(update(table).where(table.c.ref == placeholder.ref).values(again))
+            return Pin(message_id, entity_type, entity_id, note, placeholder.created_at, placeholder.created_by), False
         if removed:
             raise ConflictError("the message's mailbox was removed", slug="mailbox_removed", message_id=message_id)
         await require_storage(tx.conn, self._expiry, tenant.id, message_id, now)
@@ -323,6 +330,13 @@ class Pins:
             expires_at = horizon.expires_at(row, holds[row.id])
             _emit(tx, "message.unpinned", tenant.id, row, now, entity_type, entity_id, expires_at)
         return len(rows)
+
+    async def _recognised(
+        self, conn: AsyncConnection, tenant: Tenant, row: Any, entity_type: str, entity_id: str
+    ) -> Row[Any] | None:
+        """The pin that stands for this record since a backup was restored: the log knows it, its id not in clear."""
+        commit = self._committer(tenant).commit(row.item_ref, "entity", entity_id.encode())
+        return await self._find(conn, row.id, entity_type, RESTORED + commit)
 
     async def _find(self, conn: AsyncConnection, message_id: str, entity_type: str, entity_id: str) -> Row[Any] | None:
         row: Row[Any] | None = (

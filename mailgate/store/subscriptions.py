@@ -283,6 +283,21 @@ class Subscriptions:
         tx.set_head(tenant.id, log_plan=mark)
         return holds
 
+    async def recover(
+        self, tx: Transaction, tenant_id: str, plan: str, days: int, *, since: Instant, at: Instant, event_id: str
+    ) -> bool:
+        """What the log knows of a plan and a restored database does not; whether anything was new. The billing system
+        tells the rest. Writes nothing to the log, which has it; the caller holds the tenant's lock.
+        """
+        tx.set_head(tenant_id, log_plan=f"{plan}:{days}:{since}")
+        holds = await self.entitlements_in(tx.conn, tenant_id, at)
+        if (holds.plan, holds.retention_days) == (plan, days):
+            return False
+        event = Event(event_id, EventType.SET, since, plan=plan)
+        await timelines.add(tx, tenant_id, [event], told_by="set", now=at, actor=SYSTEM)
+        await timelines.write(tx, tenant_id, await timelines.compute(tx.conn, tenant_id, self._rules))
+        return True
+
     async def announce_lapses(self, now: Instant) -> int:
         """The scheduler's tick: announce what changed by mere passing of time. Returns for how many tenants."""
         async with self._db.read() as conn:

@@ -157,24 +157,34 @@ class TenantErasures:
                     f"and its delay has passed; see GET /v1/tenants/{tenant_id}/holds"
                 )
             entitled = await self._subscriptions.entitlements_in(tx.conn, tenant_id, now)
-            state = {
-                "reason": reason.value,
-                "actor": [actor.kind, actor.ref],
-                "run": run_id,
-                "stage": Stage.COPIES.value,
-                "plan": entitled.plan,
-                "days": entitled.retention_days or 0,
-                "purged": 0,
-                "bytes": 0,
-            }
-            mark = update(tenants).where(_T.id == tenant_id).values(erasing_at=now, erasing=state)
-            await tx.conn.execute(mark)
-            await _cut_off(tx, tenant_id, now)
+            await _mark(tx, tenant_id, reason, run_id, now, actor, entitled.plan, entitled.retention_days or 0)
             self._tell(tx, row, actor, leaves.run_open, now, run_id, now=now, trigger=reason.value, approved=())
             tx.after_commit(self.on_begun)
             return Erasure(tenant_id, reason, run_id, now, None, 0, 0)
 
         return await self._db.transact(work)
+
+    async def recover(
+        self, tx: Transaction, tenant_id: str, reason: Reason, run_id: str, at: Instant, actor: Actor
+    ) -> None:
+        """An erasure that the log knows to have begun, and a restored database does not. Writes nothing to the log."""
+        if (await _locked(tx, tenant_id)).erasing_at is None:
+            entitled = await self._subscriptions.entitlements_in(tx.conn, tenant_id, at)
+            await _mark(tx, tenant_id, reason, run_id, at, actor, entitled.plan, entitled.retention_days or 0)
+            tx.after_commit(self.on_begun)
+
+    async def recover_closed(self, tx: Transaction, tenant_id: str, run_id: str, purged: int, size: int) -> None:
+        """The same: its run is over, if it is this one."""
+        state = (await _locked(tx, tenant_id)).erasing
+        if state is not None and state["run"] == run_id and state["stage"] == Stage.COPIES:
+            await self._release_unsent(tx, tenant_id, self._clock())
+            await _put(tx, tenant_id, {**state, "stage": Stage.KEYS.value, "purged": purged, "bytes": size})
+
+    async def recover_shredded(self, tx: Transaction, tenant_id: str) -> None:
+        """The same: its keys were destroyed."""
+        state = (await _locked(tx, tenant_id)).erasing
+        if state is not None and state["stage"] == Stage.KEYS:
+            await _put(tx, tenant_id, {**state, "stage": Stage.ROWS.value})
 
     async def look(self, tenant_id: str) -> Erasure | None:
         """How far the tenant's erasure is; None when there is no such tenant, or it is not being erased."""
@@ -309,6 +319,23 @@ async def _locked(tx: Transaction, tenant_id: str) -> Row[Any]:
     if row is None:
         raise NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
     return row
+
+
+async def _mark(
+    tx: Transaction, tenant_id: str, reason: Reason, run_id: str, now: Instant, actor: Actor, plan: str, days: int
+) -> None:
+    state = {
+        "reason": reason.value,
+        "actor": [actor.kind, actor.ref],
+        "run": run_id,
+        "stage": Stage.COPIES.value,
+        "plan": plan,
+        "days": days,
+        "purged": 0,
+        "bytes": 0,
+    }
+    await tx.conn.execute(update(tenants).where(_T.id == tenant_id).values(erasing_at=now, erasing=state))
+    await _cut_off(tx, tenant_id, now)
 
 
 async def _put(tx: Transaction, tenant_id: str, state: Mapping[str, Any]) -> None:

@@ -122,5 +122,7 @@ class Services:
     access: AccessLog
     health: dict[str, HealthCheck] = field(default_factory=dict)
     admin_token: str | None = field(default=None, repr=False)
+    closed: Callable[[], str | None] = lambda: None
+    """Why nothing is served yet; None when everything is."""
     readers: Readers = field(default_factory=lambda: Readers(200))
     passwords: Passwords = field(default_factory=Passwords)

@@ -204,3 +204,18 @@ async def test_a_letter_that_waits_over_months_outlives_their_keys(acme: Office)
     assert sent["state"] == "sent"
     copy = await gateway.client.get(f"/v1/tenants/acme/messages/{sent['message_id']}/raw")
     assert copy.content == acme.server.received[0].content
+
+
+async def test_after_a_backup_was_restored_nothing_is_sent_by_itself(acme: Office) -> None:
+    """What waited then may have been sent since; what was to be sent later than now was not."""
+    gateway = acme.gateway
+    due = await acme.submit()
+    later = await acme.submit(send_at=to_rfc3339(gateway.clock() + HOUR))
+    await gateway.core.restore.run(SYSTEM)
+    await acme.work()
+    assert acme.server.received == []
+    asked = await acme.get(due["id"])
+    assert (asked["state"], asked["code"]) == ("uncertain", "backup_restored")
+    assert (await acme.get(later["id"]))["state"] == "queued"
+    again = await gateway.client.post(f"{acme.base}/{due['id']}/retry")
+    assert again.status_code == 202, again.text

@@ -14,9 +14,10 @@ from mailgate.blobs import BlobStore
 from mailgate.keys import KeyRing
 from mailgate.store.database import Database
 from mailgate.store.log import LogPolicy, PurgeLog
-from mailgate.store.log_reading import LogReader, Witness
+from mailgate.store.log_reading import LogReader
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.witness import Witness
 from mailgate.tenants.catalogue import parse_catalogue
 from mailgate.tenants.timeline import SubscriptionRules
 from retention.engine import Engine

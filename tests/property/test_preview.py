@@ -24,11 +24,12 @@ from mailgate.keys import KeyRing
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.log import LogPolicy, PurgeLog
-from mailgate.store.log_reading import LogReader, Witness
+from mailgate.store.log_reading import LogReader
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.retention import RetentionService
 from mailgate.store.schema import hold_messages, holds, messages
 from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.witness import Witness
 from mailgate.tenants.catalogue import parse_catalogue
 from mailgate.tenants.timeline import SubscriptionRules
 from retention.engine import Preview

@@ -31,13 +31,14 @@ from mailgate.store.check import doctor
 from mailgate.store.database import Database
 from mailgate.store.erasures import Erasures
 from mailgate.store.log import LogPolicy, PurgeLog
-from mailgate.store.log_reading import LogReader, Witness
+from mailgate.store.log_reading import LogReader
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.migrate import upgrade
 from mailgate.store.purge_lease import TTL
 from mailgate.store.retention import RetentionService
 from mailgate.store.schema import hold_messages, holds
 from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.witness import Witness
 from mailgate.tenants.catalogue import parse_catalogue
 from mailgate.tenants.timeline import SubscriptionRules
 from retention.policy import Policy

@@ -16,9 +16,10 @@ from mailgate.clock import DAY, HOUR
 from mailgate.store import alarms as alarms_module
 from mailgate.store.alarms import Alarms
 from mailgate.store.feed import FeedReader, Publisher
-from mailgate.store.log_reading import LogReader, Witness
+from mailgate.store.log_reading import LogReader
 from mailgate.store.retention import RetentionService
 from mailgate.store.schema import blob_erasures, log_checkpoints, tenant_heads
+from mailgate.store.witness import Witness
 from retention.model import Brake
 from retention.policy import Policy
 from tests.store.builder import Seed

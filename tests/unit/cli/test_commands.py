@@ -366,3 +366,33 @@ def test_a_tenant_is_erased_only_after_its_id_was_typed(shell: Shell) -> None:
     shell("tenant", "add", "acme", expect=4)
     shell("audit", "export", "acme", str(shell.folder / "log"))
     shell("tenant", "erase", "nobody", "--yes", expect=4)
+
+
+def test_a_restored_backup_is_brought_up_to_date_before_anything_else(shell: Shell) -> None:
+    shell("purge")
+    database = shell.folder / "data" / "mailgate.db"
+    shutil.copyfile(database, shell.folder / "backup.db")
+    shell("tenant", "plan", "acme", "professional")
+    shell("purge")
+    for file in database.parent.glob("mailgate.db*"):
+        file.unlink()
+    shutil.copyfile(shell.folder / "backup.db", database)
+    refused = shell("tenant", "list", expect=4)
+    assert "backup_restored" in refused.stderr
+    assert [log["tenant"] for log in shell.json("restore", "--dry-run")["behind"]] == ["acme"]
+    assert "up to date" in shell("restore").stdout
+    assert shell.json("tenant", "list")[0]["plan"] == "professional"
+    assert shell.json("restore")["replayed"] == []
+    shell("audit", "export", "acme", str(shell.folder / "log"))
+
+
+def test_a_witness_that_is_lost_is_begun_anew_when_it_is_said(shell: Shell) -> None:
+    shell("purge")
+    witness = shell.folder / "data" / "witness"
+    shutil.rmtree(witness)
+    shell("tenant", "plan", "acme", "professional")
+    assert "ledger.witness" in shell("purge", expect=5).stderr
+    assert not witness.exists()
+    assert shell.json("restore", "--new-witness") == {"new_witness": 1}
+    assert {path.suffix for path in witness.iterdir()} >= {".checkpoint", ".log"}
+    shell("purge")

@@ -1,0 +1,87 @@
+"""`restore`: after a backup of the database was restored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from mailgate.actors import COMMAND
+from mailgate.app.core import Core
+from mailgate.cli import session
+from mailgate.cli.purge import finish
+from mailgate.errors import ConfigurationError
+from mailgate.store import overview, tenants
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+
+
+def restore(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which logs are behind.")] = False,
+    new_witness: Annotated[
+        bool,
+        typer.Option(
+            "--new-witness",
+            help="ledger.witness is lost or moves: begin a new one there from what the database has.",
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """After a backup of the database was restored: purge again what was purged since, as the purge logs outside say.
+
+    Pins, holds, plans and erasures since the backup are set again as well, and what waited to be sent is left to a
+    person. Run it before anything else; a gateway serves nothing until it is done, and goes on by itself then. Cut, it
+    is finished by running it again. Harmless where nothing is behind.
+    """
+
+    async def work() -> dict[str, Any]:
+        async with session.opened(restored=True) as core:
+            if new_witness:
+                return {"new_witness": await _begin_witness(core)}
+            found = await core.restore.behind()
+            logs = [
+                {"tenant": log.tenant_id, "ref": log.tenant_ref, "have": log.have, "signed": log.signed}
+                for log in found
+            ]
+            if dry_run:
+                return {"behind": logs, "replayed": []}
+            with session.err.status("replaying"):
+                done = await core.restore.run(COMMAND)
+                await core.tenant_erasures.work()
+                await finish(core)
+                await core.tenant_erasures.work()
+            replayed = [
+                {"tenant": each.tenant_id, "entries": each.entries, **each.done, "missing": each.missing}
+                for each in done
+            ]
+            return {"behind": logs, "replayed": replayed}
+
+    done = session.run(work())
+    if json:
+        session.show_json(done)
+        return
+    if new_witness:
+        session.say(f"a new witness keeps {done['new_witness']} logs from now on")
+        return
+    for log in done["behind"]:
+        whose = (
+            f"tenant {log['tenant']}" if log["tenant"] else f"{log['ref']}, a tenant that this database does not know"
+        )
+        session.say(f"{whose}: {log['have']} entries here, {log['signed']} signed")
+    for each in done["replayed"]:
+        told = ", ".join(f"{count} {what}" for what, count in each.items() if what not in ("tenant", "entries"))
+        session.say(f"tenant {each['tenant']}: {each['entries']} entries replayed: {told}")
+    if not dry_run:
+        session.say("the database is up to date with its purge logs; let the CRM pin its records again")
+
+
+async def _begin_witness(core: Core) -> int:
+    fault = core.witness.fault
+    if fault is not None and "another installation" in fault:
+        raise ConfigurationError(fault)
+    core.witness.begin()
+    ids = await overview.logs(core.db)
+    for tenant_id in ids:
+        await core.log_reader.checkpoint(await tenants.get(core.db, tenant_id, erased=True), core.clock())
+    return len(ids)

@@ -1,0 +1,283 @@
+"""Last week's backup of the database is restored: what was purged since is purged again, what was pinned or held since
+stays, and the log goes on as the one that was signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from mailgate.actors import SYSTEM, Actor
+from mailgate.clock import DAY
+from mailgate.jobs.erase import EraseWorker
+from mailgate.store import tenants
+from mailgate.store.erasures import Erasures
+from mailgate.store.feed import Publisher
+from mailgate.store.legal_holds import LegalHolds, Scope
+from mailgate.store.log_reading import LogDivergedError
+from mailgate.store.pins import RESTORED
+from mailgate.store.restore import Restore, behind, refusal
+from mailgate.store.schema import feed, log_leaves, messages, metadata, pins, tombstones
+from mailgate.store.tenant_erasure import Reason, TenantErasures
+from mailgate.store.witness import Witness
+from retention.ledger.replay import replay_leaves
+from retention.ledger.report import Verdict
+from tests.store.builder import Home
+from tests.store.conftest import Store
+from tests.store.purging import Purging, make_purging
+
+ADMIN = Actor("token", "T1")
+Backup = Mapping[str, Sequence[Any]]
+
+
+class Week:
+    """A database of which a backup was made, and what happened since."""
+
+    def __init__(self, purging: Purging, witness: Witness) -> None:
+        self.purging = purging
+        self.store = purging.store
+        self.witness = witness
+        store = self.store
+        self.holds = LegalHolds(store.db, store.ring, store.log, purging.expiry, release_days=30)
+        self.erasures = TenantErasures(store.db, store.ring, store.log, store.subscriptions, purging.clock, "test")
+        self.ids: dict[str, str] = {}
+
+    def restoring(self, **more: Any) -> Restore:
+        store = self.store
+        return Restore(
+            store.db,
+            store.reader,
+            self.witness,
+            store.subscriptions,
+            store.mailboxes,
+            self.erasures,
+            self.purging.clock,
+            **{"batch": 7} | more,
+        )
+
+    async def copy(self, name: str, home: Home, age_days: float) -> None:
+        self.ids[name] = await self.purging.builder.copy(home, age_days=age_days)
+
+    async def left(self, tenant_id: str = "acme") -> set[str]:
+        there = await self.purging.ids(tenant_id)
+        return {name for name, id_ in self.ids.items() if id_ in there}
+
+    async def erase_blobs(self) -> None:
+        store = self.store
+        await EraseWorker(Erasures(store.db, store.log), store.blobs, self.purging.clock, "test").work()
+
+    async def sign(self) -> None:
+        for tenant_id in ("acme", "bye", "calm"):
+            tenant = await tenants.get(self.store.db, tenant_id, erased=True)
+            await self.store.reader.checkpoint(tenant, self.purging.now)
+
+    async def backup(self) -> Backup:
+        async with self.store.db.read() as conn:
+            return {table.name: (await conn.execute(select(table))).all() for table in metadata.sorted_tables}
+
+    async def restore(self, backup: Backup) -> None:
+        async with self.store.db.write() as tx:
+            for table in reversed(metadata.sorted_tables):
+                await tx.conn.execute(table.delete())
+            for table in metadata.sorted_tables:
+                for row in backup[table.name]:
+                    await tx.conn.execute(insert(table).values(row._asdict()))
+
+    async def bodies(self, tenant_id: str) -> Sequence[bytes]:
+        query = select(log_leaves.c.body).where(log_leaves.c.tenant_id == tenant_id).order_by(log_leaves.c.idx)
+        async with self.store.db.read() as conn:
+            return (await conn.execute(query)).scalars().all()
+
+    async def rows(self, table: Any) -> Sequence[Any]:
+        async with self.store.db.read() as conn:
+            return (await conn.execute(select(table))).all()
+
+
+@pytest.fixture
+async def week(store: Store) -> Week:
+    """acme has copies whose time comes within the week; bye leaves; calm does nothing at all."""
+    purging = await make_purging(store)
+    made = Week(purging, store.reader._witness)
+    builder = purging.builder
+    home = await builder.home("acme", "crm_plus")
+    await made.copy("purged", home, 28)
+    await made.copy("pinned later", home, 28)
+    await made.copy("unpinned later", home, 28)
+    await made.copy("young", home, 1)
+    await made.copy("held later", await builder.mailbox(home.tenant), 28)
+    await made.copy("mailbox removed later", await builder.mailbox(home.tenant), 1)
+    await purging.pins.put("acme", made.ids["unpinned later"], "deal", "D", note=None, now=purging.now, actor=ADMIN)
+    await made.copy("of bye", await builder.home("bye"), 1)
+    await made.copy("of calm", await builder.home("calm"), 1)
+    await Publisher(store.db, "test").publish(purging.now)
+    await made.sign()
+    return made
+
+
+async def pass_by(week: Week) -> Backup:
+    """The backup; then a week passes."""
+    purging, store = week.purging, week.store
+    backup = await week.backup()
+    feed_before = (await week.rows(feed))[0].ref
+    now = purging.now
+    await purging.pins.put("acme", week.ids["pinned later"], "deal", "E-7", note=None, now=now, actor=ADMIN)
+    await purging.pins.remove("acme", week.ids["unpinned later"], "deal", "D", now=now, actor=ADMIN)
+    rows = {row.id: row for row in await week.rows(messages)}
+    held, removed = (rows[week.ids[name]].mailbox_id for name in ("held later", "mailbox removed later"))
+    await week.holds.place("acme", Scope(mailbox_id=held), matter="M-1", reason="r", now=now, actor=ADMIN)
+    await store.mailboxes.remove("acme", removed, now, ADMIN)
+    purging.now += 7 * DAY
+    await purging.purge(1)
+    assert await week.left() == {"pinned later", "held later", "young"}
+    await purging.builder.plan("acme", "professional", purging.now)
+    async with store.db.write() as tx:
+        tenant = await tenants.lock(tx, "acme")
+        await store.subscriptions.announce(tx, tenant, purging.now)
+    await week.erasures.begin("bye", Reason.ERASURE_REQUEST, ADMIN)
+    await week.erasures.work()
+    await week.erase_blobs()
+    assert await week.erasures.work() == 1
+    await week.sign()
+    assert (await week.rows(feed))[0].ref == feed_before
+    return backup
+
+
+async def test_last_weeks_backup(week: Week) -> None:
+    purging, store = week.purging, week.store
+    backup = await pass_by(week)
+    known = {tenant_id: await week.bodies(tenant_id) for tenant_id in ("acme", "bye", "calm")}
+    feed_before = (await week.rows(feed))[0].ref
+    await week.restore(backup)
+
+    late = await behind(store.db, week.witness)
+    assert {log.tenant_id for log in late} == {"acme", "bye"}
+    assert all(log.have < log.signed for log in late)
+    refused = refusal(late)
+    assert refused is not None
+    assert "mailgate restore" in refused.detail
+    with pytest.raises(LogDivergedError):
+        await store.reader.checkpoint(await tenants.get(store.db, "acme"), purging.now)
+    assert week.ids["purged"] in await purging.ids()
+
+    done = {each.tenant_id: each for each in await week.restoring().run(ADMIN)}
+    assert set(done) == {"acme", "bye"}
+    assert done["acme"].done == {
+        "pin.add": 1, "pin.remove": 1, "hold.place": 1, "item.purge": 3, "plan.effective": 1,
+    }  # fmt: skip
+    assert done["acme"].missing == 0
+    assert await week.left() == {"pinned later", "held later", "young"}
+    assert {row.message_id for row in await week.rows(tombstones)} == {
+        week.ids[name] for name in ("purged", "unpinned later", "mailbox removed later")
+    }
+    assert {tenant_id: await week.bodies(tenant_id) for tenant_id in known} == known
+    assert await behind(store.db, week.witness) == []
+    assert (await store.subscriptions.entitlements("acme", purging.now)).plan == "professional"
+    assert (await week.rows(feed))[0].ref != feed_before  # cursors of before lead nowhere
+
+    # The tenant that had left is gone again.
+    assert await tenants.find(store.db, "bye") is None
+    await week.erasures.work()
+    await week.erase_blobs()
+    await week.erasures.work()
+    assert await week.left("bye") == set()
+    assert await week.bodies("calm") == known["calm"]
+
+    # The log goes on, and whatever is purged later is purged by its rules: pins and holds of the week stand.
+    purging.now += 200 * DAY
+    await purging.builder.plan("acme", "crm_plus", purging.now)
+    await purging.purge(2)
+    assert await week.left() == {"pinned later", "held later"}
+    await week.erase_blobs()
+    await week.sign()
+    report = replay_leaves(await week.bodies("acme"))
+    assert report.verdict is Verdict.OK, report.lines()
+    assert await week.restoring().run(ADMIN) == []
+
+
+async def test_a_record_that_is_pinned_again_finds_its_pin(week: Week) -> None:
+    purging = week.purging
+    await week.restore(await pass_by(week))
+    await week.restoring().run(ADMIN)
+    (standing,) = await week.rows(pins)
+    assert standing.entity_id.startswith(RESTORED)
+    size = len(await week.bodies("acme"))
+    id_ = week.ids["pinned later"]
+    pin, made = await purging.pins.put("acme", id_, "deal", "E-7", note=None, now=purging.now, actor=SYSTEM)
+    assert (pin.entity_id, made) == ("E-7", False)
+    (standing,) = await week.rows(pins)
+    assert standing.entity_id == "E-7"
+    assert len(await week.bodies("acme")) == size  # it was pinned all the time
+    await purging.pins.put("acme", id_, "deal", "F-8", note=None, now=purging.now, actor=SYSTEM)
+    assert {row.entity_id for row in await week.rows(pins)} == {"E-7", "F-8"}
+
+
+async def test_cut_between_batches_it_goes_on(week: Week) -> None:
+    backup = await pass_by(week)
+    known = await week.bodies("acme")
+    await week.restore(backup)
+    have = len(await week.bodies("acme"))
+    ref = (await tenants.get(week.store.db, "acme")).ref
+    entries = week.witness.entries
+
+    def torn(tenant_ref: str, size: int) -> Iterator[bytes]:
+        for index, body in enumerate(entries(tenant_ref, size)):
+            if tenant_ref == ref and index > have + 2:
+                raise KeyboardInterrupt
+            yield body
+
+    cut = week.restoring(batch=1)
+    verify = cut._verify
+
+    def verified(*args: Any) -> Any:
+        week.witness.entries = entries  # type: ignore[method-assign]
+        plan = verify(*args)
+        week.witness.entries = torn  # type: ignore[method-assign]
+        return plan
+
+    cut._verify = verified  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        await cut.run(ADMIN)
+    week.witness.entries = entries  # type: ignore[method-assign]
+    assert have < len(await week.bodies("acme")) < len(known)
+    await week.restoring().run(ADMIN)
+    assert await week.bodies("acme") == known
+    assert await week.left() == {"pinned later", "held later", "young"}
+
+
+async def test_a_database_that_went_its_own_way_is_refused(week: Week) -> None:
+    backup = await pass_by(week)
+    newest = await week.backup()
+    await week.restore(backup)
+    await week.purging.pins.put("acme", week.ids["young"], "deal", "X", note=None, now=week.purging.now, actor=ADMIN)
+    before = await week.bodies("acme")
+    with pytest.raises(LogDivergedError, match="Restore the backup once more"):
+        await week.restoring().run(ADMIN)
+    assert await week.bodies("acme") == before
+    await week.restore(newest)
+
+
+@pytest.mark.parametrize("harm", ["missing", "other"])
+async def test_entries_that_are_not_whole_are_refused(week: Week, harm: str) -> None:
+    backup = await pass_by(week)
+    newest = await week.backup()
+    await week.restore(backup)
+    ref = (await tenants.get(week.store.db, "acme")).ref
+    (bundle,) = (path for path in (week.witness._folder / f"{ref}.log").rglob("*") if path.is_file())
+    if harm == "missing":
+        bundle.unlink()
+    else:
+        bundle.write_bytes(bundle.read_bytes().replace(b"young", b"old__").replace(b"professional", b"professionam"))
+    with pytest.raises(LogDivergedError, match=r"ledger\.witness"):
+        await week.restoring().run(ADMIN)
+    await week.restore(newest)
+
+
+async def test_the_fixture_restores_what_it_saved(week: Week) -> None:
+    backup = await week.backup()
+    async with week.store.db.write() as tx:
+        await tx.conn.execute(update(messages).values(seen=True))
+    await week.restore(backup)
+    assert await week.backup() == backup
