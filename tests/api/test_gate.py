@@ -248,7 +248,7 @@ async def test_health_is_open_and_says_what_is_wrong(gateway: Gateway) -> None:
         gateway.health["blobs"] = ill
         ready = await client.get("/readyz")
         assert ready.status_code == 503
-        assert {"name": "blobs", "ok": False, "detail": "the disk is full"} in ready.json()["parts"]
+        assert {"name": "blobs", "ok": False, "detail": "the disk is full", "needed": True} in ready.json()["parts"]
 
 
 async def test_metrics_count_requests_by_route(gateway: Gateway) -> None:
