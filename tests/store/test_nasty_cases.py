@@ -1,0 +1,175 @@
+"""Cases that go wrong where nobody looks: at the very instant, in every order, in another time zone, all at once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import select
+
+from mailgate.actors import SYSTEM, Actor
+from mailgate.clock import DAY, MINUTE
+from mailgate.jobs.erase import EraseWorker
+from mailgate.store.bulk import insert_many
+from mailgate.store.erasures import Erasures
+from mailgate.store.legal_holds import LegalHolds, Scope
+from mailgate.store.retention import RetentionService
+from mailgate.store.schema import blob_erasures, blobs, messages, pins
+from mailgate.store.subscriptions import SubscriptionChange
+from mailgate.tenants.timeline import Event, EventType, Status
+from retention.model import Brake
+from retention.policy import ClockLimits, Policy
+from tests.store.builder import Seed
+from tests.store.conftest import NOW, Store
+from tests.store.purging import Purging, make_purging
+
+ADMIN = Actor("token", "T1")
+
+
+@pytest.fixture
+async def purging(store: Store) -> Purging:
+    return await make_purging(store)
+
+
+async def test_a_plan_that_ends_exactly_when_the_run_judges(purging: Purging) -> None:
+    """Until its last microsecond the paid plan keeps; at its end, which is the run's now, Free keeps nothing."""
+    home = await purging.builder.home(plan=None)
+    end = NOW + 5 * DAY
+    paid = SubscriptionChange("professional", status=Status.CANCELED, period_end=end)
+    await purging.store.subscriptions.set_outright("acme", paid, NOW, SYSTEM)
+    await purging.builder.copies(home, [Seed(NOW - 80 * DAY), Seed(NOW)])
+    purging.now = end - 1
+    assert (await purging.purge(1)).purged == 0
+    purging.now = end
+    assert (await purging.purge(2)).purged == 2
+    leaves = [leaf for leaf in await purging.leaves() if leaf["type"] == "item.purge"]
+    assert {(leaf["plan"], leaf["days"], leaf["reason"]) for leaf in leaves} == {("free", 0, "plan_end")}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(("due", "pinned", "held"))), ids="-".join)
+async def test_a_blob_shared_by_purged_pinned_and_held_goes_with_the_last(
+    purging: Purging, order: tuple[str, ...]
+) -> None:
+    """Whatever keeps each copy ends in turn; the bytes stay as long as one copy does, in batches of one."""
+    store = purging.store
+    holds = LegalHolds(store.db, store.ring, store.log, purging.expiry, release_days=0)
+    home = await purging.builder.home()
+    keys = await purging.builder.copies(home, [Seed(NOW - 40 * DAY - n, b"same\r\n\r\n") for n in range(3)])
+    ids = dict(zip(("due", "pinned", "held"), keys, strict=True))
+    for id_ in ids.values():
+        await purging.pins.put("acme", id_, "task", "keep", note=None, now=NOW, actor=SYSTEM)
+    await purging.pins.put("acme", ids["pinned"], "deal", "D", note=None, now=NOW, actor=SYSTEM)
+    hold = await holds.place("acme", Scope(message_ids=(ids["held"],)), matter="m", reason="r", now=NOW, actor=ADMIN)
+    for number, kind in enumerate(order, start=1):
+        await purging.pins.remove("acme", ids[kind], "task", "keep", now=purging.now, actor=SYSTEM)
+        if kind == "pinned":
+            await purging.pins.remove("acme", ids[kind], "deal", "D", now=purging.now, actor=SYSTEM)
+        if kind == "held":
+            assert (await purging.purge(10 + number, batch=1)).purged == 0
+            await holds.release("acme", hold.id, reason="r", now=purging.now, actor=ADMIN)
+            purging.now += 1
+        assert (await purging.purge(number, batch=1)).purged == 1
+        async with store.db.read() as conn:
+            refs = (await conn.execute(select(blobs.c.refs))).scalars().all()
+            queued = len((await conn.execute(select(blob_erasures.c.blob_id))).all())
+        assert (refs, queued) == (([3 - number], 0) if number < 3 else ([], 1))
+
+
+async def test_the_same_bytes_that_come_while_the_old_ones_wait_to_be_erased(purging: Purging) -> None:
+    """A new object under a new name: the erasing of the old one can't hit it."""
+    home = await purging.builder.home()
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY, b"same\r\n\r\n")])
+    erasures = Erasures(purging.store.db, purging.store.log)
+    await purging.purge()
+    queued = await erasures.due(NOW)
+    purging.builder.forget()
+    await purging.builder.copies(home, [Seed(NOW, b"same\r\n\r\n")])
+    async with purging.store.db.read() as conn:
+        new = (await conn.execute(select(blobs.c.id))).scalar_one()
+    assert new != queued[0].blob_id
+    worker = EraseWorker(erasures, purging.store.blobs, purging.clock, "one")
+    assert await worker.work() == (1, 0)
+    assert list(purging.store.blobs.list_ids()) == [new]  # and the store reads it when it checks itself
+
+
+@pytest.fixture(params=["Pacific/Kiritimati", "America/New_York"])
+def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The machine stands in another time zone."""
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield request.param
+    monkeypatch.delenv("TZ")
+    time.tzset()
+
+
+async def test_the_time_zone_of_the_machine_moves_no_boundary(purging: Purging, elsewhere: str) -> None:
+    """Neither its offset nor the hour that a change of summer time takes or gives (2024-11-03 in New York)."""
+    assert os.environ["TZ"] == elsewhere
+    home = await purging.builder.home()
+    purging.now = NOW + 45 * DAY  # 30 days before lie before the change, it lies after
+    exact = purging.now - 30 * DAY
+    late, due = await purging.builder.copies(home, [Seed(exact + 1), Seed(exact)])
+    assert (await purging.purge()).purged == 1
+    assert await purging.ids() == {late}
+    assert due != late
+
+
+async def test_a_clock_400_days_ahead_and_back_again_costs_nothing(purging: Purging) -> None:
+    store = purging.store
+    await purging.lease.release(store.db)
+    home = await purging.builder.home()
+    await purging.builder.copies(home, [Seed(NOW - DAY) for _ in range(3)])
+    service = RetentionService(
+        store.db, store.log, store.subscriptions, purging.expiry, Policy(1, "ab" * 32), purging.clock, "one",
+        limits=ClockLimits(),
+    )  # fmt: skip
+    await service.note_time(NOW)
+    purging.now = NOW + 400 * DAY
+    assert (await service.run(actor=ADMIN)).state == "halted"
+    purging.now = NOW + MINUTE
+    run = await service.run(actor=ADMIN)
+    assert (run.state, run.counts["purged"]) == ("completed", 0)
+    assert len(await purging.ids()) == 3
+
+
+async def test_ten_failed_payments_in_any_order_and_one_that_came_through(purging: Purging) -> None:
+    """Past Due keeps the old number of days; however the news arrive, the recovery counts and nothing was purged."""
+    subscriptions = purging.store.subscriptions
+    home = await purging.builder.home(plan=None)
+    await purging.builder.copies(home, [Seed(NOW - 25 * DAY)])
+    end = NOW + 2 * DAY
+    bought = Event("bought", EventType.PURCHASED, NOW - 28 * DAY, plan="crm_plus", period_end=end)
+    failures = [Event(f"f{n}", EventType.RENEWAL_FAILED, end + n * DAY // 2) for n in range(10)]
+    paid = Event("paid", EventType.RENEWED, end + 6 * DAY, period_end=end + 30 * DAY)
+    purging.now = end + 4 * DAY
+    await subscriptions.tell("acme", [bought], purging.now, SYSTEM)
+    for event in [*failures[5:], failures[9], *failures[:5], failures[0]]:
+        await subscriptions.tell("acme", [event], purging.now, SYSTEM)
+    holds = await subscriptions.entitlements("acme", purging.now)
+    assert (holds.plan, holds.status, holds.retention_days) == ("crm_plus", Status.PAST_DUE, 30)
+    assert (await purging.purge(1)).purged == 1  # of age by the plan that holds on
+    await purging.builder.copies(home, [Seed(purging.now - 25 * DAY)])
+    assert (await purging.purge(2)).purged == 0
+    purging.now = end + 7 * DAY
+    await subscriptions.tell("acme", [paid, *failures], purging.now, SYSTEM)
+    holds = await subscriptions.entitlements("acme", purging.now)
+    assert (holds.plan, holds.status) == ("crm_plus", Status.ACTIVE)
+
+
+@pytest.mark.soak
+async def test_a_record_with_ten_thousand_pins_goes_in_one_call(purging: Purging) -> None:
+    home = await purging.builder.home()
+    ids = await purging.builder.copies(home, [Seed(NOW - 40 * DAY - n, b"same\r\n\r\n") for n in range(10_000)])
+    rows = [("acme", id_, "deal", "D-1", f"{n:032x}", NOW, "system:test") for n, id_ in enumerate(ids)]
+    columns = ("tenant_id", "message_id", "entity_type", "entity_id", "ref", "created_at", "created_by")
+    async with purging.store.db.write() as tx:
+        await insert_many(tx.conn, pins, columns, rows, sqlite=tx.sqlite)
+        await tx.conn.execute(messages.update().values(pins=1))
+    await purging.pins.put("acme", ids[0], "task", "T", note=None, now=NOW, actor=SYSTEM)
+    assert (await purging.purge(1)).purged == 0
+    assert await purging.pins.remove_record("acme", "deal", "D-1", now=NOW, actor=SYSTEM) == 10_000
+    assert (await purging.purge(2, brake=Brake(minimum=10_000))).purged == 9_999
+    assert await purging.ids() == {ids[0]}
