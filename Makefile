@@ -71,9 +71,11 @@ docs: ## Write anew the parts of docs/ that come from the code
 	@.ci/setup-venv dev
 	@$(BIN)/python -m tests.docs.generate
 
-picture: ## Take the picture of make demo that the README shows (docs/demo.svg)
-	@.ci/setup-venv run
+picture: ## Take the pictures in README and docs anew: of make demo (docs/demo.svg), of the pages (docs/pages-*.png)
+	@.ci/setup-venv dev
+	@.ci/setup-servers
 	@$(BIN)/mailgate demo --exit --record docs/demo.svg
+	@PICTURES=$(CURDIR)/docs $(BIN)/python -m pytest -n0 -q -k pictures tests/browser
 
 clean: ## Remove .venv, caches and the data of demo and run
 	rm -rf .venv .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist data

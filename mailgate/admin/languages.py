@@ -89,11 +89,11 @@ class Language:
     def ago(self, at: Instant, now: Instant) -> str:
         """How long ago, or how long until."""
         delta = timedelta(seconds=round((at - now) / SECOND))
-        return format_timedelta(delta, add_direction=True, locale=self.locale, threshold=1.2)
+        return format_timedelta(delta, add_direction=True, locale=self.locale, threshold=1)
 
     def lasting(self, seconds: float) -> str:
         """How long something lasts."""
-        return format_timedelta(timedelta(seconds=round(seconds)), locale=self.locale, threshold=1.2)
+        return format_timedelta(timedelta(seconds=round(seconds)), locale=self.locale, threshold=1)
 
     def listed(self, words: Sequence[str]) -> str:
         """Words after each other."""

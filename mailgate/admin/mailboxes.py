@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from mailgate.admin.page import Page, Route
 from mailgate.admin.words import FILTERS, STATES, State
-from mailgate.clock import SECOND, Instant
+from mailgate.clock import SECOND, Instant, monotonic_s
 from mailgate.errors import MailgateError
 from mailgate.ids import is_id
 from mailgate.store import mailbox_overview, overview
@@ -27,7 +27,9 @@ from mailgate.usecases.cursors import Cursors
 from mailgate.usecases.parts import Services
 
 ON_A_PAGE = 50
-_KEPT: Instant = 30 * SECOND
+_SHARE = 30
+"""Counting again takes at most one part in so many of the time."""
+_KEPT_S, _LONGEST_KEPT_S = 0.5, 60.0
 _MOST_KEPT = 500
 
 
@@ -52,30 +54,28 @@ class Row:
 
 
 class Sizes:
-    """Copies and bytes by mailbox, of the tenants that were looked at last; half a minute old at most. Counting walks
-    over an index of all copies of a tenant, which a page that is asked for every few seconds shall not do each time.
+    """Copies and bytes by mailbox, of those that were looked at last. Counting walks over an index of all copies of a
+    tenant; what took long is counted less often, so that pages that keep themselves up to date cost little.
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[str, tuple[Instant, Stored]] = OrderedDict()
+        self._known: OrderedDict[str, tuple[float, Stored]] = OrderedDict()
 
     async def of(self, parts: Services, mailboxes: Sequence[Mailbox]) -> dict[str, Stored]:
         """The same of these mailboxes."""
-        now = parts.clock()
-        stale = [box for box in mailboxes if self._age(box.id, now) >= _KEPT]
+        began = monotonic_s()
+        stale = [box for box in mailboxes if self._known.get(box.id, (0.0, None))[0] <= began]
         if stale:
             counted = await mailbox_overview.stored(parts.db, {box.tenant_id for box in stale}, [b.id for b in stale])
+            ended = monotonic_s()
+            until = ended + min(max(_SHARE * (ended - began), _KEPT_S), _LONGEST_KEPT_S)
             for box in stale:
-                self._known[box.id] = (now, counted.get(box.id, Stored()))
+                self._known[box.id] = (until, counted.get(box.id, Stored()))
                 self._known.move_to_end(box.id)
         found = {box.id: self._known[box.id][1] for box in mailboxes}
         while len(self._known) > _MOST_KEPT:
             self._known.popitem(last=False)
         return found
-
-    def _age(self, mailbox_id: str, now: Instant) -> Instant:
-        known = self._known.get(mailbox_id)
-        return _KEPT if known is None else abs(now - known[0])
 
 
 async def show(page: Page) -> Response:

@@ -77,6 +77,12 @@ class Page:
         return From(None if client is None else client.host, self.request.headers.get("user-agent"))
 
     @property
+    def here(self) -> str:
+        """This page's address, without what the last one did."""
+        url = self.request.url.remove_query_params("done")
+        return url.path + (f"?{url.query}" if url.query else "")
+
+    @property
     def may_change(self) -> bool:
         """Whether the person may act, not only look."""
         return self.user is not None and self.user.role is Role.ADMIN

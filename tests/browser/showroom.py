@@ -98,7 +98,8 @@ async def _mailboxes(
             state, reason = "disabled", "switched off"
         total = max(1, int(chance.expovariate(1 / copies_each)))
         done = total * 61 // 100 if state == "importing" else total
-        states.append(_values(spec, core, tenant, mailbox_id, state, reason, (done, total), now, chance, sealed))
+        progress = (7_563, 12_400) if state == "importing" else (done, total)
+        states.append(_values(spec, core, tenant, mailbox_id, state, reason, progress, now, chance, sealed))
         if state not in ("disabled", "auth_failed"):
             rows["leases"].append((f"mailbox:{mailbox_id}", "showroom", 1, now + 365 * DAY))
         for folder, use in (("INBOX", "inbox"), ("Clients", None), ("Sent", "sent"), ("Spam", "junk")):
@@ -143,7 +144,7 @@ def _values(
         "state_changed_at": now - chance.randrange(1, 300) * MINUTE,
         "progress_done": progress[0],
         "progress_total": progress[1],
-        "progress_started_at": now - 4 * SECOND if not imported else now - 90 * DAY,
+        "progress_started_at": now - 42 * SECOND if not imported else now - 90 * DAY,
         "imported_at": now - 90 * DAY if imported else None,
         "last_checked_at": now - chance.randrange(2, 55) * (SECOND if state == "live" else 20 * MINUTE)
         if imported

@@ -1,0 +1,169 @@
+"""One gateway with everything in it, and one Chromium (Debian's, driven by Playwright) that looks at its pages.
+
+The gateway is furnished (tests/browser/showroom.py) before it starts, and serves in a process of its own; what it meets
+at mail servers is a real Dovecot's. No request may leave the host, and nothing may be refused by the pages' own policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from mailgate.app.core import Core
+from mailgate.clock import system_clock
+from mailgate.settings import Settings
+from tests.browser.showroom import PASSWORD, Showroom, furnish
+from tests.servers import free_port, leave_out
+
+TOKEN = "a-token-of-the-browser-tests"
+PATIENCE_S = 40
+ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+PICTURES = os.environ.get("PICTURES")
+"""Where to put pictures of the pages; none are made without (`make picture`)."""
+
+
+@dataclass
+class Site:
+    """The gateway: its address, and a client with the admin's token to prepare things and to look behind the pages."""
+
+    base: str
+    client: httpx.Client
+    room: Showroom
+
+    def tenant(self, tenant_id: str) -> None:
+        self.client.put(f"/v1/tenants/{tenant_id}", json={"name": tenant_id.title()}).raise_for_status()
+        plan = {"plan": "professional"}
+        self.client.put(f"/v1/tenants/{tenant_id}/subscription", json=plan).raise_for_status()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    settings = Settings(data_dir=folder / "data")
+
+    async def prepare() -> Showroom:
+        core = await Core.open(settings)
+        try:
+            return await furnish(core, system_clock(), copies_each=600 if PICTURES else 40)
+        finally:
+            await core.close()
+
+    room = asyncio.run(prepare())
+    port = free_port()
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("MAILGATE_")},
+        "MAILGATE_DATA_DIR": str(settings.data_dir),
+        "MAILGATE_ADMIN_TOKEN": TOKEN,
+        "MAILGATE_HTTP__PORT": str(port),
+        "MAILGATE_NET__ALLOW": json.dumps(["127.0.0.0/8"]),
+        "MAILGATE_SYNC__POLL_INTERVAL_S": "1",
+    }
+    with (folder / "serve.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "mailgate.cli", "serve"], env=environment, stderr=log)
+    base = f"http://127.0.0.1:{port}"
+    with httpx.Client(base_url=base, headers={"authorization": f"Bearer {TOKEN}"}, timeout=30) as client:
+        try:
+            until(lambda: answers(client), "the gateway does not answer")
+            yield Site(base, client, room)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Playwright holds an event loop as long as it runs, so it ends with the module: other tests have loops as well."""
+    program = shutil.which("chromium")
+    if program is None:
+        leave_out("Chromium", "chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, headless=True, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Seat:
+    """Somebody at the browser. `faults` are what the console complains about, and requests that would have left."""
+
+    site: Site
+    context: BrowserContext
+    page: Page
+    faults: list[str] = field(default_factory=list)
+
+    def go(self, path: str) -> None:
+        self.page.goto(self.site.base + path)
+
+    def sign_in(self, name: str = "ann") -> None:
+        self.go("/admin")
+        self.page.fill("#name", name)
+        self.page.fill("#password", PASSWORD)
+        self.page.click("button.main")
+        self.page.wait_for_url("**/admin/mailboxes")
+
+    def picture(self, name: str, **more: Any) -> None:
+        if PICTURES:
+            self.page.screenshot(path=Path(PICTURES) / f"{name}.png", **more)
+
+
+@pytest.fixture
+def sit(site: Site, chromium: Browser) -> Iterator[Callable[..., Seat]]:
+    """Sit down at the browser: `sit(width=…, …)`; with a profile of its own each time."""
+    seats: list[Seat] = []
+
+    def sit_down(width: int = 1280, height: int = 800, **more: Any) -> Seat:
+        context = chromium.new_context(viewport={"width": width, "height": height}, locale="en-GB", **more)
+        context.set_default_timeout(PATIENCE_S * 1_000)
+        seat = Seat(site, context, context.new_page())
+
+        def watch(route: Any) -> None:
+            host = urlsplit(route.request.url).netloc
+            if host == urlsplit(site.base).netloc:
+                route.continue_()
+            else:
+                seat.faults.append(f"asked {host}")
+                route.abort()
+
+        context.route("**/*", watch)
+        seat.page.on("console", lambda said: seat.faults.append(said.text) if said.type == "error" else None)
+        seat.page.on("pageerror", lambda error: seat.faults.append(str(error)))
+        seats.append(seat)
+        return seat
+
+    yield sit_down
+    for seat in seats:
+        seat.context.close()
+    assert [fault for seat in seats for fault in seat.faults if "status of 4" not in fault] == []
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/healthz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def until(true: Callable[[], object], why: str) -> None:
+    """Returns when it is true."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        if time.monotonic() > deadline:
+            pytest.fail(why)
+        time.sleep(0.05)  # between two looks at the condition
