@@ -1,10 +1,11 @@
-"""A mailbox under two hands: a person with a real mail program (mbsync, and plain IMAP commands beside it) and a script
-that uses the gateway's HTTP interface, at the same time. What both did is remembered, so that afterwards one can say
-whether anything was lost or is there twice.
+"""A mailbox under two hands: a person with real mail programs (mbsync, NeoMutt, and plain IMAP commands beside them)
+and a script that uses the gateway's HTTP interface, at the same time. What both did is remembered, so that afterwards
+one can say whether anything was lost or is there twice.
 
 Every message carries `X-Number`, by which it is known whatever becomes of its address. Deletion is a wish: who wished
 it, and whether it won over what the other hand did meanwhile, is left open; what nobody wished away must be there,
-once.
+once. What NeoMutt moves is a copy that it made, and an original that it removes some time later: of what the other hand
+did with either meanwhile there may be two.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any
 
 import httpx
 
+from tests.server.neomutt import Neomutt
 from tests.servers import free_port
 
 TOKEN = "a-token-for-two-hands"
@@ -41,10 +43,11 @@ _MAILDIR_FLAGS = {"S": "seen", "F": "flagged", "R": "answered"}
 
 @dataclass(slots=True)
 class Numbers:
-    """Which messages were ever made, and which somebody wished away."""
+    """Which messages were ever made, which somebody wished away, and of which a mail program made copies."""
 
     made: set[int] = field(default_factory=set)
     wished_away: set[int] = field(default_factory=set)
+    copied: set[int] = field(default_factory=set)
 
     def new(self) -> tuple[int, bytes]:
         """A message nobody has seen."""
@@ -134,6 +137,7 @@ class Person:
         self._folder = folder
         self._numbers = numbers
         self._dice = dice
+        self._neomutt = Neomutt(login.port, login.name, login.password, folder)
         self._mail = folder / "mail"
         (self._mail / "INBOX").mkdir(parents=True)
         (folder / "mbsyncrc").write_text(f"""
@@ -164,7 +168,29 @@ SyncState *
 
     def act(self) -> None:
         """One thing that a person does."""
-        self._dice.choice((self._sync, self._sync, self._move, self._expunge, self._append, self._mark, self._note))()
+        deeds = (self._sync, self._sync, self._press, self._press, self._move, self._expunge)
+        self._dice.choice((*deeds, self._append, self._mark, self._note))()
+
+    def _press(self) -> None:
+        """Move, delete or mark one message in NeoMutt."""
+        source, target = self._dice.sample(FOLDERS, 2)
+        with self._login.imap(source) as line:
+            uids = self._uids(line)
+            if not uids:
+                return
+            _, items = line.uid("fetch", self._dice.choice(uids), "(BODY.PEEK[HEADER])")
+        if not isinstance(items[0], tuple):
+            return
+        number, deed = number_of(items[0][1]), self._dice.random()
+        subject = f"Number {number}"
+        if deed < 0.5:
+            self._numbers.copied.add(number)
+            self._neomutt.move(subject, source, target)
+        elif deed < 0.6:
+            self._numbers.wished_away.add(number)
+            self._neomutt.delete(subject, source)
+        else:
+            self._neomutt.mark(subject, source)
 
     def _sync(self) -> None:
         """Change marks and delete in the mail program, then synchronize it."""
