@@ -4,18 +4,23 @@ machine.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+_PORTS = Path(tempfile.gettempdir()) / f"mailgate-test-ports-{os.getuid()}"
 
 GOCODE = Path("/usr/share/gocode")
 """Where Debian's golang-…-dev packages put their sources; with `GO111MODULE=off` it is a GOPATH."""
@@ -43,13 +48,22 @@ def missing_go() -> None:
 
 
 def free_port() -> int:
-    """A port on 127.0.0.1 that was free a moment ago. Servers that are given one start again with another if it was
-    taken.
+    """A port on 127.0.0.1 that is free, and that no other process of the tests gets while this one lives: a server
+    that stops keeps its own, and what listens there is never another test's. Below what the kernel gives out itself.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    _PORTS.mkdir(exist_ok=True)
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        lock = os.open(_PORTS / str(port), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+        except OSError:
+            os.close(lock)
+        else:
+            return port  # the lock ends with the process
 
 
 def service_user() -> str | None:

@@ -4,9 +4,6 @@ anywhere: a reader that looks on all the time sees every committed event once, i
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import dataclass, field
 
 import pytest
@@ -17,6 +14,7 @@ from mailgate.store import tenants
 from mailgate.store.feed import FeedReader, Head, Publisher
 from mailgate.store.schema import tenant_heads
 from tests.crash.feed_process import clock
+from tests.forks import Forked, fork
 from tests.store.conftest import NOW, Store
 from tests.store.conftest import store as store
 
@@ -25,9 +23,10 @@ pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
 TENANTS = ["a", "b", "c"]
 
 
-def start(url: str, number: int, die_after: int) -> subprocess.Popen[bytes]:
-    job = {"url": url, "owner": f"p{number}", "tenants": TENANTS, "seed": number, "die_after": die_after}
-    return subprocess.Popen([sys.executable, "-m", "tests.crash.feed_process", json.dumps(job)])
+def start(url: str, number: int, die_after: int) -> Forked:
+    return fork(
+        "tests.crash.feed_process", url=url, owner=f"p{number}", tenants=TENANTS, seed=number, die_after=die_after
+    )
 
 
 @dataclass

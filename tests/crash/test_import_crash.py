@@ -4,11 +4,8 @@ every message once, byte for byte, one event each, the counts right.
 
 from __future__ import annotations
 
-import json
 import random
 import select
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from connectors.memory import MemoryAccount
 from mailgate.clock import DAY, SECOND, system_clock
 from tests.crash.import_process import STEPS
 from tests.dovecot import Account, Dovecot
+from tests.forks import Forked, fork
 from tests.sync.engine import Engine, mail
 
 pytestmark = [pytest.mark.crash, pytest.mark.server]
@@ -35,25 +33,20 @@ def account(plain_dovecot: Dovecot) -> Account:
     return account
 
 
-def start(account: Account, url: str, folder: Path, step: str = "", nth: int = 0) -> subprocess.Popen[str]:
-    job = {
-        "url": url,
-        "folder": str(folder),
-        "port": account.server.port,
-        "user": account.name,
-        "password": account.password,
-        "step": step,
-        "nth": nth,
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.crash.import_process", json.dumps(job)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def start(account: Account, url: str, folder: Path, step: str = "", nth: int = 0) -> Forked:
+    return fork(
+        "tests.crash.import_process",
+        url=url,
+        folder=str(folder),
+        port=account.server.port,
+        user=account.name,
+        password=account.password,
+        step=step,
+        nth=nth,
     )
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def finish(process: Forked) -> str:
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     return output
@@ -90,7 +83,6 @@ async def test_killed_at_random_again_and_again(database_url: str, tmp_path: Pat
     kills = 0
     for _ in range(8):
         process = start(account, database_url, tmp_path)
-        assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         select.select([process.stdout], [], [], rng.uniform(0, 0.25))  # until it ends, or its time is over
         process.kill()

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import pytest
 from connectors.memory import MemoryAccount
 from mailgate.clock import DAY, SECOND, system_clock
 from tests.dovecot import Account, Dovecot
+from tests.forks import Forked, fork
 from tests.sync.crm import Crm
 from tests.sync.engine import Engine, mail
 
@@ -45,26 +44,21 @@ def received(n: int) -> int:
     return (system_clock() - n * DAY) // SECOND * SECOND
 
 
-def start(account: Account, url: str, folder: Path, step: str = "") -> subprocess.Popen[str]:
-    job = {
-        "url": url,
-        "folder": str(folder),
-        "port": account.server.port,
-        "user": account.name,
-        "password": account.password,
-        "step": step,
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.crash.push_process", json.dumps(job)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def start(account: Account, url: str, folder: Path, step: str = "") -> Forked:
+    return fork(
+        "tests.crash.push_process",
+        url=url,
+        folder=str(folder),
+        port=account.server.port,
+        user=account.name,
+        password=account.password,
+        step=step,
     )
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+def ended(process: Forked) -> tuple[int, str, str]:
     output, errors = process.communicate(timeout=60)
-    return process.returncode, output, errors
+    return process.wait(), output, errors
 
 
 async def opened(url: str, folder: Path) -> Engine:

@@ -5,8 +5,6 @@ is uncertain, and the server never gets anything twice unless somebody asks for 
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +21,7 @@ from mailgate.store.sending.accept import LetterRequest, Wish
 from mailgate.store.subscriptions import SubscriptionChange
 from mailgate.submissions.model import SubmissionState
 from tests.crash.send_process import STEPS
+from tests.forks import fork
 from tests.smtpserver import SmtpServer, recipients_of
 
 pytestmark = [pytest.mark.crash, pytest.mark.timeout(300)]
@@ -41,9 +40,9 @@ OUTCOMES = {
 
 async def child(url: str, folder: Path, step: str) -> int:
     """A process that sends; how it ended."""
-    job = json.dumps({"url": url, "folder": str(folder), "step": step})
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "tests.crash.send_process", job)
-    return await process.wait()
+    process = fork("tests.crash.send_process", url=url, folder=str(folder), step=step)
+    await asyncio.to_thread(process.communicate)
+    return process.wait()
 
 
 def test_every_step_has_an_outcome() -> None:

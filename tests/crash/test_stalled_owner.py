@@ -7,8 +7,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from mailgate.settings import SyncSettings
 from mailgate.store.schema import runs
 from tests.crash.stalled_process import LEASE_S
 from tests.dovecot import Account
+from tests.forks import Forked, fork
 from tests.sync.crm import Crm
 from tests.sync.engine import TABLES, Engine, mail
 from tests.sync.test_supervisor import is_, running, until
@@ -61,16 +60,14 @@ async def engine(database_url: str, tmp_path: Path, dovecot_account: Account) ->
     await made.close()
 
 
-def stalled(engine: Engine, url: str, folder: Path, account: Account) -> subprocess.Popen[str]:
-    job = {
-        "url": url,
-        "folder": str(folder),
-        "port": account.server.port,
-        "user": account.name,
-        "password": account.password,
-    }
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.crash.stalled_process", json.dumps(job)], stdout=subprocess.PIPE, text=True
+def stalled(url: str, folder: Path, account: Account) -> Forked:
+    return fork(
+        "tests.crash.stalled_process",
+        url=url,
+        folder=str(folder),
+        port=account.server.port,
+        user=account.name,
+        password=account.password,
     )
 
 
@@ -85,8 +82,7 @@ async def test_a_stalled_owner_that_wakes_up_sends_and_writes_nothing(
     await engine.sync()
     crm = Crm(engine)
     await crm.flags(1, add=["\\Flagged"])
-    process = stalled(engine, database_url, tmp_path, dovecot_account)
-    assert process.stdout is not None
+    process = stalled(database_url, tmp_path, dovecot_account)
     try:
         assert await asyncio.to_thread(process.stdout.readline) == "stops\n"
 

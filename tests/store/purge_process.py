@@ -33,6 +33,7 @@ from mailgate.tenants.timeline import SubscriptionRules
 from retention.engine import Step
 from retention.model import Graces
 from retention.policy import Policy
+from tests.forks import Forked, fork
 
 ROOT = Path(__file__).parents[2]
 PLANS = ROOT / "config" / "plans.toml"
@@ -101,47 +102,36 @@ async def main(wanted: dict[str, Any]) -> None:
 class Child:
     """The process as the test sees it."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: Forked) -> None:
         self.process = process
 
     @classmethod
     async def start(cls, **wanted: Any) -> Child:
         """Start it; it is at work when this returns."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tests.store.purge_process",
-            json.dumps(wanted),
-            cwd=ROOT,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        child = cls(process)
+        child = cls(fork("tests.store.purge_process", **wanted))
         assert await child.line() == "ready"
         return child
 
     async def line(self) -> str:
         """Its next line; empty when it is gone."""
-        assert self.process.stdout is not None
-        return (await asyncio.wait_for(self.process.stdout.readline(), 60)).decode().strip()
+        return (await asyncio.to_thread(self.process.stdout.readline)).strip()
 
     async def go_on(self) -> None:
         """Let it go on from a pause."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(b"\n")
-        await self.process.stdin.drain()
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
     async def result(self) -> dict[str, Any]:
         """What it printed last."""
         found: dict[str, Any] = json.loads(await self.line())
-        assert await self.process.wait() == 0
+        assert await asyncio.to_thread(self.process.wait, 60) == 0
         return found
 
     async def end(self) -> int:
         """Kill it if it still runs; its exit code."""
         if self.process.returncode is None:
             self.process.kill()
-        return await self.process.wait()
+        return await asyncio.to_thread(self.process.wait, 60)
 
 
 if __name__ == "__main__":
