@@ -53,7 +53,7 @@ def disclose(
         if original is not None:
             given = {**await asyncio.to_thread(_of_message, original), **given}
         async with session.opened() as core:
-            found = await tenants.get(core.db, tenant)
+            found = await tenants.get(core.db, tenant, erased=True)
             text, fields = await disclosing.disclose(
                 core.db, core.ring, core.log_reader, found, index, given, core.clock()
             )

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, select
 
 from mailgate.clock import MINUTE, Instant
-from mailgate.errors import ConflictError
+from mailgate.errors import ConflictError, PreconditionError
 from mailgate.store import runs, tenants
 from mailgate.store.database import Database
 from mailgate.store.log_reading import LogReader, TileReader
@@ -31,14 +31,14 @@ async def certificates(
 ) -> list[Mapping[str, Any]]:
     """What a run did, one certificate for each tenant's log that it opened, or for one tenant.
 
-    Raises ConflictError: `run_not_finished`, `nothing_to_certify`, or `tenant_needed` when the run was over too many
-    tenants; LogDivergedError.
+    Raises ConflictError (`run_not_finished`, `nothing_to_certify`), PreconditionError (`tenant_needed`: there are too
+    many tenants), LogDivergedError.
     """
     if run.state in (runs.QUEUED, runs.RUNNING):
         raise ConflictError("the run has not ended; ask again when it has", slug="run_not_finished")
     wanted = run.tenant_id or tenant_id
     if wanted is not None:
-        found = [await tenants.get(db, wanted)]
+        found = [await tenants.get(db, wanted, erased=True)]
     else:
         found = await _all(db)
     made = [] if run.dry_run else [await _certificate(db, reader, run, tenant, now) for tenant in found]
@@ -54,7 +54,7 @@ async def _all(db: Database) -> list[Tenant]:
     async with db.read() as conn:
         rows = (await conn.execute(query)).all()
     if len(rows) > MAX_TENANTS:
-        raise ConflictError(
+        raise PreconditionError(
             f"there are more than {MAX_TENANTS} tenants: say which one is meant (`tenant`)", slug="tenant_needed"
         )
     return [Tenant(row.id, row.ref, row.name, row.created_at) for row in rows]

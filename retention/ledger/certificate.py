@@ -21,6 +21,7 @@ from .canonical import CanonicalError, load
 from .checkpoint import parse_checkpoint
 from .note import Verifier
 from .proof import ProvenLeaf, check_proof, prove
+from .purge_template import match_item_purge
 from .schema import Leaf, LeafError
 from .tree import NodeReader, ProofError
 
@@ -42,9 +43,6 @@ class RunTally:
     run: str
     opened: tuple[int, bytes, Leaf] | None = None
     ended: tuple[int, bytes, Leaf] | None = None
-    reasons: Counter[str] = field(default_factory=Counter)
-    plans: Counter[str] = field(default_factory=Counter)
-    methods: Counter[str] = field(default_factory=Counter)
     deferred: Counter[str] = field(default_factory=Counter)
     erased: Counter[str] = field(default_factory=Counter)
     references: int = 0
@@ -53,10 +51,24 @@ class RunTally:
     erase_failures: int = 0
     oldest: str = ""
     newest: str = ""
+    _purged: Counter[tuple[bytes, ...]] = field(default_factory=Counter)
 
     def feed(self, index: int, body: bytes) -> None:
         """Take the next leaf of the run, in the order of the log."""
-        leaf = load(body)
+        purge = match_item_purge(body)
+        if purge is None:
+            self._other(index, body, load(body))
+        else:
+            self.feed_purge(purge)
+
+    def feed_purge(self, purge: re.Match[bytes]) -> None:
+        """Take the next leaf as `match_item_purge` knows it: nearly all of a large run."""
+        what = purge.group("reason", "plan", "days", "method")
+        self._purged[what] += 1
+        anchor = purge["anchor_at"].decode()
+        self._sums(anchor, int(purge["refs"]), int(purge["freed"]), int(purge["bytes"]))
+
+    def _other(self, index: int, body: bytes, leaf: Leaf) -> None:
         match leaf["type"]:
             case "run.open":
                 self.opened = (index, body, leaf)
@@ -79,15 +91,26 @@ class RunTally:
         return self.ended is not None and self.erased.total() >= self.freed
 
     def _purge(self, leaf: Leaf) -> None:
-        self.reasons[leaf["reason"]] += 1
-        self.plans[f"{leaf['plan']}, {leaf['days']} days"] += 1
-        self.methods[leaf["method"]] += 1
-        blobs, anchor = leaf["blobs"], leaf["anchor"]["at"]
-        self.references += blobs["refs"]
-        self.freed += blobs["freed"]
-        self.octets += blobs["bytes"]
-        self.oldest = min(self.oldest or anchor, anchor)
-        self.newest = max(self.newest, anchor)
+        what = (leaf["reason"], leaf["plan"], str(leaf["days"]), leaf["method"])
+        self._purged[tuple(word.encode() for word in what)] += 1
+        blobs = leaf["blobs"]
+        self._sums(leaf["anchor"]["at"], blobs["refs"], blobs["freed"], blobs["bytes"])
+
+    def _sums(self, anchor: str, references: int, freed: int, octets: int) -> None:
+        self.references += references
+        self.freed += freed
+        self.octets += octets
+        if not self.oldest or anchor < self.oldest:
+            self.oldest = anchor
+        if anchor > self.newest:
+            self.newest = anchor
+
+    def by(self, *fields: int) -> dict[str, int]:
+        """How many items went, by some of reason (0), plan (1), days (2) and method (3)."""
+        counts: Counter[str] = Counter()
+        for what, count in self._purged.items():
+            counts[", ".join(what[each].decode() for each in fields)] += count
+        return dict(sorted(counts.items()))
 
 
 def certify(tally: RunTally, checkpoint: bytes, read: NodeReader, key: Verifier) -> dict[str, Any] | None:
@@ -126,15 +149,15 @@ def certify(tally: RunTally, checkpoint: bytes, read: NodeReader, key: Verifier)
             "description": "Purge",
             "methods": [
                 {"method": method, "technique": _TECHNIQUES.get(method, method), "items": count}
-                for method, count in sorted(tally.methods.items())
+                for method, count in tally.by(3).items()
             ],
             "verification": "each item re-judged under lock and logged in the transaction that removed it; objects "
             "confirmed as removed one by one",
         },
         "counts": {name: ended[name] for name in ("candidates", "purged", "kept", "failed")},
         "items": {
-            "by_reason": dict(sorted(tally.reasons.items())),
-            "by_plan": dict(sorted(tally.plans.items())),
+            "by_reason": tally.by(0),
+            "by_plan": {f"{plan} days": count for plan, count in tally.by(1, 2).items()},
             "deferred": dict(sorted(tally.deferred.items())),
             **({"oldest_anchor_at": tally.oldest, "newest_anchor_at": tally.newest} if tally.oldest else {}),
         },
@@ -170,12 +193,24 @@ class RunTallies:
 
     def feed(self, index: int, body: bytes) -> None:
         """Take the next leaf of the log."""
-        found = _RUN.search(body)  # in canonical JSON it stands nowhere else: a quote inside a text is escaped
-        if found is None:
+        purge = match_item_purge(body)
+        if purge is not None:
+            tally = self._of(purge["run"].decode())
+            if tally is not None:
+                tally.feed_purge(purge)
             return
-        run = found[1].decode()
-        if self._run is None or run == self._run:
-            self._tallies.setdefault(run, RunTally(run)).feed(index, body)
+        found = _RUN.search(body)  # in canonical JSON it stands nowhere else: a quote inside a text is escaped
+        tally = None if found is None else self._of(found[1].decode())
+        if tally is not None:
+            tally.feed(index, body)
+
+    def _of(self, run: str) -> RunTally | None:
+        if self._run not in (None, run):
+            return None
+        tally = self._tallies.get(run)
+        if tally is None:
+            tally = self._tallies[run] = RunTally(run)
+        return tally
 
     def certify(self, checkpoint: bytes, read: NodeReader, key: Verifier) -> Iterator[dict[str, Any]]:
         """The certificates of the runs that ended, in the order in which they began."""

@@ -224,6 +224,28 @@ async def test_a_pass_that_was_asked_for_is_made(running: Running) -> None:
     await running.until(done)
 
 
+async def test_an_alarm_comes_and_goes_by_itself(running: Running) -> None:
+    """Looked for by the process, told in its feed, and over when the cause is."""
+    witness = running.application.core.settings.witness_dir
+    aside = witness.rename(witness.with_name("elsewhere"))
+    running.application.jobs.wake("alarms")
+
+    async def stands() -> Any:
+        return (await running.get("/v1/alarms", standing=True))["items"]
+
+    (alarm,) = await running.until(stands)
+    assert (alarm["kind"], alarm["tenant_id"]) == ("witness_missing", None)
+    aside.rename(witness)
+    running.application.jobs.wake("alarms")
+
+    async def told() -> Any:
+        items = (await running.get("/v1/events", types="alarm.*"))["items"]
+        return [item["type"] for item in items] == ["alarm.raised", "alarm.cleared"]
+
+    await running.until(told)
+    assert not await stands()
+
+
 async def test_readyz_names_what_does_not_work(running: Running) -> None:
     ready = await running.get("/readyz")
     assert {part["name"]: part["ok"] for part in ready["parts"]} == {

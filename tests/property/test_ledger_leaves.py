@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retention.ledger import canonical, leaves
+from retention.ledger.certificate import RunTally
 from retention.ledger.leaves import ANCHOR_SOURCES, PURGE_REASONS, Anchor, Blobs, LeafError, parse_leaf
 from retention.ledger.purge_template import ItemPurgeTemplate, match_item_purge
 from retention.ledger.schema import TYPES
@@ -202,7 +203,7 @@ def test_what_is_recognised_reads_the_same(number: int, at: int, fixed: dict[str
     assert said == {
         **{
             name: leaf[name]
-            for name in ("item_ref", "mailbox_ref", "origin", "tenant_ref", "plan", "reason", "run", "at")
+            for name in ("item_ref", "mailbox_ref", "origin", "tenant_ref", "plan", "reason", "run", "at", "method")
         },
         "due_at": leaf["due_at"],
         "days": str(leaf["days"]),
@@ -211,6 +212,7 @@ def test_what_is_recognised_reads_the_same(number: int, at: int, fixed: dict[str
         "pins": str(leaf["checks"]["pins"]),
         "holds": str(leaf["checks"]["holds"]),
         "policy": leaf["policy"]["sha256"],
+        **{name: str(count) for name, count in leaf["blobs"].items()},
     }
 
 
@@ -244,3 +246,17 @@ def test_no_day_is_recognised_that_the_calendar_lacks(day: str) -> None:
     assert match_item_purge(body) is None
     with pytest.raises(LeafError):
         parse_leaf(body)
+
+
+@given(st.lists(st.tuples(INSTANTS, FIXED, PURGES), max_size=5))
+def test_a_run_adds_up_the_same_either_way(
+    purges: list[tuple[int, dict[str, Any], dict[str, Any]]],
+) -> None:
+    """The shortcut of certificates: what is recognised counts as what is parsed."""
+    quick, slow = RunTally(ulid(9)), RunTally(ulid(9))
+    for number, (at, fixed, own) in enumerate(purges):
+        body = leaves.item_purge(common(number, run=ulid(9), at=at), **fixed, **own)
+        quick.feed(number, body)
+        slow._other(number, body, parse_leaf(body))
+    assert quick == slow
+    assert sum(quick.by(0).values()) == len(purges)
