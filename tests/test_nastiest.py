@@ -79,6 +79,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "crash/test_purge_crash.py::test_killed_at_random_boundaries_it_ends_as_an_uncut_run",
         "crash/test_purge_crash.py::test_killed_at_any_moment_it_ends_as_an_uncut_run",
         "crash/test_purge_crash.py::test_an_eraser_cut_before_recording_records_the_truth_later",
+        "crash/test_leave_crash.py::test_killed_between_a_key_and_its_row_it_ends_as_if_it_had_not_been",
         "store/test_key_epochs.py::test_cut_at_any_step_it_ends_as_if_it_had_not_been",
         "store/test_tenant_erasure.py::test_cut_at_any_step_it_ends_as_if_it_had_not_been",
         "store/test_restore.py::test_cut_between_batches_it_goes_on",

@@ -85,6 +85,7 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
                 findings.append(Finding(name, None, "and more"))
         for name, check in _WALKS.items():
             findings += [Finding(name, tenant_id, detail) async for tenant_id, detail in check(conn)]
+        findings += [Finding("a copy's key is there", *found) async for found in _keys_are_there(conn, ring)]
         held = {row.id async for row in await conn.stream(select(blobs.c.id))}
         queued = set((await conn.execute(select(blob_erasures.c.blob_id))).scalars())
     objects = set(store.list_ids())
@@ -98,7 +99,7 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
                 read += 1
             else:
                 findings.append(finding)
-    return Report(tuple(findings), len(_queries()) + len(_WALKS) + 1 + deep, len(objects - held - queued), read)
+    return Report(tuple(findings), len(_queries()) + len(_WALKS) + 2 + deep, len(objects - held - queued), read)
 
 
 def _queries() -> dict[str, Select[Any]]:
@@ -300,6 +301,19 @@ async def _unreadable(db: Database, store: BlobStore, ring: KeyRing) -> AsyncIte
         if len(rows) < 500:
             return
         after = rows[-1].id
+
+
+async def _keys_are_there(conn: AsyncConnection, ring: KeyRing) -> AsyncIterator[tuple[str, str]]:
+    """The key of each month under which something is wrapped is in the key store; a backup that is older than a key
+    was destroyed for has others.
+    """
+    for table in (messages, blobs, submissions):
+        used = select(table.c.tenant_id, table.c.key_epoch, tenants.c.ref, func.count().label("n"))
+        used = used.join(tenants, tenants.c.id == table.c.tenant_id)
+        query = used.group_by(table.c.tenant_id, table.c.key_epoch, tenants.c.ref)
+        for row in (await conn.execute(query.order_by(table.c.tenant_id, table.c.key_epoch))).all():
+            if row.key_epoch not in ring.epochs(row.ref):
+                yield row.tenant_id, f"the key of {row.key_epoch} is gone: {row.n} {table.name} can't be read"
 
 
 _Walk = Callable[[AsyncConnection], AsyncIterator[tuple[str | None, str]]]

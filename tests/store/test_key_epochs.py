@@ -15,6 +15,7 @@ from mailgate.actors import SYSTEM, Actor
 from mailgate.clock import DAY, Instant, from_datetime
 from mailgate.keys import KeyMissingError, epoch_at, epoch_end
 from mailgate.store import tenants
+from mailgate.store.check import doctor
 from mailgate.store.key_epochs import KeyRotation, RotationBusyError, destroy_from
 from mailgate.store.leases import acquire
 from mailgate.store.schema import blobs, key_epochs, messages
@@ -107,6 +108,21 @@ async def test_what_survives_opens_under_the_new_key_and_a_backup_opens_nothing(
     (leaf,) = await keys.rotated()
     assert (leaf["key"], leaf["old"], leaf["new"]) == ("tenant_epoch", "202611", "202701")
     assert leaf["actor"] == {"kind": "token", "ref": "T1"}
+
+
+async def test_the_doctor_misses_a_key_that_a_copy_needs(keys: Keys) -> None:
+    """As after a backup was restored that is older than a key was kept for."""
+    store = keys.store
+    (epoch,) = {row.key_epoch for row in await keys.rows()}
+    ref = (await keys.purging.leaves())[0]["tenant_ref"]
+    (file,) = (path for path in store.ring._directory._root.rglob(str(epoch)) if ref in str(path))
+    file.rename(file.with_name("elsewhere"))
+    report = await doctor(store.db, store.blobs, store.ring)
+    assert {found.detail for found in report.findings} == {
+        f"the key of {epoch} is gone: 3 messages can't be read",
+        f"the key of {epoch} is gone: 2 blobs can't be read",
+    }
+    file.with_name("elsewhere").rename(file)
 
 
 async def test_at_once_waits_for_nothing_but_the_day_after_the_month(keys: Keys) -> None:
