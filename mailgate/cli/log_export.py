@@ -3,61 +3,112 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mailgate.actors import COMMAND
+from mailgate.app.core import Core
 from mailgate.cli import session
+from mailgate.clock import Instant
 from mailgate.errors import ConflictError
 from mailgate.store import stamps, tenants
-from retention.ledger.export import DirectoryExport, ExportError
+from mailgate.store.log_reading import SignedCheckpoint
+from mailgate.store.tenants import Tenant
+from retention.ledger.export import DirectoryExport, ExportError, TableExport
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
 _BATCH = 500
+_SINCE = "csv and ndjson: entries at or after then (RFC 3339)."
+
+
+class Format(StrEnum):
+    """In which form the log is handed out."""
+
+    TLOG = "tlog"
+    CSV = "csv"
+    NDJSON = "ndjson"
 
 
 def export(
     tenant: Annotated[str, typer.Argument(metavar="TENANT")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to; must not be there yet, or be empty.")],
+    format_: Annotated[
+        Format, typer.Option("--format", help="tlog: to be verified; csv and ndjson: for spreadsheets and programs.")
+    ] = Format.TLOG,
+    since: Annotated[Instant | None, typer.Option(metavar="TIME", parser=session.instant, help=_SINCE)] = None,
+    until: Annotated[
+        Instant | None,
+        typer.Option(metavar="TIME", parser=session.instant, help="csv and ndjson: entries before then (RFC 3339)."),
+    ] = None,
     *,
     certificates: Annotated[
-        bool, typer.Option(help="With a certificate of every run, as JSON and as a page to be printed.")
+        bool, typer.Option(help="tlog: with a certificate of every run, as JSON and as a page to be printed.")
     ] = True,
     json: Json = False,
 ) -> None:
     """Write a tenant's purge log to a folder: tiles, signed checkpoint, verifier key, certificates, SHA256SUMS."""
+    if format_ is Format.TLOG and (since, until) != (None, None):
+        raise typer.BadParameter("--since and --until need --format csv or ndjson: a log is verified as a whole")
 
     async def work() -> dict[str, Any]:
         async with session.opened() as core:
             found = await tenants.get(core.db, tenant, erased=True)
             signed = await core.log_reader.checkpoint(found, core.clock())
-            key = core.log_reader.verifier(found)
-            batch: list[bytes] = []
+            entries = signed.size
             try:
-                with DirectoryExport(folder, key, certificates=certificates) as writing:
-                    async for body in core.log_reader.entries(found, 0, signed.size):
-                        batch.append(body)
-                        if len(batch) == _BATCH:
-                            await asyncio.to_thread(writing.add, batch)
-                            batch.clear()
-                    await asyncio.to_thread(writing.add, batch)
-                    stamped = await stamps.newest(core.db, found.id, signed.size)
-                    await asyncio.to_thread(
-                        writing.finish, signed.note, None if stamped is None else (stamped.note, stamped.stamp)
-                    )
+                if format_ is Format.TLOG:
+                    await _tlog(core, found, signed, folder, certificates=certificates)
+                else:
+                    leaves = core.log_reader.between(found, signed.size, since, until)
+                    entries = await _table(leaves, folder, format_)
             except ExportError as error:
                 raise ConflictError(str(error), slug="export_failed") from None
             except OSError as error:
                 raise ConflictError(f"{folder} can't be written: {error.strerror}", slug="export_failed") from None
-            await core.log.note_export(core.db, found, "tlog", signed.size, signed.root, at=core.clock(), actor=COMMAND)
-            return {"tenant": tenant, "folder": str(folder), "entries": signed.size, "vkey": key.vkey}
+            now = core.clock()
+            await core.log.note_export(core.db, found, format_.value, signed.size, signed.root, at=now, actor=COMMAND)
+            key = core.log_reader.verifier(found)
+            return {"tenant": tenant, "folder": str(folder), "entries": entries, "vkey": key.vkey}
 
     done = session.run(work())
     if json:
         session.show_json(done)
     else:
         session.say(f"{done['entries']} entries in {done['folder']}")
-        session.say(f"check it: mailgate audit verify {done['folder']} --vkey '{done['vkey']}'")
+        if format_ is Format.TLOG:
+            session.say(f"check it: mailgate audit verify {done['folder']} --vkey '{done['vkey']}'")
+
+
+async def _tlog(core: Core, tenant: Tenant, signed: SignedCheckpoint, folder: Path, *, certificates: bool) -> None:
+    batch: list[bytes] = []
+    with DirectoryExport(folder, core.log_reader.verifier(tenant), certificates=certificates) as writing:
+        async for body in core.log_reader.entries(tenant, 0, signed.size):
+            batch.append(body)
+            if len(batch) == _BATCH:
+                await asyncio.to_thread(writing.add, batch)
+                batch.clear()
+        await asyncio.to_thread(writing.add, batch)
+        stamped = await stamps.newest(core.db, tenant.id, signed.size)
+        both = None if stamped is None else (stamped.note, stamped.stamp)
+        await asyncio.to_thread(writing.finish, signed.note, both)
+
+
+async def _table(leaves: AsyncIterator[tuple[int, bytes]], folder: Path, format_: Format) -> int:
+    """Write the leaves to one file; how many there were."""
+    batch: list[tuple[int, bytes]] = []
+    count = 0
+    with TableExport(folder, format_) as writing:
+        async for leaf in leaves:
+            batch.append(leaf)
+            count += 1
+            if len(batch) == _BATCH:
+                await asyncio.to_thread(writing.add, batch)
+                batch.clear()
+        await asyncio.to_thread(writing.add, batch)
+        await asyncio.to_thread(writing.finish)
+    return count

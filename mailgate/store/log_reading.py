@@ -244,6 +244,24 @@ class LogReader:
             for body in bodies:
                 yield body
 
+    async def between(
+        self, tenant: Tenant, size: int, since: Instant | None, until: Instant | None
+    ) -> AsyncIterator[tuple[int, bytes]]:
+        """Of the first `size` leaves those of a time, with their indices, in order; bounded memory."""
+        leaf = log_leaves.c
+        for first in range(0, size, _ENTRIES_A_READ):
+            query = select(leaf.idx, leaf.body).where(
+                leaf.tenant_id == tenant.id, leaf.idx >= first, leaf.idx < min(first + _ENTRIES_A_READ, size)
+            )
+            if since is not None:
+                query = query.where(leaf.at >= since)
+            if until is not None:
+                query = query.where(leaf.at < until)
+            async with self._db.read() as conn:
+                rows = (await conn.execute(query.order_by(leaf.idx))).all()
+            for index, body in rows:
+                yield index, body
+
     async def page(self, tenant_id: str, wanted: EntryFilter, *, before: int | None, limit: int) -> Page[Entry]:
         """Leaves, newest first. The page's key is (index,)."""
         leaf = log_leaves.c

@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TextIO
@@ -51,10 +51,7 @@ class DirectoryExport:
         self._folders: set[Path] = set()
 
     def __enter__(self) -> Self:
-        if self._path.exists() and (not self._path.is_dir() or any(self._path.iterdir())):
-            raise ExportError(f"{self._path} is there already and not empty")
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{self._path.name}.", dir=self._path.parent))
+        self._folder = _beside(self._path)
         self._sums = (self._folder / SUMS).open("w", encoding="utf-8")
         self._tiles = TileBuilder(lambda tile, data: self._write(tile.path, data))
         return self
@@ -90,8 +87,7 @@ class DirectoryExport:
         for name, data in zip((STAMPED, STAMP), stamped or (), strict=False):
             self._write(name, data)
         self._sums.close()
-        self._folder.chmod(0o755)
-        os.replace(self._folder, self._path)  # noqa: PTH105 - an empty folder in its place is replaced
+        _put(self._folder, self._path)
 
     def _certificates(self, checkpoint: bytes) -> None:
         if self._tallies is None:
@@ -118,6 +114,56 @@ class DirectoryExport:
                 self._folders.clear()
         path.write_bytes(data)
         self._sums.write(f"{sha256(data).hexdigest()}  {name}\n")
+
+
+class TableExport:
+    """Writes leaves as one file, `ndjson` or `csv`, with SHA256SUMS beside it, to a folder that does not exist yet (or
+    is empty). Used as DirectoryExport is; blocking.
+    """
+
+    def __init__(self, path: Path, format_: str) -> None:
+        self._path = path
+        self._name = f"entries.{format_}"
+        self._csv = format_ == "csv"
+
+    def __enter__(self) -> Self:
+        self._folder = _beside(self._path)
+        self._file = (self._folder / self._name).open("w", encoding="utf-8", newline="")
+        if self._csv:
+            write_csv((), self._file)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def add(self, leaves: Iterable[tuple[int, bytes]]) -> None:
+        """Append leaves with their indices."""
+        if self._csv:
+            write_csv(leaves, self._file, header=False)
+        else:
+            self._file.writelines(f"{body.decode()}\n" for _, body in leaves)
+
+    def finish(self) -> None:
+        """Put the folder in its place."""
+        self._file.close()
+        with (self._folder / self._name).open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+        (self._folder / SUMS).write_text(f"{digest}  {self._name}\n", encoding="utf-8")
+        _put(self._folder, self._path)
+
+
+def _beside(path: Path) -> Path:
+    """A new folder beside the place where it is to stand. Raises ExportError when that is in use."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ExportError(f"{path} is there already and not empty")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+
+
+def _put(folder: Path, path: Path) -> None:
+    folder.chmod(0o755)
+    os.replace(folder, path)  # noqa: PTH105 - an empty folder in its place is replaced
 
 
 def export_directory(path: Path, key: Verifier, checkpoint: bytes, bodies: Iterable[bytes]) -> None:
@@ -155,10 +201,11 @@ CSV_COLUMNS = (
 """Columns of the CSV form; `more` holds what has no column of its own, as canonical JSON."""
 
 
-def write_csv(bodies: Iterable[tuple[int, bytes]], out: TextIO) -> None:
-    """Leaves with their indices as CSV (RFC 4180) with a header. Cells that a spreadsheet would run are neutralised."""
+def write_csv(bodies: Iterable[tuple[int, bytes]], out: TextIO, *, header: bool = True) -> None:
+    """Leaves with their indices as CSV (RFC 4180). Cells that a spreadsheet would run are neutralised."""
     writer = csv.writer(out)
-    writer.writerow(CSV_COLUMNS)
+    if header:
+        writer.writerow(CSV_COLUMNS)
     for index, body in bodies:
         row = {name: neutral(str(value)) for name, value in _cells(parse_leaf(body))}
         writer.writerow([index, *(row.get(name, "") for name in CSV_COLUMNS[1:])])

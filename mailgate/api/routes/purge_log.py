@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import csv
 import io
 import json
 import shutil
@@ -22,7 +21,6 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import LogOf, Parts, Principal, Who, only
-from mailgate.clock import from_rfc3339
 from mailgate.errors import NotFoundError
 from mailgate.store import stamps, tenants
 from mailgate.store.log_reading import Entry, EntryFilter, LogReader
@@ -31,7 +29,7 @@ from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
 from mailgate.usecases.parts import Services
 from mailgate.usecases.types import Answer, ObjectId, Parameters, TenantId, Time, TimeIn, text
-from retention.ledger.export import CSV_COLUMNS, DirectoryExport, write_csv
+from retention.ledger.export import DirectoryExport, write_csv
 from retention.ledger.tiles import TileError, parse_tile_path
 
 router = APIRouter(tags=["purge log"], prefix="/v1/purge-log", dependencies=[only(Scope.COMPLIANCE)])
@@ -189,7 +187,7 @@ async def export_log(query: Annotated[ExportQuery, Query()], parts: Parts, who: 
             headers={"content-disposition": f'{name}.tar"'},
             background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True),
         )
-    wanted = _between(parts.log_reader.entries(tenant, 0, signed.size), query.since, query.until)
+    wanted = parts.log_reader.between(tenant, signed.size, query.since, query.until)
     if query.format == "csv":
         return StreamingResponse(_csv(wanted), media_type="text/csv", headers={"content-disposition": f'{name}.csv"'})
     return StreamingResponse(
@@ -261,31 +259,13 @@ async def _by_reason(
     return found, before
 
 
-async def _between(
-    bodies: AsyncIterator[bytes], since: int | None, until: int | None
-) -> AsyncIterator[tuple[int, bytes]]:
-    """The leaves of a time, with their indices."""
-    index = 0
-    async for body in bodies:
-        at = _at(body)
-        if (since is None or at >= since) and (until is None or at < until):
-            yield index, body
-        index += 1
-
-
-def _at(body: bytes) -> int:
-    return from_rfc3339(json.loads(body)["at"])
-
-
 async def _ndjson(leaves: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[bytes]:
     async for _, body in leaves:
         yield body + b"\n"
 
 
 async def _csv(leaves: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[bytes]:
-    head = io.StringIO()
-    csv.writer(head).writerow(CSV_COLUMNS)
-    yield head.getvalue().encode()
+    yield _rows((), header=True)
     batch: list[tuple[int, bytes]] = []
     async for leaf in leaves:
         batch.append(leaf)
@@ -296,10 +276,10 @@ async def _csv(leaves: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[bytes]
         yield _rows(batch)
 
 
-def _rows(batch: Iterable[tuple[int, bytes]]) -> bytes:
+def _rows(batch: Iterable[tuple[int, bytes]], *, header: bool = False) -> bytes:
     out = io.StringIO()
-    write_csv(batch, out)
-    return out.getvalue().partition("\r\n")[2].encode()
+    write_csv(batch, out, header=header)
+    return out.getvalue().encode()
 
 
 async def _tar(

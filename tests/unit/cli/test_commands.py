@@ -105,6 +105,18 @@ def test_a_configuration_file_that_is_wrong(bare: Shell) -> None:
     assert result.stderr.startswith("mailgate: m.toml: there is no setting http.prot; did you mean http.port?")
 
 
+def test_the_log_for_a_spreadsheet_and_for_a_program(shell: Shell) -> None:
+    for format_, name in (("csv", "entries.csv"), ("ndjson", "entries.ndjson")):
+        done = shell.json("audit", "export", "acme", format_, "--format", format_)
+        lines = Path(format_, name).read_bytes().splitlines()
+        assert done["entries"] == len(lines) - (format_ == "csv") == 2 + (format_ == "ndjson")
+        subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=format_, check=True)
+    assert json.loads(lines[-1])["format"] == "csv"  # that it was handed out stands in it
+    assert shell.json("audit", "export", "acme", "none", "--format", "csv", "--since", NOW)["entries"] == 0
+    assert "as a whole" in shell("audit", "export", "acme", "x", "--since", NOW, expect=2).stderr
+    assert "not empty" in shell("audit", "export", "acme", "csv", "--format", "csv", expect=4).stderr
+
+
 def test_an_entry_is_opened_and_checked(shell: Shell) -> None:
     place = ["hold", "place", "acme", "--matter", "M-1", "--reason", "claim received"]
     shell(*place)
