@@ -97,19 +97,20 @@ class Served:
         return int(next(line for line in text.splitlines() if line.startswith("VmHWM:")).split()[1]) / 1024
 
 
-@pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """`mailgate serve` on embedded defaults; its address."""
+    folder = tmp_path_factory.mktemp("serve")
     port = free_port()
     environment = {
         **os.environ,
-        "MAILGATE_DATA_DIR": str(tmp_path / "data"),
+        "MAILGATE_DATA_DIR": str(folder / "data"),
         "MAILGATE_ADMIN_TOKEN": TOKEN,
         "MAILGATE_HTTP__PORT": str(port),
         "MAILGATE_NET__ALLOW": json.dumps(["127.0.0.0/8"]),
         "MAILGATE_SYNC__POLL_INTERVAL_S": "1",
     }
-    with (tmp_path / "serve.log").open("wb") as log:
+    with (folder / "serve.log").open("wb") as log:
         command = [sys.executable, "-m", "mailgate.cli", "serve"]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     yield f"http://127.0.0.1:{port}", process
@@ -129,7 +130,7 @@ async def served(
         async with asyncio.timeout(PATIENCE_S):
             while not await ready(client, base):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-        tenant = f"{base}/v1/tenants/acme"
+        tenant = f"{base}/v1/tenants/{dovecot_account.name.replace('@', '-')}"
         await client.put(tenant, json={"name": "Acme"})
         await client.put(f"{tenant}/subscription", json={"plan": "professional"})
         client.base_url = httpx.URL(tenant)
