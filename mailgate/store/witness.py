@@ -88,13 +88,18 @@ class Witness:
 
     def keep_bundles(self, tenant_ref: str, bundles: Iterable[tuple[Tile, bytes]]) -> None:
         """Write bundles of entries durably; those of the same entries that are there are replaced by the same."""
-        folders = set[Path]()
+        written: list[tuple[Path, Path]] = []
         for tile, data in bundles:
             path = self._bundle(tenant_ref, tile)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write(path, data)
-            folders.add(path.parent)
-        for folder in folders:
+            temporary = path.with_name(f"{path.name}.new")
+            temporary.write_bytes(data)
+            written.append((temporary, path))
+        # All are written before the first is waited for: the disk then does them together.
+        for temporary, path in written:
+            _sync(temporary)
+            temporary.replace(path)
+        for folder in {path.parent for _, path in written}:
             _sync(folder)
 
     def forget_partial(self, tenant_ref: str, size: int) -> None:
@@ -134,8 +139,8 @@ def _write(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
