@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route as HttpRoute
 
-from mailgate.admin import account, mailbox, mailboxes, security, sign_in, tenants
+from mailgate.admin import access, account, mailbox, mailboxes, security, sign_in, tenants
 from mailgate.admin.languages import language, negotiate
 from mailgate.admin.page import Page, Route
 from mailgate.admin.rendering import STATIC, TYPES, assets
@@ -31,6 +31,7 @@ ROUTES: tuple[Route, ...] = (
     *mailboxes.ROUTES,
     *mailbox.ROUTES,
     *tenants.ROUTES,
+    *access.ROUTES,
 )
 _TENANT = re.compile(TENANT_PATTERN)
 _MOST_FIELDS = 100
@@ -79,7 +80,9 @@ class _Named:
 async def _answer(parts: Services, route: Route, template: str, request: Request) -> Response:
     settings = parts.settings
     secret = security.read_cookie(request, settings, security.SESSION)
-    found = None if secret is None else await session_of(parts, secret)
+    # What a page asks for by itself must not keep a session alive that nobody uses.
+    by_itself = request.method == "GET" and request.headers.get("hx-request") == "true"
+    found = None if secret is None else await session_of(parts, secret, used=not by_itself)
     session, user = found if found is not None else (None, None)
     if session is None or not session.passed:
         user = None

@@ -27,7 +27,7 @@ from mailgate.usecases.cursors import Cursors
 from mailgate.usecases.parts import Services
 
 ON_A_PAGE = 50
-_SHARE = 30
+_SHARE = 10
 """Counting again takes at most one part in so many of the time."""
 _KEPT_S, _LONGEST_KEPT_S = 0.5, 60.0
 _MOST_KEPT = 500

@@ -181,4 +181,10 @@ HAPPENED: Final[Mapping[str, str]] = {
     "mailbox.backfill_finished": marked("Older mail was fetched"),
 }
 
+KINDS: Final[Mapping[str, str]] = {
+    "change": marked("Changes"),
+    "read": marked("Reads"),
+    "sign_in": marked("Sign-in"),
+}
+
 ROLES: Final[Mapping[str, str]] = {"admin": marked("Admin"), "compliance": marked("Compliance")}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -110,6 +110,13 @@ async def find(db: Database, secret: str) -> Token | None:
     async with db.read() as conn:
         row = (await conn.execute(select(tokens).where(tokens.c.secret_hash == secret_hash(secret)))).one_or_none()
     return None if row is None else _token(row)
+
+
+async def names(db: Database, ids: Sequence[str]) -> dict[str, str]:
+    """Names by id."""
+    async with db.read() as conn:
+        query = select(tokens.c.id, tokens.c.name).where(tokens.c.id.in_(ids))
+        return {row.id: row.name for row in await conn.execute(query)}
 
 
 async def any_admin(db: Database) -> bool:

@@ -75,9 +75,11 @@ async def begin(
     return secret
 
 
-async def find(db: Database, secret: str, now: Instant, *, idle: Instant) -> tuple[Session, User] | None:
+async def find(
+    db: Database, secret: str, now: Instant, *, idle: Instant, used: bool = True
+) -> tuple[Session, User] | None:
     """The session with this secret and its person; None when it is over, was idle for longer, or the person is
-    disabled. That it was used is written at most once a minute.
+    disabled. That it was `used` is written at most once a minute.
     """
 
     async def read(conn: Any) -> tuple[Session, User] | None:
@@ -90,7 +92,7 @@ async def find(db: Database, secret: str, now: Instant, *, idle: Instant) -> tup
         return None if person is None else (_session(row), user_of(person))
 
     found = await db.query(read)
-    if found is not None and now - found[0].seen_at >= MINUTE:
+    if found is not None and used and now - found[0].seen_at >= MINUTE:
         await _seen(db, found[0].secret_hash, now)
     return found
 

@@ -79,10 +79,12 @@ async def give_code(parts: Services, session: Session, user: User, code: str, wh
     return await _begin(parts, user, whence, session.secret_hash)
 
 
-async def session_of(parts: Services, secret: str) -> tuple[Session, User] | None:
-    """The session with this secret and its person; None when it is over."""
+async def session_of(parts: Services, secret: str, *, used: bool = True) -> tuple[Session, User] | None:
+    """The session with this secret and its person; None when it is over. `used`: a person does something, in contrast
+    to a page that keeps itself up to date.
+    """
     idle = parts.settings.pages.idle_minutes * MINUTE
-    return await user_sessions.find(parts.db, secret, parts.clock(), idle=idle)
+    return await user_sessions.find(parts.db, secret, parts.clock(), idle=idle, used=used)
 
 
 async def sessions(parts: Services, user: User) -> list[Session]:

@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from mailgate.clock import DAY, to_rfc3339
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
 from tests.api.people import person
-
-
-@pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """What is tested here does not hang on the database, but for the listing, which test_pages_mailboxes has too."""
-    return sqlite_url
 
 
 def offered(text: str) -> list[str]:

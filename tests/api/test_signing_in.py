@@ -143,6 +143,16 @@ async def test_a_session_ends_when_idle_when_old_and_by_signing_out(gateway: Gat
     assert (await prune(gateway.core.db, gateway.clock(), longest_days=90, idempotency_hours=24)).sessions == 2
 
 
+async def test_a_page_that_keeps_itself_up_to_date_keeps_no_session_alive(gateway: Gateway) -> None:
+    ann = await person(gateway)
+    for _ in range(5):
+        gateway.clock.forward(11 * MINUTE)
+        assert (await ann.client.get("/admin/mailboxes/rows", headers={"hx-request": "true"})).status_code == 200
+    gateway.clock.forward(6 * MINUTE)
+    over = await ann.client.get("/admin/mailboxes/rows", headers={"hx-request": "true"})
+    assert (over.status_code, over.headers["hx-redirect"]) == (200, "/admin/sign-in")
+
+
 async def test_signing_out_everywhere_and_being_disabled_ends_every_session(gateway: Gateway) -> None:
     first = await person(gateway)
     second = await Person(gateway).sign_in()

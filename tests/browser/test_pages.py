@@ -12,7 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from mailgate.clock import DAY, SECOND, system_clock
-from tests.browser.conftest import Seat, Site, until
+from tests.browser.conftest import PATIENCE_S, Seat, Site, until
 from tests.dovecot import Account, Dovecot
 from tests.sync.engine import mail
 
@@ -122,7 +122,7 @@ def test_an_admin_approves_exactly_what_a_guard_names(sit: Sit, site: Site, dove
     until(lambda: not site.client.get(messages).json()["items"], "the copies were not removed")
     seat.page.reload()
     expect(guards).to_contain_text("Carried out")
-    expect(seat.page.locator(".facts")).to_contain_text(re.compile(r"Copies\s*0"))
+    expect(seat.page.locator(".facts")).to_contain_text(re.compile(r"Copies\s*0"), timeout=PATIENCE_S * 1_000)
 
 
 def test_everything_can_be_done_by_keyboard(sit: Sit, site: Site) -> None:
@@ -180,6 +180,7 @@ def pages_of(site: Site) -> dict[str, str]:
         "tenants": "/admin/tenants",
         "tenant": tenant,
         "connect": f"{tenant}/connect",
+        "access log": "/admin/access-log",
         "account": "/admin/account",
         "codes": "/admin/account/codes",
         "not there": "/admin/nothing",
