@@ -21,6 +21,7 @@ from mailgate.errors import MailgateError, NotFoundError, TooManyRequestsError
 from mailgate.store import tenants as tenant_rows
 from mailgate.store.access_log import Access, Kind
 from mailgate.store.users import Role
+from mailgate.usecases.accesses import write_down
 from mailgate.usecases.parts import Services
 from mailgate.usecases.signing_in import session_of
 from mailgate.usecases.types import TENANT_PATTERN
@@ -180,7 +181,7 @@ async def _write_down(page: Page, template: str, status: int) -> None:
         at=page.parts.clock(),
         address=page.whence.address,
     )
-    await page.parts.access.note(access)
+    await write_down(page.parts, access)
 
 
 async def _static(request: Request) -> Response:

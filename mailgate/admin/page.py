@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
@@ -78,8 +79,9 @@ class Page:
 
     @property
     def here(self) -> str:
-        """This page's address, without what the last one did."""
-        url = self.request.url.remove_query_params("done")
+        """The address of the page that the person looks at, without what the last one did."""
+        shown = self.request.headers.get("hx-current-url", "") if self.partial else ""
+        url = (URL(shown) if shown else self.request.url).remove_query_params("done")
         return url.path + (f"?{url.query}" if url.query else "")
 
     @property

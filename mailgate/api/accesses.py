@@ -12,17 +12,14 @@ import json
 import re
 from urllib.parse import parse_qsl
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mailgate.api.security import Principal
 from mailgate.store.access_log import Access, Kind
-from mailgate.store.overview import is_outage
 from mailgate.store.tokens import Scope as TokenScope
+from mailgate.usecases.accesses import write_down
 from mailgate.usecases.parts import Services
 from mailgate.usecases.types import TENANT_PATTERN
-
-_log = structlog.get_logger("mailgate.access")
 
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _TENANT = re.compile(TENANT_PATTERN)
@@ -69,13 +66,7 @@ class Accesses:
             at=self._parts.clock(),
             address=None if client is None else client[0],
         )
-        try:
-            await (self._parts.access.note if changes else self._parts.access.read)(access)
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            # What was done is done; the answer must not say otherwise.
-            _log.error("access_not_written", actor=access.actor, route=route, status=status)
+        await write_down(self._parts, access)
 
 
 def _targets(scope: Scope) -> dict[str, str]:

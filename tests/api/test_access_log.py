@@ -114,3 +114,15 @@ async def test_old_entries_are_forgotten(gateway: Gateway) -> None:
         pruned = await prune(gateway.core.db, now, longest_days=90, idempotency_hours=24, access_days=10)
         assert pruned.accesses == gone
     assert await entries(gateway) == []
+
+
+async def test_what_was_done_is_answered_though_the_log_can_not_be_written(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, log: Any
+) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(gateway.app.state.services.access, "_write", fail)
+    made = await gateway.client.put("/v1/tenants/acme", json={"name": "Acme"})
+    assert made.status_code == 201
+    assert "access_not_written" in log.getvalue()

@@ -121,8 +121,10 @@ async def test_the_switch_acts_at_once_and_the_row_shows_it(gateway: Gateway) ->
     ann = await person(gateway)
     gateway.sync.woken.clear()
     at = f"/admin/tenants/acme/mailboxes/{box['id']}"
-    row = await ann.post(f"{at}/switch", {"enabled": "0"}, headers=PARTIAL)
+    shown = {"hx-current-url": "http://gateway.test/admin/mailboxes?q=a%26b&done=switched_on"}
+    row = await ann.post(f"{at}/switch", {"enabled": "0"}, headers=PARTIAL | shown)
     assert row.status_code == 200
+    assert 'name="back" value="/admin/mailboxes?q=a%26b"' in row.text
     assert row.text.strip().startswith(f'<tr id="row-{box["id"]}"')
     assert 'aria-checked="false"' in row.text
     assert "The connection is being closed." in row.text  # its process has not let go yet
