@@ -65,7 +65,7 @@ class _Door:
 
     def app(self) -> FastAPI:
         nobody: Any = _NoTokens()
-        gate = Middleware(Gate, authenticator=nobody, request_bytes=MOST, submission_bytes=MOST)
+        gate = Middleware(Gate, authenticator=nobody, closed=lambda: None, request_bytes=MOST, submission_bytes=MOST)
         app = FastAPI(middleware=[gate])
         problems.install(app)
         offers = Offers({STANDARD: "standard"}, {"free": 0, "standard": 3})
