@@ -27,7 +27,7 @@ from mailgate.app.core import Core, Secrets
 from mailgate.app.health import checks
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
 from mailgate.clock import DAY, MINUTE, Instant
-from mailgate.errors import ConfigurationError
+from mailgate.errors import ConfigurationError, UnavailableError
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.publish import Publishing
 from mailgate.jobs.scheduler import Intervals, Jobs
@@ -256,6 +256,8 @@ class Application:
                 await core.log_reader.checkpoint(tenant, core.clock())
             except LogDivergedError as error:
                 diverged[tenant_id] = error.detail
+            except UnavailableError as error:  # another process signs this one, or the witness is away
+                _log.warning("log_not_signed", tenant=tenant_id, detail=error.detail)
         core.alarms.signing(diverged)
         await self._stamper.work()
 

@@ -91,6 +91,7 @@ def _wrap_under_new_master() -> int:
 def _shown(done: Rotated) -> dict[str, Any]:
     return {
         "tenants": done.tenants,
+        "unreadable": done.unreadable,
         "wrapped": {kind: done.wrapped[kind] for kind in ("messages", "blobs", "submissions")},
         "destroyed": [_epoch(epoch) for epoch in done.destroyed],
         "kept": [_epoch(epoch) for epoch in done.kept],
@@ -105,6 +106,8 @@ def _epoch(epoch: Epoch) -> dict[str, Any]:
 def _say(done: dict[str, Any]) -> None:
     wrapped = ", ".join(f"{count} {kind}" for kind, count in done["wrapped"].items())
     session.say(f"{done['tenants']} tenants; wrapped anew: {wrapped}")
+    if done["unreadable"]:
+        session.say(f"{done['unreadable']} data keys don't open and stay as they are: run `mailgate doctor`")
     for gone in done["destroyed"]:
         session.say(f"destroyed: the key of {gone['month']} of tenant {gone['tenant']}")
     for kept in done["kept"]:

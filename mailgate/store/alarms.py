@@ -225,18 +225,26 @@ async def _failing(conn: AsyncConnection, known: Container[str]) -> dict[str | N
 
 
 async def _unsigned(conn: AsyncConnection) -> dict[str, Instant]:
+    """Logs whose newest checkpoint is not of all entries, nor of more than there are, and since when. What is not there
+    counts too: rows may have been changed by others.
+    """
     signed = (
-        select(log_checkpoints.c.tenant_id, func.max(log_checkpoints.c.size).label("size"))
+        select(
+            log_checkpoints.c.tenant_id,
+            func.max(log_checkpoints.c.size).label("size"),
+            func.max(log_checkpoints.c.signed_at).label("at"),
+        )
         .group_by(log_checkpoints.c.tenant_id)
         .subquery()
     )
     size = func.coalesce(signed.c.size, 0)
     first = and_(log_leaves.c.tenant_id == tenant_heads.c.tenant_id, log_leaves.c.idx == size)
     query = (
-        select(tenant_heads.c.tenant_id, log_leaves.c.at)
+        select(tenant_heads.c.tenant_id, func.coalesce(log_leaves.c.at, signed.c.at, tenants.c.created_at))
+        .join(tenants, tenants.c.id == tenant_heads.c.tenant_id)
         .outerjoin(signed, signed.c.tenant_id == tenant_heads.c.tenant_id)
-        .join(log_leaves, first)
-        .where(tenant_heads.c.log_size > size)
+        .outerjoin(log_leaves, first)
+        .where(tenant_heads.c.log_size != size)
     )
     return {row[0]: row[1] for row in (await conn.execute(query)).all()}
 

@@ -31,8 +31,8 @@ from sqlalchemy import Row, Table, bindparam, or_, select, tuple_, update
 
 from mailgate.actors import Actor
 from mailgate.clock import DAY, MINUTE, Clock, Instant
-from mailgate.errors import ConflictError
-from mailgate.keys import KeyMissingError, KeyRing, TenantKeys, epoch_at, epoch_end
+from mailgate.errors import ConflictError, NotFoundError
+from mailgate.keys import KeyMissingError, KeyRing, KeyUnwrapError, TenantKeys, epoch_at, epoch_end
 from mailgate.store import installation, leases, tenants
 from mailgate.store.database import Database
 from mailgate.store.log import PurgeLog
@@ -74,9 +74,12 @@ class Epoch:
 
 @dataclass(slots=True)
 class Rotated:
-    """What a rotation did. `kept`: keys of past months that were not destroyed, and why not yet."""
+    """What a rotation did. `kept`: keys of past months that were not destroyed, and why not yet. `unreadable`: how many
+    rows have a data key that does not open; they hold up the key of their month, and nothing else.
+    """
 
     tenants: int = 0
+    unreadable: int = 0
     wrapped: Counter[str] = field(default_factory=Counter)
     destroyed: list[Epoch] = field(default_factory=list)
     kept: list[Epoch] = field(default_factory=list)
@@ -132,7 +135,10 @@ class KeyRotation:
                 await self._tenant(only, actor, keep, fence, done)
                 return done
             async for tenant in self._everybody():
-                await self._tenant(tenant, actor, keep, fence, done)
+                try:
+                    await self._tenant(tenant, actor, keep, fence, done)
+                except NotFoundError:
+                    continue  # it began to be erased meanwhile; the others are as they were
             await installation.put(self._db, PASSED, str(self._clock()))
         finally:
             await leases.release(self._db, LEASE, self._owner, fence)
@@ -188,7 +194,9 @@ class KeyRotation:
         if not past:
             return
         for kind, table in _TABLES.items():
-            done.wrapped[kind] += await self._wrap_anew(tenant, keys, kind, table, current, fence)
+            wrapped, unreadable = await self._wrap_anew(tenant, keys, kind, table, current, fence)
+            done.wrapped[kind] += wrapped
+            done.unreadable += unreadable
         done.wrapped += Counter()  # forgets what is zero
         for epoch in past:
             retired_at = await self._db.transact(partial(self._retire, tenant, epoch))
@@ -211,9 +219,11 @@ class KeyRotation:
 
     async def _wrap_anew(
         self, tenant: Tenant, keys: TenantKeys, kind: str, table: Table, current: int, fence: int
-    ) -> int:
-        """Walk the tenant's rows once, in the order of an index, and wrap what is under an older key than now's."""
-        count, after = 0, None
+    ) -> tuple[int, int]:
+        """Walk the tenant's rows once, in the order of an index, and wrap what is under an older key than now's. How
+        many were, and how many don't open.
+        """
+        count, unreadable, after = 0, 0, None
         walk = _WALKS[kind]
         stale = table.c.key_epoch < current
         if kind == "submissions":  # what prepares a copy holds the copy's own key, of which the row does not tell
@@ -225,23 +235,38 @@ class KeyRotation:
             async with self._db.read() as conn:
                 rows = (await conn.execute(query.order_by(*walk).limit(self._batch))).all()
             if not rows:
-                return count
+                return count, unreadable
             after = tuple(rows[-1])[1:]
             ids = [row.id for row in rows]
-            count += await self._db.transact(partial(self._batch_anew, keys, kind, table, ids))
+            values, odd = await self._db.transact(partial(self._batch_anew, keys, kind, table, ids))
+            count += values
+            unreadable += len(odd)
+            if odd:
+                _log.error("key_unreadable", tenant=tenant.id, what=kind, count=len(odd), first=odd[0])
             self._step(f"wrapped {kind}")
             await leases.renew(self._db, LEASE, self._owner, fence, LEASE_TTL, self._clock())
 
-    async def _batch_anew(self, keys: TenantKeys, kind: str, table: Table, ids: Sequence[str], tx: Transaction) -> int:
+    async def _batch_anew(
+        self, keys: TenantKeys, kind: str, table: Table, ids: Sequence[str], tx: Transaction
+    ) -> tuple[int, list[str]]:
+        """Wrap these rows anew; how many were, and which don't open."""
         now = self._clock()
         query = select(table).where(among(table.c.id, ids, sqlite=tx.sqlite)).order_by(_LOCKED_BY[kind])
         rows = (await tx.conn.execute(query.with_for_update(key_share=True))).all()
-        values = [value for row in rows if (value := _anew(keys, kind, row, now)) is not None]
+        values, odd = list[dict[str, Any]](), list[str]()
+        for row in rows:
+            try:
+                value = _anew(keys, kind, row, now)
+            except (KeyMissingError, KeyUnwrapError):
+                odd.append(row.id)  # damaged: it must not keep the keys of everything else from being changed
+                continue
+            if value is not None:
+                values.append(value)
         if values:
             names = {name for value in values for name in value} - {"row"}
             statement = update(table).where(table.c.id == bindparam("row"))
             await tx.conn.execute(statement.values({name: bindparam(name) for name in names}), values)
-        return len(values)
+        return len(values), odd
 
     async def _retire(self, tenant: Tenant, epoch: int, tx: Transaction) -> Instant | None:
         """Since when nothing needs the epoch's key; None while something does."""

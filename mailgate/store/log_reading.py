@@ -26,7 +26,7 @@ from mailgate.store.transaction import Transaction
 from mailgate.store.witness import Witness
 from retention.ledger import tiles
 from retention.ledger.checkpoint import Checkpoint, open_checkpoint
-from retention.ledger.note import Signer, Verifier
+from retention.ledger.note import NoteError, Signer, Verifier
 from retention.ledger.proof import prove
 from retention.ledger.tree import Frontier, tree_root
 
@@ -124,10 +124,17 @@ class LogReader:
         if fault is not None:
             raise UnavailableError(fault, slug="witness_missing")
         kept = self._witness.last(tenant.ref)
-        known = [] if kept is None else [open_checkpoint(kept, signer.verifier)]
         last = await self._last(tenant)
-        if last is not None:
-            known.append(open_checkpoint(last.note, signer.verifier))
+        known = [
+            _signed_before(tenant, where, note, signer.verifier)
+            for where, note in (("ledger.witness", kept), ("the database", None if last is None else last.note))
+            if note is not None
+        ]
+        if last is not None and (last.size, last.root) != (known[-1].size, known[-1].root):
+            raise LogDivergedError(
+                f"the checkpoint of {last.size} entries of tenant {tenant.id} in the database is not the one that was "
+                "signed: compare the database with its backups and exports"
+            )
 
         async def work(tx: Transaction) -> SignedCheckpoint:
             head = (
@@ -305,8 +312,23 @@ class LogReader:
         return None if row is None else SignedCheckpoint(row.size, row.root, row.note.encode(), row.signed_at)
 
     def _same_as_witness(self, tenant: Tenant, last: SignedCheckpoint) -> bool:
+        """Whether both places have the very note, so that it may be served; where they have not, signing says why."""
         kept = self._witness.last(tenant.ref)
-        return kept is not None and open_checkpoint(kept, self.verifier(tenant)).size == last.size
+        if kept is None or kept != last.note:
+            return False
+        signed = _signed_before(tenant, "ledger.witness", kept, self.verifier(tenant))
+        return (signed.size, signed.root) == (last.size, last.root)
+
+
+def _signed_before(tenant: Tenant, where: str, note: bytes, key: Verifier) -> Checkpoint:
+    """The checkpoint in a note that was kept. Raises LogDivergedError when that is not what this key signed."""
+    try:
+        return open_checkpoint(note, key)
+    except NoteError as error:
+        raise LogDivergedError(
+            f"the checkpoint of the purge log of tenant {tenant.id} in {where} is damaged ({error}): put it back from "
+            "a backup or an export. Nothing more is signed until then"
+        ) from None
 
 
 async def anything_signed(db: Database) -> bool:

@@ -193,7 +193,7 @@ def _folder(row: Row[Any], renamed: Renames) -> FolderRow:
 
 
 async def unsigned_logs(db: Database) -> list[str]:
-    """Tenants whose purge log has grown since it was last signed."""
+    """Tenants whose purge log is not what was last signed: it grew, or somebody made it shorter."""
     signed = (
         select(log_checkpoints.c.tenant_id, func.max(log_checkpoints.c.size).label("size"))
         .group_by(log_checkpoints.c.tenant_id)
@@ -202,7 +202,7 @@ async def unsigned_logs(db: Database) -> list[str]:
     query = (
         select(tenant_heads.c.tenant_id)
         .outerjoin(signed, signed.c.tenant_id == tenant_heads.c.tenant_id)
-        .where(tenant_heads.c.log_size > func.coalesce(signed.c.size, 0))
+        .where(tenant_heads.c.log_size != func.coalesce(signed.c.size, 0))
         .order_by(tenant_heads.c.tenant_id)
     )
     async with db.read() as conn:

@@ -30,7 +30,7 @@ from sqlalchemy import delete, insert, select, update
 
 from mailgate.actors import Actor
 from mailgate.clock import Clock, Instant
-from mailgate.errors import ConflictError, NotFoundError
+from mailgate.errors import ConfigurationError, ConflictError, NotFoundError
 from mailgate.ids import new_ref
 from mailgate.store import tenants as tenants_store
 from mailgate.store.database import Database
@@ -57,6 +57,7 @@ from mailgate.store.transaction import Leaf, Transaction
 from mailgate.store.witness import Witness
 from retention.ledger.canonical import parse_instant
 from retention.ledger.checkpoint import open_checkpoint, parse_checkpoint
+from retention.ledger.note import NoteError
 from retention.ledger.schema import parse_leaf
 from retention.ledger.tiles import TileError
 from retention.ledger.tree import Frontier, leaf_hash
@@ -95,11 +96,13 @@ class Replayed:
 
 
 async def behind(db: Database, witness: Witness) -> list[Behind]:
-    """The logs of which more was signed than the database has."""
+    """The logs of which more was signed than the database has. Raises ConfigurationError where a checkpoint outside
+    can't be read: then nobody knows.
+    """
 
     def signed() -> dict[str, int]:
         notes = {ref: witness.last(ref) for ref in witness.refs()}
-        return {ref: parse_checkpoint(note).size for ref, note in notes.items() if note is not None}
+        return {ref: _size(ref, note) for ref, note in notes.items() if note is not None}
 
     sizes = await asyncio.to_thread(signed)
     query = select(tenants.c.ref, tenants.c.id, tenant_heads.c.log_size).join(tenant_heads)
@@ -110,6 +113,17 @@ async def behind(db: Database, witness: Witness) -> list[Behind]:
         for ref, size in sorted(sizes.items())
         if ref not in have or have[ref].log_size < size
     ]
+
+
+def _size(ref: str, note: bytes) -> int:
+    try:
+        return parse_checkpoint(note).size
+    except NoteError as error:
+        raise ConfigurationError(
+            f"{ref}.checkpoint in ledger.witness is damaged ({error}), so nobody knows whether a backup of the "
+            "database was restored: put it back from a backup of that folder, or take `checkpoint` of the log's newest "
+            "export for it"
+        ) from None
 
 
 def refusal(found: Sequence[Behind]) -> RestoredBackupError | None:
@@ -168,7 +182,12 @@ class Restore:
         note = self._witness.last(tenant.ref)
         if note is None:
             raise LogDivergedError(f"the checkpoint of tenant {tenant.id} is gone from ledger.witness")
-        checkpoint = open_checkpoint(note, self._log_reader.verifier(tenant))
+        try:
+            checkpoint = open_checkpoint(note, self._log_reader.verifier(tenant))
+        except NoteError as error:
+            raise LogDivergedError(
+                f"the checkpoint of tenant {tenant.id} in ledger.witness was not signed by this installation ({error})"
+            ) from None
         async with self._db.read() as conn:
             head = select(tenant_heads.c.log_frontier).where(tenant_heads.c.tenant_id == tenant.id)
             frontier = Frontier.from_bytes((await conn.execute(head)).scalar_one())

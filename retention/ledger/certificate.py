@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from .canonical import CanonicalError, load
-from .checkpoint import parse_checkpoint
+from .checkpoint import open_checkpoint, parse_checkpoint
 from .note import Verifier
 from .proof import ProvenLeaf, check_proof, prove
 from .purge_template import match_item_purge
@@ -243,33 +243,46 @@ def is_certificate(value: Any) -> bool:
 def check_certificate(told: Any, key: Verifier) -> tuple[ProvenLeaf, ProvenLeaf]:
     """The first and the last leaf of the run that a certificate tells of, proven under the log's key.
 
-    What the certificate takes from these two is compared with them: run, times, actor, policy, counts. Raises
-    ProofError, NoteError, LeafError.
+    What the certificate takes from these two is compared with them: run, times, outcome, actor, policy, program,
+    counts; and its evidence is one signed state. How the purged divide by reason, plan and method, and what became of
+    objects, only the log tells (`certificates`). Raises ProofError, NoteError, LeafError.
     """
     try:
         if told["v"] != VERSION:
             raise ProofError("a certificate of another version")
         evidence = told["evidence"]
         opened, ended = (check_proof(evidence[which]["proof"], key) for which in ("opened", "ended"))
+        signed = open_checkpoint(evidence["checkpoint"].encode(), key)
         first, last = opened.leaf, ended.leaf
-        run = told["run"]
+        run, purged = told["run"], last["purged"]
+        outcome = "completed" if last["type"] == "run.close" else "aborted"
         same = [
             (first["type"], "run.open"),
             (last["type"] in _ENDS, True),
             (run["id"], first["run"]),
             (run["id"], last["run"]),
+            (run["outcome"], outcome),
+            (run.get("reason"), last.get("reason")),
+            (run["trigger"], first["trigger"]),
             (run["judged_by"], first["now"]),
             (run["opened_at"], first["at"]),
             (run["ended_at"], last["at"]),
-            (told["log"]["origin"], first["origin"]),
-            (told["log"]["tenant_ref"], first["tenant_ref"]),
+            (told["log"], {"origin": first["origin"], "tenant_ref": first["tenant_ref"], "vkey": key.vkey}),
             (told["actor"], first["actor"]),
             (told["approved"], first["approved"]),
             (told["policy"], first["policy"]),
+            ({**told["tool"], "name": ""}, {**first["build"], "name": ""}),
             (told["counts"], {name: last[name] for name in ("candidates", "purged", "kept", "failed")}),
-            (sum(told["items"]["by_reason"].values()), last["purged"]),
+            (sum(told["items"]["by_reason"].values()), purged),
+            (sum(told["items"]["by_plan"].values()), purged),
+            (sum(method["items"] for method in told["sanitization"]["methods"]), purged),
+            ((evidence["size"], evidence["root"]), (signed.size, signed.root.hex())),
+            ({opened.checkpoint, ended.checkpoint}, {signed}),
+            ([evidence[which]["index"] for which in ("opened", "ended")], [opened.index, ended.index]),
+            (opened.index < ended.index, True),
+            (all(key.vkey in told["verify"][which] for which in ("certificate", "log")), True),
         ]
-    except (KeyError, TypeError, AttributeError, CanonicalError):
+    except (KeyError, TypeError, AttributeError, CanonicalError, UnicodeEncodeError):
         raise ProofError("not a certificate") from None
     if any(claimed != proven for claimed, proven in same):
         raise LeafError("the certificate says something else than the leaves that it proves")

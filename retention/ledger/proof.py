@@ -58,7 +58,11 @@ def check_proof(text: str, key: Verifier) -> ProvenLeaf:
     path = [_decode(line) for line in match[3].splitlines()]
     if any(len(sibling) != HASH_SIZE for sibling in path):
         raise ProofError("a hash of the path has a wrong length")
-    checkpoint = open_checkpoint(text[match.end() :].encode(), key)
+    try:
+        note = text[match.end() :].encode()
+    except UnicodeEncodeError:
+        raise ProofError("half a surrogate pair in the checkpoint") from None
+    checkpoint = open_checkpoint(note, key)
     verify_inclusion(leaf_hash(body), index, checkpoint.size, path, checkpoint.root)
     leaf = parse_leaf(body)
     if leaf["origin"] != checkpoint.origin:

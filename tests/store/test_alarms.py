@@ -14,11 +14,12 @@ from mailgate.actors import COMMAND, SCHEDULE
 from mailgate.alarms import ERASE_ATTEMPTS, Kind
 from mailgate.clock import DAY, HOUR
 from mailgate.store import alarms as alarms_module
+from mailgate.store import overview
 from mailgate.store.alarms import Alarms
 from mailgate.store.feed import FeedReader, Publisher
-from mailgate.store.log_reading import LogReader
+from mailgate.store.log_reading import LogDivergedError, LogReader
 from mailgate.store.retention import RetentionService
-from mailgate.store.schema import blob_erasures, log_checkpoints, tenant_heads
+from mailgate.store.schema import blob_erasures, log_checkpoints, log_leaves, tenant_heads
 from mailgate.store.witness import Witness
 from retention.model import Brake
 from retention.policy import Policy
@@ -160,6 +161,30 @@ async def test_a_log_that_is_not_signed_and_one_that_diverged(watched: Watched) 
         await tx.conn.execute(update(log_checkpoints).values(stamp_error="the authority does not answer"))
     assert await watched.look() == [(Kind.TIMESTAMP_FAILING, "acme")]
     assert (await watched.alarms.standing())[0].detail.endswith("the authority does not answer")
+
+
+async def test_rows_of_the_log_that_somebody_removed_or_added_hide_nothing(watched: Watched) -> None:
+    home = await watched.purging.builder.home("acme", "standard")
+    db = watched.purging.store.db
+    await watched.reader.checkpoint(home.tenant, watched.purging.now)
+    watched.purging.now += 4 * HOUR
+    async with db.write() as tx:  # a checkpoint of more entries than there are: nothing would have to be signed
+        signed = (await tx.conn.execute(log_checkpoints.select())).one()
+        await tx.conn.execute(insert(log_checkpoints).values(signed._asdict() | {"size": 1_000}))
+    assert await overview.unsigned_logs(db) == ["acme"]
+    with pytest.raises(LogDivergedError) as refused:
+        await watched.reader.checkpoint(home.tenant, watched.purging.now)
+    watched.alarms.signing({"acme": refused.value.detail})
+    assert await watched.look() == [(Kind.LOG_DIVERGED, "acme")]
+    async with db.write() as tx:
+        await tx.conn.execute(delete(log_checkpoints).where(log_checkpoints.c.size == 1_000))
+        await tx.conn.execute(delete(log_checkpoints))
+        first = (await tx.conn.execute(log_leaves.select().where(log_leaves.c.idx == 0))).one()
+        await tx.conn.execute(delete(log_leaves).where(log_leaves.c.idx == 0))
+    watched.alarms.signing({})
+    assert await watched.look() != []  # the first entry that is to be signed is away
+    async with db.write() as tx:
+        await tx.conn.execute(insert(log_leaves).values(first._asdict()))
 
 
 async def test_what_can_not_be_written_stands_in_memory_and_goes_on_record_later(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
 from mailgate.actors import SYSTEM, Actor
 from mailgate.clock import DAY, Instant, from_datetime
@@ -19,6 +19,7 @@ from mailgate.store.check import doctor
 from mailgate.store.key_epochs import KeyRotation, RotationBusyError, destroy_from
 from mailgate.store.leases import acquire
 from mailgate.store.schema import blobs, key_epochs, messages
+from mailgate.store.tenant_erasure import Reason, TenantErasures
 from tests.store.builder import Seed
 from tests.store.conftest import Store
 from tests.store.purging import Purging, make_purging
@@ -188,6 +189,44 @@ async def test_the_log_hears_of_another_master_key_once(keys: Keys) -> None:
 
 class Cut(BaseException):
     """What a kill is to the code: nothing after it runs."""
+
+
+async def test_a_damaged_row_holds_up_nothing_else(keys: Keys) -> None:
+    store = keys.store
+    await keys.purging.builder.copies(await keys.purging.builder.home("zebra"), [Seed(NOVEMBER)])
+    whole = (await keys.rows())[0]
+    row = messages.c.id == whole.id
+    async with store.db.write() as tx:
+        await tx.conn.execute(update(messages).where(row).values(data_key=bytes(len(whole.data_key))))
+    keys.now = DECEMBER
+    done = await keys.rotation.rotate(ADMIN, at_once=True)
+    assert (done.unreadable, done.wrapped) == (1, {"messages": 3, "blobs": 3})
+    assert [(kept.tenant_id, kept.until) for kept in done.kept] == [("acme", None)]  # it may be mended from a backup
+    assert [gone.tenant_id for gone in done.destroyed] == ["zebra"]
+    async with store.db.write() as tx:
+        await tx.conn.execute(update(messages).where(row).values(data_key=whole.data_key))
+
+
+async def test_a_tenant_that_begins_to_leave_meanwhile_holds_up_no_other(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = keys.store
+    await keys.purging.builder.copies(await keys.purging.builder.home("zebra"), [Seed(NOVEMBER)])
+    keys.now = DECEMBER
+    leaving = TenantErasures(store.db, store.ring, store.log, store.subscriptions, lambda: keys.now, "test")
+    wrap_anew = keys.rotation._wrap_anew
+
+    async def begin_to_leave(tenant: tenants.Tenant, *more: Any) -> tuple[int, int]:
+        if tenant.id == "acme":
+            await leaving.begin("acme", Reason.OFFBOARDING, ADMIN)
+        return await wrap_anew(tenant, *more)
+
+    monkeypatch.setattr(keys.rotation, "_wrap_anew", begin_to_leave)
+    done = await keys.rotation.rotate(ADMIN, at_once=True)
+    assert [gone.tenant_id for gone in done.destroyed] == ["zebra"]
+    assert await leaving.work() == 0  # the erase worker is to come
+    with pytest.raises(KeyMissingError):
+        store.ring.tenant((await tenants.get(store.db, "acme", erased=True)).ref)
 
 
 async def test_cut_at_any_step_it_ends_as_if_it_had_not_been(keys: Keys) -> None:

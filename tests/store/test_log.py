@@ -15,6 +15,7 @@ from mailgate.store import tenants
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.log_reading import EntryFilter, LogDivergedError
 from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, tenant_heads
+from mailgate.store.witness import Witness
 from retention.ledger import leaves, tiles
 from retention.ledger.checkpoint import open_checkpoint
 from retention.ledger.leaves import parse_leaf
@@ -109,6 +110,29 @@ async def test_a_restored_backup_is_not_signed(store: Store, tmp_path: Path) -> 
         await tx.conn.execute(update(tenant_heads).values(log_size=100, log_frontier=frontier.to_bytes()))
     with pytest.raises(LogDivergedError, match="300 were signed"):
         await store.reader.checkpoint(tenant, NOW)
+
+
+@pytest.mark.parametrize("where", ["database", "witness"])
+async def test_a_checkpoint_that_is_not_what_was_signed_is_neither_served_nor_signed_upon(
+    store: Store, tmp_path: Path, where: str
+) -> None:
+    """Damaged, or written by somebody else; no entry came since."""
+    tenant = await _grown(store, 3)
+    signed = await store.reader.checkpoint(tenant, NOW)
+    forged = signed.note.replace(b"\n3\n", b"\n3\nx\n")
+    if where == "witness":
+        Witness(tmp_path / "witness").keep(tenant.ref, forged)
+    else:
+        async with store.db.write() as tx:
+            await tx.conn.execute(update(log_checkpoints).values(note=forged.decode()))
+    with pytest.raises(LogDivergedError, match=f"in .*{where} is damaged"):
+        await store.reader.checkpoint(tenant, NOW)
+    if where == "witness":
+        Witness(tmp_path / "witness").keep(tenant.ref, signed.note)
+    else:
+        async with store.db.write() as tx:
+            await tx.conn.execute(update(log_checkpoints).values(note=signed.note.decode()))
+    assert await store.reader.checkpoint(tenant, NOW) == signed
 
 
 async def test_a_changed_history_is_not_signed(store: Store) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import insert, select, update
 
 from mailgate.actors import SYSTEM, Actor
 from mailgate.clock import DAY
+from mailgate.errors import ConfigurationError
 from mailgate.jobs.erase import EraseWorker
 from mailgate.store import tenants
 from mailgate.store.erasures import Erasures
@@ -273,6 +274,18 @@ async def test_entries_that_are_not_whole_are_refused(week: Week, harm: str) -> 
     with pytest.raises(LogDivergedError, match=r"ledger\.witness"):
         await week.restoring().run(ADMIN)
     await week.restore(newest)
+
+
+async def test_a_damaged_checkpoint_outside_is_told_of_and_not_taken_for_none(week: Week) -> None:
+    ref = (await tenants.get(week.store.db, "acme")).ref
+    note = week.witness.last(ref)
+    assert note is not None
+    for damaged in (b"", note[: len(note) // 2], b"\xff" + note):
+        week.witness.keep(ref, damaged)
+        with pytest.raises(ConfigurationError, match=f"{ref}.checkpoint .* damaged"):
+            await behind(week.store.db, week.witness)
+    week.witness.keep(ref, note)
+    assert await behind(week.store.db, week.witness) == []
 
 
 async def test_the_fixture_restores_what_it_saved(week: Week) -> None:

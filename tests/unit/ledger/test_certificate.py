@@ -97,6 +97,18 @@ def test_it_is_checked_with_nothing_but_the_key(told: dict[str, Any], tmp_path: 
         (("policy",), {"ver": 2, "sha256": "0" * 64}),
         (("log", "tenant_ref"), "t-other"),
         (("items", "by_reason"), {"age": 3}),
+        (("items", "by_plan"), {"standard, 60 days": 3}),
+        (("sanitization", "methods"), [{"method": "key_destroyed", "technique": "x", "items": 3}]),
+        (("run", "outcome"), "aborted"),
+        (("run", "reason"), "cut"),
+        (("run", "trigger"), "api"),
+        (("log", "vkey"), Signer(ORIGIN, bytes(32)).verifier.vkey),
+        (("tool", "commit"), "deadbeef"),
+        (("evidence", "size"), 601),
+        (("evidence", "root"), "0" * 64),
+        (("evidence", "opened", "index"), 0),
+        (("evidence", "ended", "index"), 0),
+        (("verify", "log"), "mailgate audit replay DIR --vkey 'another'"),
     ],
 )
 def test_what_the_leaves_do_not_say_is_refused(told: dict[str, Any], where: tuple[str, ...], value: Any) -> None:
@@ -112,6 +124,25 @@ def test_what_the_leaves_do_not_say_is_refused(told: dict[str, Any], where: tupl
 def test_other_values_are_no_certificates(odd: Any) -> None:
     with pytest.raises(ProofError):
         check_certificate(odd, KEY)
+
+
+@pytest.mark.parametrize("where", ["proof", "checkpoint"])
+def test_half_a_surrogate_pair_is_refused_in_words(told: dict[str, Any], tmp_path: Path, where: str) -> None:
+    part = told["evidence"]["ended"] if where == "proof" else told["evidence"]
+    part[where] += "\ud800"
+    file = tmp_path / "certificate.json"
+    file.write_text(json.dumps(told))
+    assert check_proof_file(file, KEY).verdict is Verdict.INVALID
+    file.write_text(json.dumps({"items": [{"proof": told["evidence"]["opened"]["proof"] + "\ud800"}]}))
+    assert check_proof_file(file, KEY).verdict is Verdict.INVALID
+
+
+def test_evidence_of_two_states_is_refused(exported: Exporter, leaves: list[bytes], told: dict[str, Any]) -> None:
+    shorter, _ = certify_run(exported(leaves[:500], "shorter"), RUN, KEY)
+    assert shorter is not None
+    told["evidence"]["opened"] = shorter["evidence"]["opened"]
+    with pytest.raises(LeafError):
+        check_certificate(told, KEY)
 
 
 def test_proofs_of_another_run_do_not_pass(exported: Exporter, leaves: list[bytes], told: dict[str, Any]) -> None:
@@ -167,7 +198,17 @@ def test_an_export_has_them_and_verify_builds_them_again(leaves: list[bytes], tm
     (path / "SHA256SUMS").unlink()
     file = path / f"certificates/{RUN}.json"
     good = file.read_text()
-    for forged in (good.replace('"purged": 2', '"purged": 1'), good.replace('"erased": 1', '"erased": 2'), "{}", "x"):
+    thief = Signer(ORIGIN, bytes(32)).verifier.vkey
+    for forged in (
+        good.replace('"purged": 2', '"purged": 1'),
+        good.replace('"erased": 1', '"erased": 2'),
+        good.replace('"items": 2', '"items": 3'),  # by the method of sanitization
+        good.replace(f"--vkey '{KEY.vkey}'", f"--vkey '{thief}'"),  # what the reader is to verify by
+        good.replace('"standard":', '"norm":'),
+        "{}",
+        "x",
+    ):
+        assert forged != good
         file.write_text(forged)
         assert verify_directory(path, KEY).verdict is Verdict.INVALID, forged[:20]
     file.write_text(good.replace("Cryptographic Erase", "Crypto erase"))  # as another version may put it
@@ -175,7 +216,9 @@ def test_an_export_has_them_and_verify_builds_them_again(leaves: list[bytes], tm
     shown = path / f"certificates/{RUN}.html"
     shown.write_text(shown.read_text().replace("2 copies purged", "1 copies purged"))
     assert verify_directory(path, KEY).verdict is Verdict.INVALID
-    shown.write_text("<p>a page of another version")
+    shown.write_text("<p>a page that does not say by what it was made")
+    assert verify_directory(path, KEY).verdict is Verdict.INVALID
+    shown.write_text('<meta name="generator" content="purge certificate page 999"><p>a page of another version')
     assert verify_directory(path, KEY).facts["pages_of_other_versions"] == 1
     shown.rename(path / f"certificates/{ulid(7)}.html")
     assert "certificates/" in verify_directory(path, KEY).headline
