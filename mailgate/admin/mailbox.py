@@ -18,7 +18,7 @@ from mailgate.errors import ConflictError, PreconditionError
 from mailgate.store import guards, mailbox_overview, overview, quarantine, runs
 from mailgate.store.mailboxes import Mailbox
 from mailgate.store.users import Role
-from mailgate.sync.port import MailboxState
+from mailgate.sync.state import MailboxState
 from mailgate.usecases import connecting
 from mailgate.usecases.accounts import AccountPatch, Auth, MailboxPatchBody
 from mailgate.usecases.parts import Verification

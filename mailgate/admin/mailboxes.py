@@ -20,7 +20,7 @@ from mailgate.store.mailbox_overview import Listed, Stored, Which
 from mailgate.store.mailboxes import Mailbox
 from mailgate.store.overview import Waiting
 from mailgate.store.users import Role
-from mailgate.sync.port import MailboxState
+from mailgate.sync.state import MailboxState
 from mailgate.usecases import connecting
 from mailgate.usecases.accounts import MailboxPatchBody
 from mailgate.usecases.cursors import Cursors

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailgate.admin.languages import marked
-from mailgate.sync.port import MailboxState
+from mailgate.sync.state import MailboxState
 from mailgate.tenants.commands import Command
 
 

@@ -48,7 +48,7 @@ from mailgate.store.restore import refusal
 from mailgate.store.search import Indexer
 from mailgate.store.signals import Signals
 from mailgate.store.sync import SqlSyncStore
-from mailgate.sync.port import MailboxConfig
+from mailgate.sync.state import MailboxConfig
 from mailgate.sync.supervisor import Connector, Supervisor
 from mailgate.sync.supervisor import Parts as SyncParts
 from mailgate.timestamps import load_roots

@@ -17,7 +17,7 @@ from mailgate.ids import new_id
 from mailgate.store.runs import BACKFILL, COMPLETED, FAILED, QUEUED, RUNNING, actor_from_text
 from mailgate.store.schema import folders, mailboxes, runs
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import Backfill
+from mailgate.sync.state import Backfill
 
 _R = runs.c
 _B = mailboxes.c

@@ -19,8 +19,9 @@ from mailgate.store.quarantine import resolve
 from mailgate.store.schema import folders, messages, operations, origins, tombstones
 from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Action, Forget, Link, MarkGone, Merge, Pull, Reappear, Rebury, Vanish
+from mailgate.sync.incoming import Applied, Batch
 from mailgate.sync.operations import OperationKind
-from mailgate.sync.port import UNSURE, Applied, Batch, Owner
+from mailgate.sync.state import UNSURE, Owner
 from mailgate.sync.views import wished
 
 

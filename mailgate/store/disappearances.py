@@ -18,7 +18,8 @@ from mailgate.store.schema import messages as messages_table
 from mailgate.store.transaction import Transaction
 from mailgate.sync import guards
 from mailgate.sync.actions import Detach, Drop, Pending, Remove, Settlement
-from mailgate.sync.port import Applied, Owner, PendingCount
+from mailgate.sync.incoming import Applied
+from mailgate.sync.state import Owner, PendingCount
 
 
 async def counts(conn: AsyncConnection, mailbox_id: str, now: Instant) -> list[PendingCount]:

@@ -15,7 +15,8 @@ from mailgate.store.discard import prepare_end
 from mailgate.store.expiry import COPY_COLUMNS, Horizon
 from mailgate.store.schema import messages, origins
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import Draft, FolderState, PreparedMessage
+from mailgate.sync.incoming import Draft, PreparedMessage
+from mailgate.sync.state import FolderState
 
 _M = messages.c
 

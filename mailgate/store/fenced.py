@@ -17,7 +17,7 @@ from mailgate.store.database import Database
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import mailboxes, tenants
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import Owner
+from mailgate.sync.state import Owner
 
 T = TypeVar("T")
 

@@ -23,7 +23,8 @@ from mailgate.store.quarantine import forget_folder
 from mailgate.store.schema import folders, messages, origins, quarantine, tombstones
 from mailgate.store.tombstones import purged_of
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import FolderState, ListingChanges, Owner, View
+from mailgate.sync.incoming import View
+from mailgate.sync.state import FolderState, ListingChanges, Owner
 from mailgate.sync.views import Base, Deleting, Moving, Near, Present, SetAside, Tombstoned
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]

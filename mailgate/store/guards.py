@@ -26,7 +26,7 @@ from mailgate.store.paging import Page, cut
 from mailgate.store.schema import folders, guards, mailboxes, messages, origins
 from mailgate.store.transaction import Transaction
 from mailgate.sync.guards import Outcome, digest
-from mailgate.sync.port import OpenGuard, Owner, PendingCount
+from mailgate.sync.state import OpenGuard, Owner, PendingCount
 
 _G = guards.c
 _OPEN = select(guards).where(_G.mailbox_id == bindparam("mailbox"), _G.closed_at.is_(None)).order_by(_G.id)

@@ -19,7 +19,7 @@ from mailgate.store.mailboxes import TOLD_BY_ITS_PROCESS, Mailbox, mailbox_of
 from mailgate.store.paging import Page, cut
 from mailgate.store.schema import events, leases, mailboxes, messages, tenants
 from mailgate.store.sets import among
-from mailgate.sync.port import MailboxState
+from mailgate.sync.state import MailboxState
 
 _M = mailboxes.c
 

@@ -28,7 +28,7 @@ from mailgate.store.schema import leases, mailboxes, messages
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.operations import OperationState
-from mailgate.sync.port import MailboxState
+from mailgate.sync.state import MailboxState
 from mailgate.tenants.limits import Connected
 
 _COLUMNS = mailboxes.c

@@ -30,7 +30,7 @@ from mailgate.store.schema import blob_erasures, blobs, messages, origins
 from mailgate.store.sets import among
 from mailgate.store.tombstones import bury
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import PreparedBlob, PreparedMessage
+from mailgate.sync.incoming import PreparedBlob, PreparedMessage
 from retention.ledger import leaves
 from retention.model import Copy
 from retention.policy import due_at

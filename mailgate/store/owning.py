@@ -22,7 +22,7 @@ from mailgate.store.schema import leases as leases_table
 from mailgate.store.schema import mailboxes, operations, subscription_events
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import MailboxHead, MailboxState, Owner, Progress
+from mailgate.sync.state import MailboxHead, MailboxState, Owner, Progress
 from mailgate.tenants.entitlements import Entitlements
 
 _RECHECK = 10 * SECOND

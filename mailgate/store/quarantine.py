@@ -26,7 +26,8 @@ from mailgate.store.paging import Page, cut
 from mailgate.store.schema import blobs, folders, messages, quarantine
 from mailgate.store.sets import among_numbers
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import Aside, Batch, Cause, KeptCopy, Mended, Owner, PreparedBlob, Retry
+from mailgate.sync.incoming import Aside, Batch, Cause, KeptCopy, Mended, PreparedBlob, Retry
+from mailgate.sync.state import Owner
 
 _Q = quarantine.c
 _ANY = select(_Q.id).where(_Q.mailbox_id == bindparam("mailbox")).limit(1)

@@ -20,8 +20,9 @@ from mailgate.store.messages import chunks
 from mailgate.store.schema import folders, messages, operations, origins, tombstones
 from mailgate.store.tombstones import purged_of
 from mailgate.sync.identity import Likeness
+from mailgate.sync.incoming import Known
 from mailgate.sync.operations import OperationKind, OperationState
-from mailgate.sync.port import FolderState, Known
+from mailgate.sync.state import FolderState
 from mailgate.sync.views import Appending, Deleting, Detached, Near, Origin, Tombstoned
 
 # Made once: making a statement takes SQLAlchemy longer than carrying it out.

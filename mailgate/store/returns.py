@@ -21,7 +21,7 @@ from mailgate.store.log import PurgeLog
 from mailgate.store.schema import folders, messages, origins, tombstones
 from mailgate.store.tombstones import RETURNABLE
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import PreparedMessage
+from mailgate.sync.incoming import PreparedMessage
 from retention.ledger import leaves
 from retention.model import AnchorSource
 

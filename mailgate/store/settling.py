@@ -12,7 +12,8 @@ from mailgate.store.fenced import Fenced
 from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Pending, Settlement
 from mailgate.sync.guards import Outcome
-from mailgate.sync.port import Applied, OpenGuard, Owner, PendingCount
+from mailgate.sync.incoming import Applied
+from mailgate.sync.state import OpenGuard, Owner, PendingCount
 
 
 class SqlSettling(Fenced):

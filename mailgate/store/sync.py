@@ -30,23 +30,9 @@ from mailgate.store.sending import filing, returns
 from mailgate.store.settling import SqlSettling
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import (
-    Applied,
-    Backfill,
-    Batch,
-    BatchRefusedError,
-    Draft,
-    Entitled,
-    FolderState,
-    Known,
-    ListingChanges,
-    MailboxConfig,
-    Owner,
-    PollStart,
-    PreparedMessage,
-    SentToken,
-    View,
-)
+from mailgate.sync.incoming import Applied, Batch, Draft, Known, PollStart, PreparedMessage, SentToken, View
+from mailgate.sync.port import BatchRefusedError
+from mailgate.sync.state import Backfill, Entitled, FolderState, ListingChanges, MailboxConfig, Owner
 
 _F = folders.c
 _LOADED = (

@@ -13,7 +13,7 @@ from mailgate.ids import new_id
 from mailgate.store.runs import COMPLETED, FAILED, QUEUED, RUNNING, SYNC
 from mailgate.store.schema import runs
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import Applied
+from mailgate.sync.incoming import Applied
 
 _R = runs.c
 _FAIL_CUT = (

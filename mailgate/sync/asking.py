@@ -8,9 +8,10 @@ from typing import Final
 from connectors.errors import ConnectorError
 from connectors.model import MessageMeta
 from mailgate.sync.context import Context
-from mailgate.sync.port import Aside, Cause, FolderState
+from mailgate.sync.incoming import Aside, Cause
 from mailgate.sync.pull import Job, Outcome, Puller
 from mailgate.sync.snapshot import closing
+from mailgate.sync.state import FolderState
 
 FEW: Final = 50
 """So many headers are read beside everything else; more go where imports go."""

@@ -13,20 +13,12 @@ from mailgate.blobs.store import BlobStore
 from mailgate.clock import DAY, SECOND, Clock, Instant
 from mailgate.settings import SyncSettings
 from mailgate.sync.breakers import Breakers
+from mailgate.sync.incoming import Applied
 from mailgate.sync.ownership import Lease
-from mailgate.sync.port import (
-    Applied,
-    Backfill,
-    Checkpoint,
-    Entitled,
-    FolderState,
-    MailboxConfig,
-    Owner,
-    Progress,
-    SyncStore,
-)
+from mailgate.sync.port import SyncStore
 from mailgate.sync.prepare import Preparer
 from mailgate.sync.slices import Slices
+from mailgate.sync.state import Backfill, Checkpoint, Entitled, FolderState, MailboxConfig, Owner, Progress
 from mailgate.sync.views import Window
 from mailgate.sync.workers import Workers
 from retention.model import AnchorFrom

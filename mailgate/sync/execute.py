@@ -23,11 +23,12 @@ from connectors.errors import ConnectorError, ProtocolError, Scope
 from mailgate.clock import SECOND, Instant, monotonic_s
 from mailgate.sync import asking
 from mailgate.sync.context import Context
+from mailgate.sync.incoming import Aside, Cause
 from mailgate.sync.listing import is_lost
-from mailgate.sync.port import UNSURE, Aside, Cause, Checkpoint, FolderState
 from mailgate.sync.pull import Job
 from mailgate.sync.recognise import recognise
 from mailgate.sync.snapshot import LAST_UID, FolderLook, Kind, closing, inside, look
+from mailgate.sync.state import UNSURE, Checkpoint, FolderState
 from mailgate.sync.uids import among, ranges
 from mailgate.sync.views import FAR_GONE, TO_BE_REMOVED, Entry, FarPresent, Tombstoned
 from mailgate.sync.writing import CHUNK, Writer

@@ -9,7 +9,7 @@ from connectors.errors import ConnectorError, Scope
 from connectors.model import Folder, FolderStatus
 from mailgate.sync import asking, listing
 from mailgate.sync.context import Context
-from mailgate.sync.port import FolderState, ListingChanges
+from mailgate.sync.state import FolderState, ListingChanges
 
 SAMPLE: Final = 3
 """So many messages must agree before a folder counts as renamed."""

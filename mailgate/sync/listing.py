@@ -15,7 +15,7 @@ from typing import Final
 
 from connectors.model import Folder, FolderStatus, SpecialUse
 from mailgate.clock import DAY, Instant
-from mailgate.sync.port import FolderState
+from mailgate.sync.state import FolderState
 
 WHOLE = frozenset({SpecialUse.ALL, SpecialUse.TRASH, SpecialUse.JUNK})
 """Where every message of a server with labels stands exactly once."""

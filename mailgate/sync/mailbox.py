@@ -27,9 +27,10 @@ from mailgate.sync.breakers import Breakers
 from mailgate.sync.context import Context, import_floor
 from mailgate.sync.hosts import LONGEST_PAUSE_S, Host, Hosts
 from mailgate.sync.ownership import Lease, Leases
-from mailgate.sync.port import Entitled, MailboxConfig, MailboxHead, MailboxState, Owner, SyncStore
+from mailgate.sync.port import SyncStore
 from mailgate.sync.prepare import Preparer
 from mailgate.sync.run import Session
+from mailgate.sync.state import Entitled, MailboxConfig, MailboxHead, MailboxState, Owner
 from mailgate.sync.turns import Turn, Turns
 from mailgate.sync.wake import Wake
 from mailgate.sync.workers import Workers

@@ -14,7 +14,8 @@ from typing import Final
 
 from mailgate.clock import SECOND, Clock, Instant, monotonic_s
 from mailgate.errors import ConflictError
-from mailgate.sync.port import Owner, SyncStore
+from mailgate.sync.port import SyncStore
+from mailgate.sync.state import Owner
 
 MARGIN_S: Final = 5.0
 """By so much a lease outlasts a command: the clocks of two machines are never quite equal."""

@@ -28,7 +28,17 @@ from mailgate.messages.returned import Returned, read_report
 from mailgate.messages.summary import encode_summary, seal_summary
 from mailgate.messages.threads import thread_root
 from mailgate.sync.identity import Likeness
-from mailgate.sync.port import Aside, Bounce, Cause, Draft, KeptCopy, Mended, PreparedBlob, PreparedMessage, SentToken
+from mailgate.sync.incoming import (
+    Aside,
+    Bounce,
+    Cause,
+    Draft,
+    KeptCopy,
+    Mended,
+    PreparedBlob,
+    PreparedMessage,
+    SentToken,
+)
 from mailgate.sync.views import Purged
 from retention.ledger.commitment import Committer
 from retention.model import AnchorFrom, AnchorSource

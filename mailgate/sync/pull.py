@@ -26,20 +26,13 @@ from connectors.model import SpecialUse
 from mailgate.clock import Instant
 from mailgate.sync.actions import Action, Pull, Return
 from mailgate.sync.context import Context
-from mailgate.sync.port import (
-    Aside,
-    Batch,
-    BatchRefusedError,
-    Cause,
-    Checkpoint,
-    FolderState,
-    PreparedMessage,
-    View,
-)
+from mailgate.sync.incoming import Aside, Batch, Cause, PreparedMessage, View
+from mailgate.sync.port import BatchRefusedError
 from mailgate.sync.prepare import HEAD, HUGE, Arrived, MessageSink
 from mailgate.sync.recognise import Unlisted, recognise
 from mailgate.sync.reconcile import decide
 from mailgate.sync.snapshot import closing
+from mailgate.sync.state import Checkpoint, FolderState
 from mailgate.sync.views import TO_BE_REMOVED, Entry, FarPresent, Near, Tombstoned, Window
 
 FIRST_BATCH: Final = 8

@@ -23,7 +23,7 @@ from typing import TypeAlias
 
 from mailgate.clock import Instant
 from mailgate.sync.identity import Candidate, Likeness, pair
-from mailgate.sync.port import Known
+from mailgate.sync.incoming import Known
 from mailgate.sync.uids import among
 from mailgate.sync.views import Near, Origin, Tombstoned
 

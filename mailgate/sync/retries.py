@@ -20,10 +20,11 @@ from mailgate.errors import MailgateError
 from mailgate.sync import asking
 from mailgate.sync.actions import Forget
 from mailgate.sync.context import Context
-from mailgate.sync.port import Aside, Batch, Cause, FolderState, KeptCopy, Retry
+from mailgate.sync.incoming import Aside, Batch, Cause, KeptCopy, Retry
 from mailgate.sync.prepare import received
 from mailgate.sync.pull import Job
 from mailgate.sync.snapshot import closing
+from mailgate.sync.state import FolderState
 
 AT_ONCE: Final = 200
 """So many are tried before a pass; more are tried before the next one."""

@@ -31,11 +31,12 @@ from mailgate.clock import SECOND, Instant
 from mailgate.sync.context import STALLED_S, Context
 from mailgate.sync.execute import FolderPass
 from mailgate.sync.folder_list import refresh
-from mailgate.sync.port import Applied, FolderState, MailboxState, PollStart
+from mailgate.sync.incoming import Applied, PollStart
 from mailgate.sync.push.pusher import Pusher, Turn
 from mailgate.sync.retries import AT_ONCE, try_again
 from mailgate.sync.settling import settle_mailbox
 from mailgate.sync.sizing import sized
+from mailgate.sync.state import FolderState, MailboxState
 from mailgate.sync.wake import Wake
 
 log = structlog.get_logger()

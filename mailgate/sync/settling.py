@@ -18,8 +18,8 @@ from mailgate.sync import guards
 from mailgate.sync.actions import Detach, Remove
 from mailgate.sync.context import Context
 from mailgate.sync.guards import Outcome
-from mailgate.sync.port import OpenGuard, PendingCount
 from mailgate.sync.reconcile import settle
+from mailgate.sync.state import OpenGuard, PendingCount
 
 SETTLE: Final = 500
 """Disappearances that one transaction settles."""

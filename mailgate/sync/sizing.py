@@ -13,8 +13,8 @@ from typing import Final
 from connectors.errors import ConnectorError, Scope
 from mailgate.clock import monotonic_s
 from mailgate.sync.context import Context, Meter
-from mailgate.sync.port import FolderState
 from mailgate.sync.snapshot import inside, look
+from mailgate.sync.state import FolderState
 
 COUNTING_S: Final = 1.0
 

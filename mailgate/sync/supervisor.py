@@ -29,7 +29,7 @@ from mailgate.errors import ConflictError, NotFoundError
 from mailgate.sync.hosts import Hosts
 from mailgate.sync.mailbox import Connector, MailboxTask, Parts, Shared
 from mailgate.sync.ownership import Leases
-from mailgate.sync.port import MailboxHead, MailboxState
+from mailgate.sync.state import MailboxHead, MailboxState
 from mailgate.sync.turns import Turns
 from mailgate.sync.workers import Workers
 

@@ -7,8 +7,9 @@ from typing import Final
 
 from mailgate.sync.actions import Action, Pull, Return
 from mailgate.sync.context import Context
-from mailgate.sync.port import Aside, Batch, Checkpoint, FolderState
+from mailgate.sync.incoming import Aside, Batch
 from mailgate.sync.reconcile import reconcile
+from mailgate.sync.state import Checkpoint, FolderState
 from mailgate.sync.views import Entry, Snapshot
 
 CHUNK: Final = 500

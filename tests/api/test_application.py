@@ -18,7 +18,7 @@ from mailgate.app.core import Core, Secrets
 from mailgate.clock import DAY, SECOND, system_clock, to_rfc3339
 from mailgate.settings import Settings, SyncSettings
 from mailgate.store.check import doctor
-from mailgate.sync.port import MailboxConfig
+from mailgate.sync.state import MailboxConfig
 from tests.api.conftest import ADMIN, mailbox_body
 from tests.api.mail import letter
 

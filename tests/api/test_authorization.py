@@ -9,7 +9,7 @@ import pytest
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY, to_rfc3339
 from mailgate.ids import new_id
-from mailgate.sync.port import Cause
+from mailgate.sync.incoming import Cause
 from tests.api.conftest import START, Gateway, mailbox_body
 from tests.api.mail import letter, postman
 from tests.api.trouble import fail_to_send, set_aside, vanish

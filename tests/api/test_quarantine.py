@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mailgate.ids import new_id
-from mailgate.sync.port import Cause
+from mailgate.sync.incoming import Cause
 from tests.api.conftest import START, Gateway
 from tests.api.mail import Postman, letter, postman
 from tests.api.trouble import set_aside

@@ -22,7 +22,7 @@ from schemathesis.checks import CHECKS
 from mailgate.api.application import create_app
 from mailgate.app.core import Core
 from mailgate.settings import Settings
-from mailgate.sync.port import Cause
+from mailgate.sync.incoming import Cause
 from tests.api.conftest import ADMIN, Gateway, RecordedSync, RecordedVerify, TestClock, make_services, well
 from tests.api.mail import letter, postman
 from tests.api.test_authorization import MATRIX, OPEN

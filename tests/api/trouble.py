@@ -10,7 +10,8 @@ from mailgate.ids import new_id
 from mailgate.store import guards, quarantine
 from mailgate.store.schema import origins, submissions
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import Aside, Batch, Cause, FolderState, Owner, PendingCount
+from mailgate.sync.incoming import Aside, Batch, Cause
+from mailgate.sync.state import FolderState, Owner, PendingCount
 from tests.api.mail import UIDVALIDITY, Postman
 
 

@@ -47,7 +47,8 @@ from mailgate.store.schema import mailboxes, messages
 from mailgate.store.subscriptions import SubscriptionChange
 from mailgate.store.sync import SqlSyncStore
 from mailgate.store.transaction import Transaction
-from mailgate.sync.port import Batch, MailboxConfig, Owner
+from mailgate.sync.incoming import Batch
+from mailgate.sync.state import MailboxConfig, Owner
 from tests.dovecot import Account, Dovecot, start_dovecot
 
 MAILS_EACH = 3

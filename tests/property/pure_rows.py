@@ -10,7 +10,7 @@ from typing import Any
 from connectors.model import SpecialUse
 from mailgate.clock import Instant
 from mailgate.sync.operations import Operation, OperationKind
-from mailgate.sync.port import FolderState
+from mailgate.sync.state import FolderState
 from mailgate.sync.views import (
     Appending,
     Deleting,

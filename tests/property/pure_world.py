@@ -31,8 +31,8 @@ from mailgate.sync.actions import (
     Vanish,
 )
 from mailgate.sync.identity import Likeness
+from mailgate.sync.incoming import Known
 from mailgate.sync.operations import OperationKind, OperationState
-from mailgate.sync.port import Known
 from mailgate.sync.recognise import recognise
 from mailgate.sync.reconcile import reconcile, settle
 from mailgate.sync.views import (

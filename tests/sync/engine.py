@@ -30,7 +30,7 @@ from mailgate.store.schema import blobs as blobs_table
 from mailgate.store.schema import events, folders, mailboxes, messages, origins, quarantine, tombstones
 from mailgate.store.subscriptions import SubscriptionChange, Subscriptions
 from mailgate.store.sync import SqlSyncStore
-from mailgate.sync.port import MailboxConfig
+from mailgate.sync.state import MailboxConfig
 from mailgate.sync.supervisor import Parts, Supervisor
 from mailgate.tenants.catalogue import parse_catalogue
 from mailgate.tenants.timeline import SubscriptionRules

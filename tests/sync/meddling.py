@@ -25,7 +25,8 @@ from connectors.errors import ConnectorError
 from mailgate.clock import DAY
 from mailgate.errors import MailgateError
 from mailgate.settings import SyncSettings
-from mailgate.sync.port import Applied, Batch, Owner
+from mailgate.sync.incoming import Applied, Batch
+from mailgate.sync.state import Owner
 from tests.property.reconcile_machine import letter, name_of, template
 from tests.property.reconcile_world import Far, Original, World
 from tests.sync.engine import NOW, TestClock

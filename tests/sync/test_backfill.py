@@ -19,7 +19,7 @@ from mailgate.store.runs import RunRecord
 from mailgate.store.schema import log_leaves, tombstones
 from mailgate.store.wishes.backfill import Backfills
 from mailgate.store.wishes.locks import Locks
-from mailgate.sync.port import MailboxState
+from mailgate.sync.state import MailboxState
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
 from retention.ledger.schema import parse_leaf

@@ -20,7 +20,8 @@ from mailgate.store.schema import folders, messages, origins
 from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Settlement
 from mailgate.sync.guards import Outcome
-from mailgate.sync.port import Applied, Owner
+from mailgate.sync.incoming import Applied
+from mailgate.sync.state import Owner
 from tests.sync.engine import NOW, Engine, mail
 
 WHO = Actor("token", "admin-1")

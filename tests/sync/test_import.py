@@ -9,7 +9,8 @@ from connectors.memory import MemoryAccount
 from mailgate.clock import DAY
 from mailgate.settings import SyncSettings
 from mailgate.sync import execute, slices
-from mailgate.sync.port import Applied, Batch, Owner
+from mailgate.sync.incoming import Applied, Batch
+from mailgate.sync.state import Owner
 from tests.corpus import NASTY
 from tests.sync.engine import NOW, Engine, Opened, mail
 

@@ -25,7 +25,9 @@ from mailgate.store.quarantine import Entry
 from mailgate.store.search import Indexer
 from mailgate.sync import prepare, retries
 from mailgate.sync.context import Context
-from mailgate.sync.port import Applied, Aside, Batch, BatchRefusedError, Cause, Owner
+from mailgate.sync.incoming import Applied, Aside, Batch, Cause
+from mailgate.sync.port import BatchRefusedError
+from mailgate.sync.state import Owner
 from tests.sync.engine import NOW, Engine, Opened, mail
 
 

@@ -18,7 +18,7 @@ from mailgate.store.mailboxes import Mailbox, MailboxPatch
 from mailgate.store.schema import runs
 from mailgate.sync import mailbox as mailbox_module
 from mailgate.sync.mailbox import MailboxTask
-from mailgate.sync.port import MailboxState, Progress
+from mailgate.sync.state import MailboxState, Progress
 from tests.sync.engine import NOW, TABLES, Engine, Opened, mail
 from tests.sync.test_supervisor import QUICK, _ticks, agree, is_, running, until
 

@@ -18,7 +18,8 @@ from mailgate.store.fenced import lease_name
 from mailgate.store.leases import LeaseLostError
 from mailgate.store.mailboxes import MailboxPatch
 from mailgate.store.schema import runs
-from mailgate.sync.port import Batch, Owner
+from mailgate.sync.incoming import Batch
+from mailgate.sync.state import Owner
 from mailgate.sync.supervisor import Supervisor
 from tests.sync.engine import TABLES, Engine, mail
 

@@ -14,7 +14,7 @@ from mailgate.alarms import Kind
 from mailgate.api.security import Parts
 from mailgate.clock import SECOND
 from mailgate.store import overview
-from mailgate.sync.port import MailboxState
+from mailgate.sync.state import MailboxState
 from mailgate.usecases.types import Answer
 
 router = APIRouter(tags=["health"])

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mailgate.sync.port import MailboxState
+from mailgate.sync.state import MailboxState
 from mailgate.usecases.accounts import FolderRules, SecurityWord
 from mailgate.usecases.types import Answer, Body, Time
 

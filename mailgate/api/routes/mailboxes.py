@@ -27,7 +27,7 @@ from mailgate.store.mailboxes import Mailbox
 from mailgate.store.overview import FolderRow, Waiting
 from mailgate.store.runs import RunRecord
 from mailgate.store.tokens import Scope
-from mailgate.sync.port import MailboxState
+from mailgate.sync.state import MailboxState
 from mailgate.usecases import connecting
 from mailgate.usecases.accounts import FolderRules, MailboxBody, MailboxPatchBody, VerifyBody
 from mailgate.usecases.parts import Services

@@ -16,7 +16,7 @@ from mailgate.errors import NotFoundError
 from mailgate.store import quarantine
 from mailgate.store.quarantine import Entry
 from mailgate.store.tokens import Scope
-from mailgate.sync.port import Cause
+from mailgate.sync.incoming import Cause
 from mailgate.usecases import connecting
 from mailgate.usecases.types import Answer, ObjectId, Time
 

@@ -16,8 +16,8 @@ from mailgate.store.schema import messages, origins
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.sync.operations import Operation
-from mailgate.sync.port import Owner
 from mailgate.sync.push.model import Original
+from mailgate.sync.state import Owner
 
 _M = messages.c
 

@@ -14,7 +14,6 @@ from mailgate.store.sets import among
 from mailgate.store.tombstones import RETURNABLE, of_messages
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import Operation, OperationKind
-from mailgate.sync.port import Owner
 from mailgate.sync.push.model import (
     Buried,
     Copy,
@@ -24,6 +23,7 @@ from mailgate.sync.push.model import (
     StoredBytes,
 )
 from mailgate.sync.push.port import Asked
+from mailgate.sync.state import Owner
 
 
 async def asked(conn: AsyncConnection, owner: Owner, limit: int, *, sent: bool, sqlite: bool) -> list[Asked]:

@@ -11,7 +11,7 @@ from mailgate.store.schema import folders, origins, tombstones
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.sync.operations import Operation
-from mailgate.sync.port import Owner
+from mailgate.sync.state import Owner
 
 _F = folders.c
 

@@ -26,10 +26,11 @@ from mailgate.store.returns import Return, bring_back
 from mailgate.store.schema import messages, tenants
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
+from mailgate.sync.incoming import Batch
 from mailgate.sync.operations import Operation
-from mailgate.sync.port import Batch, Owner
 from mailgate.sync.push.model import Failed
 from mailgate.sync.push.port import Returned
+from mailgate.sync.state import Owner
 
 
 class Returns:

@@ -19,9 +19,10 @@ from mailgate.store.schema import operations as operations_table
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Merge
+from mailgate.sync.incoming import Batch
 from mailgate.sync.operations import Operation, OperationKind, OperationState
-from mailgate.sync.port import Batch, Owner
 from mailgate.sync.push.model import Failed
+from mailgate.sync.state import Owner
 
 _F = folders.c
 

@@ -30,10 +30,12 @@ from mailgate.store.schema import operations as operations_table
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.sync.actions import Merge
+from mailgate.sync.incoming import Batch
 from mailgate.sync.operations import Operation, OperationKind, OperationState
-from mailgate.sync.port import UNSURE, Batch, BatchRefusedError, Owner
+from mailgate.sync.port import BatchRefusedError
 from mailgate.sync.push.model import Failed, Original
 from mailgate.sync.push.port import Asked, Delay, Expunged, Marked, Put, Returned, counted_out
+from mailgate.sync.state import UNSURE, Owner
 
 _O = operations_table.c
 _ON_THE_WAY = frozenset({OperationKind.MOVE, OperationKind.APPEND})

@@ -31,8 +31,8 @@ from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.folders import create_for, folder_for
 from mailgate.store.wishes.locks import LockedMailbox
+from mailgate.sync.incoming import Draft, PreparedBlob, SentToken
 from mailgate.sync.operations import OperationKind
-from mailgate.sync.port import Draft, PreparedBlob, SentToken
 from retention.model import AnchorFrom
 
 PAIRED_WITHIN: Final[Instant] = 10 * MINUTE

@@ -14,7 +14,7 @@ from mailgate.clock import Instant
 from mailgate.keys import DataKey, TenantKeys, epoch_at
 from mailgate.keys.wrap import unwrap, wrap
 from mailgate.submissions.model import Recipient, SubmissionState
-from mailgate.sync.port import PreparedBlob, PreparedMessage
+from mailgate.sync.incoming import PreparedBlob, PreparedMessage
 from mailgate.tenants.limits import Purpose
 from retention.model import AnchorFrom
 from retention.policy import anchor

@@ -14,7 +14,7 @@ from mailgate.store.schema import messages, submissions
 from mailgate.store.sending.records import Envelope
 from mailgate.store.transaction import Transaction
 from mailgate.submissions.model import Recipient, RecipientState
-from mailgate.sync.port import Bounce, PreparedMessage
+from mailgate.sync.incoming import Bounce, PreparedMessage
 
 _S = submissions.c
 

@@ -31,8 +31,8 @@ from mailgate.store.expiry import Horizon
 from mailgate.store.near_folders import find_folder
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.locks import LockedMailbox, Locks
+from mailgate.sync.incoming import PreparedMessage
 from mailgate.sync.operations import OperationKind
-from mailgate.sync.port import PreparedMessage
 from mailgate.sync.prepare import HUGE, Arrived, MemorySink, MessageSink, Preparer
 from retention.model import AnchorFrom, Copy
 from retention.policy import EARLIEST_RECEIVED_AT, anchor, due_at

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 from connectors.port import Placed
 from mailgate.clock import Instant
 from mailgate.sync.operations import Operation
-from mailgate.sync.port import FolderState
 from mailgate.sync.push.model import (
     Address,
     Append,
@@ -27,6 +26,7 @@ from mailgate.sync.push.model import (
     TakeBack,
 )
 from mailgate.sync.push.port import Asked, Put
+from mailgate.sync.state import FolderState
 from mailgate.sync.views import TO_BE_REMOVED
 
 Mutation: TypeAlias = (

@@ -20,7 +20,6 @@ from connectors.model import MessageMeta
 from mailgate.sync.context import Context
 from mailgate.sync.identity import Candidate, Likeness, pair
 from mailgate.sync.operations import OperationKind
-from mailgate.sync.port import FolderState
 from mailgate.sync.prepare import received
 from mailgate.sync.push.model import (
     Address,
@@ -31,6 +30,7 @@ from mailgate.sync.push.model import (
 )
 from mailgate.sync.push.port import Asked
 from mailgate.sync.snapshot import LAST_UID, closing
+from mailgate.sync.state import FolderState
 from mailgate.sync.uids import ranges
 
 CHUNK: Final = 500

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from connectors.model import SpecialUse
 from mailgate.clock import Instant
 from mailgate.sync.identity import Likeness
-from mailgate.sync.port import FolderState
+from mailgate.sync.state import FolderState
 
 
 @dataclass(frozen=True, slots=True)

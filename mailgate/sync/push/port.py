@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mailgate.clock import Instant
+from mailgate.sync.incoming import Aside, PreparedMessage
 from mailgate.sync.operations import Operation
-from mailgate.sync.port import Aside, FolderState, Owner, PreparedMessage
 from mailgate.sync.push.model import Address, Facts, Failed, Original
+from mailgate.sync.state import FolderState, Owner
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from connectors.errors import FolderGoneError, Retry, ServerError
 from connectors.model import Selected
 from mailgate.sync.context import SLOWEST, Context
 from mailgate.sync.operations import Operation, OperationKind
-from mailgate.sync.port import UNSURE, FolderState
 from mailgate.sync.push.bring import Bringer
 from mailgate.sync.push.groups import Group, Mutation, Outcome, WaitsError, address, believable, put
 from mailgate.sync.push.lookup import Search
@@ -38,6 +37,7 @@ from mailgate.sync.push.model import (
 )
 from mailgate.sync.push.plan import LOOKED_FOR, RENUMBERED
 from mailgate.sync.push.port import Asked, Expunged, Marked, PushStore, Put, counted_out
+from mailgate.sync.state import UNSURE, FolderState
 
 AT_ONCE: Final = 500
 """Copies of a deleted folder that end in one transaction."""

@@ -9,7 +9,7 @@ import pytest
 from connectors.model import Folder, FolderStatus, SpecialUse
 from mailgate.clock import DAY
 from mailgate.sync.listing import FOLDERS_LIMIT, LOST_AFTER, NAME_LIMIT, Rules, compare, is_labelled, is_lost, renames
-from mailgate.sync.port import FolderState
+from mailgate.sync.state import FolderState
 
 NOW = 20_000 * DAY
 

@@ -13,7 +13,6 @@ from connectors.port import Abilities
 from mailgate.clock import DAY
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import Operation, OperationKind, OperationState
-from mailgate.sync.port import FolderState
 from mailgate.sync.push.model import (
     Address,
     Append,
@@ -42,6 +41,7 @@ from mailgate.sync.push.model import (
     Wait,
 )
 from mailgate.sync.push.plan import LOOKED_FOR, PAUSED, RENUMBERED, plan
+from mailgate.sync.state import FolderState
 from mailgate.sync.views import TO_BE_REMOVED
 
 NOW = 20_000 * DAY

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mailgate.sync.identity import Likeness
-from mailgate.sync.port import Known
+from mailgate.sync.incoming import Known
 from mailgate.sync.recognise import Recognised, recognise
 from mailgate.sync.views import Detached, Near, Origin, Present, Tombstoned
 

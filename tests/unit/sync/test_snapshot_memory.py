@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from connectors.model import FlagsChange, FolderStatus, Selected
-from mailgate.sync.port import FolderState
 from mailgate.sync.snapshot import FolderLook
+from mailgate.sync.state import FolderState
 
 MESSAGES = 200_000
 
