@@ -36,6 +36,9 @@ BATCH = 500
 APPROVED_BRAKE = "brake"
 """What a run names that a person allowed to take improbably many copies."""
 
+TENANT_GONE = "tenant_erased"
+"""Why a run stopped in the log of a tenant that began to be erased meanwhile."""
+
 _LONGEST_DETAIL = 900
 
 Step = Callable[[str], None]
@@ -275,11 +278,14 @@ class Engine:
         progress = _tenant_done(before)
         if await unit.lock_tenant(self._clock()) is not None:
             await unit.close(before.counts)
+        else:
+            await unit.abort(before.counts, TENANT_GONE)
         await unit.record(progress)
         return progress
 
     async def _gone(self, unit: PurgeUnit, progress: Progress) -> Progress:
-        """The tenant was erased meanwhile, its log with it: there is nothing left to close."""
+        """The tenant began to be erased meanwhile: its log stays, and says how far this run came."""
+        await unit.abort(progress.counts, TENANT_GONE)
         progress = _tenant_done(progress)
         await unit.record(progress)
         return progress
@@ -290,8 +296,8 @@ class Engine:
 
             async def work(unit: PurgeUnit) -> Progress:
                 after = _tenant_done(before)
-                if await unit.lock_tenant(self._clock()) is not None:
-                    await unit.abort(before.counts, reason)
+                there = await unit.lock_tenant(self._clock()) is not None
+                await unit.abort(before.counts, reason if there else TENANT_GONE)
                 await unit.record(after)
                 return after
 

@@ -111,7 +111,7 @@ class PurgeUnit(Protocol):
     """One transaction over one tenant."""
 
     async def lock_tenant(self, at: Instant) -> Rules | None:
-        """The tenant's rules at `at`, which stay so until the unit ends. None when the tenant is gone."""
+        """The tenant's rules at `at`, which stay so until the unit ends. None when it is gone or leaves."""
 
     async def lock_candidates(self, bounds: Cutoffs, after: Position | None, limit: int) -> Sequence[Position]:
         """Lock at most `limit` copies that may be due, in order of position, after `after`; skip what is locked."""
@@ -145,7 +145,7 @@ class PurgeUnit(Protocol):
         """Log that the run ended in this tenant, with balanced counts."""
 
     async def abort(self, counts: Counts, reason: str) -> None:
-        """Log that the run stops in this tenant after so much."""
+        """Log that the run stops in this tenant after so much; also in the log of a tenant that leaves."""
 
     async def record(self, progress: Progress) -> None:
         """Write down how far the run is."""

@@ -90,6 +90,7 @@ class SqlPurgeUnit:
         self._rows: dict[str, _Row] = {}
         self._horizon: Horizon | None = None
         self._tenant: Tenant | None = None
+        self._leaving = False
         self._at: Instant = run.started_at
 
     async def lock_tenant(self, at: Instant) -> Rules | None:
@@ -97,6 +98,7 @@ class SqlPurgeUnit:
         try:
             self._tenant = await tenants.lock(self._tx, self._tenant_id, shared=True)
         except NotFoundError:
+            self._tenant, self._leaving, self._at = await tenants.leaving(self._tx, self._tenant_id), True, at
             return None
         # A plan that was bought before the lock was had counts, also by a clock that is behind the buyer's.
         self._at = at = await timelines.heard_until(self._tx.conn, self._tenant_id, at)
@@ -201,7 +203,9 @@ class SqlPurgeUnit:
         self._tx.emit(self._tenant_id, "retention.run_completed", at=self._at, payload=payload)
 
     async def abort(self, counts: Counts, reason: str) -> None:
-        """Log that the run stopped."""
+        """Log that the run stopped; a tenant that leaves has a log, and no feed any more."""
+        if self._leaving and self._tenant is None:
+            return
         self._write(
             leaves.run_abort,
             candidates=counts.candidates,
@@ -210,8 +214,9 @@ class SqlPurgeUnit:
             failed=counts.failed,
             reason=reason,
         )
-        payload = {"run_id": self._run.id, "reason": reason}
-        self._tx.emit(self._tenant_id, "retention.run_halted", at=self._at, payload=payload)
+        if not self._leaving:
+            payload = {"run_id": self._run.id, "reason": reason}
+            self._tx.emit(self._tenant_id, "retention.run_halted", at=self._at, payload=payload)
 
     async def record(self, progress: Progress) -> None:
         """Move the run's row on."""

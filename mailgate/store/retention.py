@@ -275,6 +275,8 @@ class RetentionService:
         if fault is not None and CLOCK_APPROVED not in approved:
             return await self._halt(replace(record, now_at=now, started_at=now), fault)
         await self._mark_time(now, force=fault is not None)
+        if fault is not None:
+            await self._finish_cut_runs()  # they waited for that
         await self._engine.run(
             Run(
                 id=record.id,
@@ -296,6 +298,9 @@ class RetentionService:
             _log.warning("wal_not_emptied", detail="somebody reads the database; the next run tries again")
 
     async def _finish_cut_runs(self) -> int:
+        """Not while the clock is wrong: they go on by the plans that hold by it, and it might end those early."""
+        if await self._clock_fault(self._clock()) is not None:
+            return 0
         done = 0
         while await self._engine.resume(self.policy.sha256) is not None:
             await self._empty_wal()

@@ -112,5 +112,12 @@ async def lock(tx: Transaction, tenant_id: str, *, shared: bool = False) -> Tena
     return _tenant(row)
 
 
+async def leaving(tx: Transaction, tenant_id: str) -> Tenant | None:
+    """A tenant that is being erased, or was: whose log it is, and nothing else. Not locked."""
+    query = select(tenants).where(tenants.c.id == tenant_id, ~LIVING)
+    row = (await tx.conn.execute(query)).one_or_none()
+    return None if row is None else _tenant(row)
+
+
 def _tenant(row: Row[tuple[object, ...]]) -> Tenant:
     return Tenant(row.id, row.ref, row.name, row.created_at)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from mailgate.app.application import Application
 from mailgate.clock import DAY, MINUTE, to_rfc3339
 from mailgate.store.prune import prune
 from tests.api.conftest import START, Gateway
@@ -114,6 +116,17 @@ async def test_old_entries_are_forgotten(gateway: Gateway) -> None:
         pruned = await prune(gateway.core.db, now, longest_days=90, idempotency_hours=24, access_days=10)
         assert pruned.accesses == gone
     assert await entries(gateway) == []
+
+
+async def test_a_clock_that_jumped_makes_nothing_be_forgotten(gateway: Gateway) -> None:
+    """Not the access log, nor the tombstones that keep purged mail from coming back, nor ends of idempotency keys."""
+    await gateway.tenant("acme", "free")
+    await gateway.core.retention.note_time(gateway.clock())
+    housekeeping = cast("Application", SimpleNamespace(core=gateway.core))
+    gateway.clock.forward(4_000 * DAY)
+    await Application._prune(housekeeping)
+    gateway.clock.forward(-4_000 * DAY)
+    assert await entries(gateway) != []
 
 
 async def test_what_was_done_is_answered_though_the_log_can_not_be_written(

@@ -173,6 +173,36 @@ async def test_a_cut_run_is_finished_before_anything_else(purging: Purging) -> N
     assert types.count("run.open") == types.count("run.close") == 1
 
 
+@pytest.mark.parametrize("jump", [-6 * MINUTE, 400 * DAY])
+async def test_a_cut_run_waits_until_the_clock_is_right(purging: Purging, jump: int) -> None:
+    """It goes on by the plans of then: after a power cut, a machine whose clock is wrong would end them early."""
+    await old_copies(purging, 6)
+    with pytest.raises(CutError):
+        await a_service(purging, batch=2, step=cut_after("batch", 1)).run(actor=COMMAND)
+    told, service = await purging.leaves(), a_service(purging, batch=2)
+    purging.now = NOW + jump
+    assert await service.work() == 0
+    halted = await service.run(actor=COMMAND)
+    assert halted.state == "halted"
+    assert (len(await purging.ids()), await purging.leaves()) == (4, told)
+    purging.now = NOW + MINUTE
+    assert await service.work() == 1
+    assert await purging.ids() == set()
+    types = [leaf["type"] for leaf in await purging.leaves() if leaf["type"].startswith("run.")]
+    assert types == ["run.open", "run.close"]
+
+
+async def test_a_cut_run_that_waited_ends_before_the_one_that_approves_the_clock(purging: Purging) -> None:
+    await old_copies(purging, 6)
+    with pytest.raises(CutError):
+        await a_service(purging, batch=2, step=cut_after("batch", 1)).run(actor=COMMAND)
+    purging.now = NOW + 400 * DAY
+    await a_service(purging).run(actor=COMMAND, approve_clock=True)
+    runs = [(leaf["type"], leaf["run"]) for leaf in await purging.leaves() if leaf["type"].startswith("run.")]
+    assert [type_ for type_, _ in runs][:2] == ["run.open", "run.close"]
+    assert runs[0][1] == runs[1][1]
+
+
 async def test_a_cut_run_under_another_policy_is_aborted(purging: Purging) -> None:
     await old_copies(purging, 6)
     with pytest.raises(CutError):

@@ -40,6 +40,7 @@ from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.tenant_erasure import KEPT, Reason, TenantErasures, TenantHeldError
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
+from retention.model import Brake
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, Store
 from tests.store.purging import Purging, make_purging
@@ -218,6 +219,28 @@ async def test_nothing_is_left_but_the_log_and_another_tenant_is_as_it_was(leavi
     assert len(await leaving.bodies()) == size
     with pytest.raises(ConflictError, match="was erased"):
         await tenants.put(leaving.store.db, leaving.store.ring, leaving.store.log, "acme", "Acme", NOW, SYSTEM)
+
+
+@pytest.mark.parametrize("where", ["candidates locked", "batch"])
+async def test_a_purge_that_it_overtakes_ends_in_the_log(leaving: Leaving, where: str) -> None:
+    """Its entries would else belong to a run that never ended."""
+    purging = leaving.purging
+    purging.now += 400 * DAY  # pinned copies stay, the others are due
+    run = purging.run(tenant_id="acme")
+
+    def cut(name: str) -> None:
+        if name == where:
+            raise Cut
+
+    with pytest.raises(Cut):
+        await purging.engine(batch=1, step=cut, brake=Brake(1_000, 100)).run(run)
+    await leaving.erasures.begin("acme", Reason.OFFBOARDING, ADMIN)
+    assert await purging.engine().resume(run.policy_sha256) is not None
+    told = await purging.leaves("acme")
+    purged = sum(leaf["type"] == "item.purge" for leaf in told)
+    (ended,) = (leaf for leaf in told if leaf["type"] == "run.abort")
+    assert (ended["run"], ended["reason"], ended["purged"]) == (run.id, "tenant_erased", purged)
+    assert purged == (where == "batch")
 
 
 async def test_a_hold_forbids_it_and_so_does_its_delay(leaving: Leaving) -> None:
