@@ -86,6 +86,7 @@ RULES: Final[Mapping[str, tuple[str, ...]]] = {
         _FOLLOWS + "test_a_bought_downgrade_shortens_and_switches_off_when_the_period_ends_and_not_before",
         _API + "test_mailboxes_over_the_new_limit_are_switched_off_last_connected_first",
         _LIMITS + "test_the_mailboxes_connected_last_are_switched_off",
+        _FOLLOWS + "test_users_over_the_seats_of_the_next_period_are_switched_off_those_connected_last_first",
     ),
     "A mailbox that was switched off is not forgotten: it can be switched on again without being set up anew": (
         _FOLLOWS + "test_a_bought_downgrade_shortens_and_switches_off_when_the_period_ends_and_not_before",

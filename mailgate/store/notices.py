@@ -21,7 +21,6 @@ from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.tenants.entitlements import entitled
-from mailgate.tenants.limits import over_limit
 from mailgate.tenants.notices import Upcoming, upcoming
 
 _P = subscription_periods.c
@@ -121,7 +120,7 @@ async def _upcoming(
     found = []
     for what in upcoming(line, now, until):
         holds = entitled(what.after, line.plan_since(what.at), subscriptions.catalogue)
-        surplus = over_limit(connected, holds.limits) if holds.limits is not None and holds.sync else {}
+        surplus = plan_limits.surplus_of(connected, holds)
         copies, size = await _due_because_of(conn, expiry, tenant_id, what)
         found.append(Notice(what, holds.retention_days, copies, size, sorted(surplus)))
     return found

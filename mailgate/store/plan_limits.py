@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -54,15 +55,23 @@ def seats_of(holds: Entitlements) -> int | None:
     return None if holds.limits is None else holds.limits.seats
 
 
-async def switch_off_surplus(tx: Transaction, tenant_id: str, holds: Entitlements, now: Instant) -> dict[str, str]:
-    """Switch off the mailboxes that the plan does not allow, those connected last; the limit by mailbox id. Nothing is
-    forgotten: they can be switched on again once there is room. The caller holds the tenant's lock alone.
+def surplus_of(boxes: Iterable[Connected], holds: Entitlements) -> dict[str, MailboxLimit]:
+    """The mailboxes that the plan and the number of its seats do not allow, those connected last.
 
     A plan without synchronization switches nothing off: its mailboxes only rest, and go on with the next paid plan.
     """
     if holds.limits is None or not holds.sync:
         return {}
-    surplus = over_limit(await connected(tx.conn, tenant_id), holds.limits)
+    return over_limit(boxes, holds.limits, seats_of(holds))
+
+
+async def switch_off_surplus(tx: Transaction, tenant_id: str, holds: Entitlements, now: Instant) -> dict[str, str]:
+    """Switch off the mailboxes that are over a limit, those connected last; the limit by mailbox id. Nothing is
+    forgotten: they can be switched on again once there is room. The caller holds the tenant's lock alone.
+    """
+    if holds.limits is None:
+        return {}
+    surplus = surplus_of(await connected(tx.conn, tenant_id), holds)
     for mailbox_id in sorted(surplus):
         limit = surplus[mailbox_id]
         values: dict[str, Any] = {

@@ -35,10 +35,12 @@ class MailboxLimit(StrEnum):
     SEATS = "seat_limit"
 
 
-def over_limit(connected: Iterable[Connected], plan: Plan) -> dict[str, MailboxLimit]:
+def over_limit(connected: Iterable[Connected], plan: Plan, seats: int | None) -> dict[str, MailboxLimit]:
     """The mailboxes to be switched off so that the rest is within the plan's limits: those connected last, by id.
+    `seats`: how many users there may be; None: no limit.
 
-    A shared mailbox counts as shared only, any other one to its user.
+    A shared mailbox counts as shared only, any other one to its user. Seats go to the users in the order in which they
+    connected their first mailbox; of a user without a seat every mailbox goes.
     """
     off: dict[str, MailboxLimit] = {}
     shared = 0
@@ -48,6 +50,8 @@ def over_limit(connected: Iterable[Connected], plan: Plan) -> dict[str, MailboxL
             shared += 1
             if plan.shared_mailboxes is not None and shared > plan.shared_mailboxes:
                 off[mailbox.id] = MailboxLimit.SHARED
+        elif seats is not None and mailbox.user not in of_user and len(of_user) >= seats:
+            off[mailbox.id] = MailboxLimit.SEATS
         else:
             of_user[mailbox.user] += 1
             if plan.mailboxes_per_user is not None and of_user[mailbox.user] > plan.mailboxes_per_user:

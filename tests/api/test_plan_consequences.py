@@ -95,6 +95,85 @@ async def test_a_bought_downgrade_shortens_and_switches_off_when_the_period_ends
 
 
 @on_one_database
+@pytest.mark.parametrize(
+    ("command", "body"),
+    [
+        ("seats", {"seats": 2}),
+        ("downgrade", {"plan": "standard", "seats": 2}),
+        ("downgrade", {"plan": "crm_plus"}),  # which has that many in this test
+    ],
+)
+async def test_users_over_the_seats_of_the_next_period_are_switched_off_those_connected_last_first(
+    gateway: Gateway, command: str, body: dict[str, Any]
+) -> None:
+    await gateway.tenant("acme", "free")
+    client = gateway.client
+    object.__setattr__(gateway.core.subscriptions.catalogue.plans["crm_plus"], "seats", 2)
+    bought = (await client.post(f"{PATH}/purchase", json={"plan": "professional"})).json()
+    end = from_rfc3339(bought["period_end"])
+    boxes = {}
+
+    async def connect(name: str, **what: Any) -> None:
+        gateway.clock.forward(1_000)
+        boxes[name] = (await gateway.mailbox("acme", f"{name}@acme.example", **what))["id"]
+
+    async def enabled() -> set[str]:
+        return {box["id"] for box in (await client.get(f"{T}/mailboxes")).json()["items"] if box["enabled"]}
+
+    await connect("ann", owner="ann")
+    await connect("bob", owner="bob")
+    gateway.clock.forward(end - HOUR - gateway.clock())
+    assert (await client.post(f"{PATH}/{command}", json=body)).is_success
+    # Meanwhile more users come, for whom there is room until then.
+    await connect("carl", owner="carl")
+    await connect("dora")
+    await connect("info", shared=True)
+    await connect("ann2", owner="ann")
+    over = {boxes["carl"]: "seat_limit", boxes["dora"]: "seat_limit"}
+    (notice,) = [n for n in (await client.get(f"{PATH}/notices")).json()["items"] if n["at"] == to_rfc3339(end)]
+    assert notice["mailboxes_switched_off"] == sorted(over)
+    gateway.clock.forward(end - 1 - gateway.clock())
+    await tick(gateway)
+    assert await enabled() == set(boxes.values())
+    gateway.clock.forward(1)
+    await tick(gateway)
+    assert await enabled() == set(boxes.values()) - set(over)
+    assert (await events(gateway))[-1]["mailboxes_switched_off"] == over
+    box = (await client.get(f"{T}/mailboxes/{boxes['carl']}")).json()
+    assert (box["state"], "seats" in box["state_reason"]) == ("disabled", True)
+    refused = await client.patch(f"{T}/mailboxes/{boxes['carl']}", json={"enabled": True})
+    assert (refused.status_code, refused.json()["type"]) == (409, "seat_limit")
+    await client.patch(f"{T}/mailboxes/{boxes['bob']}", json={"enabled": False})
+    assert (await client.patch(f"{T}/mailboxes/{boxes['carl']}", json={"enabled": True})).json()["enabled"]
+
+
+@on_one_database
+@pytest.mark.parametrize("what", ["cancel", "downgrade"])
+async def test_a_notice_counts_the_very_copies_that_the_purge_takes_then(gateway: Gateway, what: str) -> None:
+    await gateway.tenant("acme", "free")
+    client = gateway.client
+    bought = (await client.post(f"{PATH}/purchase", json={"plan": "professional"})).json()
+    post = Postman(gateway, "acme", (await gateway.mailbox("acme"))["id"])
+    end = from_rfc3339(bought["period_end"])
+    gateway.clock.forward(end - HOUR - gateway.clock())
+    letters = [letter(f"{age} days") for age in (0, 29, 30, 31, 45, 89)]
+    ids = [await post.deliver(raw, age=age * DAY) for raw, age in zip(letters, (0, 29, 30, 31, 45, 89), strict=True)]
+    await client.put(f"{T}/messages/{ids[4]}/pins/deal/D-1")
+    assert (await client.post(f"{PATH}/{what}", json={} if what == "cancel" else {"plan": "crm_plus"})).is_success
+    (notice,) = [n for n in (await client.get(f"{PATH}/notices")).json()["items"] if n["at"] == to_rfc3339(end)]
+    assert (await purge(gateway))["purged"] == 0
+    gateway.clock.forward(end - gateway.clock())
+    await tick(gateway)
+    assert (await purge(gateway))["purged"] == notice["copies_due"] == (5 if what == "cancel" else 3)
+    gone = [
+        raw
+        for raw, id_ in zip(letters, ids, strict=True)
+        if (await client.get(f"{T}/messages/{id_}")).json().get("type") == "purged"
+    ]
+    assert sum(map(len, gone)) == notice["bytes_due"]
+
+
+@on_one_database
 async def test_an_upgrade_keeps_longer_what_is_there_and_brings_nothing_back(gateway: Gateway) -> None:
     post = await postman(gateway, plan="standard")
     kept = await post.deliver(letter("kept"), age=20 * DAY)

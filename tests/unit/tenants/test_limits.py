@@ -44,16 +44,25 @@ def box(name: str, owner: str | None = "ann", *, shared: bool = False, at: int =
 
 def test_the_mailboxes_connected_last_are_switched_off() -> None:
     boxes = [box("c", at=3), box("a", at=1), box("b", at=2), box("x", "bob", at=9)]
-    assert over_limit(boxes, PLAN) == {"c": MailboxLimit.PER_USER}
+    assert over_limit(boxes, PLAN, None) == {"c": MailboxLimit.PER_USER}
 
 
 def test_shared_mailboxes_have_a_limit_of_their_own() -> None:
     boxes = [box("a", shared=True, at=1), box("b", shared=True, at=2), box("c", at=3), box("d", at=4)]
-    assert over_limit(boxes, PLAN) == {"b": MailboxLimit.SHARED}
+    assert over_limit(boxes, PLAN, None) == {"b": MailboxLimit.SHARED}
 
 
 def test_mailboxes_without_owner_are_their_own_users() -> None:
-    assert over_limit([box(str(n), None, at=n) for n in range(9)], PLAN) == {}
+    assert over_limit([box(str(n), None, at=n) for n in range(9)], PLAN, None) == {}
+
+
+def test_of_more_users_than_seats_those_connected_last_are_switched_off_with_all_their_mailboxes() -> None:
+    boxes = [box("a", at=1), box("b", "bob", at=2), box("c", "carl", at=3), box("d", at=4), box("e", "bob", at=5)]
+    mine = [*boxes, box("f", None, at=0), box("s", shared=True, at=9)]
+    assert over_limit(mine, PLAN, 4) == {}
+    assert over_limit(mine, PLAN, 3) == {"c": MailboxLimit.SEATS}
+    assert over_limit(mine, PLAN, 2) == dict.fromkeys("bce", MailboxLimit.SEATS)
+    assert over_limit(boxes, PLAN, 0) == dict.fromkeys("abcde", MailboxLimit.SEATS)
 
 
 def test_what_may_be_switched_on() -> None:
@@ -72,7 +81,7 @@ boxes = st.lists(
     st.builds(
         Connected,
         id=st.uuids().map(str),
-        owner=st.sampled_from([None, "ann", "bob"]),
+        owner=st.sampled_from([None, "ann", "bob", "carl"]),
         shared=st.booleans(),
         connected_at=st.integers(0, 5),
     ),
@@ -80,14 +89,17 @@ boxes = st.lists(
 )
 
 
-@given(boxes)
-def test_the_rest_is_within_the_limits_and_no_more_than_needed_goes(connected: list[Connected]) -> None:
-    off = over_limit(connected, PLAN)
+@given(boxes, st.none() | st.integers(0, 4))
+def test_the_rest_is_within_the_limits_and_no_more_than_needed_goes(
+    connected: list[Connected], seats: int | None
+) -> None:
+    off = over_limit(connected, PLAN, seats)
     rest = [found for found in connected if found.id not in off]
-    assert over_limit(rest, PLAN) == {}
+    assert over_limit(rest, PLAN, seats) == {}
+    assert seats is None or len({found.user for found in rest if not found.shared}) <= seats
     for found in connected:
         if found.id in off:
-            assert refusal(found, rest, PLAN, None) is off[found.id]
+            assert refusal(found, rest, PLAN, seats) is off[found.id]
 
 
 SENDING = SendingLimits(per_month=100, per_day=20, service_reserve=10)
