@@ -120,6 +120,7 @@ class PlanFile:
         await self._log.adopt(self._db, LogPolicy(policy.version, policy.document), at=self._clock(), actor=SYSTEM)
         await self._retention.adopt(policy)
         self._subscriptions.catalogue = catalogue
+        await self._subscriptions.compute_anew()
         self._looked_at, self.fault = catalogue.sha256, None
         _log.info("plans_changed", version=catalogue.version, sha256=catalogue.sha256)
         return True

@@ -89,9 +89,14 @@ class Subscriptions:
     def __init__(self, db: Database, log: PurgeLog, catalogue: Catalogue, rules: SubscriptionRules) -> None:
         self._db = db
         self._log = log
-        self._rules = rules
+        self._numbers = rules
         self.catalogue = catalogue
-        """The plans that are in force; replaced as a whole when the file was changed."""
+        """The plans that are in force; replaced as a whole when the file was changed (then: `compute_anew`)."""
+
+    @property
+    def _rules(self) -> SubscriptionRules:
+        """With the order of the plans that are in force."""
+        return replace(self._numbers, ranks={plan.name: plan.rank for plan in self.catalogue.plans.values()})
 
     # What holds.
 
@@ -384,8 +389,8 @@ class Subscriptions:
         return found
 
     async def compute_anew(self) -> int:
-        """At start: compute every timeline again if the rules, or how they are read, are others than the last time.
-        Returns how many.
+        """At start, and with other plans: compute every timeline again if the rules, how they are read, or the order of
+        the plans are others than the last time. Returns how many.
         """
         wanted = timelines.mark_of(self._rules)
         async with self._db.read() as conn:

@@ -130,9 +130,11 @@ def mark_of(rules: SubscriptionRules) -> str:
 
 
 def rules_of(mark: str | None) -> SubscriptionRules | None:
-    """The rules by which timelines were computed; None: by another version of the gateway, in another way."""
+    """The rules by which timelines were computed; None: not known, or by another version of the gateway, in another
+    way.
+    """
     if mark is None:
-        return SubscriptionRules()
+        return None
     kept = json.loads(mark)
     return SubscriptionRules(**kept) if kept.pop("revision", 1) == REVISION else None
 

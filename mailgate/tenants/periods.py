@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
+from math import inf
 
 from mailgate.clock import DAY, Instant
 from mailgate.tenants.calendar import LATEST
@@ -80,10 +81,9 @@ class Event:
     begins where the last one ended. On Free it takes up the plan that is named, else the one that lapsed.
 
     `contract` is the billing system's own id of what was sold. What opens a plan (set, trial_started, purchased, a
-    renewal of Free) brings its contract along; whatever else is told of another contract than the one that holds
-    changes nothing then, so that the end of an old one does not end the one that replaced it. When the one that holds
-    ends, another one that still runs, by what was told of it, holds again. `set`, and `ended` without a contract, end
-    them all.
+    renewal of Free) brings its contract along; whatever else is told of it concerns it alone, so that the end of an old
+    one does not end the one that replaced it. Of those that run, the one with the highest plan holds, among equals the
+    one that began last. `set`, and `ended` without a contract, end them all.
     """
 
     id: str
@@ -153,9 +153,14 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionRules:
-    """Numbers of the rules; days."""
+    """Numbers of the rules: days of grace, and the ranks of plans in the catalogue."""
 
     grace_days: int = 10
+    ranks: Mapping[str, int] = field(default_factory=dict)
+
+    def rank(self, plan: str) -> float:
+        """What is higher keeps more; a plan that is not known keeps everything."""
+        return self.ranks.get(plan, inf)
 
     def grace_end(self, period_end: Instant) -> Instant:
         """When a period that was not renewed ends for good."""

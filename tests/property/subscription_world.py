@@ -3,14 +3,15 @@
 Where the fold keeps periods and asks when the one that holds will end, this is a clerk with an agenda. Each thing that
 happens may put an alarm on the agenda; the clerk takes whatever comes next, an alarm before an event of the same
 instant, and looks up what to do in the cell of (phase, event). An alarm that was overtaken by something is thrown away.
-For each instant that is asked about, the clerk walks the whole way from the beginning again. Months are found by
-walking over the calendar day by day.
+Who has several contracts has a clerk for each, and an office whose doorkeeper hands out the letters and says which
+clerk may speak. For each instant that is asked about, the office walks the whole way from the beginning again. Months
+are found by walking over the calendar day by day.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
@@ -46,7 +47,6 @@ class Contract:
     source: Source = Source.DIRECT
     bought: Bought | None = None
     day: int = 1
-    contract: str | None = None
     tried: bool = False
 
 
@@ -62,25 +62,11 @@ class Clerk:
     last_paid: Contract | None = None
     agenda: list[tuple[Instant, int]] = field(default_factory=list)
     edition: int = 0
-    letters: list[Event] = field(default_factory=list)
-
-    def walk(self, events: Iterable[Event], until: Instant) -> Contract:
-        """The sheet as it reads at `until`."""
-        order = list(EventType)
-        inbox: dict[str, Event] = {}
-        for event in events:
-            inbox.setdefault(event.id, event)
-        for event in sorted(inbox.values(), key=lambda e: (e.effective_at, order.index(e.type), e.id)):
-            if event.effective_at > until:
-                break
-            self._alarms(event.effective_at)
-            self._event(event)
-        self._alarms(until)
-        return self.sheet
+    age: int = 0
 
     # The agenda.
 
-    def _alarms(self, until: Instant) -> None:
+    def wait(self, until: Instant) -> None:
         while self.agenda and self.agenda[0][0] <= until:
             at, edition = heapq.heappop(self.agenda)
             if edition == self.edition:
@@ -135,25 +121,9 @@ class Clerk:
         sheet.day = to_datetime(at).day
         return at, months_later(at, months, sheet.day)
 
-    def _lapse(self, at: Instant, status: Status, *, for_good: bool = False) -> None:
+    def _lapse(self, at: Instant, status: Status) -> None:
         self.last_paid = self.sheet
-        others = [] if for_good else self._others(at)
-        self.sheet = others[-1] if others else Contract(status=status, start=at)
-
-    def _others(self, at: Instant) -> list[Contract]:
-        """The sheets of other contracts that are running, as other clerks would have them who never heard of this one;
-        the best last.
-        """
-        held = self.sheet.contract
-        sheets = []
-        for name in sorted({e.contract for e in self.letters if e.contract not in (None, held)}, key=str):
-            sheet = Clerk(self.grace_days).walk([e for e in self.letters if e.contract == name], at)
-            if sheet.plan != FREE:
-                sheet.contract = name
-                sheets.append(sheet)
-        forever = max((sheet.end or 0 for sheet in sheets), default=0) + 1
-        worth = {Status.PAST_DUE: 0, Status.TRIALING: 1}
-        return sorted(sheets, key=lambda s: (worth.get(s.status, 2), forever if s.end is None else s.end))
+        self.sheet = Contract(status=status, start=at)
 
     @staticmethod
     def _land(sheet: Contract, end: Instant) -> None:
@@ -165,16 +135,8 @@ class Clerk:
 
     # Events, by phase.
 
-    def _event(self, event: Event) -> None:
-        sheet, told = self.sheet, event.contract
-        if event.type.value == "set" or (event.type.value == "ended" and told is None):
-            self.letters = []
-        self.letters.append(event)
-        if told is not None and sheet.plan != FREE and event.type.value not in ("set", "trial_started", "purchased"):
-            if sheet.contract is None and event.type is EventType.RENEWED:
-                sheet.contract = told
-            elif sheet.contract != told:
-                return
+    def read(self, event: Event) -> None:
+        """A letter that is for this clerk."""
         phase = "free" if self.sheet.plan == FREE else self.sheet.status.value
         cell = getattr(self, f"{event.type.value}_{phase}", None) or getattr(self, f"{event.type.value}_any", None)
         if cell is not None:
@@ -185,7 +147,7 @@ class Clerk:
         plan, status = e.plan or self.sheet.plan, e.status or Status.ACTIVE
         if plan == FREE or status is Status.EXPIRED:
             if self.sheet.plan != FREE:
-                self._lapse(e.effective_at, status, for_good=True)
+                self._lapse(e.effective_at, status)
             self.sheet = Contract(status=status, start=e.effective_at, seats=e.seats)
             return
         sheet = Contract(plan, status, e.effective_at, e.period_end, seats=e.seats, months=e.term_months)
@@ -199,7 +161,7 @@ class Clerk:
         elif sheet.end is not None:
             sheet.start = min(sheet.start, sheet.end)
             self._land(sheet, sheet.end)
-        sheet.source, sheet.contract = e.source or Source.DIRECT, e.contract
+        sheet.source = e.source or Source.DIRECT
         self.sheet = sheet
 
     def trial_started_any(self, e: Event) -> None:
@@ -221,7 +183,7 @@ class Clerk:
             sheet.end = months_later(at, e.term_months, sheet.day)
         if e.seats is not None:
             sheet.seats = e.seats
-        sheet.source, sheet.contract = e.source or Source.DIRECT, e.contract
+        sheet.source = e.source or Source.DIRECT
         self.sheet = sheet
 
     # Renewed.
@@ -239,7 +201,7 @@ class Clerk:
         source = last.source if last else e.source or Source.DIRECT
         seats = self.sheet.seats if self.sheet.seats is not None or last is None else last.seats
         auto = source is Source.DIRECT if e.auto_renew is None else e.auto_renew
-        self.sheet = Contract(plan, Status.ACTIVE, at, end, auto, seats, months, source, None, day, e.contract)
+        self.sheet = Contract(plan, Status.ACTIVE, at, end, auto, seats, months, source, None, day)
         if e.period_end:
             self._land(self.sheet, end)
 
@@ -424,9 +386,100 @@ class Clerk:
             self._lapse(e.effective_at, Status.EXPIRED if trial else Status.CANCELED)
 
 
-def holds(events: Iterable[Event], now: Instant, grace_days: int = 10) -> Answer:
+@dataclass(slots=True)
+class Office:
+    """A clerk for each contract, by its name; the nameless one has what was sold without. `speaker` spoke last."""
+
+    grace_days: int
+    order: Mapping[str, int]
+    clerks: dict[str, Clerk]
+    speaker: str = ""
+    letters: int = 0
+
+    def walk(self, events: Iterable[Event], until: Instant) -> Contract:
+        """What the one who may speak has on the sheet at `until`."""
+        order = list(EventType)
+        inbox: dict[str, Event] = {}
+        for event in events:
+            inbox.setdefault(event.id, event)
+        for event in sorted(inbox.values(), key=lambda e: (e.effective_at, order.index(e.type), e.id)):
+            if event.effective_at > until:
+                break
+            self._wait(event.effective_at)
+            self.letters += 1
+            self._hand_out(event, event.contract or "")
+            self._elect()
+        self._wait(until)
+        return self.clerks[self.speaker].sheet
+
+    def _wait(self, until: Instant) -> None:
+        bells = {at for clerk in self.clerks.values() for at, edition in clerk.agenda if edition == clerk.edition}
+        while due := [at for at in bells if at <= until]:
+            for clerk in self.clerks.values():
+                clerk.wait(min(due))
+            self._elect()
+            bells = {at for clerk in self.clerks.values() for at, edition in clerk.agenda if edition == clerk.edition}
+
+    def _elect(self) -> None:
+        """Who has nothing to say is no candidate; the nameless one comes first, then the higher plan, then the younger
+        contract.
+        """
+
+        def merit(name: str) -> tuple[bool, float, int]:
+            clerk = self.clerks[name]
+            return not name, self.order.get(clerk.sheet.plan, float("inf")), clerk.age
+
+        candidates = [name for name, clerk in self.clerks.items() if clerk.sheet.plan != FREE]
+        if candidates:
+            self.speaker = max(candidates, key=merit)
+
+    def _hand_out(self, e: Event, name: str) -> None:
+        speaker = self.clerks[self.speaker]
+        nothing = speaker.sheet.plan == FREE
+        if e.type.value == "set":
+            speaker.read(e)
+            speaker.age, self.clerks, self.speaker = self.letters, {name: speaker}, name
+        elif e.type.value == "ended" and not name:
+            self.clerks = {self.speaker: speaker}
+            speaker.read(e)
+        elif e.type.value in ("trial_started", "purchased"):
+            self._employ(e, name, Clerk(self.grace_days, Contract(seats=speaker.sheet.seats)))
+        elif e.type.value == "renewed" and nothing:
+            # Whose it was takes it up, else the one who spoke last.
+            whose = self.clerks.get(name) if name else None
+            if whose is None or whose.last_paid is None:
+                whose = speaker
+            self._employ(e, name, Clerk(self.grace_days, Contract(seats=whose.sheet.seats), whose.last_paid))
+        elif nothing or not name:
+            speaker.read(e)
+        else:
+            whose = self.clerks.get(name)
+            idle = whose is None or whose.sheet.plan == FREE
+            if e.type.value == "renewed" and not self.speaker and idle:
+                self.clerks = {**self.clerks, name: self.clerks[""]}
+                del self.clerks[""]
+                self.speaker = name
+            clerk = self.clerks.setdefault(name, Clerk(self.grace_days))
+            idle = clerk.sheet.plan == FREE
+            clerk.read(e)
+            if idle and clerk.sheet.plan != FREE:
+                clerk.age = self.letters
+
+    def _employ(self, e: Event, name: str, clerk: Clerk) -> None:
+        """A new clerk for what was sold, if anything was; the nameless one goes when a named one comes."""
+        clerk.read(e)
+        if clerk.sheet.plan != FREE:
+            clerk.age = self.letters
+            self.clerks[name] = clerk
+            if name:
+                self.clerks.pop("", None)
+
+
+def holds(
+    events: Iterable[Event], now: Instant, grace_days: int = 10, order: Mapping[str, int] | None = None
+) -> Answer:
     """Plan, status, start and end of the paid period, automatic renewal, seats and what was bought, at `now`."""
-    sheet = Clerk(grace_days).walk(events, now)
+    sheet = Office(grace_days, order or {}, {"": Clerk(grace_days)}).walk(events, now)
     bought = sheet.bought
     return (
         sheet.plan,

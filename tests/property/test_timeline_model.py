@@ -81,7 +81,12 @@ def histories(draw: st.DrawFn, longest: int = 9) -> list[Event]:
     return events
 
 
-RULES = st.sampled_from([10, 10, 10, 0, 1, 45]).map(SubscriptionRules)
+ORDER = {"free": 0, "demo": 1, "crm_plus": 2, "standard": 3, "professional": 4}
+RULES = st.builds(
+    SubscriptionRules,
+    st.sampled_from([10, 10, 10, 0, 1, 45]),
+    st.sampled_from([ORDER, ORDER, {}, {name: ORDER[name] for name in ("free", "crm_plus", "professional")}]),
+)
 
 
 def _answer(period: Period) -> Answer:
@@ -109,7 +114,7 @@ def test_the_fold_agrees_with_a_walk_step_by_step(
 ) -> None:
     line = timeline(events, rules)
     for now in [*_interesting(line, events), *anywhere]:
-        assert _answer(line.at(now)) == holds(events, now, rules.grace_days), now
+        assert _answer(line.at(now)) == holds(events, now, rules.grace_days, rules.ranks), now
 
 
 @settings(max_examples=150)
@@ -217,6 +222,21 @@ def test_who_has_paid_a_contract_keeps_a_plan_whatever_another_one_does(
     line = timeline([paid, *other, Event("over", EventType.ENDED, begun + ends_after, contract="other")])
     for now in [*_interesting(line, other), begun + ends_after, end - 1]:
         assert line.at(now).paid or not begun <= now < end, now
+
+
+@settings(max_examples=100)
+@given(histories(), st.data())
+def test_of_two_contracts_neither_makes_the_plan_lower_than_the_other_one_alone_would_have_it(
+    events: list[Event], data: st.DataObject
+) -> None:
+    rules = SubscriptionRules(10, ORDER)
+    names = st.sampled_from(["one", "two"])
+    told = [replace(event, contract=data.draw(names)) for event in events if event.type is not EventType.SET]
+    both = timeline(told, rules)
+    for name in ("one", "two"):
+        alone = timeline([event for event in told if event.contract == name], rules)
+        for now in _interesting(alone, told):
+            assert ORDER[both.at(now).plan] >= ORDER[alone.at(now).plan], (name, now)
 
 
 @settings(max_examples=100)

@@ -64,6 +64,7 @@ async def store(database_url: str, tmp_path: Path) -> AsyncIterator[Store]:
     blobs = BlobStore.open(f"file://{tmp_path}/blobs")
     log = PurgeLog(origin="mail.example", policy=LogPolicy(1, {"days": 30}), version="1", commit="test")
     subscriptions = Subscriptions(db, log, parse_catalogue(PLANS.read_bytes()), SubscriptionRules())
+    await subscriptions.compute_anew()  # as each start does: it remembers the rules
     reader = LogReader(
         db, origin="mail.example", seed=ring.ledger_seed, witness=Witness(tmp_path / "witness"), owner="test"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sqlalchemy import update
 
 from mailgate.actors import SYSTEM
@@ -87,3 +89,28 @@ async def test_timelines_of_another_version_are_made_anew_at_the_start(store: St
     assert await store.subscriptions.timeline("acme") == right
     async with store.db.read() as conn:
         assert await installation.read(conn, installation.SUBSCRIPTION_RULES) == mark
+
+
+async def test_the_order_of_the_plans_decides_which_of_two_contracts_holds_and_another_order_decides_anew(
+    store: Store,
+) -> None:
+    purging = await make_purging(store)
+    await purging.builder.home(plan=None)
+    assert await store.subscriptions.compute_anew() == 0
+    high = Event("1", EventType.PURCHASED, NOW, plan="professional", term_months=1, contract="sub_1")
+    low = Event("2", EventType.PURCHASED, NOW + MINUTE, plan="standard", term_months=1, contract="sub_2")
+    for event in (low, high):
+        await store.subscriptions.tell("acme", [event], NOW, SYSTEM)
+
+    async def plan() -> str:
+        return (await store.subscriptions.entitlements("acme", NOW + MINUTE)).plan
+
+    assert await plan() == "professional"
+    catalogue = store.subscriptions.catalogue
+    lower = replace(catalogue.plans["professional"], rank=1)
+    store.subscriptions.catalogue = replace(catalogue, plans={**catalogue.plans, "professional": lower})
+    assert (await doctor(store.db, store.blobs, store.ring)).healthy  # by the order of before
+    assert await store.subscriptions.compute_anew() == 1
+    assert await plan() == "standard"
+    assert (await doctor(store.db, store.blobs, store.ring)).healthy
+    assert await store.subscriptions.compute_anew() == 0

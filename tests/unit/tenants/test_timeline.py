@@ -543,6 +543,77 @@ def test_where_one_of_two_contracts_ends_the_other_one_holds_on(how: list[Event]
     assert timeline([SUB_1, SUB_2, *how, paid, late]).at(LATER).period_end == LATER + 30 * DAY
 
 
+RANKED = SubscriptionRules(ranks={"free": 0, "demo": 1, "standard": 2, "professional": 3})
+HIGH = Event("0", EventType.PURCHASED, START, plan="professional", period_end=LATER, contract="high")
+LOW = Event("1", EventType.PURCHASED, START + DAY, plan="standard", period_end=END, contract="low")
+
+
+def test_of_two_contracts_the_one_with_the_higher_plan_holds_whichever_began_last() -> None:
+    for high, low in ((HIGH, LOW), (replace(HIGH, effective_at=START + 2 * DAY), replace(LOW, effective_at=START))):
+        line = timeline([high, low], RANKED)
+        assert {line.at(at).plan for at in (START + 2 * DAY, END, LATER - 1)} == {"professional"}
+        given_back = Event("2", EventType.ENDED, START + 3 * DAY, contract="high")
+        after = timeline([high, low, given_back], RANKED)
+        assert (after.at(START + 3 * DAY - 1).plan, after.at(START + 3 * DAY).plan) == ("professional", "standard")
+        assert (after.at(START + 3 * DAY).cause, after.at(START + 3 * DAY).cause_type) == ("2", "ended")
+        assert after.at(END).status is Status.PAST_DUE
+    assert timeline([HIGH, LOW]).at(START + DAY).plan == "standard"  # without an order the last one holds
+
+
+def test_a_change_of_the_contract_beside_counts_for_that_one() -> None:
+    up = Event("2", EventType.UPGRADED, START + 2 * DAY, plan="professional", contract="low")
+    down = Event("3", EventType.DOWNGRADE_BOUGHT, LATER - DAY, plan="demo", contract="high")
+    paid = Event("4", EventType.RENEWED, END, contract="low", period_end=LATER + DAY)
+    line = timeline([HIGH, LOW, down, paid], RANKED)
+    assert (line.at(LATER - 1).plan, line.at(LATER).plan, line.at(LATER + DAY).status) == (
+        "professional",
+        "standard",
+        Status.PAST_DUE,
+    )
+    assert (line.at(LATER).cause, line.at(LATER).cause_type) == ("3", "period_ended")
+    # After its grace the demo that was bought for the other one is left.
+    assert line.at(LATER + DAY + GRACE).plan == "demo"
+    both = timeline([HIGH, LOW, up, Event("5", EventType.ENDED, START + 3 * DAY, contract="high")], RANKED)
+    assert both.plan_since(START + 3 * DAY) == START
+    raised = timeline([replace(HIGH, plan="demo"), replace(LOW, plan="demo"), replace(up, contract="high")], RANKED)
+    assert (raised.at(START + 2 * DAY).plan, raised.at(START + 2 * DAY).cause) == ("professional", "2")
+
+
+def test_a_bought_change_of_the_contract_beside_may_make_it_the_higher_one() -> None:
+    next_year = Event("2", EventType.RENEWED, END - DAY, plan="professional", period_end=LATER, contract="low")
+    line = timeline([replace(HIGH, plan="standard"), replace(LOW, plan="demo"), next_year], RANKED)
+    assert (line.at(END - 1).plan, line.at(END).plan) == ("standard", "professional")
+    assert (line.at(END).cause, line.at(END).cause_type) == ("2", "period_ended")
+
+
+def test_what_is_told_of_no_contract_is_told_of_the_one_that_holds_and_stays_with_it() -> None:
+    more = Event("2", EventType.SEATS_CHANGED, START + 2 * DAY, seats=9)
+    higher = Event("3", EventType.PURCHASED, START + 3 * DAY, plan="nfr", period_end=END, contract="given")
+    ended = Event("4", EventType.ENDED, START + 4 * DAY, contract="given")
+    line = timeline([HIGH, LOW, more, higher, ended], RANKED)
+    assert line.at(START + 3 * DAY).plan == "nfr"  # not known: it keeps everything
+    assert (line.at(START + 4 * DAY).plan, line.at(START + 4 * DAY).seats) == ("professional", 9)
+
+
+def test_a_contract_that_lapsed_is_taken_up_as_it_was_and_another_one_from_what_held_last() -> None:
+    over = Event("2", EventType.ENDED, START + 3 * DAY, contract="high")
+    lapsed = [HIGH, LOW, over, Event("3", EventType.ENDED, END - DAY, contract="low")]
+    for contract, plan in (("high", "professional"), ("low", "standard"), ("new", "standard"), (None, "standard")):
+        paid = Event("4", EventType.RENEWED, END, contract=contract)
+        assert timeline([*lapsed, paid], RANKED).at(END).plan == plan
+    beside = Event("4", EventType.RENEWED, START + 5 * DAY, contract="high", period_end=LATER)
+    assert timeline([HIGH, LOW, over, beside], RANKED).at(START + 5 * DAY).plan == "professional"
+
+
+def test_a_contract_takes_the_place_of_a_plan_that_was_given_without_one() -> None:
+    given = replace(ENDLESS, plan="professional")
+    assert timeline([given, LOW], RANKED).at(START + DAY).plan == "standard"
+    assert timeline([HIGH, replace(ENDLESS, id="9", effective_at=START + DAY)], RANKED).at(LATER).plan == "standard"
+    bought = replace(BOUGHT, id="9", effective_at=START + 2 * DAY, plan="demo", period_end=END, auto_renew=False)
+    line = timeline([HIGH, bought], RANKED)
+    assert (line.at(START + 2 * DAY).plan, line.at(END).plan) == ("demo", "professional")
+
+
 def test_a_contract_beside_the_one_that_holds_goes_on_by_its_own_events() -> None:
     between = Event("2", EventType.RENEWED, START + 5 * DAY, contract="sub_1", period_end=LATER + DAY)
     over = Event("3", EventType.ENDED, END, contract="sub_2")
