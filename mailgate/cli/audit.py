@@ -25,7 +25,7 @@ from retention.ledger.consistency import check_consistency
 from retention.ledger.directory import STAMP, STAMPED, LogDirectory, NotRegularError
 from retention.ledger.note import NoteError, Verifier
 from retention.ledger.replay import replay_directory
-from retention.ledger.report import Report, Verdict, shown
+from retention.ledger.report import Findings, Report, Verdict, shown
 from retention.ledger.verify import verify_directory
 
 audit_app = typer.Typer(
@@ -128,7 +128,7 @@ def prove(
     elif out is None:
         typer.echo(proof, nl=False)
     else:
-        out.write_text(proof, encoding="utf-8")
+        _write(out, proof)
 
 
 @audit_app.command()
@@ -151,7 +151,7 @@ def certificate(
         return
     text = run_page(built) if html or (out is not None and out.suffix == ".html") else dumps(built)
     if out is not None:
-        out.write_text(text, encoding="utf-8")
+        _write(out, text)
     elif html or json:
         typer.echo(text, nl=False)
     else:
@@ -168,6 +168,15 @@ def check_proof(
 ) -> None:
     """What does a proof, a disclosure or a certificate prove?"""
     _end(check_proof_file(file, vkey), json=json)
+
+
+def _write(out: Path, text: str) -> None:
+    try:
+        out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        found = Findings()
+        found.add(Verdict.UNREADABLE, f"{out} can't be written: {error.strerror}")
+        _end(Report("", found), json=False)
 
 
 def _end(report: Report, *, json: bool) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .checkpoint import Checkpoint, open_checkpoint
-from .directory import CHECKPOINT, LogDirectory, NotRegularError
+from .directory import CHECKPOINT, LogDirectory, NotRegularError, is_folder
 from .note import MAX_NOTE, NoteError, Verifier
 from .report import Findings, Report, Verdict
 from .tiles import CutError, TileError
@@ -24,8 +24,8 @@ def check_consistency(old: Path, new: Path, key: Verifier, old_key: Verifier | N
     """
     found = Findings()
     facts: dict[str, object] = {"origin": key.name}
-    folder = old if old.is_dir() else old.parent
-    before = _checkpoint(LogDirectory(folder), CHECKPOINT if old.is_dir() else old.name, old_key or key, "old", found)
+    folder, name = (old, CHECKPOINT) if is_folder(old) else (old.parent, old.name)
+    before = _checkpoint(LogDirectory(folder), name, old_key or key, "old", found)
     directory = LogDirectory(new)
     after = _checkpoint(directory, CHECKPOINT, key, "new", found)
     if before is None or after is None:

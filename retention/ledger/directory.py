@@ -40,6 +40,14 @@ def is_log_file(name: str) -> bool:
     return name in (*OTHER_FILES, STAMPED, STAMP) or _CERTIFICATE.fullmatch(name) is not None
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; whatever the reason why one can't be looked at, there is none to be read."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 class NotRegularError(ValueError):
     """A name stands for something else than a regular file, or for one larger than the format allows."""
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from .certificates import compare_certificates
 from .checkpoint import Checkpoint, open_checkpoint
-from .directory import STAMPED, SUMS, VKEY, LogDirectory, NotRegularError, is_log_file
+from .directory import STAMPED, SUMS, VKEY, LogDirectory, NotRegularError, is_folder, is_log_file
 from .note import NoteError, Verifier
 from .purge_template import match_item_purge
 from .report import Findings, Report, Verdict
@@ -53,7 +53,7 @@ def verify_directory(path: Path, key: Verifier, jobs: int | None = 1) -> Report:
     directory = LogDirectory(path)
     facts: dict[str, object] = {"origin": key.name, "key_id": key.id.hex()}
     report = Report("", found, facts)
-    if not path.is_dir():
+    if not is_folder(path):
         found.add(Verdict.UNREADABLE, f"{path} is not a folder")
         return report
     checkpoint = _checkpoint(directory, key, found)
@@ -284,7 +284,7 @@ def _sums(directory: LogDirectory, found: Findings) -> None:
     except NotRegularError as error:
         found.add(Verdict.INVALID, str(error))
         return
-    listed = 0
+    listed = set[str]()
     with file:
         while line := file.readline(300):
             digest, _, name = line.rstrip(b"\n").decode("utf-8", "replace").partition("  ")
@@ -298,9 +298,9 @@ def _sums(directory: LogDirectory, found: Findings) -> None:
             except FileNotFoundError:
                 found.add(Verdict.INCOMPLETE, f"{SUMS} names {name}, which is missing")
                 continue
-            listed += 1
+            listed.add(name)
             if sha256(data).hexdigest() != digest:
                 found.add(Verdict.INVALID, f"{name} does not have the sum in {SUMS}")
     there = sum(1 for name in directory.names() if name != SUMS)
-    if listed < there and found.verdict is Verdict.OK:
-        found.add(Verdict.INCOMPLETE, f"{SUMS} names {listed} of {there} files")
+    if len(listed) < there and found.verdict is Verdict.OK:
+        found.add(Verdict.INCOMPLETE, f"{SUMS} names {len(listed)} of {there} files")

@@ -51,6 +51,19 @@ def test_a_proof_there_and_back(exported: Exporter, leaves: list[bytes], tmp_pat
     assert run("prove", path, 600)[0] == 1
 
 
+def test_what_can_not_be_read_or_written_is_said_in_a_line(exported: Exporter, leaves: list[bytes]) -> None:
+    path, nowhere, long = exported(leaves), "/nonexistent/x", "x" * 5_000
+    for arguments in (
+        ("prove", path, 40, "--out", nowhere),
+        ("certificate", path, ulid(900_000), "--vkey", VKEY, "--out", nowhere),
+        ("verify", long, "--vkey", VKEY),
+        ("consistency", long, path, "--vkey", VKEY),
+        ("check-proof", long, "--vkey", VKEY),
+    ):
+        code, said = run(*arguments)
+        assert (code, said.startswith("unreadable: ")) == (1, True), (arguments[0], said[:200])
+
+
 def test_a_certificate_as_text_json_and_page(exported: Exporter, leaves: list[bytes], tmp_path: Path) -> None:
     path, id_ = exported(leaves), ulid(900_000)
     code, said = run("certificate", path, id_, "--vkey", VKEY)

@@ -79,6 +79,15 @@ def test_a_flipped_byte_anywhere(exported: Exporter, leaves: list[bytes]) -> Non
     assert verdict(path) is Verdict.OK
 
 
+def test_a_file_that_is_named_twice_does_not_stand_for_one_that_is_not_named(
+    exported: Exporter, leaves: list[bytes]
+) -> None:
+    sums = exported(leaves) / "SHA256SUMS"
+    lines = sums.read_text().splitlines()
+    sums.write_text("\n".join([*lines[:-1], lines[0]]) + "\n")
+    assert verify_directory(sums.parent, SIGNER.verifier).verdict is Verdict.INCOMPLETE
+
+
 def without_sums(path: Path) -> Path:
     (path / "SHA256SUMS").unlink()
     return path
