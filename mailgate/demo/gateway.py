@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import secrets
 import sys
 from pathlib import Path
 
-from mailgate.demo.children import Child, free_port
+from mailgate.demo.children import Child, ChildError, free_port
+
+_PROGRAM = (sys.executable, "-m", "mailgate.cli")
 
 
 class Gateway:
@@ -24,7 +28,33 @@ class Gateway:
 
     async def start(self) -> None:
         """Raises ChildError when it does not come up."""
-        env = {
+        program = [*_PROGRAM, "serve"]
+        self._child = await Child.start("mailgate serve", program, self.log, env=self._settings())
+        await self._child.listening(self.port, within_s=60)
+
+    def running(self) -> bool:
+        return self._child is not None and self._child.running()
+
+    def tail(self) -> str:
+        return self._child.tail() if self._child is not None else ""
+
+    async def add_person(self, name: str) -> str:
+        """Lets somebody sign in to the pages as an admin; their password. Raises ChildError."""
+        password = secrets.token_urlsafe(12)
+        process = await asyncio.create_subprocess_exec(
+            *_PROGRAM, "user", "add", name, "--role", "admin", "--password-stdin",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, **self._settings()},
+        )  # fmt: skip
+        said, _ = await process.communicate(password.encode())
+        if process.returncode != 0:
+            raise ChildError(f"mailgate user add ended with status {process.returncode}\n{said.decode()}")
+        return password
+
+    def _settings(self) -> dict[str, str]:
+        return {
             "MAILGATE_DATA_DIR": str(self.data),
             "MAILGATE_ADMIN_TOKEN": self.token,
             "MAILGATE_HTTP__PORT": str(self.port),
@@ -40,15 +70,6 @@ class Gateway:
             "MAILGATE_RETENTION__PURGE_INTERVAL_S": "86400",
             "MAILGATE_LOG__FORMAT": "json",
         }
-        program = [sys.executable, "-m", "mailgate.cli", "serve"]
-        self._child = await Child.start("mailgate serve", program, self.log, env=env)
-        await self._child.listening(self.port, within_s=60)
-
-    def running(self) -> bool:
-        return self._child is not None and self._child.running()
-
-    def tail(self) -> str:
-        return self._child.tail() if self._child is not None else ""
 
     async def stop(self) -> None:
         if self._child is not None:

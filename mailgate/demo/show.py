@@ -90,9 +90,11 @@ async def _show(options: Options, screen: Screen, begun: float, stopped: asyncio
             screen.panel(f"{facts}\n\nCheck a log yourself:\n[cyan]{verify}[/]", title="done")
             _save(options, screen)
             return
+        password = await gateway.add_person("demo")
         screen.panel(
             f"{facts}\n\n"
-            f"The gateway is serving at   [bold cyan]{gateway.url}/docs[/]\n"
+            f"Pages                       [bold cyan]{gateway.url}/admin[/] as demo, [cyan]{password}[/]\n"
+            f"Interface                   [bold cyan]{gateway.url}/docs[/]\n"
             f"Admin token                 [cyan]{gateway.token}[/]\n"
             f"Data and log                {options.data}\n\n"
             f"Try     [cyan]curl -H 'Authorization: Bearer {gateway.token}' {gateway.url}/v1/plans[/]\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from mailgate.demo.mailserver import find_dovecot
+from tests.api.people import TOKEN
 from tests.servers import leave_out
 
 COMMAND = [sys.executable, "-m", "mailgate.cli", "demo"]
@@ -42,23 +45,59 @@ def environment(session: int) -> dict[str, str]:
     return {**os.environ, "DEMO_TEST_SESSION": str(session), "NO_COLOR": "1"}
 
 
-@pytest.mark.parametrize("kind", ["pymap", pytest.param("dovecot", marks=pytest.mark.server)])
-def test_everything_holds(kind: str, data: Path) -> None:
-    if kind == "dovecot" and find_dovecot() is None:
-        leave_out("Dovecot", "dovecot-imapd")
+def holds(said: str) -> None:
+    assert "Everything held" in said
+    assert "0 for the purge" in said
+    assert "\x1b" not in said
+
+
+def test_everything_holds_without_dovecot(data: Path) -> None:
     session = os.getpid()
     done = subprocess.run(
-        [*COMMAND, "--exit", "--server", kind, "--data", str(data)],
+        [*COMMAND, "--exit", "--server", "pymap", "--data", str(data)],
         capture_output=True,
         text=True,
         check=False,
         env=environment(session),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Everything held" in done.stdout
-    assert "0 for the purge" in done.stdout
-    assert "\x1b" not in done.stdout
+    holds(done.stdout)
     assert done.stderr == ""
+    assert children_of(session) == []
+
+
+@pytest.mark.server
+def test_everything_holds_and_the_pages_are_open(data: Path) -> None:
+    if find_dovecot() is None:
+        leave_out("Dovecot", "dovecot-imapd")
+    session = os.getpid() + 2_000_000
+    running = subprocess.Popen(
+        [*COMMAND, "--server", "dovecot", "--data", str(data)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(session),
+    )
+    assert running.stdout is not None
+    with running.stdout:
+        said = ""
+        for line in running.stdout:
+            said += line
+            if "Ctrl-C ends it" in line:
+                break
+        holds(said)
+        found = re.search(r"(http://\S+)/admin as (\S+), (\S+)", said)
+        assert found is not None
+        with httpx.Client(base_url=found[1]) as browser:
+            token = TOKEN.search(browser.get("/admin/sign-in").text)
+            assert token is not None
+            form = {"token": token[1], "name": found[2], "password": found[3]}
+            assert browser.post("/admin/sign-in", data=form).headers["location"] == "/admin/mailboxes"
+            assert "Larkspur Bakery" in browser.get("/admin/mailboxes").text
+        running.send_signal(signal.SIGINT)
+        rest = running.stdout.read()
+    assert running.wait(60) == 0, rest
+    assert "Traceback" not in rest
     assert children_of(session) == []
 
 
