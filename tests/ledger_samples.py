@@ -72,8 +72,8 @@ def every_type(first: int = 0, tenant_ref: str = TENANT_REF) -> Iterator[bytes]:
     run = ulid(900_000 + first)
     numbers = iter(range(first, first + 100))
 
-    def base(run: str | None = None) -> Common:
-        return common(next(numbers), run=run, tenant_ref=tenant_ref)
+    def base(run: str | None = None, at: int = NOW) -> Common:
+        return common(next(numbers), run=run, at=at, tenant_ref=tenant_ref)
 
     reason = COMMITTER.commit(ulid(first), "reason", b"subpoena")
     entity = COMMITTER.commit(ulid(first), "entity", b"deal 17")
@@ -113,7 +113,7 @@ def every_type(first: int = 0, tenant_ref: str = TENANT_REF) -> Iterator[bytes]:
         pins=0,
     )
     second = ulid(910_000 + first)
-    yield leaves.run_open(base(second), now=NOW + DAY, trigger="command")
+    yield leaves.run_open(base(second, NOW + DAY), now=NOW + DAY, trigger="command")
     yield leaves.run_abort(base(second), candidates=0, purged=0, kept={}, failed=0, reason="cut")
     yield leaves.key_rotate(base(), key="ledger", old="epoch1", new="epoch2")
     yield leaves.export(base(), format_="tlog", size=12, root=DIGEST)

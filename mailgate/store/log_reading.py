@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from sqlalchemy import Column, Connection, desc, select
+from sqlalchemy import Column, Connection, delete, desc, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from mailgate.clock import MINUTE, Instant
@@ -28,7 +29,7 @@ from retention.ledger import tiles
 from retention.ledger.checkpoint import Checkpoint, open_checkpoint
 from retention.ledger.note import NoteError, Signer, Verifier
 from retention.ledger.proof import prove
-from retention.ledger.tree import Frontier, tree_root
+from retention.ledger.tree import Frontier, leaf_hash, tree_root
 
 _SIGNER_LEASE = MINUTE
 _ENTRIES_A_READ = 4096
@@ -154,19 +155,31 @@ class LogReader:
             await tx.conn.execute(tx.insert(log_checkpoints).values(values).on_conflict_do_nothing())
             return SignedCheckpoint(checkpoint.size, checkpoint.root, note, now)
 
-        signed = await self._db.transact(work)
-        if self._witness.keeps_entries:
+        try:
+            signed = await self._db.transact(work)
+        except tiles.TileError as error:
+            raise _not_whole(tenant, error) from None
+        try:
             await self._keep_entries(tenant, 0 if kept is None else known[0].size, signed.size)
+        except LogDivergedError:
+            await self._db.transact(partial(_forget, tenant.id, signed.size))  # so that it stands as not signed
+            raise
         self._witness.keep(tenant.ref, signed.note)
         self._witness.forget_partial(tenant.ref, signed.size)
         return signed
 
     async def _keep_entries(self, tenant: Tenant, kept: int, size: int) -> None:
-        """Write the entries up to `size` outside, before the checkpoint that signs them; `kept` of them are there."""
+        """Write the entries up to `size` outside, before the checkpoint that signs them; `kept` of them are there.
+
+        Raises LogDivergedError when they are not what was hashed: the good ones outside must not be overwritten.
+        """
         first = self._witness.kept_tiles(tenant.ref, min(kept, size)) * tiles.TILE_WIDTH
         while first < size:
             end = min(first + _ENTRIES_A_READ, size)
-            bodies = [body async for body in self.entries(tenant, first, end)]
+            bodies = await self._hashed(tenant, first, end)
+            if not self._witness.keeps_entries:
+                first = end
+                continue
             together = [bodies[at : at + tiles.TILE_WIDTH] for at in range(0, len(bodies), tiles.TILE_WIDTH)]
             bundles = [
                 (tiles.Tile(tiles.ENTRIES, number, len(each)), tiles.encode_bundle(each))
@@ -174,6 +187,20 @@ class LogReader:
             ]
             await asyncio.to_thread(self._witness.keep_bundles, tenant.ref, bundles)
             first = end
+
+    async def _hashed(self, tenant: Tenant, first: int, end: int) -> list[bytes]:
+        """The leaves [first, end), each the one that was hashed when it was written."""
+        leaf = log_leaves.c
+        query = select(leaf.idx, leaf.body, leaf.hash).where(
+            leaf.tenant_id == tenant.id, leaf.idx >= first, leaf.idx < end
+        )
+        async with self._db.read() as conn:
+            rows = (await conn.execute(query.order_by(leaf.idx))).all()
+        odd = await asyncio.to_thread(lambda: [row.idx for row in rows if leaf_hash(row.body) != row.hash])
+        if odd or len(rows) != end - first:
+            which = f"entry {odd[0]} is not what was hashed" if odd else "an entry is missing"
+            raise _not_whole(tenant, which)
+        return [row.body for row in rows]
 
     def _grow(self, conn: Connection, tenant: Tenant, size: int, known: Sequence[Checkpoint]) -> Checkpoint:
         """Compare the tree with what was signed before, store the tiles that became full, and say what the tree is
@@ -214,8 +241,11 @@ class LogReader:
         have = tiles.tile_at(signed.size, tile.level, tile.number)
         if have is None or tile.width > have.width:
             raise NotFoundError(f"the log has {signed.size} entries and no {tile.path}", slug="tile_not_found")
-        async with self._db.read() as conn:
-            return await conn.run_sync(lambda sync: TileReader(sync, tenant.id).bundle(tile))
+        try:
+            async with self._db.read() as conn:
+                return await conn.run_sync(lambda sync: TileReader(sync, tenant.id).bundle(tile))
+        except tiles.TileError as error:
+            raise _not_whole(tenant, error) from None
 
     async def proofs(self, tenant: Tenant, signed: SignedCheckpoint, indices: Sequence[int]) -> list[str]:
         """Of each of these leaves a text that proves it under the checkpoint (`retention.ledger.proof`).
@@ -231,8 +261,11 @@ class LogReader:
             nodes = tiles.TileNodes(signed.size, reader)
             return [prove(reader.leaf(index), index, signed.note, nodes) for index in indices]
 
-        async with self._db.read() as conn:
-            return await conn.run_sync(work)
+        try:
+            async with self._db.read() as conn:
+                return await conn.run_sync(work)
+        except tiles.TileError as error:
+            raise _not_whole(tenant, error) from None
 
     async def entries(self, tenant: Tenant, start: int, end: int) -> AsyncIterator[bytes]:
         """The leaves [start, end), in order; bounded memory."""
@@ -318,6 +351,18 @@ class LogReader:
             return False
         signed = _signed_before(tenant, "ledger.witness", kept, self.verifier(tenant))
         return (signed.size, signed.root) == (last.size, last.root)
+
+
+def _not_whole(tenant: Tenant, why: object) -> LogDivergedError:
+    return LogDivergedError(
+        f"the entries of the purge log of tenant {tenant.id} are not those that were written ({why}); compare the "
+        "database with its backups, ledger.witness and exports. Nothing more is signed until then"
+    )
+
+
+async def _forget(tenant_id: str, size: int, tx: Transaction) -> None:
+    point = log_checkpoints.c
+    await tx.conn.execute(delete(log_checkpoints).where(point.tenant_id == tenant_id, point.size == size))
 
 
 def _signed_before(tenant: Tenant, where: str, note: bytes, key: Verifier) -> Checkpoint:

@@ -8,7 +8,8 @@ What is shown of every purge:
 3. it was due: `due_at` not after the run's `now`, not before anchor + days, with the days of the plan that was
    effective then, from the anchor with which it was brought back if it was, and not before the time until which it
    was to stay then (R2);
-4. it names a policy that was set before;
+4. the time by which it was judged was not still to come when the run opened;
+5. it names a policy that was set before;
 
 of every removal that no hold stood on it, nor a pin where the server expunged it; of every run that its counts balance
 and equal its leaves (R6, R13), and that its `now` did not go back without approval; of every hold on messages that all
@@ -40,7 +41,7 @@ from .verify import verify_directory
 
 DAY = 86_400_000_000
 CLOCK_SLACK = 300_000_000
-"""Microseconds by which a run's `now` may lie before the last one's: five minutes."""
+"""Microseconds by which a run's `now` may lie before the last one's, or after its own entry's time: five minutes."""
 
 _BY_AGE = frozenset({"age", "plan_end"})
 _SPARING_PINS = frozenset({"age", "plan_end", "mailbox_removed"})
@@ -252,6 +253,8 @@ class Replay:
             self._broken(f"run {run} was opened twice")
         if "clock" not in leaf["approved"] and parse_instant(now) + CLOCK_SLACK < parse_instant(self._latest_now):
             self._broken(f"run {run} judges by {now}, before {self._latest_now}, and nobody approved it")
+        if parse_instant(now) > parse_instant(leaf["at"]) + CLOCK_SLACK:
+            self._broken(f"run {run} judges by {now}, a time that was still to come when it opened")
         self._latest_now = max(self._latest_now, now)
         self._graces = [grace for grace in self._graces if grace[0] > now]
         self._check_covers()

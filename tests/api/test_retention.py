@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, update
 
 from mailgate.clock import DAY, HOUR, SECOND, to_rfc3339
 from mailgate.ids import new_id
+from mailgate.store.schema import log_leaves
 from retention.ledger.checkpoint import open_checkpoint
 from retention.ledger.note import Verifier
 from retention.ledger.report import Verdict
@@ -245,6 +247,20 @@ async def test_the_exported_log_verifies_offline(gateway: Gateway, tmp_path: Pat
         tar.extractall(tmp_path / "out", filter="data")
     (folder,) = (tmp_path / "out").iterdir()
     assert verify_directory(folder, key).verdict is Verdict.OK
+
+
+async def test_a_log_that_somebody_wrote_to_is_not_handed_out_as_signed(gateway: Gateway) -> None:
+    await gateway.tenant()
+    checkpoint = await gateway.client.get("/v1/purge-log/acme/checkpoint")
+    assert checkpoint.status_code == 200
+    first = log_leaves.c.idx == 0
+    async with gateway.core.db.write() as tx:
+        body = (await tx.conn.execute(select(log_leaves.c.body).where(first))).scalar_one()
+        await tx.conn.execute(update(log_leaves).where(first).values(body=body.replace(b'"v":1', b'"v":2')))
+    refused = await gateway.client.get("/v1/purge-log/export?tenant=acme")
+    assert (refused.status_code, refused.json()["type"]) == (409, "log_diverged")
+    async with gateway.core.db.write() as tx:
+        await tx.conn.execute(update(log_leaves).where(first).values(body=body))
 
 
 async def test_the_log_as_lines_and_as_a_table(gateway: Gateway) -> None:

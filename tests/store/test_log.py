@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, insert, select, update
 
 from mailgate.actors import SYSTEM
 from mailgate.clock import Instant
@@ -14,6 +14,7 @@ from mailgate.errors import NotFoundError
 from mailgate.store import tenants
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.log_reading import EntryFilter, LogDivergedError
+from mailgate.store.overview import unsigned_logs
 from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, tenant_heads
 from mailgate.store.witness import Witness
 from retention.ledger import leaves, tiles
@@ -133,6 +134,35 @@ async def test_a_checkpoint_that_is_not_what_was_signed_is_neither_served_nor_si
         async with store.db.write() as tx:
             await tx.conn.execute(update(log_checkpoints).values(note=signed.note.decode()))
     assert await store.reader.checkpoint(tenant, NOW) == signed
+
+
+@pytest.mark.parametrize("harm", ["edited", "missing"])
+async def test_entries_that_are_not_what_was_hashed_are_not_signed_nor_kept_outside(
+    store: Store, tmp_path: Path, harm: str
+) -> None:
+    """Somebody wrote to the database: the copy outside must not be replaced by that."""
+    tenant = await _grown(store, 10)
+    await store.reader.checkpoint(tenant, NOW)
+    outside = Witness(tmp_path / "witness")
+    good = list(outside.entries(tenant.ref, 10))
+    here = log_leaves.c.idx == 7
+    async with store.db.write() as tx:
+        row = (await tx.conn.execute(select(log_leaves).where(here))).one()
+        if harm == "edited":
+            forged = row.body.replace(b'"unpinned"', b'"whatever"')
+            await tx.conn.execute(update(log_leaves).where(here).values(body=forged))
+        else:
+            await tx.conn.execute(delete(log_leaves).where(here))
+    await _grow(store, tenant, 1)
+    for _ in range(2):
+        with pytest.raises(LogDivergedError, match="not those that were written"):
+            await store.reader.checkpoint(tenant, NOW)
+    assert list(outside.entries(tenant.ref, 10)) == good
+    assert await unsigned_logs(store.db) == ["acme"]  # the alarm stands
+    async with store.db.write() as tx:
+        await tx.conn.execute(delete(log_leaves).where(here))
+        await tx.conn.execute(insert(log_leaves).values(row._asdict()))
+    assert (await store.reader.checkpoint(tenant, NOW)).size == 11
 
 
 async def test_a_changed_history_is_not_signed(store: Store) -> None:

@@ -23,13 +23,13 @@ from mailgate.api.problems import problems
 from mailgate.api.security import LogOf, Parts, Principal, Who, only
 from mailgate.errors import NotFoundError
 from mailgate.store import stamps, tenants
-from mailgate.store.log_reading import Entry, EntryFilter, LogReader
+from mailgate.store.log_reading import Entry, EntryFilter, LogDivergedError, LogReader
 from mailgate.store.stamps import Stamped
 from mailgate.store.tenants import Tenant
 from mailgate.store.tokens import Scope
 from mailgate.usecases.parts import Services
 from mailgate.usecases.types import Answer, ObjectId, Parameters, TenantId, Time, TimeIn, text
-from retention.ledger.export import DirectoryExport, write_csv
+from retention.ledger.export import DirectoryExport, ExportError, write_csv
 from retention.ledger.tiles import TileError, parse_tile_path
 
 router = APIRouter(tags=["purge log"], prefix="/v1/purge-log", dependencies=[only(Scope.COMPLIANCE)])
@@ -178,8 +178,12 @@ async def export_log(query: Annotated[ExportQuery, Query()], parts: Parts, who: 
         try:
             stamped = await stamps.newest(parts.db, tenant.id, signed.size)
             archive = await _tar(parts.log_reader, tenant, signed.size, signed.note, stamped, folder)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, ExportError):
+                raise LogDivergedError(
+                    f"the entries of the purge log of tenant {tenant.id} are not those that were signed ({error})"
+                ) from None
             raise
         return FileResponse(
             archive,

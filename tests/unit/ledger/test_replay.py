@@ -36,8 +36,10 @@ class Log:
     def plan(self, plan: str, days: int, at: int) -> Log:
         return self.add(make.plan_effective, plan=plan, days=days, effective_at=at, cause="set", event_ref="e1")
 
-    def open(self, now: int = NOW, run: str = RUN, approved: tuple[str, ...] = ()) -> Log:
-        return self.add(make.run_open, run, now=now, trigger="schedule", approved=approved)
+    def open(self, now: int = NOW, run: str = RUN, approved: tuple[str, ...] = (), at: int | None = None) -> Log:
+        opened = common(len(self.bodies), run=run, at=max(now, NOW) if at is None else at)
+        self.bodies.append(make.run_open(opened, now=now, trigger="schedule", approved=approved))
+        return self
 
     def purge(self, number: int = 1, run: str = RUN, **changes: Any) -> Log:
         return self.add(make.item_purge, run, **{**purge_fields(number), **changes})
@@ -294,6 +296,14 @@ def test_the_clock() -> None:
     Log().open().close(0).open(NOW - back, second).check()
     Log().open().close(0).open(NOW - back - 1, second).check("nobody approved it")
     Log().open().close(0).open(NOW - back - 1, second, approved=("clock",)).check()
+
+
+def test_a_run_does_not_judge_by_a_time_that_is_still_to_come() -> None:
+    """Everything is old enough for a run that says that it is next year."""
+    slack = 300_000_000
+    Log().open(NOW + slack, at=NOW).close(0).check()
+    Log().open(NOW + slack + 1, at=NOW).close(0).check("still to come")
+    Log().open(NOW + 400 * DAY, at=NOW, approved=("clock",)).purge().close(1).check("still to come")
 
 
 def test_a_folder_is_verified_first(exported: Exporter, leaves: list[bytes]) -> None:
