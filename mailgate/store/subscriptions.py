@@ -27,6 +27,7 @@ from mailgate.store.log import PurgeLog
 from mailgate.store.schema import subscription_events, tenant_heads
 from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.tenants import Tenant
+from mailgate.store.timelines import RecordedPeriod
 from mailgate.store.transaction import Transaction
 from mailgate.tenants import commands
 from mailgate.tenants.catalogue import FREE, Catalogue, Plan
@@ -46,17 +47,6 @@ from retention.ledger import leaves
 from retention.ledger.schema import REF
 
 _E = subscription_events.c
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedPeriod:
-    """A period with the event that caused it; None for what time did, and for the beginning."""
-
-    period: Period
-    event: Event | None
-    recorded_at: Instant | None
-    actor: str | None
-    told_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,26 +357,7 @@ class Subscriptions:
     async def history(self, tenant_id: str, now: Instant) -> list[RecordedPeriod]:
         """Every period up to now with its event, the latest first."""
         async with self._db.read() as conn:
-            line = await timelines.read(conn, tenant_id)
-            rows = (await conn.execute(select(subscription_events).where(_E.tenant_id == tenant_id))).all()
-            told = {event.id: event for event in await timelines.read_events(conn, tenant_id)}
-        recorded = {row.event_id: row for row in rows}
-        found = []
-        for period in reversed(line.periods):
-            if period.effective_at > now or period.cause_type is None:
-                continue
-            row = recorded.get(period.cause or "")
-            event = told.get(period.cause or "")
-            found.append(
-                RecordedPeriod(
-                    period,
-                    event,
-                    None if row is None else row.recorded_at,
-                    None if row is None else row.actor,
-                    None if row is None else row.told_by,
-                )
-            )
-        return found
+            return await timelines.history(conn, tenant_id, now)
 
     async def compute_anew(self) -> int:
         """At start, and with other plans: compute every timeline again if the rules, how they are read, or the order of

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sqlalchemy import Row, bindparam, delete, func, insert, or_, select
@@ -48,6 +48,17 @@ _P = subscription_periods.c
 _PERIODS = select(subscription_periods).where(_P.tenant_id == bindparam("tenant")).order_by(_P.effective_at)
 _IN_COLUMNS = frozenset({"id", "type", "effective_at"})
 _ENUMS: dict[str, type[Status] | type[Source]] = {"status": Status, "source": Source}
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPeriod:
+    """A period with the event that caused it; None for what time did, and for the beginning."""
+
+    period: Period
+    event: Event | None
+    recorded_at: Instant | None
+    actor: str | None
+    told_by: str | None
 
 
 async def read_events(conn: AsyncConnection, tenant_id: str) -> list[Event]:
@@ -122,6 +133,23 @@ async def write(tx: Transaction, tenant_id: str, line: Timeline) -> None:
 async def compute(conn: AsyncConnection, tenant_id: str, rules: SubscriptionRules) -> Timeline:
     """The timeline that the recorded events make."""
     return timeline(await read_events(conn, tenant_id), rules)
+
+
+async def history(conn: AsyncConnection, tenant_id: str, now: Instant) -> list[RecordedPeriod]:
+    """Every period up to now with its event, the latest first."""
+    line = await read(conn, tenant_id)
+    rows = (await conn.execute(select(subscription_events).where(_E.tenant_id == tenant_id))).all()
+    recorded = {row.event_id: row for row in rows}
+    found = []
+    for period in reversed(line.periods):
+        if period.effective_at > now or period.cause_type is None:
+            continue
+        row = recorded.get(period.cause or "")
+        if row is None:
+            found.append(RecordedPeriod(period, None, None, None, None))
+        else:
+            found.append(RecordedPeriod(period, _event(row), row.recorded_at, row.actor, row.told_by))
+    return found
 
 
 def mark_of(rules: SubscriptionRules) -> str:

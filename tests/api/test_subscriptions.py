@@ -361,6 +361,19 @@ async def test_plans_that_were_changed_are_taken_over_and_wrong_ones_are_not(gat
     assert [leaf["type"] for leaf in leaves[:2]] == ["plan.effective", "policy.set"]
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_another_order_of_the_plans_lets_another_contract_hold(gateway: Gateway, tmp_path: Path) -> None:
+    await gateway.tenant("acme", "free")
+    for contract, plan in (("sub_1", "professional"), ("sub_2", "standard")):
+        sold = {"type": "purchased", "plan": plan, "term_months": 1, "contract": contract}
+        await tell(gateway, id=contract, effective_at=to_rfc3339(START), **sold)
+    assert (await gateway.client.get(PATH)).json()["plan"] == "professional"
+    file = tmp_path / "plans.toml"
+    file.write_text(_plans_text().replace("rank = 3", "rank = 5").replace("version = 2", "version = 3"))
+    assert await _watch(gateway, file).look()
+    assert (await gateway.client.get(PATH)).json()["plan"] == "standard"
+
+
 def _plans_text() -> str:
     return (Path(__file__).parents[2] / "config" / "plans.toml").read_text(encoding="utf-8")
 

@@ -22,8 +22,9 @@ from mailgate.api.routes.subscription_models import (
 from mailgate.api.security import Parts, TenantOf, Who, only
 from mailgate.clock import Instant
 from mailgate.errors import PreconditionError
-from mailgate.store.subscriptions import RecordedPeriod, SubscriptionChange
+from mailgate.store.subscriptions import SubscriptionChange
 from mailgate.store.tenants import Tenant
+from mailgate.store.timelines import RecordedPeriod
 from mailgate.store.tokens import Scope
 from mailgate.tenants.catalogue import FREE
 from mailgate.tenants.timeline import BEGINNING, Period, Status
