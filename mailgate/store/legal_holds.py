@@ -24,7 +24,7 @@ from mailgate.clock import DAY, Instant, to_rfc3339
 from mailgate.errors import ConflictError, MailgateError, NotFoundError, PreconditionError
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
-from mailgate.store import tenants
+from mailgate.store import installation, tenants
 from mailgate.store.database import Database
 from mailgate.store.expiry import COPY_COLUMNS, Expiry
 from mailgate.store.log import PurgeLog
@@ -153,7 +153,9 @@ class LegalHolds:
                     f"{to_rfc3339(row.protects_until_at)}",
                     slug="hold_released",
                 )
-            until = now + self._release_days * DAY
+            # By a clock that went back the days would be over before they began.
+            seen = await installation.read(tx.conn, installation.CLOCK_MARK)
+            until = max(now, 0 if seen is None else int(seen)) + self._release_days * DAY
             values = {
                 "released_at": now,
                 "released_by": str(actor),

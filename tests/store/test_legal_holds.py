@@ -6,13 +6,15 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY
 from mailgate.errors import ConflictError, NotFoundError, PreconditionError
 from mailgate.store import messages as message_rows
+from mailgate.store.installation import CLOCK_MARK
 from mailgate.store.legal_holds import MAX_MESSAGES, LegalHolds, Scope
-from mailgate.store.schema import events
+from mailgate.store.schema import events, installation
 from mailgate.store.transaction import Transaction
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
@@ -80,6 +82,15 @@ async def test_each_scope_keeps_what_it_covers_and_what_arrives_later(purging: P
     assert await purging.ids() == {named, boxed, late, everything}
     assert loose not in await purging.ids()
     await proven(purging)
+
+
+async def test_a_hold_that_is_released_by_a_clock_that_went_back_protects_as_long(purging: Purging) -> None:
+    await purging.builder.home("acme")
+    hold_id = await place(purging)
+    async with purging.store.db.write() as tx:
+        await tx.conn.execute(insert(installation).values(key=CLOCK_MARK, value=str(NOW)))
+    released = await holds_of(purging).release("acme", hold_id, reason="r", now=NOW - 4_000 * DAY, actor=SYSTEM)
+    assert released.protects_until_at == NOW + 30 * DAY
 
 
 async def test_holds_overlap_and_a_released_one_protects_for_its_days(purging: Purging) -> None:
