@@ -350,6 +350,7 @@ def test_keys_of_this_month_stay_as_they_are(shell: Shell) -> None:
     assert done == {
         "tenants": 1,
         "wrapped": {"messages": 0, "blobs": 0, "submissions": 0},
+        "unreadable": 0,
         "destroyed": [],
         "kept": [],
     }
