@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route as HttpRoute
 
-from mailgate.admin import access, account, mailbox, mailboxes, security, sign_in, tenants
+from mailgate.admin import access, account, holds, mailbox, mailboxes, retention, security, sign_in, tenants
 from mailgate.admin.languages import language, negotiate
 from mailgate.admin.page import Page, Route
 from mailgate.admin.rendering import STATIC, TYPES, assets
@@ -32,6 +32,8 @@ ROUTES: tuple[Route, ...] = (
     *mailboxes.ROUTES,
     *mailbox.ROUTES,
     *tenants.ROUTES,
+    *retention.ROUTES,
+    *holds.ROUTES,
     *access.ROUTES,
 )
 _TENANT = re.compile(TENANT_PATTERN)
@@ -64,7 +66,8 @@ def _endpoint(parts: Services, template: str, methods: dict[str, Route]) -> Call
         request.scope["route"] = _Named(template)
         # HEAD comes as GET (mailgate.api.heads).
         answer = await _answer(parts, methods[request.method], template, request)
-        answer.headers.update(security.HEADERS)
+        for name, value in security.HEADERS.items():
+            answer.headers.setdefault(name, value)  # a certificate has a policy of its own, which allows less
         answer.headers["cache-control"] = "no-store"
         return answer
 

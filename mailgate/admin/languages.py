@@ -86,6 +86,10 @@ class Language:
         """The day in UTC."""
         return format_date(to_datetime(at).date(), "d MMM y", locale=self.locale)
 
+    def short_day(self, at: Instant) -> str:
+        """The day in UTC without its year."""
+        return format_date(to_datetime(at).date(), "d MMM", locale=self.locale)
+
     def ago(self, at: Instant, now: Instant) -> str:
         """How long ago, or how long until."""
         delta = timedelta(seconds=round((at - now) / SECOND))

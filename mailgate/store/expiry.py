@@ -9,7 +9,7 @@ The scalar form is `retention.policy.judge`; `Horizon.copy` makes what it judges
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -189,6 +189,30 @@ class Expiry:
             shrinks = before is None or plan.days < before
             shrunk_at = at if shrinks else await self._last_shrink(conn, tenant_id, at - 1)
         return Rules(plan.plan, plan.days, self._graces, shrunk_at)
+
+    async def horizons(
+        self, conn: AsyncConnection, tenant_id: str, instants: Sequence[Instant], plan: Supposed | None = None
+    ) -> list[Horizon]:
+        """What decides about the tenant's copies at each of these instants, which are in order, as long as nothing
+        happens; as if this plan began at the first. Rules and holds are read again only where they change.
+        """
+        line = await timelines.read(conn, tenant_id)
+        turns = {period.effective_at for period in line.after(instants[0])} | {instants[0]}
+        lasting = await active(conn, tenant_id, instants[0]) == await active(conn, tenant_id, instants[-1])
+        made: list[Horizon] = []
+        rules: Rules | None = None
+        before = instants[0] - 1
+        for at in instants:
+            if rules is None or (plan is None and any(before < turn <= at for turn in turns)):
+                rules = await (
+                    self.rules(conn, tenant_id, at) if plan is None else self.supposed(conn, tenant_id, plan, at)
+                )
+            if made and lasting:
+                made.append(replace(made[0], now=at, rules=rules))
+            else:
+                made.append(await Horizon.under(conn, tenant_id, rules, at))
+            before = at
+        return made
 
     async def last_shrink(
         self, conn: AsyncConnection, tenant_id: str, at: Instant

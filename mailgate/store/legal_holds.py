@@ -31,6 +31,7 @@ from mailgate.store.log import PurgeLog
 from mailgate.store.messages import USER_DELETED
 from mailgate.store.paging import Page, cut
 from mailgate.store.schema import hold_messages, holds, mailboxes, messages, tombstones
+from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.sets import among
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
@@ -201,6 +202,19 @@ class LegalHolds:
         async with self._db.read() as conn:
             rows, more = cut((await conn.execute(query)).all(), limit)
         return Page([_shown(row) for row in rows], (rows[-1].id,) if more else None)
+
+    async def standing(self, limit: int) -> Sequence[tuple[str, str, int]]:
+        """Tenants with holds that are not released, at most so many: id, name, how many holds."""
+        query = (
+            select(tenants_table.c.id, tenants_table.c.name, func.count())
+            .join(holds, _H.tenant_id == tenants_table.c.id)
+            .where(_H.released_at.is_(None))
+            .group_by(tenants_table.c.id, tenants_table.c.name)
+            .order_by(tenants_table.c.id)
+            .limit(limit)
+        )
+        async with self._db.read() as conn:
+            return [(id_, name, count) for id_, name, count in (await conn.execute(query)).all()]
 
     async def _hold(self, conn: Any, tenant_id: str, hold_id: str) -> Hold:
         row = (await conn.execute(_query(tenant_id).where(_H.id == hold_id))).one_or_none()

@@ -7,7 +7,7 @@ for each copy does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
-from mailgate.store.expiry import COPY_COLUMNS, Horizon
+from mailgate.store.database import Database
+from mailgate.store.expiry import COPY_COLUMNS, Expiry, Horizon
 from mailgate.store.schema import messages
-from retention.model import KeptBy, Reason, Sum, Verdict
+from retention.model import KeptBy, Reason, Sum, Supposed, Verdict
 from retention.policy import judge
 from retention.port import Survey
 
@@ -71,6 +72,41 @@ async def survey(conn: AsyncConnection, horizon: Horizon) -> Survey:
     )
 
 
+async def ahead(
+    db: Database, expiry: Expiry, tenant_ids: Iterable[str], instants: Sequence[Instant], plan: Supposed | None = None
+) -> list[Sum]:
+    """What will be due by each of these instants (in order) and was not by the one before, of the copies that these
+    tenants have: the first is all that is due by then. By the plans that hold then, or as if this one began at the
+    first instant.
+    """
+    copies, sizes = [0] * len(instants), [0] * len(instants)
+    for tenant_id in tenant_ids:
+        async with db.read() as conn:
+            sums = await due_by(conn, await expiry.horizons(conn, tenant_id, instants, plan))
+        seen, size = 0, 0
+        for number, sum_ in enumerate(sums):
+            # what was due once is gone, though a plan that begins later would have kept it
+            copies[number] += max(0, sum_.copies - seen)
+            sizes[number] += max(0, sum_.bytes - size)
+            seen, size = max(seen, sum_.copies), max(size, sum_.bytes)
+    return [Sum(*each) for each in zip(copies, sizes, strict=True)]
+
+
+async def due_by(conn: AsyncConnection, horizons: Sequence[Horizon]) -> list[Sum]:
+    """For each of these instants of one tenant, what would be due by then, as if nothing had gone before; in order."""
+    found = _Sums(horizons[0].tenant_id)
+    for number, horizon in enumerate(horizons):
+        if not horizon.holds.tenant and horizon.bounds is not None:
+            found.ask(str(number), and_(_M.pins == 0, ~horizon.holds.held(), horizon.of_age()))
+    if not found.asked:
+        return [Sum()] * len(horizons)
+    anchors = [bounds.anchor_at for horizon in horizons if (bounds := horizon.bounds) and bounds.anchor_at is not None]
+    old = _M.anchor_at <= max(anchors, default=0)  # nothing younger is due by any of them
+    left = horizons[0].removed
+    await found.read(conn, or_(old, _M.mailbox_id.in_(sorted(left))) if left else old)
+    return [found[str(number)] for number in range(len(horizons))]
+
+
 async def examples(conn: AsyncConnection, horizon: Horizon, limit: int, *, sqlite: bool) -> list[Example]:
     """At most `limit` copies of age that would go, the oldest first, and as many that would stay."""
     if horizon.bounds is None or limit < 1:
@@ -103,16 +139,23 @@ class _Sums:
         self._wanted: dict[str, ColumnElement[bool] | None] = {}
         self._found: dict[str, _Total] = {}
 
+    @property
+    def asked(self) -> bool:
+        """Whether anything was asked for."""
+        return bool(self._wanted)
+
     def ask(self, name: str, condition: ColumnElement[bool] | None) -> None:
         """Of which copies; None: of all."""
         self._wanted[name] = condition
 
-    async def read(self, conn: AsyncConnection) -> None:
+    async def read(self, conn: AsyncConnection, only: ColumnElement[bool] | None = None) -> None:
         columns: list[ColumnElement[Any]] = []
         for condition in self._wanted.values():
             count, size = func.count(), func.sum(_M.size)
             columns += (count, size) if condition is None else (count.filter(condition), size.filter(condition))
         query: Select[Any] = select(*columns).select_from(messages).where(_M.tenant_id == self._tenant_id)
+        if only is not None:
+            query = query.where(only)
         row = (await conn.execute(query)).one()
         for number, name in enumerate(self._wanted):
             self._found[name] = _Total(row[2 * number], int(row[2 * number + 1] or 0))

@@ -26,7 +26,20 @@ def database_url(sqlite_url: str) -> str:
 async def world(gateway: Gateway) -> dict[str, str]:
     await gateway.tenant("acme")
     box = await gateway.mailbox("acme")
-    return {"tenant_id": "acme", "mailbox_id": box["id"], "guard_id": box["id"], "n": box["id"], "command": "cancel"}
+    hold = {"scope": {"tenant": True}, "matter": "M-1", "reason": "a claim"}
+    hold_id = (await gateway.client.post("/v1/tenants/acme/holds", json=hold)).json()["id"]
+    run_id = (await gateway.client.post("/v1/retention/runs", json={"tenant": "acme"})).json()["id"]
+    await gateway.core.retention.work()
+    return {
+        "tenant_id": "acme",
+        "mailbox_id": box["id"],
+        "guard_id": box["id"],
+        "n": box["id"],
+        "command": "cancel",
+        "hold_id": hold_id,
+        "run_id": run_id,
+        "index": "0",
+    }
 
 
 def path_of(route: Any, known: dict[str, str]) -> str:
@@ -85,6 +98,9 @@ async def test_compliance_looks_and_changes_nothing(gateway: Gateway) -> None:
             continue
         path = path_of(route, known)
         answer = await (cleo.get(path) if route.method == "GET" else cleo.post(path))
+        if route.path.startswith("/retention/holds/{tenant_id}") and route.method == "POST":
+            assert answer.status_code == 422  # theirs to do, but nothing was said
+            continue
         assert answer.status_code == (403 if route.role is Role.ADMIN else 200 if route.path not in ("", "/") else 303)
         if answer.status_code == 200:
             assert 'action="/admin/tenants/' not in answer.text, path  # no button that would be refused

@@ -8,14 +8,16 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from mailgate.actors import SYSTEM
+from mailgate.actors import COMMAND, SCHEDULE, SYSTEM
 from mailgate.app.core import Core
 from mailgate.clock import DAY, HOUR, MINUTE, SECOND, Instant
 from mailgate.ids import new_id, new_ref
 from mailgate.keys.passwords import Passwords
-from mailgate.store import tenants, users
+from mailgate.store import runs, tenants, users
 from mailgate.store.bulk import insert_many
+from mailgate.store.legal_holds import Scope
 from mailgate.store.mailboxes import MailboxSpec
+from mailgate.store.runs import RunRecord
 from mailgate.store.schema import blobs, folders, guards, leases, mailboxes, messages, quarantine
 from mailgate.store.subscriptions import SubscriptionChange
 from mailgate.store.transaction import Transaction
@@ -41,6 +43,7 @@ class Showroom:
 
     tenant_ids: list[str]
     mailbox_ids: list[str]
+    run_id: str = ""
 
 
 async def furnish(core: Core, now: Instant, *, count: int = 60, copies_each: int = 40, seed: int = 7) -> Showroom:
@@ -56,7 +59,45 @@ async def furnish(core: Core, now: Instant, *, count: int = 60, copies_each: int
         made.tenant_ids.append(tenant_id)
         wanted = min(8, count - len(made.mailbox_ids))
         made.mailbox_ids += await _mailboxes(core, tenant_id, number, wanted, copies_each, now, chance)
+    made.run_id = await _purges(core, made.tenant_ids[1], now, chance)
+    await core.retention.run(actor=SCHEDULE, tenant_id=made.tenant_ids[2], trigger="schedule")
+    for tenant_id in made.tenant_ids:
+        await core.log_reader.checkpoint(await tenants.get(core.db, tenant_id), now)
     return made
+
+
+async def _purges(core: Core, tenant_id: str, now: Instant, chance: random.Random) -> str:
+    """A month of purges, one a night; a hold; the id of the run that the brake halted."""
+    halted_id = new_id(now - 9 * DAY)
+
+    async def work(tx: Transaction) -> None:
+        for days in range(30, 0, -1):
+            began, purged = now - days * DAY, int(chance.expovariate(1 / 900)) + 40
+            halted = days == 9
+            kept = {"pinned": 40 + 3 * (30 - days), "held": 12} | ({"brake": purged * 6} if halted else {})
+            counts = {"purged": 0 if halted else purged, "failed": 0, "kept": kept, "tenants": 8}
+            counts |= {"candidates": sum(kept.values()) + counts["purged"], "bytes": counts["purged"] * 46_000}  # type: ignore[operator]
+            run = RunRecord(
+                id=halted_id if halted else new_id(began),
+                kind=runs.PURGE,
+                tenant_id=None,
+                mailbox_id=None,
+                state=runs.HALTED if halted else runs.COMPLETED,
+                trigger="schedule",
+                actor=SCHEDULE,
+                dry_run=False,
+                now_at=began,
+                started_at=began,
+                finished_at=began + (800 + purged * 3) * SECOND // 1_000,
+                counts=counts | ({"halted": [f"{tenant_id}: {purged * 6} of 9000 copies would go"]} if halted else {}),
+                detail=f"brake: {tenant_id}: {purged * 6} of 9000 copies would go" if halted else None,
+            )
+            await runs.create(tx, run)
+
+    await core.db.transact(work)
+    reason = "preservation letter of 3 March"
+    await core.holds.place(tenant_id, Scope(), matter="2026-114", reason=reason, now=now - 20 * DAY, actor=COMMAND)
+    return halted_id
 
 
 async def _tenant(core: Core, number: int, now: Instant, chance: random.Random) -> str:

@@ -180,6 +180,10 @@ def pages_of(site: Site) -> dict[str, str]:
         "tenants": "/admin/tenants",
         "tenant": tenant,
         "connect": f"{tenant}/connect",
+        "retention": "/admin/retention?show=1",
+        "purges": "/admin/retention/runs",
+        "purge": f"/admin/retention/runs/{site.room.run_id}",
+        "holds": f"/admin/retention/holds/{site.room.tenant_ids[1]}",
         "access log": "/admin/access-log",
         "account": "/admin/account",
         "codes": "/admin/account/codes",
@@ -187,7 +191,7 @@ def pages_of(site: Site) -> dict[str, str]:
     }
 
 
-LOOKED_AT_TWICE = frozenset({"mailboxes", "guard", "tenant", "connect", "access log"})
+LOOKED_AT_TWICE = frozenset({"mailboxes", "guard", "tenant", "connect", "retention", "access log"})
 """In both schemes: together they have every colour."""
 
 
@@ -219,7 +223,7 @@ def test_pictures_of_the_pages(sit: Sit, site: Site) -> None:
     expect(seat.page.locator(".chips")).to_contain_text("Trouble 4")
     seat.picture("pages-mailboxes")
     paths = pages_of(site)
-    for name in ("guard", "tenant"):
+    for name in ("guard", "tenant", "retention"):
         seat.go(paths[name])
         expect(seat.page.locator("h1")).to_be_visible()
         seat.picture(f"pages-{name}", full_page=True)

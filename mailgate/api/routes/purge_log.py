@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import io
 import json
-import shutil
-import tarfile
-import tempfile
-from collections.abc import AsyncIterator, Iterable
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
@@ -20,23 +13,15 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
-from mailgate.api.security import LogOf, Parts, Principal, Who, only
+from mailgate.api.security import LogOf, Parts, Who, only
 from mailgate.errors import NotFoundError
-from mailgate.store import stamps, tenants
-from mailgate.store.log_reading import Entry, EntryFilter, LogDivergedError, LogReader
-from mailgate.store.stamps import Stamped
-from mailgate.store.tenants import Tenant
+from mailgate.store.log_reading import Entry, EntryFilter
 from mailgate.store.tokens import Scope
-from mailgate.usecases.parts import Services
+from mailgate.usecases import purge_log
 from mailgate.usecases.types import Answer, ObjectId, Parameters, TenantId, Time, TimeIn, text
-from retention.ledger.export import DirectoryExport, ExportError, write_csv
 from retention.ledger.tiles import TileError, parse_tile_path
 
 router = APIRouter(tags=["purge log"], prefix="/v1/purge-log", dependencies=[only(Scope.COMPLIANCE)])
-
-_SCANNED = 5_000
-"""Leaves looked at for one page of a filter that the database can't answer; the cursor goes on from there."""
-_BATCH = 500
 
 
 class LeafAnswer(Answer):
@@ -107,24 +92,13 @@ _TEXT = {"schema": {"type": "string"}}
 @router.get("", responses=problems(400, 404))
 async def list_leaves(query: Annotated[LogQuery, Query()], parts: Parts, who: Who) -> Items[LeafAnswer]:
     """Leaves, newest first."""
-    tenant = await _tenant(parts, who, query.tenant)
+    tenant = await purge_log.tenant_of_log(parts, who.tenant_id, query.tenant)
     cursors = Cursors("purge_log", (int,), query.model_dump(exclude={"limit", "cursor"}))
     key = cursors.read(query.cursor)
     before = None if key is None else int(key[0])
-    wanted = EntryFilter(
-        since=query.since,
-        until=query.until,
-        types=() if query.type is None else (query.type,),
-        run_id=query.run,
-        item_ref=None if query.item is None else await parts.log_reader.item_ref(tenant.id, query.item),
-    )
-    if query.reason is None:
-        page = await parts.log_reader.page(tenant.id, wanted, before=before, limit=query.limit)
-        return cursors.page(page, _show)
-    found, before = await _by_reason(parts.log_reader, tenant.id, wanted, query.reason, before, query.limit)
-    return Items[LeafAnswer](
-        items=[_show(entry) for entry in found], next_cursor=cursors.write(None if before is None else (before,))
-    )
+    wanted = purge_log.Wanted(query.since, query.until, query.type, query.reason, query.run, query.item)
+    page = await purge_log.list_page(parts, tenant, wanted, before=before, limit=query.limit)
+    return cursors.page(page, _show)
 
 
 @router.get("/proof", responses=problems(400, 404, 409, 503))
@@ -132,7 +106,7 @@ async def prove(query: Annotated[ProofQuery, Query()], parts: Parts, who: Who) -
     """Prove that an item's entries stand in the log: each with its path to the root of a checkpoint that is signed now.
     Saved to a file, the answer is what `mailgate audit check-proof` checks offline.
     """
-    tenant = await _tenant(parts, who, query.tenant)
+    tenant = await purge_log.tenant_of_log(parts, who.tenant_id, query.tenant)
     cursors = Cursors("purge_log_proof", (int,), query.model_dump(exclude={"limit", "cursor"}))
     key = cursors.read(query.cursor)
     reader = parts.log_reader
@@ -168,35 +142,13 @@ async def prove(query: Annotated[ProofQuery, Query()], parts: Parts, who: Who) -
 )
 async def export_log(query: Annotated[ExportQuery, Query()], parts: Parts, who: Who) -> Response:
     """Hand the log out: tiles to be verified offline, or leaves for a spreadsheet or a program."""
-    tenant = await _tenant(parts, who, query.tenant)
-    signed = await parts.log_reader.checkpoint(tenant, parts.clock())
-    now = parts.clock()
-    await parts.log.note_export(parts.db, tenant, query.format, signed.size, signed.root, at=now, actor=who.actor)
-    name = f'attachment; filename="purge-log-{tenant.ref}'
-    if query.format == "tlog":
-        folder = FilePath(await asyncio.to_thread(tempfile.mkdtemp, prefix="mailgate-export-"))
-        try:
-            stamped = await stamps.newest(parts.db, tenant.id, signed.size)
-            archive = await _tar(parts.log_reader, tenant, signed.size, signed.note, stamped, folder)
-        except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, ExportError):
-                raise LogDivergedError(
-                    f"the entries of the purge log of tenant {tenant.id} are not those that were signed ({error})"
-                ) from None
-            raise
-        return FileResponse(
-            archive,
-            media_type="application/x-tar",
-            headers={"content-disposition": f'{name}.tar"'},
-            background=BackgroundTask(shutil.rmtree, folder, ignore_errors=True),
-        )
-    wanted = parts.log_reader.between(tenant, signed.size, query.since, query.until)
-    if query.format == "csv":
-        return StreamingResponse(_csv(wanted), media_type="text/csv", headers={"content-disposition": f'{name}.csv"'})
-    return StreamingResponse(
-        _ndjson(wanted), media_type="application/x-ndjson", headers={"content-disposition": f'{name}.ndjson"'}
-    )
+    tenant = await purge_log.tenant_of_log(parts, who.tenant_id, query.tenant)
+    made = await purge_log.export(parts, tenant, query.format, who.actor, since=query.since, until=query.until)
+    headers = {"content-disposition": f'attachment; filename="{made.name}"'}
+    if isinstance(made.body, FilePath):
+        after = BackgroundTask(made.forget)
+        return FileResponse(made.body, media_type=made.media_type, headers=headers, background=after)
+    return StreamingResponse(made.body, media_type=made.media_type, headers=headers)
 
 
 @router.get(
@@ -236,80 +188,6 @@ async def get_tile(tenant: LogOf, path: Annotated[str, Path(), text(200)], parts
     except TileError:
         raise NotFoundError("this is no path of a tile", slug="tile_not_found") from None
     return Response(await parts.log_reader.tile(tenant, tile, parts.clock()), media_type="application/octet-stream")
-
-
-async def _tenant(parts: Services, who: Principal, tenant_id: str) -> Tenant:
-    found = await tenants.find(parts.db, tenant_id, erased=True) if who.reaches(tenant_id) else None
-    if found is None:
-        raise NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
-    return found
-
-
-async def _by_reason(
-    reader: LogReader, tenant_id: str, wanted: EntryFilter, reason: str, before: int | None, limit: int
-) -> tuple[list[Entry], int | None]:
-    """Leaves with this reason, and the index before which the next page goes on. The reason stands inside the leaf."""
-    found: list[Entry] = []
-    for _ in range(_SCANNED // _BATCH):
-        page = await reader.page(tenant_id, wanted, before=before, limit=_BATCH)
-        for entry in page.items:
-            if json.loads(entry.body).get("reason") == reason:
-                found.append(entry)
-                if len(found) == limit:
-                    return found, entry.index
-        if page.next_key is None:
-            return found, None
-        before = page.items[-1].index
-    return found, before
-
-
-async def _ndjson(leaves: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[bytes]:
-    async for _, body in leaves:
-        yield body + b"\n"
-
-
-async def _csv(leaves: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[bytes]:
-    yield _rows((), header=True)
-    batch: list[tuple[int, bytes]] = []
-    async for leaf in leaves:
-        batch.append(leaf)
-        if len(batch) == _BATCH:
-            yield _rows(batch)
-            batch.clear()
-    if batch:
-        yield _rows(batch)
-
-
-def _rows(batch: Iterable[tuple[int, bytes]], *, header: bool = False) -> bytes:
-    out = io.StringIO()
-    write_csv(batch, out, header=header)
-    return out.getvalue().encode()
-
-
-async def _tar(
-    reader: LogReader, tenant: Tenant, size: int, note: bytes, stamped: Stamped | None, folder: FilePath
-) -> FilePath:
-    """The exported log as one file. Memory does not grow with the log; the disk does, until it is sent."""
-    with contextlib.ExitStack() as stack:
-        writing = DirectoryExport(folder / "log", reader.verifier(tenant), certificates=True)
-        export = await asyncio.to_thread(stack.enter_context, writing)
-        batch: list[bytes] = []
-        async for body in reader.entries(tenant, 0, size):
-            batch.append(body)
-            if len(batch) == _BATCH:
-                await asyncio.to_thread(export.add, batch)
-                batch.clear()
-        await asyncio.to_thread(export.add, batch)
-        await asyncio.to_thread(export.finish, note, None if stamped is None else (stamped.note, stamped.stamp))
-    archive = folder / "log.tar"
-
-    def pack() -> None:
-        with tarfile.open(archive, "w") as tar:
-            tar.add(folder / "log", arcname=f"purge-log-{tenant.ref}")
-        shutil.rmtree(folder / "log")
-
-    await asyncio.to_thread(pack)
-    return archive
 
 
 def _show(entry: Entry) -> LeafAnswer:

@@ -11,13 +11,11 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
-from mailgate.api.security import Parts, Principal, TenantOf, Who, only
-from mailgate.errors import NotFoundError, PreconditionError
-from mailgate.store import runs
-from mailgate.store.certificates import certificates
+from mailgate.api.security import Parts, TenantOf, Who, only
 from mailgate.store.preview import Example
 from mailgate.store.runs import RunRecord
 from mailgate.store.tokens import Scope
+from mailgate.usecases import retention
 from mailgate.usecases.types import Answer, Body, ObjectId, Parameters, TenantId, Time, TimeIn, text
 from retention.ledger.certificate_page import POLICY, page
 
@@ -168,12 +166,8 @@ async def get_preview(query: Annotated[PreviewQuery, Query()], parts: Parts, who
     """What would go, what stays and why: now or later, by the plans as they are or by another. It is judged as a purge
     judges, and changes nothing.
     """
-    tenant_id = query.tenant or who.tenant_id
-    if tenant_id is not None and not who.reaches(tenant_id):
-        raise _no_tenant(tenant_id)
-    if query.at is not None and query.at < parts.clock():
-        raise PreconditionError("`at` lies in the past", slug="at_in_the_past")
-    preview = await parts.retention.preview(tenant_id, query.at, query.plan)
+    tenant_id = retention.tenant_of(who.tenant_id, query.tenant)
+    preview = await retention.preview(parts, tenant_id, query.at, query.plan)
     items = []
     if query.limit:
         items = await parts.retention.examples(tenant_id, query.at, query.plan, limit=query.limit)
@@ -198,9 +192,7 @@ async def start_run(parts: Parts, who: Who, body: RunBody | None = None) -> RunA
     `approve_brake` lets this one run pass.
     """
     body = body or RunBody()
-    tenant_id = body.tenant or who.tenant_id
-    if tenant_id is not None and not who.reaches(tenant_id):
-        raise _no_tenant(tenant_id)
+    tenant_id = retention.tenant_of(who.tenant_id, body.tenant)
     run = await parts.retention.request_run(
         actor=who.actor,
         tenant_id=tenant_id,
@@ -215,9 +207,7 @@ async def start_run(parts: Parts, who: Who, body: RunBody | None = None) -> RunA
 @router.get("/v1/retention/runs", dependencies=[only(Scope.COMPLIANCE)], responses=problems(400, 404))
 async def list_runs(query: Annotated[RunQuery, Query()], parts: Parts, who: Who) -> Items[RunAnswer]:
     """Purges, newest first."""
-    if query.tenant is not None and not who.reaches(query.tenant):
-        raise _no_tenant(query.tenant)
-    tenant_id = query.tenant or who.tenant_id
+    tenant_id = retention.tenant_of(who.tenant_id, query.tenant)
     cursors = Cursors("purge_runs", (str,), tenant_id)
     page = await parts.retention.list_page(tenant_id=tenant_id, after=cursors.after(query.cursor), limit=query.limit)
     return cursors.page(page, _show)
@@ -226,10 +216,7 @@ async def list_runs(query: Annotated[RunQuery, Query()], parts: Parts, who: Who)
 @router.get("/v1/retention/runs/{run_id}", dependencies=[only(Scope.COMPLIANCE)], responses=problems(404))
 async def get_run(run_id: Annotated[ObjectId, Path()], parts: Parts, who: Who) -> RunAnswer:
     """One purge with its balanced counts."""
-    run = await parts.retention.get(run_id)
-    if run.kind != runs.PURGE or not _sees(who, run):
-        raise NotFoundError(f"there is no run {run_id!r}", slug="run_not_found")
-    return _show(run)
+    return _show(await retention.run_of(parts, who.tenant_id, run_id))
 
 
 @router.get(
@@ -257,13 +244,7 @@ async def get_certificate(
 
     JSON; with `format=html`, or when Accept names that first, a page to be printed.
     """
-    tenant_id = query.tenant or who.tenant_id
-    if tenant_id is not None and not who.reaches(tenant_id):
-        raise _no_tenant(tenant_id)
-    run = await parts.retention.get(run_id)
-    if run.kind != runs.PURGE or (tenant_id is not None and run.tenant_id not in (None, tenant_id)):
-        raise NotFoundError(f"there is no run {run_id!r}", slug="run_not_found")
-    found = await certificates(parts.db, parts.log_reader, run, tenant_id, parts.clock())
+    found = await retention.certificates_of(parts, run_id, retention.tenant_of(who.tenant_id, query.tenant))
     if (query.format or ("html" if _asks_for_a_page(accept) else "json")) == "html":
         headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "vary": "accept"}
         return HTMLResponse(page(found, f"Purge {run_id}"), headers=headers)
@@ -274,15 +255,6 @@ def _asks_for_a_page(accept: str | None) -> bool:
     """Whether a client names HTML before JSON (RFC 9110 section 12.5.1; weights are left aside)."""
     named = [kind.partition(";")[0].strip().lower() for kind in (accept or "").split(",")]
     return [kind for kind in named if kind in ("text/html", "application/json")][:1] == ["text/html"]
-
-
-def _sees(who: Principal, run: RunRecord) -> bool:
-    """A run over all tenants counts other tenants' copies too: not for a token that is bound to one."""
-    return who.tenant_id is None or run.tenant_id == who.tenant_id
-
-
-def _no_tenant(tenant_id: str) -> NotFoundError:
-    return NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
 
 
 def _example(item: Example) -> ExampleAnswer:

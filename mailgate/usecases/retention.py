@@ -1,0 +1,82 @@
+"""Retention for whoever asks: what a purge would do, its runs and their certificates, as far as they are theirs.
+
+`bound` is the tenant that a token or a person is bound to; None: all tenants are theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mailgate.clock import Instant
+from mailgate.errors import NotFoundError, PreconditionError
+from mailgate.store import preview as preview_rows
+from mailgate.store import runs, tenants
+from mailgate.store.certificates import certificates
+from mailgate.store.runs import RunRecord
+from mailgate.usecases.parts import Services
+from retention.engine import Preview
+from retention.model import Sum, Supposed
+
+
+def tenant_of(bound: str | None, tenant_id: str | None) -> str | None:
+    """Whom a question is about: the tenant that is named, else the asker's own, else all. Raises NotFoundError for
+    another tenant than the asker's own.
+    """
+    if tenant_id is not None and bound not in (None, tenant_id):
+        raise NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
+    return tenant_id or bound
+
+
+async def preview(parts: Services, tenant_id: str | None, at: Instant | None, plan: str | None) -> Preview:
+    """What a purge would do, as `RetentionService.preview` has it; never in the past. Raises PreconditionError."""
+    if at is not None and at < parts.clock():
+        raise PreconditionError("`at` lies in the past", slug="at_in_the_past")
+    return await parts.retention.preview(tenant_id, at, plan)
+
+
+async def ahead(
+    parts: Services, tenant_id: str | None, instants: Sequence[Instant], plan: str | None = None
+) -> list[Sum]:
+    """What will become due from each of these instants to the next, as `preview` judges
+    (`mailgate.store.preview.ahead`). Raises PreconditionError (plan_unknown), NotFoundError.
+    """
+    supposed = None
+    if plan is not None:
+        found = parts.subscriptions.plan(plan)
+        supposed = Supposed(found.name, found.retention_days)
+    if tenant_id is not None:
+        ids = [(await tenants.get(parts.db, tenant_id)).id]
+    else:
+        ids = sorted(await parts.subscriptions.all_entitlements(instants[0]))
+    return await preview_rows.ahead(parts.db, parts.expiry, ids, instants, supposed)
+
+
+async def longest_days(parts: Services, plan: str | None) -> int:
+    """How long copies are kept at most: by this plan, or by those that tenants have now."""
+    if plan is not None:
+        return parts.subscriptions.plan(plan).retention_days
+    entitled = (await parts.subscriptions.all_entitlements(parts.clock())).values()
+    return max((held.retention_days or 0 for held in entitled), default=0)
+
+
+async def run_of(parts: Services, bound: str | None, run_id: str) -> RunRecord:
+    """A purge. One over all tenants counts other tenants' copies too: not for who is bound to one. Raises
+    NotFoundError.
+    """
+    run = await parts.retention.get(run_id)
+    if run.kind != runs.PURGE or bound not in (None, run.tenant_id):
+        raise _no_run(run_id)
+    return run
+
+
+async def certificates_of(parts: Services, run_id: str, tenant_id: str | None) -> Sequence[Mapping[str, Any]]:
+    """The certificates of a run, or the tenant's among them. Raises as `mailgate.store.certificates` does."""
+    run = await parts.retention.get(run_id)
+    if run.kind != runs.PURGE or (tenant_id is not None and run.tenant_id not in (None, tenant_id)):
+        raise _no_run(run_id)
+    return await certificates(parts.db, parts.log_reader, run, tenant_id, parts.clock())
+
+
+def _no_run(run_id: str) -> NotFoundError:
+    return NotFoundError(f"there is no run {run_id!r}", slug="run_not_found")
