@@ -102,7 +102,7 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "no command to a server by retention, with two-way sync right after": (
         "sync/test_nasty_mail.py::test_a_purge_says_nothing_to_the_server_and_two_way_sync_goes_on",
-        "server/test_demo.py::test_everything_holds",
+        "server/test_demo.py::test_everything_holds_and_the_pages_are_open",
     ),
     "a record with 10 000 pins, deleted in one call": (
         "store/test_nasty_cases.py::test_a_record_with_ten_thousand_pins_goes_in_one_call",
