@@ -22,13 +22,13 @@ async def show(page: Page) -> Response:
     filters = {name: page.query(name) for name in ("tenant", "actor", "kind", "since", "until")}
     tenant_id = (filters["tenant"] or None) if page.who.tenant_id is None else page.who.tenant_id
     cursors = Cursors("pages/access-log", (str,), page.who.tenant_id, *filters.values())
-    until = _day(filters["until"])
+    until = day(filters["until"])
     found = await access_log.list_page(
         page.parts.db,
         tenant_id=tenant_id,
         actor=filters["actor"] or None,
         kind=filters["kind"] if filters["kind"] in KINDS else None,
-        since=_day(filters["since"]),
+        since=day(filters["since"]),
         until=None if until is None else until + DAY,
         after=cursors.after(page.query("cursor", 2_000) or None),
         limit=ON_A_PAGE,
@@ -54,7 +54,7 @@ async def _names(page: Page, entries: Sequence[Access]) -> dict[str, str]:
     return known | {f"token:{id_}": name for id_, name in (await tokens.names(page.parts.db, made)).items()}
 
 
-def _day(text: str) -> Instant | None:
+def day(text: str) -> Instant | None:
     """The beginning of a day that was given as YYYY-MM-DD; what is none does not count."""
     try:
         return from_rfc3339(f"{text}T00:00:00Z")

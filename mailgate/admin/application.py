@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route as HttpRoute
 
-from mailgate.admin import access, account, holds, mailbox, mailboxes, retention, security, sign_in, tenants
+from mailgate.admin import access, account, holds, mailbox, mailboxes, purge_log, retention, security, sign_in, tenants
 from mailgate.admin.languages import language, negotiate
 from mailgate.admin.page import Page, Route
 from mailgate.admin.rendering import STATIC, TYPES, assets
@@ -34,6 +34,7 @@ ROUTES: tuple[Route, ...] = (
     *tenants.ROUTES,
     *retention.ROUTES,
     *holds.ROUTES,
+    *purge_log.ROUTES,
     *access.ROUTES,
 )
 _TENANT = re.compile(TENANT_PATTERN)
@@ -122,7 +123,7 @@ async def _checked(page: Page, route: Route) -> Response:
     if route.role is not None and page.who.role not in (route.role, Role.ADMIN):
         return page.render("refused.html", status=HTTPStatus.FORBIDDEN, why="role")
     try:
-        await _find_tenant(page)
+        await _find_tenant(page, erased=route.erased)
         return await route.handler(page)
     except MailgateError as error:
         if error.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -130,13 +131,13 @@ async def _checked(page: Page, route: Route) -> Response:
         return failed(page, error)
 
 
-async def _find_tenant(page: Page) -> None:
+async def _find_tenant(page: Page, *, erased: bool) -> None:
     """The tenant in the path; another one than the person's own is one that is not there."""
     tenant_id = page.request.path_params.get("tenant_id")
     if tenant_id is None:
         return
     known = _TENANT.fullmatch(tenant_id) is not None and page.who.reaches(tenant_id)
-    page.tenant = await tenant_rows.find(page.parts.db, tenant_id) if known else None
+    page.tenant = await tenant_rows.find(page.parts.db, tenant_id, erased=erased) if known else None
     if page.tenant is None:
         raise NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
 

@@ -26,13 +26,16 @@ Handler = Callable[["Page"], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a page is, and who may see it. `role` None: who signed in; `public`: anybody."""
+    """Where a page is, and who may see it. `role` None: who signed in; `public`: anybody; `erased`: of tenants that are
+    gone as well.
+    """
 
     method: str
     path: str
     handler: Handler
     role: Role | None = None
     public: bool = False
+    erased: bool = False
 
 
 @dataclass(slots=True)

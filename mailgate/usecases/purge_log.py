@@ -30,7 +30,7 @@ from retention.ledger.export import DirectoryExport, ExportError, write_csv
 from retention.ledger.note import NoteError
 from retention.ledger.replay import Replay
 from retention.ledger.report import Findings, Report, Verdict
-from retention.ledger.tree import Frontier
+from retention.ledger.tree import Frontier, leaf_hash
 
 MOST_VERIFIED: Final = 20_000
 """Entries that a gateway replays while somebody waits; a longer log is for the command."""
@@ -153,7 +153,7 @@ async def verify(parts: Services, tenant: Tenant) -> tuple[SignedCheckpoint, Rep
 
     def feed(bodies: Sequence[bytes]) -> None:
         for body in bodies:
-            frontier.append(body)
+            frontier.append(leaf_hash(body))
             replay.feed(body)
 
     batch: list[bytes] = []

@@ -184,6 +184,8 @@ def pages_of(site: Site) -> dict[str, str]:
         "purges": "/admin/retention/runs",
         "purge": f"/admin/retention/runs/{site.room.run_id}",
         "holds": f"/admin/retention/holds/{site.room.tenant_ids[1]}",
+        "purge log": f"/admin/purge-log/{site.room.tenant_ids[1]}",
+        "entry": f"/admin/purge-log/{site.room.tenant_ids[1]}/0",
         "access log": "/admin/access-log",
         "account": "/admin/account",
         "codes": "/admin/account/codes",
