@@ -225,7 +225,7 @@ def test_pictures_of_the_pages(sit: Sit, site: Site) -> None:
     expect(seat.page.locator(".chips")).to_contain_text("Trouble 4")
     seat.picture("pages-mailboxes")
     paths = pages_of(site)
-    for name in ("guard", "tenant", "retention"):
+    for name in ("guard", "tenant", "retention", "purge log"):
         seat.go(paths[name])
         expect(seat.page.locator("h1")).to_be_visible()
-        seat.picture(f"pages-{name}", full_page=True)
+        seat.picture(f"pages-{name.replace(' ', '-')}", full_page=True)
