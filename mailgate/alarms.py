@@ -37,6 +37,7 @@ class Kind(StrEnum):
     PLANS_REFUSED = "plans_refused"
     PURGE_HALTED = "purge_halted"
     TIMESTAMP_FAILING = "timestamp_failing"
+    WEBHOOK_PAUSED = "webhook_paused"
     WITNESS_MISSING = "witness_missing"
 
 
@@ -60,6 +61,8 @@ REMEDIES: Final[Mapping[Kind, str]] = {
     "(approve_brake, `mailgate purge --approve-brake`); else set right what makes it so much.",
     Kind.TIMESTAMP_FAILING: "Look at ledger.timestamp_url and whether its authority answers. Purges and signing go on; "
     "checkpoints stay without a time-stamp until then.",
+    Kind.WEBHOOK_PAUSED: "Set right what its `detail` says at GET /v1/webhooks, or remove it; then enable it again "
+    "(PATCH /v1/webhooks/{id}, state enabled). It goes on where it stopped, as long as the feed has it.",
     Kind.WITNESS_MISSING: "Mount or make the directory of ledger.witness; no log can be signed until it is there.",
 }
 
@@ -103,7 +106,8 @@ class Facts:
     `halted`: which tenants the last run over them took nothing of, and why. `failing`: None: of tenants that are gone.
     `unsigned`: logs that grew, with the time of their first entry that is not signed. `diverged`: what signing found in
     this process. `plans`: what is wrong with the file of the plans, as this process reads it. `unstamped`: whose newest
-    checkpoint the authority did not stamp, and why.
+    checkpoint the authority did not stamp, and why. `hooks`: whose webhooks are paused because they can't be delivered
+    to; None: those of no single tenant.
     """
 
     first_tenant_at: Instant | None = None
@@ -117,6 +121,7 @@ class Facts:
     unsigned: Mapping[str, Instant] = field(default_factory=dict)
     diverged: Mapping[str, str] = field(default_factory=dict)
     unstamped: Mapping[str, str] = field(default_factory=dict)
+    hooks: Mapping[str | None, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +196,8 @@ def _of_tenants(facts: Facts, standing: Mapping[Key, str], now: Instant, limits:
             yield Alarm(Kind.LOG_UNSIGNED, tenant_id, f"entries since {to_rfc3339(since_at)} are not signed")
     for tenant_id, why in facts.unstamped.items():
         yield Alarm(Kind.TIMESTAMP_FAILING, tenant_id, why)
+    for whose, why in facts.hooks.items():
+        yield Alarm(Kind.WEBHOOK_PAUSED, whose, why)
 
 
 def _span(length: Instant) -> str:

@@ -45,6 +45,13 @@ TABLE = (
     Metric("quarantined_messages", "gauge", "Messages set aside because they could not be fetched, read or stored."),
     Metric("submissions", "gauge", "Submissions that are not settled, by state.", ("state",)),
     Metric("submission_attempts_total", "counter", "Attempts to send, by what came of them.", ("outcome",)),
+    Metric("webhook_deliveries_total", "counter", "Requests to receivers, by what came of them.", ("outcome",)),
+    Metric("webhooks", "gauge", "Endpoints of webhooks by state.", ("state",)),
+    Metric("webhook_deliveries_open", "gauge", "Deliveries that are being sent or wait to be tried again."),
+    Metric("webhook_mailboxes_behind", "gauge", "Mailboxes whose events wait because a delivery failed, by endpoint."),
+    Metric(
+        "webhook_lag_seconds", "gauge", "Age of the oldest event that an enabled endpoint has not come to; 0: none."
+    ),
     Metric("alarms", "gauge", "Alarms that stand, by what is wrong.", ("kind",)),
     Metric("guards_open", "gauge", "Improbable deletions at mail servers that are refused until a person approves."),
     Metric("feed_events_waiting", "gauge", "Committed events that have no place in the feed yet."),

@@ -399,6 +399,21 @@ class EventsSettings(Section):
     )
 
 
+class WebhooksSettings(Section):
+    """Events that are sent to receivers."""
+
+    at_once: int = setting(16, "Requests to receivers at the same time.", unit="requests", ge=1, le=500)
+    timeout_s: float = setting(15.0, "Time for a receiver to answer.", unit="seconds", ge=1, le=120)
+    give_up_hours: int = setting(
+        72, "How long an event is tried before the endpoint is paused.", unit="hours", ge=1, le=720
+    )
+    keep_days: int = setting(14, "How long deliveries that are over are listed.", unit="days", ge=1, le=400)
+    per_tenant: int = setting(
+        20, "Endpoints that one tenant may have, and as many that are for all.", unit="endpoints", ge=1, le=1_000
+    )
+    allow_http: bool = setting(False, "Receivers may be reached without TLS, over http.")
+
+
 class LogSettings(Section):
     """The gateway's own log, on standard error."""
 
@@ -483,6 +498,7 @@ class Settings(Section):
     clock: ClockSettings = ClockSettings()
     plans: PlansSettings = PlansSettings()
     events: EventsSettings = EventsSettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
     log: LogSettings = LogSettings()
     limits: LimitsSettings = LimitsSettings()
     billing: BillingSettings = BillingSettings()

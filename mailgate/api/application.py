@@ -39,6 +39,7 @@ from mailgate.api.routes import (
     subscriptions,
     tenants,
     tokens,
+    webhooks,
 )
 from mailgate.api.routes.billing import StripeDoor
 from mailgate.api.routes.submissions import SubmissionBody
@@ -61,6 +62,7 @@ ROUTERS = (
     pins.router,
     holds.router,
     events.router,
+    webhooks.router,
     retention.router,
     purge_log.router,
     alarms.router,
@@ -189,6 +191,7 @@ _TAGS = [
     {"name": "pins", "description": "What ties a message to records and tasks of the CRM, and keeps it"},
     {"name": "holds", "description": "Stops on purging for compliance matters"},
     {"name": "events", "description": "What happened, in order, and a snapshot to begin from"},
+    {"name": "webhooks", "description": "Endpoints to which events are sent, signed and in order"},
     {"name": "retention", "description": "What is due, and the runs that purge it"},
     {"name": "purge log", "description": "The proof of what was purged and what was kept"},
     {"name": "tokens", "description": "Who may do what"},

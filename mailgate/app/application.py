@@ -26,8 +26,9 @@ from mailgate.api.application import create_app
 from mailgate.app.core import Core, Secrets
 from mailgate.app.health import checks
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
-from mailgate.clock import DAY, MINUTE, Instant
+from mailgate.clock import DAY, HOUR, MINUTE, Instant
 from mailgate.errors import ConfigurationError, UnavailableError
+from mailgate.jobs.deliver import Deliverer, HookLimits
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.publish import Publishing
 from mailgate.jobs.scheduler import Intervals, Jobs
@@ -41,6 +42,7 @@ from mailgate.store.access_log import AccessLog
 from mailgate.store.billing import StripeBook
 from mailgate.store.erasures import Erasures
 from mailgate.store.feed import Publisher
+from mailgate.store.hooks.journal import Journal
 from mailgate.store.log_reading import LogDivergedError
 from mailgate.store.plan_watch import PlanWatch
 from mailgate.store.prune import prune
@@ -53,6 +55,7 @@ from mailgate.sync.supervisor import Connector, Supervisor
 from mailgate.sync.supervisor import Parts as SyncParts
 from mailgate.timestamps import load_roots
 from mailgate.usecases.parts import Readers, Services, Verify
+from mailgate.webhooks.calling import Call, Caller
 
 _log = structlog.get_logger("mailgate.app")
 
@@ -106,6 +109,15 @@ class Application:
             poll_interval_s=core.settings.events.poll_interval_s,
         )
         core.db.on_events = self._publishing.wake
+        self._caller = Caller(
+            context,
+            allow=core.settings.net.allow,
+            timeout_s=core.settings.webhooks.timeout_s,
+            at_once=core.settings.webhooks.at_once,
+        )
+        self.deliverer = deliverer_of(core, self._caller, self.metrics)
+        self.deliverer.on_paused = lambda: self.jobs.wake("alarms")
+        core.webhooks.on_changed = self.deliverer.wake
         self._tasks: list[asyncio.Task[None]] = []
         self._closed: str | None = None
         self._begun = False
@@ -138,6 +150,8 @@ class Application:
                 verify=verify or Verifier(core.settings, context),
                 verify_smtp=SmtpVerifier(core.settings, context),
                 metrics=self.metrics,
+                webhooks=core.webhooks,
+                call=self._caller,
                 access=self.access,
                 health=checks(core, self.running, self.why_closed),
                 closed=self.why_closed,
@@ -155,6 +169,7 @@ class Application:
             "index": self._index.healthy,
             "publisher": self._publishing.healthy,
             "send": self._send.healthy,
+            "webhooks": self.deliverer.healthy,
             "sync": syncing,
         }
         found = {**self.jobs.health, **parts}
@@ -194,6 +209,7 @@ class Application:
         self._publishing.start()
         self._index.start()
         self._send.start()
+        self.deliverer.start()
         self._uses.start()
         self.jobs.start()
         self._syncing = asyncio.create_task(self.supervisor.run(), name="sync")
@@ -213,7 +229,9 @@ class Application:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if not self._begun:
+            await self._caller.close()
             return
+        await self.deliverer.stop()
         await self._index.stop()
         await self._send.stop()
         await self.sender.stop()
@@ -223,6 +241,7 @@ class Application:
         await self._publishing.stop()
         await self.api.state.authenticator.flush()
         await self.access.flush()
+        await self._caller.close()
         _log.info("stopped", owner=self.core.owner)
 
     async def _keep_house(self) -> None:
@@ -291,6 +310,7 @@ class Application:
             longest_days=core.catalogue.longest_days,
             idempotency_hours=core.settings.limits.idempotency_hours,
             event_days=core.settings.events.keep_days,
+            delivery_days=core.settings.webhooks.keep_days,
             access_days=core.settings.access_log.keep_days,
             idle=core.settings.pages.idle_minutes * MINUTE,
         )
@@ -387,6 +407,14 @@ def smtp_connector(settings: Settings, context: ssl.SSLContext) -> ConnectSmtp:
         )
 
     return connect
+
+
+def deliverer_of(core: Core, call: Call, metrics: Metrics) -> Deliverer:
+    """The delivering of webhooks over this core."""
+    wanted = core.settings.webhooks
+    limits = HookLimits(wanted.at_once, wanted.give_up_hours * HOUR, core.settings.events.poll_interval_s)
+    journal = Journal(core.db, core.feed.reader, core.owner)
+    return Deliverer(journal, core.webhooks, core.feed, call, core.clock, metrics, limits)
 
 
 def authority_roots(settings: Settings) -> list[Certificate]:

@@ -27,6 +27,7 @@ from mailgate.store.alarms import Alarms
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.feed_items import Feed
+from mailgate.store.hooks.endpoints import Webhooks
 from mailgate.store.key_epochs import KeyRotation
 from mailgate.store.legal_holds import LegalHolds
 from mailgate.store.log import LogPolicy, PurgeLog
@@ -49,6 +50,7 @@ from mailgate.store.wishes.service import Wishes
 from mailgate.store.witness import Witness
 from mailgate.tenants.catalogue import Catalogue
 from mailgate.tenants.timeline import SubscriptionRules
+from mailgate.webhooks.calling import check_url
 from retention.policy import ClockLimits, Policy
 
 _log = structlog.get_logger("mailgate.core")
@@ -109,6 +111,7 @@ class Core:
     submissions: Submissions
     send_queue: SendQueue
     feed: Feed
+    webhooks: Webhooks
     keys: KeyRotation
     tenant_erasures: TenantErasures
     witness: Witness
@@ -191,6 +194,7 @@ class Core:
         )
         locks = Locks(subscriptions, expiry, clock_limits, log)
         allowance = CountedAllowance(by_plan(subscriptions))
+        feed = Feed(db, expiry, clock_limits)
         reader = MessageReader(
             db,
             ring,
@@ -271,7 +275,8 @@ class Core:
                 at_once=settings.limits.parses_at_once,
             ),
             send_queue=SendQueue(db, ring, locks, Filing(expiry, pins, policy.anchor), allowance),
-            feed=Feed(db, expiry, clock_limits),
+            feed=feed,
+            webhooks=webhooks_of(db, ring, feed, clock, settings),
             keys=KeyRotation(db, ring, log, clock, owner, keep=settings.keys.keep_epochs_days * DAY),
             tenant_erasures=tenant_erasures,
             witness=witness,
@@ -285,6 +290,15 @@ class Core:
         await self.db.close()
         self.blobs.close()
         self.ring.close()
+
+
+def webhooks_of(db: Database, ring: KeyRing, feed: Feed, clock: Clock, settings: Settings) -> Webhooks:
+    """The endpoints, with the URLs that the settings allow."""
+
+    def checked(url: str) -> str:
+        return check_url(url, allow_http=settings.webhooks.allow_http, allow=settings.net.allow)
+
+    return Webhooks(db, ring, feed.reader, clock, checked, most=settings.webhooks.per_tenant)
 
 
 async def _meet_the_others(db: Database, presence: Presence) -> None:

@@ -25,16 +25,19 @@ from mailgate.store.log_reading import LogReader
 from mailgate.store.overview import OUTAGES, unwritable
 from mailgate.store.paging import Page, cut
 from mailgate.store.retention import RetentionService
-from mailgate.store.schema import alarms, blob_erasures, log_checkpoints, log_leaves, tenant_heads, tenants
+from mailgate.store.schema import alarms, blob_erasures, log_checkpoints, log_leaves, tenant_heads, tenants, webhooks
 from mailgate.store.schema import runs as runs_table
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
+from mailgate.webhooks.calling import host_of
+from mailgate.webhooks.model import EndpointState, PauseReason
 
 _log = structlog.get_logger("mailgate.alarms")
 
 _A = alarms.c
 _RUNS_LOOKED_AT = 1_000
 _STANDING_SHOWN = 1_000
+_HOOKS_TOLD = (PauseReason.FAILING.value, PauseReason.GONE.value, PauseReason.EXPIRED.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +181,7 @@ class Alarms:
                 unsigned=await _unsigned(conn),
                 diverged=self._diverged,
                 unstamped=await _unstamped(conn) if self._stamps else {},
+                hooks=await _hooks(conn, entitled),
             )
 
 
@@ -258,6 +262,22 @@ async def _unstamped(conn: AsyncConnection) -> dict[str, str]:
     )
     failed = query.where(point.stamp.is_(None), point.stamp_error.is_not(None))
     return {row[0]: f"the checkpoint of {row[1]} entries: {row[2]}" for row in (await conn.execute(failed)).all()}
+
+
+async def _hooks(conn: AsyncConnection, known: Container[str]) -> dict[str | None, str]:
+    """Webhooks that were paused because they can't be delivered to, by tenant."""
+    hook = webhooks.c
+    query = (
+        select(hook.tenant_id, hook.url, hook.id, hook.detail)
+        .where(hook.state == EndpointState.PAUSED.value, hook.reason.in_(_HOOKS_TOLD))
+        .order_by(hook.id)
+    )
+    found: dict[str | None, list[str]] = {}
+    for row in (await conn.execute(query)).all():
+        if row.tenant_id is None or row.tenant_id in known:
+            said = f"webhook {row.id} to {host_of(row.url)}: {row.detail}"
+            found.setdefault(row.tenant_id, []).append(said)
+    return {whose: "; ".join(said) for whose, said in found.items()}
 
 
 async def _raise(tx: Transaction, alarm: Alarm, now: Instant) -> list[Callable[[], None]]:

@@ -26,6 +26,7 @@ from mailgate.store.schema import (
     blob_erasures,
     blobs,
     events,
+    feed,
     log_leaves,
     messages,
     operations,
@@ -41,6 +42,9 @@ from mailgate.store.schema import (
     tenant_heads,
     tenants,
     tombstones,
+    webhook_deliveries,
+    webhook_lanes,
+    webhooks,
 )
 from mailgate.tenants.limits import Purpose
 from retention.ledger.tree import Frontier, leaf_hash
@@ -220,6 +224,19 @@ def _queries() -> dict[str, Select[Any]]:
         "what may be sent has its bytes": select(submissions.c.tenant_id, submissions.c.id, submissions.c.state).where(
             submissions.c.state.in_(("queued", "sending", "uncertain")), submissions.c.blob_id.is_(None)
         ),
+        "a webhook's place is in the feed": select(webhooks.c.tenant_id, webhooks.c.id, webhooks.c.position).where(
+            webhooks.c.position > select(feed.c.position).scalar_subquery()
+        ),
+        "who is behind at a webhook is of its tenant": select(
+            webhook_lanes.c.tenant_id, webhook_lanes.c.webhook_id, webhook_lanes.c.lane
+        )
+        .outerjoin(webhooks, webhooks.c.id == webhook_lanes.c.webhook_id)
+        .where(or_(webhooks.c.id.is_(None), webhooks.c.tenant_id != webhook_lanes.c.tenant_id)),
+        "a delivery is of the tenant of its webhook": select(
+            webhook_deliveries.c.tenant_id, webhook_deliveries.c.id, webhook_deliveries.c.webhook_id
+        )
+        .join(webhooks, webhooks.c.id == webhook_deliveries.c.webhook_id)
+        .where(webhook_deliveries.c.tenant_id != webhooks.c.tenant_id),
         "a tenant has a head": select(tenants.c.id).outerjoin(tenant_heads).where(tenant_heads.c.tenant_id.is_(None)),
     }
 

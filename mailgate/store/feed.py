@@ -65,6 +65,14 @@ class FeedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """What a webhook delivers in order: the events of a mailbox, or (None) those of a tenant that have none."""
+
+    tenant_id: str
+    mailbox_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class FeedPage:
     """`events` in order; a reader goes on after `position`, which is beyond them when nothing else was wanted."""
 
@@ -192,16 +200,29 @@ class FeedReader:
         return head, resume(head, after)
 
     async def page(
-        self, head: Head, after: int, *, tenant_id: str | None, types: TypeFilter | None, limit: int
+        self,
+        head: Head,
+        after: int,
+        *,
+        tenant_id: str | None,
+        types: TypeFilter | None,
+        limit: int,
+        lane: Lane | None = None,
+        through: int | None = None,
     ) -> FeedPage:
-        """Up to `limit` events behind `after`. Raises GoneError when what comes next was pruned meanwhile."""
+        """Up to `limit` events behind `after`, of one lane only, and none behind `through`, if these are given. Raises
+        GoneError when what comes next was pruned meanwhile.
+        """
         wanted = [] if tenant_id is None else [_E.tenant_id == tenant_id]
+        if lane is not None:
+            wanted += [_E.tenant_id == lane.tenant_id, _E.mailbox_id.is_not_distinct_from(lane.mailbox_id)]
         if types is not None:
             wanted.append(_E.type.in_(sorted(types.names)))
         found: list[FeedEvent] = []
         at = after
         async with self._db.read() as conn:
             end = (await read_head(conn)).position
+            end = end if through is None else min(end, through)
             while at < end and len(found) < limit:
                 through = min(end, at + _WINDOW)
                 query = select(events).where(_E.position > at, _E.position <= through, *wanted)
@@ -211,6 +232,22 @@ class FeedReader:
             # Asked last: what was pruned while this read is noticed.
             refuse_pruned(await read_head(conn), after)
         return FeedPage(found, at)
+
+    async def find(self, event_id: str) -> FeedEvent | None:
+        """The event with this id (`tenant:number`), if it has its place and is kept."""
+        tenant_id, _, seq = event_id.rpartition(":")
+        query = select(events).where(_E.tenant_id == tenant_id, _E.seq == int(seq), _E.position.is_not(None))
+        async with self._db.read() as conn:
+            row = (await conn.execute(query)).one_or_none()
+        return None if row is None else _event(row)
+
+    async def before(self, at: Instant) -> int:
+        """The position behind which every event of `at` or later stands."""
+        async with self._db.read() as conn:
+            head = await read_head(conn)
+            query = select(func.min(_E.position)).where(_E.position > head.pruned, _E.at >= at)
+            first: int | None = (await conn.execute(query)).scalar_one()
+        return head.position if first is None else first - 1
 
     async def backlog(self) -> Backlog:
         """What waits for a position."""

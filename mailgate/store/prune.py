@@ -10,6 +10,8 @@ from sqlalchemy import delete, exists, select, tuple_, update
 from mailgate.clock import DAY, HOUR, Instant
 from mailgate.store import access_log, feed, installation, runs, sign_in_failures, user_sessions
 from mailgate.store.database import Database
+from mailgate.store.hooks import deliveries
+from mailgate.store.hooks.endpoints import forget_removed
 from mailgate.store.schema import (
     alarms,
     guards,
@@ -50,6 +52,7 @@ class Pruned:
     events: int
     accesses: int
     sessions: int
+    deliveries: int
 
 
 async def prune(
@@ -60,11 +63,13 @@ async def prune(
     idempotency_hours: int,
     event_days: int = 30,
     access_days: int = 400,
+    delivery_days: int = 14,
     idle: Instant = HOUR,
 ) -> Pruned:
     """Forget tombstones that no plan's window reaches any more, answers kept for repeats, old runs, closed guards,
-    alarms that are over, operations that ended, events of the feed, old entries of the access log, sessions that are
-    over, and of what was sent: the bytes that nobody asked for again, who got what was purged since.
+    alarms that are over, operations that ended, events of the feed, old entries of the access log, deliveries
+    of webhooks that are over, sessions that are over, and of what was sent: the bytes that nobody asked for again, who
+    got what was purged since.
 
     A tombstone blocks a second download of mail that was purged: once anchor + the longest retention of any plan + 30
     days has passed, nothing would import that mail again. Runs are pruned, their entries in the purge log never.
@@ -136,6 +141,7 @@ async def prune(
 
     await _until_none(db, unsent_bytes)
     await _until_none(db, recipients_of_purged)
+    await forget_removed(db)
     await db.transact(old_counts)
     await db.transact(mark_submissions)
     await _until_none(db, lambda tx: sign_in_failures.prune(tx, now, BATCH))
@@ -149,6 +155,7 @@ async def prune(
         submissions=await _until_none(db, old_submissions),
         events=await _until_none(db, lambda tx: feed.prune(tx, now - event_days * DAY, BATCH)),
         accesses=await _until_none(db, lambda tx: access_log.prune(tx, now - access_days * DAY, BATCH)),
+        deliveries=await _until_none(db, lambda tx: deliveries.prune(tx, now - delivery_days * DAY, now, BATCH)),
         sessions=await _until_none(db, lambda tx: user_sessions.prune(tx, now, idle, BATCH)),
     )
 

@@ -33,6 +33,7 @@ from mailgate.store import holds, leases
 from mailgate.store.database import Database
 from mailgate.store.discard import end_copies
 from mailgate.store.fenced import LEASE_PREFIX
+from mailgate.store.hooks.endpoints import pausing
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import (
     blob_erasures,
@@ -52,6 +53,7 @@ from mailgate.store.schema import (
     user_recovery_codes,
     user_sessions,
     users,
+    webhooks,
 )
 from mailgate.store.schema import holds as holds_table
 from mailgate.store.schema import leases as leases_table
@@ -60,6 +62,7 @@ from mailgate.store.sending.queue import SENDER
 from mailgate.store.sets import among
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
+from mailgate.webhooks.model import PauseReason
 from retention.ledger import leaves
 
 BATCH = 500
@@ -344,7 +347,7 @@ async def _put(tx: Transaction, tenant_id: str, state: Mapping[str, Any]) -> Non
 
 async def _cut_off(tx: Transaction, tenant_id: str, now: Instant) -> None:
     """Nothing works for the tenant any more: its mailboxes are removed, their credentials gone, its tokens revoked, its
-    own people out, and what waited to be sent is canceled.
+    own people out, its webhooks paused, and what waited to be sent is canceled.
     """
     off = {
         "removed_at": now,
@@ -364,6 +367,8 @@ async def _cut_off(tx: Transaction, tenant_id: str, now: Instant) -> None:
     await tx.conn.execute(update(tokens).where(theirs).values(revoked_at=now))
     people = (users.c.tenant_id == tenant_id) & users.c.disabled_at.is_(None)
     await tx.conn.execute(update(users).where(people).values(disabled_at=now))
+    hooks = update(webhooks).where(webhooks.c.tenant_id == tenant_id)
+    await tx.conn.execute(hooks.values(version=webhooks.c.version + 1, **pausing(PauseReason.TENANT_ERASED, None, now)))
     queued = (submissions.c.tenant_id == tenant_id) & (submissions.c.state == "queued")
     await tx.conn.execute(update(submissions).where(queued).values(state="canceled", finished_at=now))
     await tx.conn.execute(update(submissions).where(submissions.c.tenant_id == tenant_id).values(file_at=None))

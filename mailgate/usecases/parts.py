@@ -21,6 +21,7 @@ from mailgate.store.billing import StripeBook
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.feed_items import Feed
+from mailgate.store.hooks.endpoints import Webhooks
 from mailgate.store.legal_holds import LegalHolds
 from mailgate.store.log import PurgeLog
 from mailgate.store.log_reading import LogReader
@@ -32,6 +33,7 @@ from mailgate.store.sending.accept import Submissions
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenant_erasure import TenantErasures
 from mailgate.store.wishes.service import Wishes
+from mailgate.webhooks.calling import Call
 
 
 class SyncControl(Protocol):
@@ -119,6 +121,8 @@ class Services:
     verify: Verify
     verify_smtp: Verify
     metrics: Metrics
+    webhooks: Webhooks
+    call: Call
     access: AccessLog
     health: dict[str, HealthCheck] = field(default_factory=dict)
     admin_token: str | None = field(default=None, repr=False)

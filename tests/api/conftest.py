@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from mailgate.store.check import doctor
 from mailgate.store.runs import RunRecord
 from mailgate.store.transaction import Transaction
 from mailgate.usecases.parts import Health, Services, Verification
+from mailgate.webhooks.calling import Call
+from mailgate.webhooks.model import Answer
 
 START: Instant = 20_600 * DAY
 ADMIN = "an-admin-token-of-the-tests"
@@ -155,7 +157,15 @@ def mailbox_body(address: str = "ann@acme.example", **more: Any) -> dict[str, An
     return {"address": address, "imap": imap, **more}
 
 
-def make_services(core: Core, sync: RecordedSync, verify: RecordedVerify, health: dict[str, Any]) -> Services:
+async def not_called(url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    """Stands for receivers: all of them take everything."""
+    del url, headers, body
+    return Answer(204)
+
+
+def make_services(
+    core: Core, sync: RecordedSync, verify: RecordedVerify, health: dict[str, Any], call: Call | None = None
+) -> Services:
     return Services(
         settings=core.settings,
         clock=core.clock,
@@ -181,6 +191,8 @@ def make_services(core: Core, sync: RecordedSync, verify: RecordedVerify, health
         verify=verify,
         verify_smtp=verify.smtp,
         metrics=Metrics(),
+        webhooks=core.webhooks,
+        call=call or not_called,
         access=AccessLog(core.db, core.clock),
         health=health,
         admin_token=ADMIN,

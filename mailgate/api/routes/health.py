@@ -14,8 +14,10 @@ from mailgate.alarms import Kind
 from mailgate.api.security import Parts
 from mailgate.clock import SECOND
 from mailgate.store import overview
+from mailgate.store.hooks import deliveries
 from mailgate.sync.state import MailboxState
 from mailgate.usecases.types import Answer
+from mailgate.webhooks.model import EndpointState
 
 router = APIRouter(tags=["health"])
 
@@ -98,4 +100,10 @@ async def metrics(parts: Parts) -> Response:
     sink.set("feed_events_waiting", backlog.count)
     sink.set("feed_lag_seconds", lag / SECOND)
     sink.set("feed_readers", parts.readers.taken)
+    hooks = await deliveries.figures(parts.db, parts.clock())
+    for word in EndpointState:
+        sink.set("webhooks", hooks[word.value], state=word.value)
+    sink.set("webhook_deliveries_open", hooks["waiting"])
+    sink.set("webhook_mailboxes_behind", hooks["behind"])
+    sink.set("webhook_lag_seconds", hooks["lag"] / SECOND)
     return Response(sink.exposition(), headers={"content-type": _EXPOSITION})

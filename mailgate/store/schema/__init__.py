@@ -18,6 +18,7 @@ from mailgate.store.schema.access import access_log, sign_in_failures, user_reco
 from mailgate.store.schema.alarms import alarms
 from mailgate.store.schema.base import Id, Name, Ref, metadata
 from mailgate.store.schema.events import events, feed
+from mailgate.store.schema.hooks import webhook_deliveries, webhook_lanes, webhooks
 from mailgate.store.schema.log import log_checkpoints, log_leaves, log_tiles
 from mailgate.store.schema.mailboxes import folders, mailboxes
 from mailgate.store.schema.messages import blobs, messages, origins, pins, search_docs, tombstones
@@ -79,4 +80,7 @@ __all__ = [
     "user_recovery_codes",
     "user_sessions",
     "users",
+    "webhook_deliveries",
+    "webhook_lanes",
+    "webhooks",
 ]

@@ -1,0 +1,1 @@
+"""Webhooks in the store: endpoints, and the journal of what is delivered to them."""

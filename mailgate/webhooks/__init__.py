@@ -1,0 +1,1 @@
+"""Webhooks without the store: when what is tried, what is signed and how, and the request itself."""

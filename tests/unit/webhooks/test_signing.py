@@ -1,0 +1,60 @@
+"""Signatures: against the published rules, written anew here, and against their authors' own library."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from datetime import UTC, datetime
+
+import pytest
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+
+from mailgate.clock import from_datetime
+from mailgate.webhooks.signing import body_of, headers, message_id, new_secret
+
+NOW = from_datetime(datetime.now(UTC))
+
+
+def verified(secret: str, sent: dict[str, str], body: str) -> bool:
+    """By the rules: HMAC-SHA256 over `id.timestamp.body` under what base64 after `whsec_` says; `v1,` and base64."""
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    signed = f"{sent['webhook-id']}.{sent['webhook-timestamp']}.{body}".encode()
+    expected = "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    return any(hmac.compare_digest(expected, each) for each in sent["webhook-signature"].split(" "))
+
+
+def test_both_verify_it() -> None:
+    secret, body = new_secret(), body_of({"type": "message.created", "at": "2026-01-01T00:00:00Z", "data": {"ü": 1}})
+    sent = headers([secret], "msg_1", NOW, body)
+    assert verified(secret, sent, body)
+    assert Webhook(secret).verify(body, sent)["data"] == {"ü": 1}
+    assert not verified(new_secret(), sent, body)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(secret).verify(body + " ", sent)
+
+
+def test_during_an_overlap_either_secret_verifies() -> None:
+    new, old = new_secret(), new_secret()
+    sent = headers([new, old], "msg_1", NOW, "{}")
+    assert len(sent["webhook-signature"].split(" ")) == 2
+    assert verified(new, sent, "{}")
+    assert verified(old, sent, "{}")
+    Webhook(old).verify("{}", sent)
+
+
+def test_a_secret_has_256_random_bits() -> None:
+    assert len(base64.b64decode(new_secret().removeprefix("whsec_"))) == 32
+    assert new_secret() != new_secret()
+
+
+def test_an_id_is_the_same_each_time_and_holds_no_full_stop() -> None:
+    assert message_id("feed", "a.b:7") == message_id("feed", "a.b:7")
+    assert message_id("feed", "a.b:7") != message_id("other", "a.b:7")
+    assert "." not in message_id("feed", "a.b:7")
+
+
+def test_the_body_is_the_event_as_the_feed_has_it_with_a_timestamp() -> None:
+    shown = {"cursor": "c", "id": "acme:1", "type": "folder.created", "at": "2026-01-01T00:00:00Z", "data": {}}
+    assert json.loads(body_of(shown)) == {**shown, "timestamp": shown["at"]}
