@@ -125,6 +125,16 @@ class Delivering:
         return found
 
 
+async def delivered_hook(gateway: Gateway, tenant_id: str = "acme") -> tuple[str, str]:
+    """An endpoint and a delivery to it that is over; their ids."""
+    made = (await gateway.client.post("/v1/webhooks", json={"url": URL, "tenant_id": tenant_id})).json()
+    one = Delivering(gateway, receiver := Receiver(), Metrics(), deliverer_of(gateway.core, receiver, Metrics()))
+    await one.emit(None)
+    await one.settle()
+    await one.deliverer.stop()
+    return made["id"], (await one.deliveries(made["id"]))[0]["id"]
+
+
 @asynccontextmanager
 async def delivering(gateway: Gateway) -> AsyncIterator[Delivering]:
     await gateway.tenant("acme")

@@ -11,6 +11,7 @@ from mailgate.clock import DAY, to_rfc3339
 from mailgate.ids import new_id
 from mailgate.sync.incoming import Cause
 from tests.api.conftest import START, Gateway, mailbox_body
+from tests.api.hooks import URL, delivered_hook
 from tests.api.mail import letter, postman
 from tests.api.trouble import fail_to_send, set_aside, vanish
 
@@ -34,6 +35,7 @@ SIGNED = {("POST", "/v1/billing/stripe")}
 T = "/v1/tenants/{tenant_id}"
 M = f"{T}/messages/{{message_id}}"
 B = f"{T}/mailboxes/{{mailbox_id}}"
+W = "/v1/webhooks/{webhook_id}"
 COMMANDS = {
     f"{T}/subscription/purchase": {"plan": "standard"},
     f"{T}/subscription/renew": {},
@@ -105,6 +107,16 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("GET", "/v1/events"): ALL,
     ("GET", "/v1/events/stream"): ALL,
     ("GET", "/v1/snapshot"): ALL,
+    ("POST", "/v1/webhooks"): CRM,
+    ("GET", "/v1/webhooks"): CRM,
+    ("GET", W): CRM,
+    ("PATCH", W): CRM,
+    ("DELETE", W): CRM,
+    ("POST", f"{W}/rotate-secret"): CRM,
+    ("POST", f"{W}/replay"): CRM,
+    ("POST", f"{W}/test"): CRM,
+    ("GET", f"{W}/deliveries"): CRM,
+    ("POST", f"{W}/deliveries/{{delivery_id}}/retry"): CRM,
     ("GET", f"{T}/retention"): ALL,
     ("GET", "/v1/retention/preview"): COMPLIANCE,
     ("POST", "/v1/retention/runs"): ADMIN,
@@ -129,6 +141,7 @@ LISTED_FOR_ALL = {
     ("GET", "/v1/tokens"),
     ("GET", "/v1/retention/runs"),
     ("GET", "/v1/alarms"),
+    ("GET", "/v1/webhooks"),
 }
 
 
@@ -146,7 +159,10 @@ async def world(gateway: Gateway) -> dict[str, str]:
     asked = {"scope": {"message_ids": [message_id]}, "matter": "M-1", "reason": "asked"}
     held = await gateway.client.post("/v1/tenants/acme/holds", json=asked)
     assert held.status_code == 201, held.text
+    hook_id, delivery_id = await delivered_hook(gateway)
     return {
+        "webhook_id": hook_id,
+        "delivery_id": delivery_id,
         "submission_id": await fail_to_send(post),
         "tenant_id": "acme",
         "mailbox_id": post.mailbox_id,
@@ -190,6 +206,10 @@ def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict
         ("POST", f"{T}/holds/{{hold_id}}/release"): {"reason": "closed"},
         ("POST", f"{T}/subscription/events"): {"id": "e", "type": "resumed", "effective_at": to_rfc3339(START)},
         **{("POST", command): body for command, body in COMMANDS.items()},
+        ("POST", "/v1/webhooks"): {"url": URL, "tenant_id": known["tenant_id"]},
+        ("PATCH", W): {"description": "changed"},
+        ("POST", f"{W}/rotate-secret"): {},
+        ("POST", f"{W}/replay"): {"after": "latest"},
         ("POST", "/v1/tokens"): {"name": "new", "scopes": ["crm"], "tenant_id": known["tenant_id"]},
     }
     if (method, path) == ("DELETE", f"{B}/folders/{{folder_id}}"):
@@ -237,7 +257,7 @@ async def test_another_tenants_token_finds_nothing(gateway: Gateway) -> None:
                 continue
             address, more = request_of(method, path, known)
             answer = await client.request(method, address, **more)
-            expected = 403 if path == "/v1/tokens" else 404
+            expected = 403 if path in ("/v1/tokens", "/v1/webhooks") else 404
             assert answer.status_code == expected, (method, path, answer.text)
             # The answer must be the same as for something that is not there at all.
             absent = known | {name: new_id(START) for name in known if name.endswith("_id") and name != "entity_id"}

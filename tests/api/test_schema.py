@@ -24,6 +24,7 @@ from mailgate.app.core import Core
 from mailgate.settings import Settings
 from mailgate.sync.incoming import Cause
 from tests.api.conftest import ADMIN, Gateway, RecordedSync, RecordedVerify, TestClock, make_services, well
+from tests.api.hooks import delivered_hook
 from tests.api.mail import letter, postman
 from tests.api.test_authorization import MATRIX, OPEN
 from tests.api.trouble import fail_to_send, set_aside, vanish
@@ -58,6 +59,9 @@ STATEFUL = {
     "text_invalid",
     "too_many_recipients",
     "tenant_needed",
+    "url_invalid",
+    "replay_invalid",
+    "type_unknown",
 }
 """Refusals of values that no schema can tell from good ones: they hang on other values, or on what went before."""
 
@@ -120,8 +124,11 @@ class Served:
         asked = await gateway.client.patch(f"/v1/tenants/acme/messages/{message_id}", json={"flags": {"add": ["$a"]}})
         await gateway.client.put(f"/v1/tenants/acme/messages/{message_id}/pins/deal/D-1")
         run = (await gateway.client.post("/v1/retention/runs", json={"tenant": "acme"})).json()
+        webhook_id, delivery_id = await delivered_hook(gateway)
         self.known = {
             "tenant_id": "acme",
+            "webhook_id": webhook_id,
+            "delivery_id": delivery_id,
             "mailbox_id": post.mailbox_id,
             "folder_id": await post.folder("Projects"),
             "message_id": message_id,

@@ -37,6 +37,7 @@ def test_nothing_stands_while_all_is_well() -> None:
         ({"unsigned": {"acme": NOW - 3 * HOUR - 1}}, ("log_unsigned", "acme")),
         ({"unsigned": {"acme": NOW}, "diverged": {"acme": "fewer entries"}}, ("log_diverged", "acme")),
         ({"unstamped": {"acme": "no answer"}}, ("timestamp_failing", "acme")),
+        ({"hooks": {None: "no answer"}}, ("webhook_paused", None)),
     ],
 )
 def test_each_kind(more: dict[str, Any], found: tuple[str, str | None]) -> None:

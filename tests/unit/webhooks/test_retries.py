@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.clock import DAY, HOUR, SECOND, Instant
+from mailgate.clock import DAY, HOUR, MINUTE, SECOND, Instant
 from mailgate.webhooks.model import Answer, PauseReason
 from mailgate.webhooks.retries import LONGEST_ASKED, PAUSES, SPREAD, asked_pause, decide, pause
 
@@ -21,6 +24,12 @@ def test_pauses_grow_and_end_at_the_last() -> None:
     for attempts in range(1, 30):
         base = PAUSES[min(attempts, len(PAUSES)) - 1]
         assert abs(pause(attempts, "a") - base) <= base * SPREAD // 100
+
+
+def test_the_table_in_the_docs_is_this_one() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| \d+(?: and later)? \| (\d+) (s|min|h) \|$", page, re.MULTILINE)
+    assert [int(number) * {"s": SECOND, "min": MINUTE, "h": HOUR}[unit] for number, unit in cells] == list(PAUSES)
 
 
 def test_the_spread_is_the_same_each_time_and_another_for_others() -> None:

@@ -7,6 +7,8 @@ import hashlib
 import hmac
 import json
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
@@ -58,3 +60,17 @@ def test_an_id_is_the_same_each_time_and_holds_no_full_stop() -> None:
 def test_the_body_is_the_event_as_the_feed_has_it_with_a_timestamp() -> None:
     shown = {"cursor": "c", "id": "acme:1", "type": "folder.created", "at": "2026-01-01T00:00:00Z", "data": {}}
     assert json.loads(body_of(shown)) == {**shown, "timestamp": shown["at"]}
+
+
+async def test_the_receiver_in_the_docs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "webhooks.md").read_text(encoding="utf-8")
+    secret = new_secret()
+    monkeypatch.setenv("MAILGATE_WEBHOOK_SECRET", secret)
+    names: dict[str, Any] = {}
+    exec(page.partition("```python\n")[2].partition("```")[0], names)  # noqa: S102 - our own page
+    body = body_of({"id": "acme:1", "type": "folder.created", "at": "2026-01-01T00:00:00Z", "data": {}})
+    sent = headers([secret], "msg_1", NOW, body)
+    assert await names["receive"](sent, body.encode()) == 204
+    assert await names["receive"](sent, body.encode()) == 204  # once more: it was stored once
+    assert await names["receive"](sent, body.encode() + b" ") == 401
+    assert capsys.readouterr().out == "folder.created acme:1\n"
