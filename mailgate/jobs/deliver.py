@@ -11,6 +11,7 @@ stood before it. Nothing here waits with a transaction open.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -25,7 +26,7 @@ from mailgate.metrics import Metrics
 from mailgate.store.feed import FeedEvent
 from mailgate.store.feed_items import Feed
 from mailgate.store.hooks.endpoints import Webhooks
-from mailgate.store.hooks.journal import LEASE_TTL, Begun, Ended, Journal, Place, lane_name
+from mailgate.store.hooks.journal import LEASE_TTL, Begun, Ended, Journal, Place, Refusal, lane_name
 from mailgate.store.hooks.rows import Endpoint
 from mailgate.store.leases import LeaseLostError
 from mailgate.webhooks import signing
@@ -46,11 +47,13 @@ _NOTE_EVERY: Final[Instant] = 10 * SECOND
 
 @dataclass(frozen=True, slots=True)
 class HookLimits:
-    """Requests at once, to all endpoints together; how long an event is tried; how often is looked for what is due."""
+    """Requests at once, to all endpoints together; how long an event is tried; how often is looked for what is due;
+    how long a request may go on when the process is told to stop."""
 
     at_once: int = 16
     give_up: Instant = 72 * HOUR
     poll_interval_s: float = 1.0
+    grace_s: float = 5.0
 
 
 @dataclass(slots=True)
@@ -105,6 +108,7 @@ class Deliverer:
         self._limits = limits or HookLimits()
         self._state = _State()
         self._renew_at: Instant = 0
+        self._stopping = False
         self._worker = Worker("webhooks", self.work)
         self._following: asyncio.Task[None] | None = None
 
@@ -123,11 +127,16 @@ class Deliverer:
         self._following = asyncio.create_task(self._follow(), name="webhooks follow")
 
     async def stop(self) -> None:
-        """End. Requests are cut; they are made again by another process, or the next start."""
+        """End. Requests get a moment; those that are cut are made again by another process, or the next start."""
+        self._stopping = True
         if self._following is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
+        if self._state.tasks:
+            await asyncio.wait(set(self._state.tasks), timeout=self._limits.grace_s)
         await self._worker.stop()
+        with contextlib.suppress(LeaseLostError):
+            await self._settle()
         await self._reset()
         await self._journal.release()
 
@@ -303,23 +312,35 @@ class Deliverer:
 
     async def _begin(self) -> bool:
         """Make the requests that may be made; whether there were any."""
-        starts = self._choose()
+        starts = [] if self._stopping else self._choose()
         if not starts:
             return False
         head = await self._feed.reader.head()
         now = self._clock()
-        shown = await self._feed.items(head.ref, [item.event for _, item in starts], now)
+        shown = await self._show(head.ref, [item.event for _, item in starts], now)
         begun = await self._journal.begin([(seat.endpoint, item) for seat, item in starts], head.ref, now)
         for (seat, item), what, journaled in zip(starts, shown, begun, strict=True):
-            if journaled is None:
-                seat.stale = True  # changed meanwhile: read again
+            if journaled is Refusal.CHANGED:
+                seat.stale = True
                 self._worker.wake()
-                continue
-            seat.window.begin(item)
-            task = asyncio.create_task(self._run(seat, item, journaled, what), name=f"webhook {journaled.id}")
-            self._state.tasks.add(task)
-            task.add_done_callback(self._state.tasks.discard)
-        return any(begun)
+            elif journaled is Refusal.ERASED:
+                seat.window.skip(item)
+            elif isinstance(journaled, Begun):
+                seat.window.begin(item)
+                task = asyncio.create_task(self._run(seat, item, journaled, what), name=f"webhook {journaled.id}")
+                self._state.tasks.add(task)
+                task.add_done_callback(self._state.tasks.discard)
+        return any(journaled is not Refusal.CHANGED for journaled in begun)
+
+    async def _show(self, ref: str, events: list[FeedEvent], now: Instant) -> list[dict[str, Any] | None]:
+        """What is posted of these; None for one that can't be shown, which holds up no other."""
+        try:
+            return [*await self._feed.items(ref, events, now)]
+        except Exception:  # noqa: BLE001 - one of them must not stop all deliveries
+            if len(events) == 1:
+                _log.exception("event_not_shown", of=events[0].id)
+                return [None]
+            return [(await self._show(ref, [event], now))[0] for event in events]
 
     def _choose(self) -> list[tuple[_Seat, Item[FeedEvent]]]:
         """One of each endpoint in turn, as many as may be on their way; none has more than half beside others."""
@@ -335,13 +356,10 @@ class Deliverer:
                 break
         return chosen[: max(0, free)]
 
-    async def _run(self, seat: _Seat, item: Item[FeedEvent], begun: Begun, shown: dict[str, Any]) -> None:
+    async def _run(self, seat: _Seat, item: Item[FeedEvent], begun: Begun, shown: dict[str, Any] | None) -> None:
         state = self._state
         try:
-            body = signing.body_of(shown)
-            secrets = await self._webhooks.secrets(seat.endpoint.id)
-            headers = signing.headers(secrets, begun.message_ref, self._clock(), body)
-            answer = await self._call(seat.endpoint.url, {**headers, "user-agent": AGENT}, body.encode())
+            answer = await self._post(seat.endpoint, begun, shown)
         except MailgateError as error:  # the endpoint is gone
             answer = Answer(error=error.detail[:200])
         except Exception as error:  # noqa: BLE001 - the boundary of background work: it must not end the others
@@ -349,6 +367,14 @@ class Deliverer:
             answer = Answer(error=f"internal: {type(error).__name__}")
         state.outcomes.append(_Outcome(seat, item, begun, answer))
         self._worker.wake()
+
+    async def _post(self, endpoint: Endpoint, begun: Begun, shown: dict[str, Any] | None) -> Answer:
+        if shown is None:
+            return Answer(error="the gateway can't show this event; its log says why")
+        body = signing.body_of(shown)
+        secrets = await self._webhooks.secrets(endpoint.id)
+        headers = signing.headers(secrets, begun.message_ref, self._clock(), body)
+        return await self._call(endpoint.url, {**headers, "user-agent": AGENT}, body.encode())
 
     async def _follow(self) -> None:
         """Wake when the feed grew, and now and then for what is tried again."""

@@ -111,6 +111,11 @@ class Delivering:
             await self.deliverer.idle()
             await self.deliverer.work()
 
+    async def kill(self) -> None:
+        """The deliverer is killed, and seen to be: of its requests nothing is known."""
+        await self.deliverer._reset()
+        await self.deliverer._journal.release()
+
     async def another(self) -> Deliverer:
         """What another process, or the next start, would have: it knows what was written down only."""
         return deliverer_of(self.gateway.core, self.receiver, self.metrics)

@@ -10,17 +10,19 @@ from typing import Any
 
 import httpx
 import pytest
+from standardwebhooks.webhooks import Webhook
 
 from connectors.memory import MemoryAccount
 from connectors.port import Connect
 from mailgate.app.application import Application
 from mailgate.app.core import Core, Secrets
 from mailgate.clock import DAY, SECOND, system_clock, to_rfc3339
-from mailgate.settings import Settings, SyncSettings
+from mailgate.settings import NetSettings, Settings, SyncSettings, WebhooksSettings
 from mailgate.store.check import doctor
 from mailgate.sync.state import MailboxConfig
 from tests.api.conftest import ADMIN, mailbox_body
 from tests.api.mail import letter
+from tests.receiver import ok, serving
 
 PATIENCE_S = 20.0
 
@@ -61,7 +63,12 @@ class Running:
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     account = MemoryAccount()
     core = await Core.open(
-        Settings(data_dir=tmp_path / "data", sync=SyncSettings(poll_interval_s=1, backoff_min_s=0.05))
+        Settings(
+            data_dir=tmp_path / "data",
+            sync=SyncSettings(poll_interval_s=1, backoff_min_s=0.05),
+            net=NetSettings(allow="127.0.0.0/8"),
+            webhooks=WebhooksSettings(allow_http=True),
+        )
     )
     secrets = Secrets(admin_token=ADMIN)
 
@@ -78,6 +85,31 @@ async def running(tmp_path: Path) -> AsyncIterator[Running]:
     report = await doctor(core.db, core.blobs, core.ring, deep=True)
     await core.close()
     assert report.healthy, report.findings
+
+
+async def test_what_happens_is_posted_to_a_receiver(running: Running) -> None:
+    await running.client.put("/v1/tenants/acme", json={"name": "Acme"})
+    async with serving(ok(b"")) as (receiver, port):
+        wanted = {"url": f"http://127.0.0.1:{port}/hook", "types": ["message.created"], "tenant_id": "acme"}
+        made = (await running.client.post("/v1/webhooks", json=wanted)).json()
+        tried = (await running.client.post(f"/v1/webhooks/{made['id']}/test")).json()
+        assert (tried["state"], tried["status"]) == ("delivered", 200)
+        for n in range(3):
+            running.account.append("INBOX", letter(f"offer {n}"), internal_date=system_clock() - DAY)
+        await running.connect()
+
+        async def delivered() -> bool:
+            listed = await running.get(f"/v1/webhooks/{made['id']}/deliveries", state="delivered")
+            return len(listed["items"]) == 4
+
+        await running.until(delivered)
+    events = []
+    for request in receiver.requests:
+        head, _, body = request.partition(b"\r\n\r\n")
+        sent = dict(line.split(": ", 1) for line in head.decode().split("\r\n")[1:])
+        events.append(Webhook(made["secret"]).verify(body, sent))
+    assert [event["type"] for event in events] == ["webhook.test", *["message.created"] * 3]
+    assert [event["message"]["id"] for event in events[1:]] == [event["message_id"] for event in events[1:]]
 
 
 async def test_mail_is_imported_then_new_mail_appears_and_is_found(running: Running) -> None:

@@ -62,7 +62,7 @@ async def test_cut_between_request_and_outcome_it_comes_again(hooks: Delivering)
     await hooks.receiver.until(1)
     (sending,) = await hooks.deliveries(made["id"])
     assert (sending["state"], sending["attempts"]) == ("sending", 1)
-    await hooks.deliverer.stop()  # as a kill: of the request nothing is known
+    await hooks.kill()
     hooks.receiver.held = None
     hooks.deliverer = await hooks.another()
     await hooks.settle()

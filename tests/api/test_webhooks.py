@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from mailgate.actors import SYSTEM
+from mailgate.alarms import Kind
 from mailgate.clock import DAY, SECOND
 from mailgate.store.prune import prune
 from mailgate.store.schema import webhook_deliveries, webhook_lanes, webhooks
@@ -234,9 +235,9 @@ async def test_an_erased_tenant_leaves_nothing(hooks: Delivering) -> None:
     await hooks.settle()
     await core.tenant_erasures.begin("acme", Reason.OFFBOARDING, SYSTEM)
     before = len(hooks.receiver.got)
+    hooks.gateway.clock.forward(DAY)  # what failed is due
     await hooks.settle()
-    bound = [got for got in hooks.receiver.got[before:] if got.url != URL]
-    assert bound == []
+    assert [got for got in hooks.receiver.got[before:] if got.body["tenant_id"] == "acme"] == []
     await core.tenant_erasures.work()
     async with core.db.read() as conn:
         for table in (webhook_lanes, webhook_deliveries, webhooks):
@@ -245,6 +246,38 @@ async def test_an_erased_tenant_leaves_nothing(hooks: Delivering) -> None:
         assert len((await conn.execute(select(webhooks))).all()) == 1
     hooks.gateway.clock.forward(DAY)
     await hooks.settle()
+
+
+async def test_an_event_that_cant_be_shown_holds_up_its_mailbox_only(
+    hooks: Delivering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await hooks.make(types=["mailbox.*"])
+    feed = hooks.gateway.core.feed
+    real = feed.items
+
+    async def items(ref: str, events: Any, now: int) -> list[dict[str, Any]]:
+        if any(event.mailbox_id == ONE for event in events):
+            raise KeyError(ONE)
+        return await real(ref, events, now)
+
+    monkeypatch.setattr(feed, "items", items)
+    await hooks.emit(ONE, TWO)
+    await hooks.settle()
+    (waiting,) = await hooks.deliveries(made["id"], state="waiting")
+    assert (waiting["mailbox_id"], waiting["status"]) == (ONE, None)
+    assert "can't show" in waiting["error"]
+    assert {got.body["mailbox_id"] for got in hooks.receiver.got} == {TWO}
+
+
+async def test_an_enabled_endpoint_that_is_too_far_behind_is_paused(hooks: Delivering) -> None:
+    made = await hooks.make(types=["mailbox.*"])
+    await hooks.emit(ONE)
+    hooks.gateway.clock.forward(40 * DAY)  # nobody delivered all the time
+    await prune(hooks.gateway.core.db, hooks.gateway.clock(), longest_days=3_650, idempotency_hours=24)
+    await hooks.settle()
+    assert (await hooks.look(made["id"]))["reason"] == "expired"
+    await hooks.gateway.core.alarms.look(hooks.gateway.clock())
+    assert Kind.WEBHOOK_PAUSED in {alarm.kind for alarm in await hooks.gateway.core.alarms.standing()}
 
 
 async def test_no_secret_in_the_log(hooks: Delivering, log: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
 from sqlalchemy import delete, select, update
@@ -21,8 +22,9 @@ from mailgate.store.database import Database
 from mailgate.store.feed import FeedEvent, FeedPage, FeedReader, Head, Lane
 from mailgate.store.hooks.endpoints import pausing
 from mailgate.store.hooks.rows import Endpoint, endpoint_of
-from mailgate.store.schema import webhook_deliveries, webhook_lanes, webhooks
-from mailgate.store.transaction import Transaction
+from mailgate.store.schema import leases as leases_table
+from mailgate.store.schema import tenants, webhook_deliveries, webhook_lanes, webhooks
+from mailgate.store.transaction import GATEWAY, Transaction
 from mailgate.webhooks.model import Answer, DeliveryKind, DeliveryState, EndpointState, PauseReason
 from mailgate.webhooks.signing import message_id
 from mailgate.webhooks.window import Behind, Item
@@ -41,6 +43,15 @@ class Begun:
 
     id: str
     message_ref: str
+
+
+class Refusal(Enum):
+    """Why a delivery may not begin."""
+
+    CHANGED = "changed"
+    """The endpoint was changed meanwhile: look at it again."""
+    ERASED = "erased"
+    """The event's tenant is being erased: it is not told of any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,13 @@ class Journal:
         """Take the lease, or take it again. None: another process delivers. True: it is new here, and what was cut is
         waiting again.
         """
+
+        lease = leases_table.c
+        others = select(lease.owner).where(lease.name == LEASE, lease.owner != self._owner, lease.expires_at > now)
+        async with self._db.read() as conn:  # who does not deliver writes nothing
+            if (await conn.execute(others)).first() is not None:
+                self._fence = None
+                return None
 
         async def work(tx: Transaction) -> int | None:
             fence = await leases.acquire_in(tx, LEASE, self._owner, LEASE_TTL, now)
@@ -142,23 +160,28 @@ class Journal:
 
     async def begin(
         self, starts: Sequence[tuple[Endpoint, Item[FeedEvent]]], ref: str, now: Instant
-    ) -> list[Begun | None]:
-        """Write down that these are being sent; None for one whose endpoint was changed meanwhile. Raises
-        LeaseLostError.
-        """
+    ) -> list[Begun | Refusal]:
+        """Write down that these are being sent, unless they may not be. Raises LeaseLostError."""
 
-        async def work(tx: Transaction) -> list[Begun | None]:
+        async def work(tx: Transaction) -> list[Begun | Refusal]:
             await self._require(tx, now)
+            named = sorted({item.event.tenant_id for _, item in starts} - {GATEWAY})
+            here = select(tenants.c.id).where(tenants.c.id.in_(named), tenants.c.erasing_at.is_(None))
+            locked = here.order_by(tenants.c.id).with_for_update(read=True)
+            living = {GATEWAY, *(await tx.conn.execute(locked)).scalars()}
             ids = sorted({endpoint.id for endpoint, _ in starts})
             current = select(_W.id, _W.version).where(_W.id.in_(ids), _W.state == EndpointState.ENABLED.value)
             rows = (await tx.conn.execute(current.order_by(_W.id).with_for_update(read=True))).all()
             versions = {row.id: row.version for row in rows}
-            return [
-                await self._begin(tx, endpoint, item, ref, now)
-                if versions.get(endpoint.id) == endpoint.version
-                else None
-                for endpoint, item in starts
-            ]
+            found: list[Begun | Refusal] = []
+            for endpoint, item in starts:
+                if versions.get(endpoint.id) != endpoint.version:
+                    found.append(Refusal.CHANGED)
+                elif item.event.tenant_id not in living:
+                    found.append(Refusal.ERASED)
+                else:
+                    found.append(await self._begin(tx, endpoint, item, ref, now))
+            return found
 
         return await self._db.transact(work)
 
@@ -182,9 +205,7 @@ class Journal:
             raise leases.LeaseLostError("another process delivers webhooks by now")
         await leases.require(tx, LEASE, self._owner, self._fence, now)
 
-    async def _begin(
-        self, tx: Transaction, endpoint: Endpoint, item: Item[FeedEvent], ref: str, now: Instant
-    ) -> Begun | None:
+    async def _begin(self, tx: Transaction, endpoint: Endpoint, item: Item[FeedEvent], ref: str, now: Instant) -> Begun:
         event = item.event
         values = {
             "id": new_id(now),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from mailgate.errors import PreconditionError
 from mailgate.webhooks.calling import Caller, check_url, host_of
 from mailgate.webhooks.model import SHOWN
 from tests.certificates import make_certificates
+from tests.receiver import ok, serving
 
 HERE = parse_networks(["127.0.0.0/8"])
 
@@ -54,52 +54,6 @@ def test_urls_that_are_taken() -> None:
     assert check_url("http://crm.example/", allow_http=True) == "http://crm.example/"
     assert check_url("https://127.0.0.1:8443/", allow_http=False, allow=HERE) == "https://127.0.0.1:8443/"
     assert host_of("https://crm.example/secret") == "crm.example"
-
-
-class Receiver:
-    """Answers each request with the same bytes, and remembers what it got and under which server name."""
-
-    def __init__(self, answer: bytes) -> None:
-        self.answer = answer
-        self.requests: list[bytes] = []
-        self.connections = 0
-        self.names: list[str | None] = []
-
-    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                length = next(
-                    int(line.partition(b":")[2])
-                    for line in head.lower().split(b"\r\n")
-                    if line.startswith(b"content-length:")
-                )
-                self.requests.append(head + await reader.readexactly(length))
-                if not self.answer:
-                    await reader.read()
-                writer.write(self.answer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
-
-
-@asynccontextmanager
-async def serving(answer: bytes, context: ssl.SSLContext | None = None) -> AsyncIterator[tuple[Receiver, int]]:
-    receiver = Receiver(answer)
-    if context is not None:
-        context.sni_callback = lambda _object, name, _context: receiver.names.append(name)
-    server = await asyncio.start_server(receiver, "127.0.0.1", 0, ssl=context)
-    try:
-        yield receiver, server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-
-
-def ok(body: bytes, status: str = "200 OK", more: str = "") -> bytes:
-    return f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n{more}\r\n".encode() + body
 
 
 @asynccontextmanager
