@@ -318,7 +318,7 @@ class Deliverer:
         head = await self._feed.reader.head()
         now = self._clock()
         shown = await self._show(head.ref, [item.event for _, item in starts], now)
-        begun = await self._journal.begin([(seat.endpoint, item) for seat, item in starts], head.ref, now)
+        begun = await self._journal.begin([(seat.endpoint, item) for seat, item in starts], now)
         for (seat, item), what, journaled in zip(starts, shown, begun, strict=True):
             if journaled is Refusal.CHANGED:
                 seat.stale = True

@@ -22,11 +22,11 @@ def new_secret() -> str:
     return PREFIX + base64.b64encode(os.urandom(_SECRET)).decode()
 
 
-def message_id(ref: str, event_id: str) -> str:
-    """The `webhook-id` of an event of the feed `ref`: the same at each attempt, whichever process makes it. It has no
-    full stop, which separates what is signed.
+def message_id(event_id: str, at: Instant) -> str:
+    """The `webhook-id` of an event: the same at each attempt, whichever process makes it, and another for an event that
+    gets the same number after a backup was restored. It has no full stop, which separates what is signed.
     """
-    return "msg_" + hashlib.sha256(f"{ref}\0{event_id}".encode()).hexdigest()[:32]
+    return "msg_" + hashlib.sha256(f"{event_id}\0{at}".encode()).hexdigest()[:32]
 
 
 def headers(secrets: Sequence[str], id_: str, at: Instant, body: str) -> dict[str, str]:

@@ -158,9 +158,7 @@ class Journal:
         async with self._db.read() as conn:
             return set((await conn.execute(query)).scalars())
 
-    async def begin(
-        self, starts: Sequence[tuple[Endpoint, Item[FeedEvent]]], ref: str, now: Instant
-    ) -> list[Begun | Refusal]:
+    async def begin(self, starts: Sequence[tuple[Endpoint, Item[FeedEvent]]], now: Instant) -> list[Begun | Refusal]:
         """Write down that these are being sent, unless they may not be. Raises LeaseLostError."""
 
         async def work(tx: Transaction) -> list[Begun | Refusal]:
@@ -180,7 +178,7 @@ class Journal:
                 elif item.event.tenant_id not in living:
                     found.append(Refusal.ERASED)
                 else:
-                    found.append(await self._begin(tx, endpoint, item, ref, now))
+                    found.append(await self._begin(tx, endpoint, item, now))
             return found
 
         return await self._db.transact(work)
@@ -205,7 +203,7 @@ class Journal:
             raise leases.LeaseLostError("another process delivers webhooks by now")
         await leases.require(tx, LEASE, self._owner, self._fence, now)
 
-    async def _begin(self, tx: Transaction, endpoint: Endpoint, item: Item[FeedEvent], ref: str, now: Instant) -> Begun:
+    async def _begin(self, tx: Transaction, endpoint: Endpoint, item: Item[FeedEvent], now: Instant) -> Begun:
         event = item.event
         values = {
             "id": new_id(now),
@@ -215,7 +213,7 @@ class Journal:
             "generation": endpoint.generation,
             "position": event.position,
             "event_id": event.id,
-            "message_ref": message_id(ref, event.id),
+            "message_ref": message_id(event.id, event.at),
             "event_type": event.type,
             "mailbox_id": event.mailbox_id,
             "created_at": now,

@@ -52,9 +52,9 @@ def test_a_secret_has_256_random_bits() -> None:
 
 
 def test_an_id_is_the_same_each_time_and_holds_no_full_stop() -> None:
-    assert message_id("feed", "a.b:7") == message_id("feed", "a.b:7")
-    assert message_id("feed", "a.b:7") != message_id("other", "a.b:7")
-    assert "." not in message_id("feed", "a.b:7")
+    assert message_id("a.b:7", NOW) == message_id("a.b:7", NOW)
+    assert len({message_id("a.b:7", NOW + n) for n in range(3)} | {message_id("a.b:8", NOW)}) == 4
+    assert "." not in message_id("a.b:7", NOW)
 
 
 def test_the_body_is_the_event_as_the_feed_has_it_with_a_timestamp() -> None:
