@@ -97,10 +97,7 @@ class Window(Generic[T]):
         due = [
             (state.next_at, lane)
             for lane, state in self.behind.items()
-            if state.next_at <= now
-            and state.position < self.read  # else the page is not there yet
-            and lane not in self._waiting
-            and lane not in self.flying
+            if state.next_at <= now and self._reached(state) and lane not in self._waiting and lane not in self.flying
         ]
         return [lane for _, lane in sorted(due)[: self._allowed(room)]]
 
@@ -175,6 +172,12 @@ class Window(Generic[T]):
     def _settle(self, item: Item[T], now: Instant = 0) -> None:
         if item.lane in self.behind:
             self.behind[item.lane] = self._changed[item.lane] = Behind(item.position, 0, None, now)
+
+    def _reached(self, state: Behind) -> bool:
+        """Whether what is next in a lane stands in what was read: else its page comes first. After a restart `read`
+        may be before the place of a lane, and what it will be tried with again must not be taken for settled.
+        """
+        return state.position < self.read or (state.position == self.read and state.attempts == 0)
 
     def _allowed(self, room: int) -> int:
         """While the endpoint takes nothing, one request at a time asks whether it is well again."""
