@@ -239,7 +239,7 @@ _COPY = (
 def _copy(tenant_id: str, blob_id: str, mailbox_id: str, anchor: Instant, size: int, number: int) -> tuple[Any, ...]:
     id_ = new_id(anchor)
     head = (id_, tenant_id, mailbox_id, new_ref(), anchor, "internaldate", anchor, anchor, size, "[]", True, False)
-    return (*head, False, id_, b"h%d" % number, b"c", b"m", b"s", b"k", 1, blob_id, True)
+    return (*head, False, id_, b"h%d" % number, b"c" * 32, b"m" * 32, b"s", b"k", 1, blob_id, True)
 
 
 async def _past(tx: Transaction, tenant_id: str, values: dict[str, Any], now: Instant) -> None:
