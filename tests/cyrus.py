@@ -17,6 +17,8 @@ class Cyrus(Unpacked):
     program = "lib/cyrus/bin/imapd"
 
     def prepare(self) -> None:
+        # Cyrus, under load, once took an ordinary folder for one of special use and would not delete it
+        # (specialuse_protect): nothing here is protected.
         for part in ("conf", "conf/db", "conf/proc", "conf/socket", "run", "spool"):
             (self.folder / part).mkdir()
             give(self.folder / part, user="nobody")
@@ -48,6 +50,7 @@ xlist-sent: Sent
 xlist-trash: Trash
 xlist-junk: Junk
 xlist-archive: Archive
+specialuse_protect: \\All
 skiplist_unsafe: 1
 """)
 
