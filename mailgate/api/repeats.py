@@ -38,8 +38,8 @@ class Repeats:
         if who is None or key is None or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        if not 0 < len(key) <= _LONGEST_KEY or not key.isprintable():
-            detail = f"Idempotency-Key must have 1 to {_LONGEST_KEY} printable characters"
+        if not 0 < len(key) <= _LONGEST_KEY or not all("!" <= each <= "~" for each in key):
+            detail = f"Idempotency-Key must have 1 to {_LONGEST_KEY} printable ASCII characters, without spaces"
             await ProblemResponse(400, "bad_request", detail)(scope, receive, send)
             return
         claim = Claim(self._parts, who.token_id, key, scope)

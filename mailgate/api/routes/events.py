@@ -175,12 +175,19 @@ async def list_events(query: Annotated[EventsQuery, Query()], parts: Parts, who:
     return JSONResponse({"items": page.items, "next_cursor": write_cursor(head.ref, page.position)})
 
 
+_SSE = {
+    "type": "object",
+    "description": "One Server-Sent Event: its cursor, its type, and the item of `GET /v1/events` as JSON text.",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+}
+
+
 @router.get(
     "/events/stream",
     dependencies=[only(Scope.CRM, Scope.COMPLIANCE)],
     response_class=Response,
     responses={
-        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events as they come"},
+        200: {"content": {"text/event-stream": {"schema": _SSE}}, "description": "Events as they come"},
         **problems(400, 404, 410, 503),
     },
 )

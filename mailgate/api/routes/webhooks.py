@@ -163,8 +163,11 @@ async def remove_webhook(webhook_id: WebhookId, parts: Parts, who: Who) -> None:
 
 
 @router.post("/{webhook_id}/rotate-secret", responses=problems(404))
-async def rotate_webhook_secret(webhook_id: WebhookId, body: RotateBody, parts: Parts, who: Who) -> NewSecretAnswer:
+async def rotate_webhook_secret(
+    webhook_id: WebhookId, parts: Parts, who: Who, body: RotateBody | None = None
+) -> NewSecretAnswer:
     """Make a new secret. For `overlap_hours` requests carry the signatures of both."""
+    body = body or RotateBody()
     endpoint, secret = await parts.webhooks.rotate(webhook_id, who.tenant_id, body.overlap_hours * HOUR)
     return NewSecretAnswer(**_fields(endpoint), secret=secret)
 
