@@ -205,15 +205,21 @@ class Engine:
 
     async def near(self) -> dict[str, list[tuple[bytes, tuple[str, ...]]]]:
         """Every copy that stands somewhere, by folder name: (bytes, flags), sorted."""
+        origins, messages, folders = (TABLES[name] for name in ("origins", "messages", "folders"))
+        # One statement, for it is asked while the engine writes: PostgreSQL gives each statement its own snapshot.
+        standing = (
+            select(messages, origins.c.flags.label("origin_flags"), folders.c.name.label("folder_name"))
+            .select_from(origins)
+            .join(messages, messages.c.id == origins.c.message_id)
+            .join(folders, folders.c.id == origins.c.folder_id)
+            .where(origins.c.vanished_at.is_(None))
+        )
         async with self.db.read() as conn:
-            tables = [(await conn.execute(select(TABLES[name]))).all() for name in ("origins", "messages", "folders")]
-        standing, copies, names = tables[0], {row.id: row for row in tables[1]}, {row.id: row.name for row in tables[2]}
+            rows = (await conn.execute(standing)).all()
         found: dict[str, list[tuple[bytes, tuple[str, ...]]]] = {}
-        for origin in standing:
-            if origin.vanished_at is None:
-                message = copies[origin.message_id]
-                assert sorted(message.flags) == sorted(origin.flags)
-                found.setdefault(names[origin.folder_id], []).append((await self.raw(message), tuple(message.flags)))
+        for row in rows:
+            assert sorted(row.flags) == sorted(row.origin_flags)
+            found.setdefault(row.folder_name, []).append((await self.raw(row), tuple(row.flags)))
         return {name: sorted(entries) for name, entries in found.items()}
 
     def far(self, *, since: Instant | None = None) -> dict[str, list[tuple[bytes, tuple[str, ...]]]]:
