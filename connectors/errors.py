@@ -11,6 +11,9 @@
     ├── MessageError          one message could not be fetched                          (message, by request)
     └── AddressRefusedError   the address is private and not allowed by configuration   (server, never)
 
+`reason` is a slug for what is behind an error of line, TLS or login, where that is known: what a person can do about it
+hangs on that.
+
 No error text carries a secret; server texts are cut to 200 characters and freed of control characters.
 """
 
@@ -38,9 +41,10 @@ class ConnectorError(Exception):
     scope: Scope = Scope.MAILBOX
     retry: Retry = Retry.LATER
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, reason: str | None = None) -> None:
         super().__init__(clean_text(message))
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class NetworkError(ConnectorError):

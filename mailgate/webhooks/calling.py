@@ -1,23 +1,17 @@
-"""The request to a receiver: to an address that was judged, without redirects, bounded in time and bytes.
-
-Nothing else imports httpcore, the engine of httpx: it asks for each connection through a backend, which is where the
-name is resolved, every address judged, and exactly a judged one connected to. The name stays in Host and in TLS' server
-name, and certificates are checked against it; a second, different answer of DNS has no place to come in.
-"""
+"""The request to a receiver: what may be called, and what is kept of its answer. How it is made: `connectors.web`."""
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeAlias
 
-import httpcore
 import httpx
 
 from connectors.errors import ConnectorError
-from connectors.net import Network, Resolver, checked_addresses, is_allowed, resolve_host
+from connectors.net import Network, Resolver, is_allowed, resolve_host
+from connectors.web import Pool
 from mailgate.errors import PreconditionError
 from mailgate.webhooks.model import SHOWN, Answer
 
@@ -25,8 +19,6 @@ Call: TypeAlias = Callable[[str, Mapping[str, str], bytes], Awaitable[Answer]]
 """(url, headers, body) → what came of it. Raises nothing but CancelledError."""
 
 LONGEST_URL: Final = 2_000
-_READ: Final = 65_536
-"""Bytes of an answer that are read, so that the connection can be used again; of more it is closed."""
 _WORDS: Final = 200
 
 
@@ -77,81 +69,25 @@ class Caller:
         at_once: int = 16,
         resolver: Resolver = resolve_host,
     ) -> None:
-        self._timeout_s = timeout_s
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=2 * at_once,
-            max_keepalive_connections=at_once,
-            keepalive_expiry=30.0,
-            network_backend=_Checked(allow, resolver),
-        )
+        self._pool = Pool(context, allow=allow, timeout_s=timeout_s, at_once=at_once, resolver=resolver)
 
     async def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """POST it. See `Call`."""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._post(url, headers, body)
-        except TimeoutError:
-            return Answer(error=f"no answer within {self._timeout_s:g} s")
-        except (ConnectorError, httpcore.NetworkError, httpcore.TimeoutException, ssl.SSLError, OSError) as error:
-            return Answer(error=_words(error))
-        except (httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
-            return Answer(error=f"this is no HTTP: {_words(error)}"[:_WORDS])
+            # So much of an answer is read that the connection can be used again; of more it is closed.
+            found = await self._pool.request(
+                "POST", url, headers={**headers, "content-type": "application/json"}, body=body
+            )
+        except ConnectorError as error:
+            return Answer(error=str(error)[:_WORDS])
+        shown = found.body[:SHOWN].decode("utf-8", "replace").replace("\0", "\ufffd")[:SHOWN]
+        asked = found.headers.get("retry-after")
+        return Answer(found.status, None, shown or None, None if asked is None else asked[:100])
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._pool.aclose()
-
-    async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), self._timeout_s)
-        sent = {**headers, "accept": "*/*", "accept-encoding": "identity", "content-type": "application/json"}
-        raw = httpx.URL(url)
-        target = httpcore.URL(scheme=raw.raw_scheme, host=raw.raw_host, port=raw.port, target=raw.raw_path)
-        pairs = [(name.encode(), value.encode()) for name, value in sent.items()]
-        async with self._pool.stream(
-            "POST", target, headers=pairs, content=body, extensions={"timeout": timeouts}
-        ) as response:
-            text = bytearray()
-            async for chunk in response.aiter_stream():
-                text += chunk
-                if len(text) > _READ:
-                    break
-            asked = next((value for name, value in response.headers if name.lower() == b"retry-after"), None)
-        shown = bytes(text[:SHOWN]).decode("utf-8", "replace").replace("\0", "\ufffd")[:SHOWN]
-        return Answer(response.status, None, shown or None, None if asked is None else asked.decode("latin-1")[:100])
-
-
-class _Checked(httpcore.AsyncNetworkBackend):
-    """Connects to judged addresses only."""
-
-    def __init__(self, allow: Sequence[Network], resolver: Resolver) -> None:
-        self._allow = allow
-        self._resolver = resolver
-        self._inner = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        addresses = await checked_addresses(host, port, allow=self._allow, resolver=self._resolver)
-        for address in addresses[:-1]:
-            try:
-                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return await self._inner.connect_tcp(addresses[-1], port, timeout, local_address, socket_options)
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        await self._pool.close()
 
 
 def _refused(why: str) -> PreconditionError:
     return PreconditionError(f"`url`: {why}", slug="url_invalid")
-
-
-def _words(error: Exception) -> str:
-    return (str(error) or type(error).__name__)[:_WORDS]
