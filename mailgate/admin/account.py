@@ -107,7 +107,7 @@ def _picture(address: str) -> Markup:
 
 def _why(page: Page, error: MailgateError) -> str:
     known = _WHY.get(error.slug)
-    return error.detail if known is None else page.text(known)
+    return page.why(error) if known is None else page.text(known)
 
 
 ROUTES = (

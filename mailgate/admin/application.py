@@ -9,14 +9,27 @@ from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import parse_qsl, quote
 
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route as HttpRoute
 
-from mailgate.admin import access, account, holds, mailbox, mailboxes, purge_log, retention, security, sign_in, tenants
+from mailgate.admin import (
+    access,
+    account,
+    holds,
+    mailbox,
+    mailboxes,
+    purge_log,
+    retention,
+    security,
+    sign_in,
+    tenants,
+)
 from mailgate.admin.languages import language, negotiate
 from mailgate.admin.page import Page, Route
 from mailgate.admin.rendering import STATIC, TYPES, assets
+from mailgate.admin.shown import LANGUAGE, Shown
 from mailgate.errors import MailgateError, NotFoundError, TooManyRequestsError
 from mailgate.store import tenants as tenant_rows
 from mailgate.store.access_log import Access, Kind
@@ -62,6 +75,13 @@ def routes(parts: Services) -> list[HttpRoute]:
     ]
 
 
+def install(app: Starlette, parts: Services) -> None:
+    """Put the pages into the application, and what stands around them."""
+    app.router.routes += routes(parts)
+    if parts.settings.pages.enabled:
+        app.add_middleware(Shown, settings=parts.settings)
+
+
 def _endpoint(parts: Services, template: str, methods: dict[str, Route]) -> Callable[..., object]:
     async def endpoint(request: Request) -> Response:
         request.scope["route"] = _Named(template)
@@ -92,11 +112,14 @@ async def _answer(parts: Services, route: Route, template: str, request: Request
     if session is None or not session.passed:
         user = None
     visit = None if session is not None else security.read_cookie(request, settings, security.VISIT)
+    remembered = security.read_cookie(request, settings, security.LANGUAGE)
+    chosen = remembered if user is None else user.language
+    code = request.scope[LANGUAGE] = negotiate(request.headers.get("accept-language"), chosen)
     base = (secret if session is not None else visit) or security.new_visit()
     page = Page(
         request=request,
         parts=parts,
-        language=language(negotiate(request.headers.get("accept-language"), None if user is None else user.language)),
+        language=language(code),
         secret=base,
         now=parts.clock(),
         session=session,
@@ -106,6 +129,8 @@ async def _answer(parts: Services, route: Route, template: str, request: Request
     answer = await _checked(page, route)
     if session is None and visit is None and route.public:
         security.write_cookie(answer, request, settings, security.VISIT, base)
+    if user is not None and remembered != user.language:
+        security.write_cookie(answer, request, settings, security.LANGUAGE, user.language)
     if route.method != "GET" and user is not None:
         await _write_down(page, template, answer.status_code)
     return answer
@@ -144,7 +169,7 @@ async def _find_tenant(page: Page, *, erased: bool) -> None:
 
 def failed(page: Page, error: MailgateError) -> Response:
     """The page that says what is wrong and what to do."""
-    answer = page.render("failed.html", status=error.status, detail=error.detail, found=error.status != 404)
+    answer = page.render("failed.html", status=error.status, detail=page.why(error), found=error.status != 404)
     if isinstance(error, TooManyRequestsError) and error.retry_after_s is not None:
         answer.headers["retry-after"] = str(error.retry_after_s)
     return answer

@@ -45,7 +45,7 @@ async def place(page: Page) -> Response:
             actor=page.who.actor,
         )
     except MailgateError as error:
-        return await _render(page, status=error.status, fault=error.detail)
+        return await _render(page, status=error.status, fault=page.why(error))
     return page.go(f"/admin/retention/holds/{page.of.id}", "hold_placed")
 
 
@@ -59,7 +59,7 @@ async def release(page: Page) -> Response:
     except MailgateError as error:
         if error.status == 404:
             raise
-        return await _render(page, status=error.status, fault=error.detail)
+        return await _render(page, status=error.status, fault=page.why(error))
     return page.go(f"/admin/retention/holds/{page.of.id}", "hold_released")
 
 

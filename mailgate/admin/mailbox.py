@@ -110,7 +110,7 @@ async def connect(page: Page) -> Response:
             return _form(page, account_forms.typed(page.form), tried=tried)
         mailbox = await connecting.connect(page.parts, page.of.id, body, page.who.actor)
     except (ConflictError, PreconditionError) as error:
-        return _form(page, account_forms.typed(page.form), status=error.status, fault=error.detail)
+        return _form(page, account_forms.typed(page.form), status=error.status, fault=page.why(error))
     return _done(page, f"/admin/tenants/{page.of.id}/mailboxes/{mailbox.id}", "connected")
 
 
@@ -130,7 +130,7 @@ async def change(page: Page) -> Response:
         filled = account_forms.typed(page.form, account_forms.faults_of(error))
         return _form(page, filled, status=422, mailbox=mailbox)
     except (ConflictError, PreconditionError) as error:
-        fault = error.detail
+        fault = page.why(error)
         if error.slug == "credentials_needed":
             fault = page.text("A password must not go to a server that its owner did not name: write it again.")
         return _form(page, account_forms.typed(page.form), status=error.status, mailbox=mailbox, fault=fault)

@@ -118,7 +118,7 @@ async def switch(page: Page) -> Response:
     except MailgateError as error:
         if not page.partial or error.status == 404:
             raise
-        fault = error.detail
+        fault = page.why(error)
     if not page.partial:
         back = page.given("back")
         here = f"/admin/tenants/{page.of.id}/mailboxes/{mailbox_id}"

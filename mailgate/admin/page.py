@@ -10,11 +10,12 @@ from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from mailgate.admin import faults
 from mailgate.admin.languages import Language
 from mailgate.admin.rendering import render
 from mailgate.admin.words import DONE
 from mailgate.clock import Instant
-from mailgate.errors import ConflictError, NotFoundError
+from mailgate.errors import ConflictError, MailgateError, NotFoundError
 from mailgate.store.tenants import Tenant
 from mailgate.store.user_sessions import Session
 from mailgate.store.users import Role, User
@@ -112,6 +113,10 @@ class Page:
     def text(self, text: str) -> str:
         """A marked text, translated."""
         return self.language.text(text)
+
+    def why(self, error: MailgateError) -> str:
+        """What is wrong, for the reader."""
+        return faults.why(self.language, error)
 
     def render(self, template: str, *, status: int = 200, **values: Any) -> Response:
         """A page, or a part of one."""

@@ -62,7 +62,7 @@ async def verify(page: Page) -> Response:
     try:
         signed, report = await purge_log.verify(page.parts, page.of)
     except MailgateError as error:
-        return await _render(page, status=error.status, fault=error.detail)
+        return await _render(page, status=error.status, fault=page.why(error))
     return await _render(page, signed=signed, report=report)
 
 
@@ -73,7 +73,7 @@ async def show_entry(page: Page) -> Response:
     try:
         signed, (proof,) = await purge_log.prove(page.parts, page.of, [entry.index])
     except MailgateError as error:
-        fault = error.detail
+        fault = page.why(error)
     leaf = json.loads(entry.body)
     named = [name for name in FIELDS if name in leaf] + sorted(set(leaf) - set(FIELDS) - {"v", "type", "id"})
     return page.render(
@@ -112,7 +112,7 @@ async def export(page: Page) -> Response:
     try:
         made = await purge_log.export(page.parts, page.of, form, page.who.actor)
     except MailgateError as error:
-        return await _render(page, status=error.status, fault=error.detail)
+        return await _render(page, status=error.status, fault=page.why(error))
     headers = {"content-disposition": f'attachment; filename="{made.name}"'}
     if isinstance(made.body, Path):
         after = BackgroundTask(made.forget)

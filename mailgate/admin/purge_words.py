@@ -47,6 +47,10 @@ ALARMS: Final[Mapping[Kind, tuple[str, str]]] = {
         marked("The log gets no time-stamp"),
         marked("Look whether the time-stamping authority answers. Purges and signing go on."),
     ),
+    Kind.WEBHOOK_PAUSED: (
+        marked("Events can't be delivered to a receiver"),
+        marked("Set right what is wrong at the receiver, then resume the endpoint: it goes on where it stopped."),
+    ),
     Kind.WITNESS_MISSING: (
         marked("The witness's directory is not there"),
         marked("Mount or make it; no log can be signed until then."),

@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from mailgate.admin import faults
 from mailgate.admin.languages import Language, language
 from mailgate.clock import Instant, to_rfc3339
 
@@ -46,6 +47,7 @@ def environment(code: str) -> Environment:
         "day": words.day,
         "lasting": words.lasting,
         "said": words.text,
+        "reason": functools.partial(faults.reason, words),
         "when": functools.partial(_when, words),
     }
     made.globals |= {"asset": _asset, "lang": words.code, "money": words.money, "ago": functools.partial(_ago, words)}

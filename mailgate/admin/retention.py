@@ -56,7 +56,7 @@ async def show(page: Page) -> Response:
         try:
             seen = await _preview(page, tenant_id, filters)
         except PreconditionError as error:
-            fault = error.detail
+            fault = page.why(error)
     alarms = await page.parts.alarms.page(tenant_id=page.who.tenant_id, standing=True, limit=_ALARMS_SHOWN)
     values = {name: value for name, value in filters.items() if value}
     return page.render(

@@ -34,6 +34,11 @@ VISIT = "mailgate_visit"
 """Before there is a session: what the sign-in form's token hangs on."""
 
 
+LANGUAGE = "mailgate_language"
+"""The language that the person chose, for what is shown before it is known who asks; it says nothing else."""
+_REMEMBERED_S = 365 * 86_400
+
+
 def is_secure(request: Request, settings: Settings) -> bool:
     """Whether cookies are only for https."""
     return request.url.scheme == "https" or settings.pages.secure_cookie or settings.public_url.startswith("https://")
@@ -46,12 +51,12 @@ def read_cookie(request: Request, settings: Settings, name: str) -> str | None:
 
 
 def write_cookie(response: Response, request: Request, settings: Settings, name: str, value: str | None) -> None:
-    """Set the cookie until the browser closes, or take it away."""
+    """Set the cookie until the browser closes (the language: for a year), or take it away."""
     secure = is_secure(request, settings)
     response.set_cookie(
         _name(name, secure=secure),
         value or "",
-        max_age=None if value else 0,
+        max_age=0 if not value else _REMEMBERED_S if name == LANGUAGE else None,
         path="/",
         secure=secure,
         httponly=True,

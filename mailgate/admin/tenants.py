@@ -86,7 +86,7 @@ async def command(page: Page) -> Response:
             return await _render(page, quoted=priced, typed=wish)
         await subscriptions.command(page.parts, page.of.id, wish, page.who.actor)
     except (ConflictError, PreconditionError) as error:
-        return await _render(page, status=error.status, fault=error.detail)
+        return await _render(page, status=error.status, fault=page.why(error))
     return page.go(f"/admin/tenants/{page.of.id}", "subscription")
 
 

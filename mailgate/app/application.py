@@ -159,7 +159,7 @@ class Application:
                 readers=Readers(core.settings.events.readers),
             )
         )
-        self.api.router.routes += pages.routes(self.api.state.services)
+        pages.install(self.api, self.api.state.services)
         self._uses = Worker("token_uses", self._write_uses)
 
     def running(self) -> dict[str, bool]:

@@ -223,7 +223,7 @@ async def gateway(database_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     health: dict[str, Any] = {"database": well}
     services = make_services(core, sync, verify, health)
     app = create_app(services)
-    app.router.routes += pages.routes(services)
+    pages.install(app, services)
     made = Gateway(core, app, clock, sync, verify, health)
     yield made
     await made.client.aclose()

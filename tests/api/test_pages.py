@@ -207,7 +207,7 @@ async def test_only_forms_are_taken(gateway: Gateway) -> None:
     ann = await person(gateway)
     refused = await ann.client.post("/admin/account/language", json={"token": ann.token})
     assert refused.status_code == 415
-    assert "form" in refused.json()["detail"]
+    assert "The request was not understood" in refused.text
     assert (await gateway.client.post("/v1/tokens", data={"name": "x"})).status_code == 415
     assert (await ann.client.put("/admin/account")).status_code == 405
 
