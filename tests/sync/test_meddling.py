@@ -22,6 +22,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {"qresync": False, "condstore": False},
     "no move": {"move": False},
     "no uidplus": {"uidplus": False},
+    "no move no uidplus": {"move": False, "uidplus": False},
+    "plain no move": {"qresync": False, "condstore": False, "move": False},
+    "plain no move no uidplus": {"qresync": False, "condstore": False, "move": False, "uidplus": False},
 }
 SEEDS = range(5)
 LONG = range(5, 300)
@@ -29,6 +32,7 @@ WENT_WRONG = {
     "all": (53, 96),
     "condstore": (8, 35, 36, 71),
     "no move": (75, 109, 157, 208),
+    "plain no move": (75, 81),
 }
 
 

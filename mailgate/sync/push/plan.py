@@ -22,6 +22,8 @@
                     first half stands
     move            it stands where somebody moved it, with our mark    Store: without the mark; then as above
     move            no original any more                                Failed gone_at_server
+    move            it stands in its source, but not where it was       Wait for a look at all folders, for what was
+                    when its second half was sent                       moved on with our mark
     move            in its source; MOVE                                 Move
     move            in its source; UID EXPUNGE only                     CopyThenExpunge
     move            in its source; neither                              Failed no_move: never a bare EXPUNGE
@@ -270,7 +272,7 @@ def _under_our_mark(
         return None
     marked = next((at for at in copy.originals if at.flags & TO_BE_REMOVED), None)
     if marked is None:
-        if here is not None and here is not there:
+        if here is not None and here is not there and _is_named(operation, here):
             return None
         if evidence is None:
             return LookUp()
@@ -282,12 +284,14 @@ def _under_our_mark(
 
 def _was_sent(operation: Operation, at: Original) -> bool:
     """Whether the command that may have reached the server named this address."""
-    journal = operation.journal
-    return (
-        operation.state is OperationState.SENT
-        and journal is not None
-        and (journal["folder_id"], journal["uidvalidity"], journal["uid"]) == (at.folder.id, at.uidvalidity, at.uid)
-    )
+    return operation.state is OperationState.SENT and _is_named(operation, at)
+
+
+def _is_named(operation: Operation, at: Original) -> bool:
+    """Whether the journal names this address."""
+    journal = operation.journal or {}
+    named = journal.get("folder_id"), journal.get("uidvalidity"), journal.get("uid")
+    return named == (at.folder.id, at.uidvalidity, at.uid)
 
 
 def _in_halves(operation: Operation) -> bool:

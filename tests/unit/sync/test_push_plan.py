@@ -323,6 +323,15 @@ def test_move_whose_original_stands_goes_on() -> None:
     assert step(LEAVING, copy(HERE, THERE), place=TO_ARCHIVE) == CopyThenExpunge(HERE, ARCHIVE, Address(8, 5))
 
 
+def test_move_whose_copy_was_moved_back_waits_for_the_original_with_our_mark() -> None:
+    """What stands in the source by now is at another address than what was marked: maybe its first half."""
+    known = copy(Original(INBOX, 7, 12))
+    assert step(LEAVING, known, place=TO_ARCHIVE) == LookUp()
+    assert step(LEAVING, known, place=TO_ARCHIVE, evidence=Evidence()) == Wait(LOOKED_FOR)
+    seen = Evidence(looked=True)
+    assert step(LEAVING, known, place=TO_ARCHIVE, evidence=seen) == Move(known.originals[0], ARCHIVE)
+
+
 def test_move_within_its_folder_is_over_after_a_look() -> None:
     assert step(LEAVING, copy(HERE), place=Place(INBOX), evidence=Evidence(looked=True)) == Applied()
 
