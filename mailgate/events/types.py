@@ -107,6 +107,10 @@ TYPES: Final[Mapping[str, EventType]] = {
         EventType("mailbox.backfill_requested", "Somebody asked for older mail.", _RUN | {
             "days": "how far back", "floor_at": "from when on mail is fetched", "requested_by": "who asked",
         }),
+        EventType("mailbox.backfill_finished", "What was asked for is here, or it could not be completed.", _RUN | {
+            "state": "completed or failed", "new": "messages that came for the first time",
+            "rehydrated": "purged messages that were brought back",
+        }),
         EventType("mailbox.guard_refused", "Improbable deletions at the server were refused and wait for a person.",
                   _GUARD | {"known": "messages known in the folder", "gone": "messages that disappeared"}),
         EventType("mailbox.guard_approved", "A person approved what a guard refused.", _GUARD),

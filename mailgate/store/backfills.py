@@ -79,7 +79,7 @@ async def begin(tx: Transaction, mailbox_id: str, run_id: str, now: Instant) -> 
     unread = {"uidnext": None, "highestmodseq": None, "progress_done": 0, "progress_total": 0}
     followed = (folders.c.mailbox_id == mailbox_id) & folders.c.followed & folders.c.gone_at.is_(None)
     await tx.conn.execute(update(folders).where(followed).values(unread))
-    anew = {"imported_at": None, "progress_done": 0, "progress_total": 0, "progress_started_at": None}
+    anew = {"progress_done": 0, "progress_total": 0, "progress_started_at": None}
     await tx.conn.execute(update(mailboxes).where(_B.id == mailbox_id).values(anew))
 
 
@@ -101,13 +101,14 @@ async def count(tx: Transaction, run_id: str, *, new: int, rehydrated: int) -> N
 
 async def end(tx: Transaction, mailbox_id: str, now: Instant, failure: str | None = None) -> None:
     """The backfill of a locked mailbox is over, if there is one; `failure` says why it was not completed."""
-    run_id = (await tx.conn.execute(select(_B.backfill_id).where(_B.id == mailbox_id))).scalar_one_or_none()
-    if run_id is None:
+    query = select(_R.id, _R.tenant_id, _R.counts).join(mailboxes, _B.backfill_id == _R.id).where(_B.id == mailbox_id)
+    run = (await tx.conn.execute(query)).one_or_none()
+    if run is None:
         return
-    values = {
-        "state": COMPLETED if failure is None else FAILED,
-        "finished_at": now,
-        "detail": None if failure is None else failure[:1000],
-    }
-    await tx.conn.execute(update(runs).where(_R.id == run_id, _R.finished_at.is_(None)).values(values))
+    state = COMPLETED if failure is None else FAILED
+    detail = None if failure is None else failure[:1000]
+    values = {"state": state, "finished_at": now, "detail": detail}
+    await tx.conn.execute(update(runs).where(_R.id == run.id, _R.finished_at.is_(None)).values(values))
+    payload = {"run_id": run.id, "state": state, "new": run.counts["new"], "rehydrated": run.counts["rehydrated"]}
+    tx.emit(run.tenant_id, "mailbox.backfill_finished", at=now, mailbox_id=mailbox_id, payload=payload)
     await tx.conn.execute(update(mailboxes).where(_B.id == mailbox_id).values(backfill_id=None))

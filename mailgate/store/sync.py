@@ -36,7 +36,16 @@ from mailgate.sync.state import Backfill, Entitled, FolderState, ListingChanges,
 
 _F = folders.c
 _LOADED = (
-    select(mailboxes, tenants.c.ref)
+    select(
+        mailboxes,
+        tenants.c.ref,
+        # What a backfill that was cut left to be read.
+        select(1)
+        .where(_F.mailbox_id == mailboxes.c.id, _F.followed, _F.gone_at.is_(None))
+        .where(_F.imported_at.is_not(None), _F.uidnext.is_(None))
+        .exists()
+        .label("unread"),
+    )
     .join(tenants, tenants.c.id == mailboxes.c.tenant_id)
     .where(mailboxes.c.id == bindparam("mailbox"), mailboxes.c.removed_at.is_(None))
 )
@@ -94,7 +103,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             include=tuple(rules.get("include") or ()),
             exclude=tuple(rules.get("exclude") or ()),
             import_floor_at=row.import_floor_at,
-            imported_at=row.imported_at,
+            imported=row.imported_at is not None and not row.unread,
             state=row.state,
             progress_started_at=row.progress_started_at,
             backfill=backfill,

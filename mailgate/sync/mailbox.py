@@ -280,8 +280,7 @@ class MailboxTask:
             backfill=config.backfill,
         )
         slot = Turn(self._shared.importing, self.tenant_id)
-        imported = config.imported_at is not None
-        session = self._session = Session(context, self._report, slot, imported=imported)
+        session = self._session = Session(context, self._report, slot, imported=config.imported)
         if not once:
             session.checked = self._checked
             session.crowded = self._crowded
@@ -379,7 +378,7 @@ def _before(config: MailboxConfig, host: Host) -> tuple[MailboxState, str | None
     """What a mailbox says of itself while it waits for its connection."""
     if not host.places.full:
         return MailboxState.CONNECTING, None
-    return (MailboxState.CONNECTING if config.imported_at is None else MailboxState.POLLING), _turns(host)
+    return (MailboxState.POLLING if config.imported else MailboxState.CONNECTING), _turns(host)
 
 
 def _turns(host: Host) -> str:

@@ -77,7 +77,7 @@ class MailboxConfig:
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     import_floor_at: Instant | None
-    imported_at: Instant | None
+    imported: bool
     state: str = MailboxState.CONNECTING
     progress_started_at: Instant | None = None
     backfill: Backfill | None = None

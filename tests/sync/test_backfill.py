@@ -119,7 +119,9 @@ async def test_it_brings_older_and_purged_mail_back(filled: Filled) -> None:
     assert (asked.payload["days"], asked.payload["run_id"]) == (90, run_id)
     (box,) = await engine.rows("mailboxes")
     assert (box.backfill_id, box.progress_done, box.progress_total) == (None, 4, 4)
-    assert len(await engine.events("mailbox.import_finished")) == 2
+    assert len(await engine.events("mailbox.import_finished")) == 1, "a backfill is no first import"
+    (finished,) = await engine.events("mailbox.backfill_finished")
+    assert finished.payload == {"run_id": run_id, "state": "completed", "new": 1, "rehydrated": 2}
     states = [event.payload["state"] for event in told if event.type == "mailbox.state_changed"]
     assert MailboxState.IMPORTING in states
 

@@ -151,7 +151,7 @@ def _progress(done: int, total: int, started_at: Instant | None, now: Instant) -
 def _show(mailbox: Mailbox, folders: list[FolderRow], waiting: Waiting, now: Instant) -> MailboxAnswer:
     mailbox = mailbox.as_of(now)
     checked = mailbox.last_checked_at
-    importing = mailbox.imported_at is None
+    importing = mailbox.imported_at is None or mailbox.state == MailboxState.IMPORTING
     return MailboxAnswer(
         id=mailbox.id,
         tenant_id=mailbox.tenant_id,

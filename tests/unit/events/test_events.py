@@ -19,7 +19,7 @@ message.created message.updated message.moved message.deleted message.pinned mes
 message.sent message.failed message.bounced mailbox.state_changed mailbox.import_finished mailbox.guard_refused
 folder.created folder.renamed folder.deleted folder.reset operation.applied operation.failed message.rehydrated
 alarm.raised alarm.cleared subscription.changed subscription.notice retention.run_completed retention.run_halted
-hold.placed hold.released
+hold.placed hold.released mailbox.backfill_requested mailbox.backfill_finished
 """
 
 
