@@ -234,6 +234,11 @@ class Dovecot:
     def host(self) -> str:
         return "127.0.0.1"
 
+    @property
+    def owner(self) -> tuple[int, int]:
+        """Numbers of the user and the group whose the mail files are."""
+        return self._uid, self._gid
+
     def start(self) -> None:
         """Starts it, on new ports when another process took the old ones before the first start."""
         for attempt in range(3):

@@ -1,4 +1,4 @@
-"""IMAP servers that Debian does not let stand beside Dovecot, run from the packages that `.ci/setup-servers` unpacked.
+"""Mail servers that Debian does not let stand beside others, run from the packages that `.ci/setup-servers` unpacked.
 
 Each instance sees a root of its own: the machine's /usr and /etc with the unpacked ones laid over, an empty /run, and
 the test's folder under its usual name. That takes a mount namespace, so root's rights; nothing of it is seen outside.
@@ -29,7 +29,7 @@ SERVERS = Path(__file__).parents[1] / ".servers"
 
 _ENTER = """
 set -e
-root=$1 folder=$2; shift 2
+root=$1 folder=$2 shared=$3; shift 3
 mount -t tmpfs -o mode=755 tmpfs $folder/root
 cd $folder/root
 mkdir dev proc usr etc .etc .work run tmp
@@ -44,6 +44,7 @@ ln -s $folder/syslog dev/log
 mount -t proc proc proc
 mkdir -p .$folder
 mount --bind $folder .$folder
+[ -z "$shared" ] || { mkdir -p .$shared && mount --bind $shared .$shared; }
 # This shell stays: it is the namespace's first process, whose end ends all others. The server has a process group of
 # its own: Cyrus, when it ends, signals all of its group, and that would be all servers of the tests.
 setsid chroot . "$@" &
@@ -59,6 +60,8 @@ class Unpacked:
     """Of the folder in `.servers`."""
     program: str
     """What must be in it, below /usr."""
+    shared: Path | None = None
+    """A folder that it sees beside its own, under the same name."""
 
     def __init__(self, folder: Path) -> None:
         root = SERVERS / self.name
@@ -90,7 +93,7 @@ class Unpacked:
     def start(self) -> None:
         """Starts it, on a new port when another process took the old one before the first start."""
         for attempt in range(3):
-            enter = ["sh", f"{self.folder}/enter.sh", str(self._root), str(self.folder)]
+            enter = ["sh", f"{self.folder}/enter.sh", str(self._root), str(self.folder), str(self.shared or "")]
             namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--"]
             # unshare is deaf to anything milder.
             output = self.folder / "output.log"

@@ -21,6 +21,7 @@ import uvicorn
 from mailgate import __version__
 from mailgate.app.application import Application
 from mailgate.app.core import Core, Secrets
+from mailgate.clock import Clock, system_clock
 from mailgate.errors import ConfigurationError
 from mailgate.settings import HttpSettings, Settings
 
@@ -31,12 +32,12 @@ _M_ARENA_MAX = -8  # glibc's malloc.h
 _ARENAS = 2
 
 
-async def serve(settings: Settings, secrets: Secrets) -> None:
-    """Run until a signal. Raises ConfigurationError when it can't start."""
+async def serve(settings: Settings, secrets: Secrets, *, clock: Clock = system_clock) -> None:
+    """Run until a signal, by this clock. Raises ConfigurationError when it can't start."""
     _share_arenas()
     listening = listen(settings.http)
     with contextlib.closing(listening):
-        core = await Core.open(settings, secrets=secrets, restored=True)
+        core = await Core.open(settings, clock=clock, secrets=secrets, restored=True)
         try:
             application = Application(core, secrets=secrets)
             server = _Server(
