@@ -445,6 +445,16 @@ class LimitsSettings(Section):
         le=1_000,
     )
     idempotency_hours: int = setting(24, "How long an Idempotency-Key is remembered.", unit="hours", ge=1, le=720)
+    requests_per_minute: int = setting(
+        6_000,
+        "Requests of one token, in the long run; more are answered 429. Each process counts for itself. 0: no limit.",
+        unit="requests",
+        ge=0,
+        le=1_000_000,
+    )
+    requests_burst: int = setting(
+        1_000, "Requests that a token which was quiet may make at once.", unit="requests", ge=1, le=1_000_000
+    )
 
 
 class BillingSettings(Section):

@@ -17,6 +17,7 @@ from mailgate.api.accesses import Accesses
 from mailgate.api.gate import Gate, Observed
 from mailgate.api.heads import Heads
 from mailgate.api.problems import Problem
+from mailgate.api.rates import Rates
 from mailgate.api.repeats import Repeats
 from mailgate.api.routes import (
     access_log,
@@ -95,6 +96,7 @@ def _routes() -> tuple[BaseRoute, ...]:
 def create_app(services: Services) -> FastAPI:
     """The application over these parts. `app.state.authenticator` must be flushed before the database is closed."""
     authenticator = Authenticator(services.db, services.clock, services.admin_token)
+    limits = services.settings.limits
     app = FastAPI(
         title="mailgate",
         version=__version__,
@@ -107,7 +109,13 @@ def create_app(services: Services) -> FastAPI:
         middleware=[
             Middleware(Observed, metrics=services.metrics, clock=services.clock),
             Middleware(Heads),
-            Middleware(Gate, authenticator=authenticator, closed=services.closed, **_bounds(services.settings)),
+            Middleware(
+                Gate,
+                authenticator=authenticator,
+                rates=Rates(limits.requests_per_minute, limits.requests_burst),
+                closed=services.closed,
+                **_bounds(services.settings),
+            ),
             Middleware(Accesses, services=services),
             Middleware(Repeats, services=services),
         ],
@@ -160,7 +168,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     responses.pop("422", None)
     if not path.startswith("/v1/"):
         return
-    statuses = [400, 401, 403, 422]
+    statuses = [400, 401, 403, 422, 429]
     if "requestBody" in operation:
         statuses += [413, 415]
     for status, response in problems.problems(*statuses).items():

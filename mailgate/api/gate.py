@@ -3,8 +3,8 @@
 1. `Observed`: a request id, the metrics, one line in the log, and 500 without internals for what nobody foresaw.
 2. `Heads` (mailgate.api.heads): HEAD becomes GET without a body.
 3. `Gate`: paths and queries that are no text, NUL, bodies that are too large or no JSON, and authentication of all
-   of /v1, so that without a token nothing is parsed, looked up or told. Bodies are read here, up to their limit; but
-   messages (message/rfc822), which may be large, are read by their route, as they come.
+   of /v1, so that without a token nothing is parsed, looked up or told; then how often the token asks. Bodies are read
+   here, up to their limit; but messages (message/rfc822), which may be large, are read by their route, as they come.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mailgate.api.problems import ProblemResponse, from_error
+from mailgate.api.rates import Rates, Taken
 from mailgate.api.security import Authenticator
-from mailgate.clock import Clock
+from mailgate.clock import Clock, monotonic_s
 from mailgate.errors import MailgateError
 from mailgate.ids import new_id
 from mailgate.metrics import Metrics
@@ -100,6 +101,7 @@ class Gate:
         app: ASGIApp,
         *,
         authenticator: Authenticator,
+        rates: Rates,
         closed: Callable[[], str | None],
         request_bytes: int,
         submission_bytes: int,
@@ -108,6 +110,7 @@ class Gate:
         self._app = app
         self._closed = closed
         self._authenticator = authenticator
+        self._rates = rates
         self._request_bytes = request_bytes
         self._submission_bytes = submission_bytes
 
@@ -122,9 +125,14 @@ class Gate:
             refusal = ProblemResponse(503, "backup_restored", closed, headers={"retry-after": "60"})
         if refusal is None and _is_protected(scope["path"]):
             try:
-                scope["principal"] = await self._authenticator.authenticate(headers.get("authorization"))
+                who = scope["principal"] = await self._authenticator.authenticate(headers.get("authorization"))
             except MailgateError as error:
                 refusal = from_error(error)
+            else:
+                taken = self._rates.take(who.token_id, monotonic_s())
+                if taken is not None:
+                    send = self._telling(taken, send)
+                    refusal = None if taken.passes else _too_many(taken)
         streamed = scope["streamed"] = _is_streamed(scope, headers)
         most = self._most(scope)
         kind = _FORM if _is_page(scope["path"]) else _MESSAGE if streamed else _JSON
@@ -140,6 +148,20 @@ class Gate:
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _telling(self, taken: Taken, send: Send) -> Send:
+        """Adds what is left to the answer's header."""
+        limits = [
+            (b"ratelimit-policy", self._rates.policy.encode()),
+            (b"ratelimit", f'"token";r={taken.remaining};t={taken.reset_s}'.encode()),
+        ]
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *limits]
+            await send(message)
+
+        return sending
 
     def _most(self, scope: Scope) -> int:
         """Bytes of a body of JSON: letters carry files."""
@@ -163,6 +185,12 @@ class Gate:
         setting = "limits.request_bytes" if most == self._request_bytes else "sending.max_message_bytes"
         detail = f"the body is larger than {most} bytes ({setting})"
         return ProblemResponse(413, "too_large", detail, headers={"connection": "close"})
+
+
+def _too_many(taken: Taken) -> ProblemResponse:
+    wait = max(1, taken.retry_after_s)
+    detail = f"this token asks too often; again in {wait} s (limits.requests_per_minute, limits.requests_burst)"
+    return ProblemResponse(429, "rate_limited", detail, headers={"retry-after": str(wait)})
 
 
 def _is_page(path: str) -> bool:

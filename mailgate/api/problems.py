@@ -74,7 +74,8 @@ _DESCRIPTIONS = {
     413: "The body is too large",
     415: "The body is of another type than the route takes",
     422: "A value can't be accepted",
-    429: "A limit of the plan (`retry_at` says when it ends), or more at a time than is allowed; see Retry-After",
+    429: "The token asks too often (`rate_limited`), more at a time than is allowed, or more than the plan allows "
+    "(`retry_at` says until when); see Retry-After",
     503: "Not ready; try again later",
 }
 

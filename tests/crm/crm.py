@@ -52,7 +52,7 @@ class Client:
     def __init__(self, url: str, token: str, *, patience_s: float = 120) -> None:
         self._http = httpx.Client(base_url=f"{url}/v1", headers={"Authorization": f"Bearer {token}"}, timeout=90)
         self._patience_s = patience_s
-        self.repeated = 0
+        self.repeated, self._closing = 0, threading.Event()
 
     def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
         """The answer. Raises Refused; what makes something is made once, however often it has to be asked."""
@@ -65,7 +65,7 @@ class Client:
             try:
                 response = self._http.request(method, path, headers=headers, **more)
             except httpx.TransportError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or self._closing.is_set():
                     raise
             if response is not None and (response.status_code not in (429, 503) or time.monotonic() > deadline):
                 if response.is_error:
@@ -88,6 +88,10 @@ class Client:
             if cursor is None:
                 return
 
+    def leave(self) -> None:
+        """What is asked for is not asked again."""
+        self._closing.set()
+
     def close(self) -> None:
         self._http.close()
 
@@ -100,7 +104,7 @@ class Crm:
         self._feed = Client(url, token)  # waits for a minute at a time, so it has a line of its own
         self._file, self._lock = file, threading.Lock()
         self._stop, self._follower = threading.Event(), None
-        self.failure: BaseException | None = None
+        self.failure: Exception | None = None
         with self.database() as db:
             db.executescript(_TABLES)
 
@@ -193,6 +197,7 @@ class Crm:
 
     def end(self) -> None:
         self._stop.set()
+        self._feed.leave()
         if self._follower is not None:
             self._follower.join(100)
         for client in (self.client, self._feed):
@@ -232,9 +237,8 @@ class Crm:
                     self._take_snapshot()
                     continue
                 self._apply(page)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001 - seen by who asks the CRM next
             self.failure = error
-            raise
 
     def _apply(self, page: Json) -> None:
         with self.database() as db:
