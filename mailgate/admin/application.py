@@ -17,6 +17,7 @@ from starlette.routing import Route as HttpRoute
 from mailgate.admin import (
     access,
     account,
+    events,
     holds,
     mailbox,
     mailboxes,
@@ -25,6 +26,8 @@ from mailgate.admin import (
     security,
     sign_in,
     tenants,
+    webhook,
+    webhooks,
 )
 from mailgate.admin.languages import language, negotiate
 from mailgate.admin.page import Page, Route
@@ -48,6 +51,9 @@ ROUTES: tuple[Route, ...] = (
     *retention.ROUTES,
     *holds.ROUTES,
     *purge_log.ROUTES,
+    *events.ROUTES,
+    *webhooks.ROUTES,
+    *webhook.ROUTES,
     *access.ROUTES,
 )
 _TENANT = re.compile(TENANT_PATTERN)
@@ -148,6 +154,8 @@ async def _checked(page: Page, route: Route) -> Response:
     if route.role is not None and page.who.role not in (route.role, Role.ADMIN):
         return page.render("refused.html", status=HTTPStatus.FORBIDDEN, why="role")
     try:
+        if route.whole and page.who.tenant_id is not None:
+            raise NotFoundError("this is about all tenants", slug="page_not_found")
         await _find_tenant(page, erased=route.erased)
         return await route.handler(page)
     except MailgateError as error:
@@ -202,7 +210,7 @@ async def _write_down(page: Page, template: str, status: int) -> None:
     access = Access(
         kind=Kind.CHANGE,
         actor=str(page.who.actor),
-        tenant_id=None if page.tenant is None else page.tenant.id,
+        tenant_id=page.concerns if page.tenant is None else page.tenant.id,
         method=page.request.method,
         route=template,
         targets={name: str(value) for name, value in given.items() if name != "tenant_id"},

@@ -82,6 +82,10 @@ class Language:
         """Day and time in UTC."""
         return format_datetime(to_datetime(at), "d MMM y HH:mm", locale=self.locale)
 
+    def second(self, at: Instant) -> str:
+        """Day and time in UTC, with the second."""
+        return format_datetime(to_datetime(at), "d MMM y HH:mm:ss", locale=self.locale)
+
     def day(self, at: Instant) -> str:
         """The day in UTC."""
         return format_date(to_datetime(at).date(), "d MMM y", locale=self.locale)

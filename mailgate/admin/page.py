@@ -28,7 +28,7 @@ Handler = Callable[["Page"], Awaitable[Response]]
 @dataclass(frozen=True, slots=True)
 class Route:
     """Where a page is, and who may see it. `role` None: who signed in; `public`: anybody; `erased`: of tenants that are
-    gone as well.
+    gone as well; `whole`: about the whole installation, and so only for who is bound to no tenant.
     """
 
     method: str
@@ -37,11 +37,14 @@ class Route:
     role: Role | None = None
     public: bool = False
     erased: bool = False
+    whole: bool = False
 
 
 @dataclass(slots=True)
 class Page:
-    """One request. `secret` is the session's, or the visit's; `form` what was posted, already proven to be ours."""
+    """One request. `secret` is the session's, or the visit's; `form` what was posted, already proven to be ours.
+    `concerns`: the tenant that the page is about, where the path does not name it: for the access log.
+    """
 
     request: Request
     parts: Services
@@ -53,6 +56,7 @@ class Page:
     tenant: Tenant | None = None
     token: str = ""
     form: Mapping[str, str] = field(default_factory=dict)
+    concerns: str | None = None
 
     @property
     def who(self) -> User:

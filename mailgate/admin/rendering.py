@@ -49,6 +49,7 @@ def environment(code: str) -> Environment:
         "said": words.text,
         "reason": functools.partial(faults.reason, words),
         "when": functools.partial(_when, words),
+        "exactly": functools.partial(_exactly, words),
     }
     made.globals |= {"asset": _asset, "lang": words.code, "money": words.money, "ago": functools.partial(_ago, words)}
     return made
@@ -65,6 +66,10 @@ def _asset(name: str) -> str:
 
 def _when(words: Language, at: Instant) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(to_rfc3339(at), words.moment(at))
+
+
+def _exactly(words: Language, at: Instant) -> Markup:
+    return Markup('<time datetime="{}">{}</time>').format(to_rfc3339(at), words.second(at))
 
 
 def _ago(words: Language, at: Instant, now: Instant) -> Markup:

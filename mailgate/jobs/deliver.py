@@ -213,6 +213,9 @@ class Deliverer:
         now = self._clock()
         ended = [self._judge(outcome, now) for outcome in outcomes]
         touched = {id(outcome.seat): outcome.seat for outcome in outcomes}
+        of_seats: dict[int, list[bool]] = {}
+        for outcome in outcomes:
+            of_seats.setdefault(id(outcome.seat), []).append(outcome.answer.delivered)
         for seat in self._state.seats.values():
             moved = seat.window.position - seat.noted
             if seat.pause or moved > _NOTE_AFTER or (moved and now - seat.noted_at >= _NOTE_EVERY):
@@ -220,8 +223,8 @@ class Deliverer:
         if not touched:
             return False
         places = [
-            Place(seat.endpoint, seat.window.position, seat.window.take_changes(), seat.pause)
-            for seat in touched.values()
+            Place(seat.endpoint, seat.window.position, seat.window.take_changes(), seat.pause, of_seats.get(key, ()))
+            for key, seat in touched.items()
         ]
         paused = await self._journal.finish(ended, places, now)
         for seat, place in zip(touched.values(), places, strict=True):

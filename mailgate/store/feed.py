@@ -227,7 +227,7 @@ class FeedReader:
                 through = min(end, at + _WINDOW)
                 query = select(events).where(_E.position > at, _E.position <= through, *wanted)
                 rows = (await conn.execute(query.order_by(_E.position).limit(limit - len(found)))).all()
-                found += map(_event, rows)
+                found += map(event_of, rows)
                 at = found[-1].position if len(found) == limit else through
             # Asked last: what was pruned while this read is noticed.
             refuse_pruned(await read_head(conn), after)
@@ -239,7 +239,7 @@ class FeedReader:
         query = select(events).where(_E.tenant_id == tenant_id, _E.seq == int(seq), _E.position.is_not(None))
         async with self._db.read() as conn:
             row = (await conn.execute(query)).one_or_none()
-        return None if row is None else _event(row)
+        return None if row is None else event_of(row)
 
     async def before(self, at: Instant) -> int:
         """The position behind which every event of `at` or later stands."""
@@ -327,7 +327,8 @@ async def prune(tx: Transaction, before: Instant, limit: int) -> int:
     return count
 
 
-def _event(row: Row[Any]) -> FeedEvent:
+def event_of(row: Row[Any]) -> FeedEvent:
+    """The event that a row with a position is."""
     return FeedEvent(
         row.position, row.tenant_id, row.seq, row.type, row.at, row.mailbox_id, row.message_id, row.payload
     )

@@ -12,6 +12,7 @@ from mailgate.admin.application import ROUTES, routes
 from mailgate.settings import PagesSettings
 from mailgate.store.users import Role
 from tests.api.conftest import Gateway
+from tests.api.hooks import delivered_hook
 from tests.api.people import Person, add, person
 
 HOSTILE = "<script>alert(1)</script>\"'&amp;{{7*7}}"
@@ -30,7 +31,11 @@ async def world(gateway: Gateway) -> dict[str, str]:
     hold_id = (await gateway.client.post("/v1/tenants/acme/holds", json=hold)).json()["id"]
     run_id = (await gateway.client.post("/v1/retention/runs", json={"tenant": "acme"})).json()["id"]
     await gateway.core.retention.work()
+    webhook_id, delivery_id = await delivered_hook(gateway)
     return {
+        "webhook_id": webhook_id,
+        "delivery_id": delivery_id,
+        "event_id": "acme:1",
         "tenant_id": "acme",
         "mailbox_id": box["id"],
         "guard_id": box["id"],

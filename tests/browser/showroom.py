@@ -5,7 +5,7 @@ state. Rows are written as a running gateway would have left them; no mail serve
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mailgate.actors import COMMAND, SCHEDULE, SYSTEM
@@ -23,6 +23,7 @@ from mailgate.store.subscriptions import SubscriptionChange
 from mailgate.store.transaction import Transaction
 from mailgate.store.users import Role
 from mailgate.tenants.timeline import Status
+from tests.browser.showroom_hooks import furnish_hooks
 
 PASSWORD = "correct horse battery"
 FIRMS = ("Northwind", "Bluefield Dental", "Casa Verde", "Đại Phát", "Harbour & Sons", "Lumière", "Kestrel", "Oakline")
@@ -44,6 +45,7 @@ class Showroom:
     tenant_ids: list[str]
     mailbox_ids: list[str]
     run_id: str = ""
+    webhook_ids: list[str] = field(default_factory=list)
 
 
 async def furnish(core: Core, now: Instant, *, count: int = 60, copies_each: int = 40, seed: int = 7) -> Showroom:
@@ -61,6 +63,7 @@ async def furnish(core: Core, now: Instant, *, count: int = 60, copies_each: int
         made.mailbox_ids += await _mailboxes(core, tenant_id, number, wanted, copies_each, now, chance)
     made.run_id = await _purges(core, made.tenant_ids[1], now, chance)
     await core.retention.run(actor=SCHEDULE, tenant_id=made.tenant_ids[2], trigger="schedule")
+    made.webhook_ids = await furnish_hooks(core, made.tenant_ids, now)
     for tenant_id in made.tenant_ids:
         await core.log_reader.checkpoint(await tenants.get(core.db, tenant_id), now)
     return made

@@ -85,6 +85,8 @@ class WebhookAnswer(Answer):
     paused_at: Time | None
     old_secret_until_at: Time | None = Field(description="until then the secret before signs as well")
     created_at: Time
+    delivered_at: Time | None = Field(description="when an event was last delivered")
+    failures: int = Field(description="attempts that failed since then")
 
 
 class NewSecretAnswer(WebhookAnswer):

@@ -65,12 +65,15 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an endpoint is now: `position`, the lanes that changed, and why it is paused, if it is to be."""
+    """Where an endpoint is now: `position`, the lanes that changed, and why it is paused, if it is to be. `outcomes`:
+    of the attempts that ended, in order, whether each was delivered.
+    """
 
     endpoint: Endpoint
     position: int
     lanes: Mapping[str, Behind | None]
     pause: tuple[PauseReason, str] | None = None
+    outcomes: Sequence[bool] = ()
 
 
 class Journal:
@@ -235,6 +238,7 @@ class Journal:
         values: dict[str, Any] = {}
         if place.position > row.position:
             values["position"] = place.position
+        values |= _counted(place.outcomes, now)
         paused = place.pause is not None and row.state == EndpointState.ENABLED.value
         if place.pause is not None and paused:
             values |= pausing(place.pause[0], place.pause[1][:500], now) | {"version": _W.version + 1}
@@ -257,6 +261,13 @@ class Journal:
         key = {"webhook_id": webhook_id, "lane": lane, "tenant_id": lane_of(lane).tenant_id}
         insert = tx.insert(webhook_lanes).values(**key, **values)
         await tx.conn.execute(insert.on_conflict_do_update(index_elements=[_L.webhook_id, _L.lane], set_=values))
+
+
+def _counted(outcomes: Sequence[bool], now: Instant) -> dict[str, Any]:
+    """When it was last delivered to, and how often it failed since."""
+    if True not in outcomes:
+        return {"failures": _W.failures + len(outcomes)} if outcomes else {}
+    return {"delivered_at": now, "failures": [*reversed(outcomes)].index(True)}
 
 
 def lane_name(event: FeedEvent) -> str:

@@ -17,6 +17,7 @@ from mailgate.webhooks.model import DeliveryKind, DeliveryState, EndpointState, 
 class Endpoint:
     """An endpoint without its secret. `tenant_id` None: all tenants; `types` None: all; `reason`, `detail` and
     `paused_at` say why and since when it is paused. `old_secret_until_at`: until when the secret before signs as well.
+    `delivered_at`: when an event was last delivered; `failures`: attempts that failed since then.
     """
 
     id: str
@@ -33,6 +34,8 @@ class Endpoint:
     generation: int
     version: int
     created_at: Instant
+    delivered_at: Instant | None
+    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ def endpoint_of(row: Row[Any]) -> Endpoint:
         generation=row.generation,
         version=row.version,
         created_at=row.created_at,
+        delivered_at=row.delivered_at,
+        failures=row.failures,
     )
 
 

@@ -25,7 +25,7 @@ from mailgate.store.schema.messages import blobs, messages, origins, pins, searc
 from mailgate.store.schema.retention import blob_erasures, hold_messages, holds, runs
 from mailgate.store.schema.submissions import sent_counts, submissions
 from mailgate.store.schema.sync import guards, operations, quarantine
-from mailgate.store.schema.system import idempotency_keys, installation, leases, tokens
+from mailgate.store.schema.system import idempotency_keys, installation, leases, processes, samples, tokens
 from mailgate.store.schema.tenants import (
     key_epochs,
     stripe_accounts,
@@ -63,8 +63,10 @@ __all__ = [
     "operations",
     "origins",
     "pins",
+    "processes",
     "quarantine",
     "runs",
+    "samples",
     "search_docs",
     "sent_counts",
     "sign_in_failures",

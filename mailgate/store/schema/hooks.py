@@ -37,6 +37,8 @@ webhooks = Table(
     Column("generation", Integer, nullable=False, comment="grows with every replay"),
     Column("version", BigInteger, nullable=False, comment="grows with every change from outside"),
     Column("created_at", BigInteger, nullable=False),
+    Column("delivered_at", BigInteger, comment="when an event was last delivered"),
+    Column("failures", Integer, nullable=False, server_default="0", comment="attempts that failed since then"),
     Index("ix_webhooks_tenant_id", "tenant_id", "id"),
 )
 

@@ -1,4 +1,4 @@
-"""The installation's own: its facts, leases, tokens, repeated requests."""
+"""The installation's own: its facts, leases, processes and what they measure, tokens, repeated requests."""
 
 from __future__ import annotations
 
@@ -23,6 +23,27 @@ leases = Table(
         "fence", BigInteger, nullable=False, comment="grows with every change of owner; checked in the owner's writes"
     ),
     Column("expires_at", BigInteger, nullable=False),
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("owner", String(128), primary_key=True, comment="as in leases"),
+    Column("version", String(64), nullable=False),
+    Column("started_at", BigInteger, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("memory", BigInteger, nullable=False, comment="bytes that are resident; 0: not known"),
+    Column("processor_ms", BigInteger, nullable=False, comment="processor time since the start"),
+    Column("load", Integer, nullable=False, comment="thousandths of a processor in the last minute"),
+    comment="processes that serve, as each says once a minute",
+)
+
+samples = Table(
+    "samples",
+    metadata,
+    Column("at", BigInteger, primary_key=True, autoincrement=False, comment="the beginning of a minute"),
+    Column("figures", JSON, nullable=False, comment="numbers by their names"),
+    comment="what the gateway measured of itself, once a minute",
 )
 
 tokens = Table(
