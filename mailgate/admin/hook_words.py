@@ -68,6 +68,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "mailbox.state_changed": marked("A mailbox changed its state"),
     "mailbox.import_finished": marked("The first import was complete"),
     "mailbox.backfill_requested": marked("Older mail was asked for"),
+    "mailbox.backfill_finished": marked("Older mail was fetched"),
     "mailbox.guard_refused": marked("Improbable deletions were refused"),
     "mailbox.guard_approved": marked("A guard was approved"),
     "mailbox.guard_closed": marked("A guard was closed"),

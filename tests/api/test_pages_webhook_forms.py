@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mailgate.admin.hook_words import EVENTS
+from mailgate.admin.webhook_forms import areas
+from mailgate.events.types import TYPES
 from tests.api.conftest import Gateway
 from tests.api.hooks import URL
 from tests.api.people import person
@@ -14,6 +17,12 @@ from tests.api.test_pages_webhooks import made, text_of
 def database_url(sqlite_url: str) -> str:
     """What is tested here does not hang on the database."""
     return sqlite_url
+
+
+def test_every_type_of_event_has_words() -> None:
+    assert set(EVENTS) == {*TYPES, "webhook.test"}
+    words = [type_ for _, _, types in areas(EVENTS) for type_, _ in types]
+    assert sorted(words) == sorted(TYPES)
 
 
 @pytest.mark.parametrize(
