@@ -14,15 +14,22 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from connectors.errors import AddressRefusedError, NetworkError
+from connectors.reasons import Reason, of_connect_error, of_name_error
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver: TypeAlias = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) → addresses as text, in the order to try. Raises OSError."""
+Reached: TypeAlias = Callable[[str], None]
+"""Hears of each step of opening a session that is done: resolve, connect, tls, login."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _SITE_LOCAL = ipaddress.IPv6Network("fec0::/10")
 _RELAY_6TO4 = ipaddress.IPv4Network("192.88.99.0/24")
+
+
+def unheard(_step: str) -> None:
+    """For nobody who listens."""
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
@@ -88,13 +95,35 @@ async def checked_addresses(
     try:
         texts = await resolver(host, port)
     except OSError as error:
-        raise NetworkError(f"the host {host} was not found: {error.strerror or error}") from None
+        reason = of_name_error(error)
+        raise NetworkError(f"the host {host} was not found: {error.strerror or error}", reason=reason) from None
     if not texts:
-        raise NetworkError(f"the host {host} has no address")
+        raise NetworkError(f"the host {host} has no address", reason=Reason.NAME_NOT_FOUND)
     allowed = [text for text in texts if is_allowed(ipaddress.ip_address(text), allow)]
     if not allowed:
         raise AddressRefusedError(
             f"the host {host} is at {texts[0]}, which is not on the public internet; "
-            "if that is meant, list its network in the setting net.allow"
+            "if that is meant, list its network in the setting net.allow",
+            reason=Reason.ADDRESS_REFUSED,
         )
     return allowed
+
+
+async def connected_socket(address: str, port: int, within_s: float) -> socket.socket:
+    """A TCP connection to a judged address. Raises NetworkError."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        async with asyncio.timeout(within_s):
+            await asyncio.get_running_loop().sock_connect(sock, (address, port))
+    except TimeoutError:
+        sock.close()
+        raise NetworkError(f"no answer within {within_s:g} s", reason=Reason.SILENT) from None
+    except OSError as error:
+        sock.close()
+        raise NetworkError(str(error.strerror or error), reason=of_connect_error(error)) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock

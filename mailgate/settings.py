@@ -423,6 +423,17 @@ class LogSettings(Section):
     )
 
 
+class OnboardingSettings(Section):
+    """Finding and checking the settings of a mailbox that is to be connected."""
+
+    verify_timeout_s: float = setting(
+        45.0, "Time for checking one server's settings, from name to sender.", unit="seconds", ge=1, le=300
+    )
+    checks_at_once: int = setting(
+        20, "Accounts that one process checks at the same time; more are answered 503.", unit="accounts", ge=1, le=1_000
+    )
+
+
 class LimitsSettings(Section):
     """What one client may ask of the gateway."""
 
@@ -510,6 +521,7 @@ class Settings(Section):
     events: EventsSettings = EventsSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     log: LogSettings = LogSettings()
+    onboarding: OnboardingSettings = OnboardingSettings()
     limits: LimitsSettings = LimitsSettings()
     billing: BillingSettings = BillingSettings()
     pages: PagesSettings = PagesSettings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,12 +23,15 @@ class Certificates:
     key: Path
 
 
-def make_certificates(folder: Path) -> Certificates:
-    """A new authority and one server certificate, valid from yesterday for ten years, so that tests may move the
-    clock.
+def make_certificates(
+    folder: Path, *, names: Sequence[str] = ("localhost",), days: tuple[int, int] = (-1, 3650)
+) -> Certificates:
+    """A new authority and one server certificate for these names and 127.0.0.1, valid from yesterday for ten years, so
+    that tests may move the clock; the server's alone in other `days` from now.
     """
     start = datetime.now(UTC) - timedelta(days=1)
     end = start + timedelta(days=3650)
+    valid_from, valid_until = (datetime.now(UTC) + timedelta(days=day) for day in days)
 
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mailgate test authority")])
@@ -52,11 +56,11 @@ def make_certificates(folder: Path) -> Certificates:
         .issuer_name(authority_name)
         .public_key(server_key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(end)
+        .not_valid_before(valid_from)
+        .not_valid_after(valid_until)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            x509.SubjectAlternativeName([*map(x509.DNSName, names), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
             critical=False,
         )
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)

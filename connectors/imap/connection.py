@@ -10,7 +10,7 @@ from connectors.imap.settings import Limits, Timeouts
 from connectors.imap.source import ImapSource
 from connectors.imap.target import ImapTarget
 from connectors.model import Endpoint, PasswordAuth
-from connectors.net import Network, Resolver, resolve_host
+from connectors.net import Network, Reached, Resolver, resolve_host, unheard
 
 
 class ImapConnection(ImapSource, ImapTarget):
@@ -26,6 +26,7 @@ async def connect_imap(
     timeouts: Timeouts | None = None,
     limits: Limits | None = None,
     resolver: Resolver = resolve_host,
+    reached: Reached = unheard,
 ) -> ImapConnection:
     """Resolves, checks the address, connects, secures and logs in. See `connect.open_session` for what it raises."""
     session = await open_session(
@@ -36,6 +37,7 @@ async def connect_imap(
         timeouts=timeouts,
         limits=limits,
         resolver=resolver,
+        reached=reached,
     )
     connection = ImapConnection(session)
     try:

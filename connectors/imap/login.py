@@ -9,6 +9,7 @@ from connectors.errors import AuthError
 from connectors.imap.command import Str
 from connectors.imap.refusal import login_error
 from connectors.imap.responses import Status
+from connectors.reasons import Reason
 
 if TYPE_CHECKING:
     from connectors.imap.session import Session
@@ -24,7 +25,8 @@ async def login(session: Session, username: str, password: str) -> Status:
     await session.ask_capabilities()
     plain = "AUTH=PLAIN" in session.capabilities
     if not plain and "LOGINDISABLED" in session.capabilities:
-        raise AuthError("the server takes no password on this connection (LOGINDISABLED): use TLS")
+        why = "the server takes no password on this connection (LOGINDISABLED): use TLS"
+        raise AuthError(why, reason=Reason.PROTECTION_NEEDED)
     answer = base64.b64encode(f"\0{username}\0{password}".encode()).decode("ascii")
     session.secrets = (password, answer)
     session.forget_capabilities()

@@ -14,7 +14,6 @@ import asyncio
 import base64
 import contextlib
 import ipaddress
-import socket
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,8 @@ import aiosmtplib
 
 from connectors.errors import AuthError, ConnectorError, NetworkError, ProtocolError, ThrottledError, TlsError
 from connectors.model import BearerAuth, Endpoint, PasswordAuth, Security
-from connectors.net import Network, Resolver, checked_addresses, resolve_host
+from connectors.net import Network, Reached, Resolver, checked_addresses, connected_socket, resolve_host, unheard
+from connectors.reasons import Reason, of_tls_error, speaks_no_tls
 from connectors.smtp.errors import CannotCarryError, RefusedError, UnknownOutcomeError
 from connectors.smtp.model import Envelope, Reply, Stuffing, pieces, read_reply
 
@@ -34,7 +34,6 @@ MAX_ADDRESSES: Final = 6
 PIECE: Final = 64 * 1024
 """Bytes that are written before the line is waited for."""
 
-_NO_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
 _READY: Final = 220
 _START_INPUT: Final = 354
 _CONTINUE: Final = 334
@@ -65,6 +64,7 @@ class SmtpSession:
         self.capabilities: Mapping[str, str] = {}
         self._client = client
         self._host = endpoint.host
+        self._clear = endpoint.security is Security.NONE
         self._timeouts = timeouts
         self._writer: asyncio.StreamWriter | None = None
         self._secrets: tuple[str, ...] = ()
@@ -87,14 +87,16 @@ class SmtpSession:
     async def secure(self, context: ssl.SSLContext) -> None:
         """STARTTLS (RFC 3207), and EHLO anew. Raises TlsError."""
         if "STARTTLS" not in self.capabilities:
-            raise TlsError(f"{self._host} offers no STARTTLS; try security tls on another port")
+            why = f"{self._host} offers no STARTTLS; try security tls on another port"
+            raise TlsError(why, reason=Reason.NO_STARTTLS)
         try:
             async with _line(self._host):
                 await self._client.starttls(
                     server_hostname=self._host, tls_context=context, timeout=self._timeouts.connect_s
                 )
         except aiosmtplib.SMTPResponseException as error:
-            raise TlsError(f"the server refused STARTTLS: {read_reply(error.code, error.message)}") from None
+            why = f"the server refused STARTTLS: {read_reply(error.code, error.message)}"
+            raise TlsError(why, reason=Reason.NO_STARTTLS) from None
         await self.hello()
 
     async def login(self, auth: PasswordAuth | BearerAuth) -> None:
@@ -113,7 +115,8 @@ class SmtpSession:
             mechanism, steps = "LOGIN", [_b64(auth.username), _b64(auth.password)]
         if mechanism not in offered:
             what = f"offers no AUTH {mechanism}" + (f", only {' '.join(offered)}" if offered else "; use TLS")
-            raise AuthError(f"the server {what}")
+            reason = Reason.PROTECTION_NEEDED if self._clear and not offered else Reason.NO_LOGIN_OFFERED
+            raise AuthError(f"the server {what}", reason=reason)
         self._secrets = (auth.secret, *steps)
         try:
             reply = await self._authenticate(mechanism, steps)
@@ -133,6 +136,19 @@ class SmtpSession:
                 break
             reply = await self._command(step)
         return reply
+
+    async def try_sender(self, address: str) -> None:
+        """Whether mail may come from this address: MAIL, which is taken back (RSET). Raises RefusedError,
+        CannotCarryError, NetworkError.
+        """
+        options = []
+        if not address.isascii():
+            self._require(Envelope(address, (), 0, utf8=True))
+            options.append("SMTPUTF8")
+        reply = await self._command("MAIL", f"FROM:<{address}>", *options)
+        if not reply.accepted:
+            raise RefusedError("mail", reply)
+        await self._command("RSET")
 
     # Handing over.
 
@@ -254,8 +270,10 @@ async def open_session(
     allow_networks: Sequence[Network] = (),
     timeouts: Timeouts | None = None,
     resolver: Resolver = resolve_host,
+    reached: Reached = unheard,
 ) -> SmtpSession:
     """A session that may send. `ssl_context` is shared by all connections with the same trust; None only without TLS.
+    `reached` hears of each step that is done: resolve, connect, tls, login.
 
     Raises NetworkError, TlsError, AddressRefusedError, ProtocolError, RefusedError, AuthError or ThrottledError, and
     leaves nothing open.
@@ -267,14 +285,18 @@ async def open_session(
         async with asyncio.timeout(timeouts.connect_s):
             addresses = await checked_addresses(endpoint.host, endpoint.port, allow=allow_networks, resolver=resolver)
     except TimeoutError:
-        raise NetworkError(f"the name {endpoint.host} was not resolved within {timeouts.connect_s:g} s") from None
-    session = await _connect(endpoint, ssl_context, addresses[:MAX_ADDRESSES], timeouts)
+        why = f"the name {endpoint.host} was not resolved within {timeouts.connect_s:g} s"
+        raise NetworkError(why, reason=Reason.DNS_FAILED) from None
+    reached("resolve")
+    session = await _connect(endpoint, ssl_context, addresses[:MAX_ADDRESSES], timeouts, reached)
     try:
         await session.hello()
         if endpoint.security is Security.STARTTLS and ssl_context is not None:
             await session.secure(ssl_context)
+            reached("tls")
         if auth is not None:
             await session.login(auth)
+            reached("login")
     except BaseException:
         session.drop()
         raise
@@ -282,30 +304,45 @@ async def open_session(
 
 
 async def _connect(
-    endpoint: Endpoint, ssl_context: ssl.SSLContext | None, addresses: Sequence[str], timeouts: Timeouts
+    endpoint: Endpoint,
+    ssl_context: ssl.SSLContext | None,
+    addresses: Sequence[str],
+    timeouts: Timeouts,
+    reached: Reached,
 ) -> SmtpSession:
     """To the first address that answers. The name in the certificate must be that of the host, whatever the address."""
     share_s = timeouts.connect_s / len(addresses)
     failures: list[str] = []
+    reason: str | None = None
     for address in addresses:
         try:
-            return await _greeted(endpoint, ssl_context, address, timeouts, share_s)
+            return await _greeted(endpoint, ssl_context, address, timeouts, share_s, reached)
         except TlsError:
             raise
         except NetworkError as error:
             failures.append(f"{address}: {error}")
-    raise NetworkError(f"cannot connect to {endpoint.host}, port {endpoint.port}: {'; '.join(failures)}")
+            reason = error.reason
+    why = f"cannot connect to {endpoint.host}, port {endpoint.port}: {'; '.join(failures)}"
+    raise NetworkError(why, reason=reason)
 
 
 async def _greeted(
-    endpoint: Endpoint, ssl_context: ssl.SSLContext | None, address: str, timeouts: Timeouts, share_s: float
+    endpoint: Endpoint,
+    ssl_context: ssl.SSLContext | None,
+    address: str,
+    timeouts: Timeouts,
+    share_s: float,
+    reached: Reached,
 ) -> SmtpSession:
-    sock = await _socket(address, endpoint.port, share_s)
+    sock = await connected_socket(address, endpoint.port, share_s)
+    tls = endpoint.security is Security.TLS
+    if tls:
+        reached("connect")
     own = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
     client = aiosmtplib.SMTP(
         hostname=endpoint.host,
         sock=sock,
-        use_tls=endpoint.security is Security.TLS,
+        use_tls=tls,
         start_tls=False,
         tls_context=ssl_context,
         timeout=share_s,
@@ -323,26 +360,9 @@ async def _greeted(
     except BaseException:
         sock.close()
         raise
+    # Without TLS from the first byte, what listens is known by its greeting only.
+    reached("tls" if tls else "connect")
     return SmtpSession(client, endpoint, timeouts, read_reply(greeting.code, greeting.message).text)
-
-
-async def _socket(address: str, port: int, share_s: float) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        async with asyncio.timeout(share_s):
-            await asyncio.get_running_loop().sock_connect(sock, (address, port))
-    except TimeoutError:
-        sock.close()
-        raise NetworkError(f"no answer within {share_s:g} s") from None
-    except OSError as error:
-        sock.close()
-        raise NetworkError(str(error.strerror or error)) from None
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _failed(endpoint: Endpoint, error: BaseException) -> ConnectorError:
@@ -353,16 +373,19 @@ def _failed(endpoint: Endpoint, error: BaseException) -> ConnectorError:
             return _tls_failed(endpoint.host, endpoint.port, cause)
         cause = cause.__cause__ or cause.__context__
     if isinstance(error, TimeoutError):
-        return NetworkError("no greeting in time")
-    return NetworkError(str(getattr(error, "strerror", None) or error))
+        return NetworkError("no greeting in time", reason=Reason.SILENT)
+    return NetworkError(str(getattr(error, "strerror", None) or error), reason=Reason.CLOSED)
 
 
 def _tls_failed(host: str, port: int, error: ssl.SSLError) -> TlsError:
-    if error.reason in _NO_TLS:
-        return TlsError(f"{host} does not speak TLS on port {port}; try security starttls, or none")
+    reason = of_tls_error(error)
+    if speaks_no_tls(error):
+        why = f"{host} does not speak TLS on port {port}; try security starttls, or none"
+        return TlsError(why, reason=reason)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return TlsError(f"TLS with {host} failed: the certificate was not accepted: {error.verify_message}")
-    return TlsError(f"TLS with {host} failed: {error.reason or error}")
+        why = f"TLS with {host} failed: the certificate was not accepted: {error.verify_message}"
+        return TlsError(why, reason=reason)
+    return TlsError(f"TLS with {host} failed: {error.reason or error}", reason=reason)
 
 
 @contextlib.asynccontextmanager
@@ -375,9 +398,9 @@ async def _line(host: str) -> AsyncIterator[None]:
     except aiosmtplib.SMTPResponseException:
         raise
     except TimeoutError:
-        raise NetworkError(f"no answer of {host} in time") from None
+        raise NetworkError(f"no answer of {host} in time", reason=Reason.SILENT) from None
     except (aiosmtplib.SMTPException, OSError) as error:
-        raise NetworkError(f"the connection to {host} was lost: {error}") from None
+        raise NetworkError(f"the connection to {host} was lost: {error}", reason=Reason.CLOSED) from None
 
 
 def _b64(text: str) -> str:

@@ -21,7 +21,8 @@ from mailgate.store.users import Role
 from mailgate.sync.state import MailboxState
 from mailgate.usecases import connecting
 from mailgate.usecases.accounts import AccountPatch, Auth, MailboxPatchBody
-from mailgate.usecases.parts import Verification
+from mailgate.usecases.parts import Step, Verification
+from mailgate.usecases.remedies import remedy_of
 
 _AT = "/tenants/{tenant_id}/mailboxes/{mailbox_id}"
 _SHOWN = 20
@@ -105,7 +106,7 @@ async def connect(page: Page) -> Response:
     try:
         tried = None
         if page.given("unchecked") != "1":
-            tried = await connecting.verify(page.parts, page.of.id, body.imap, body.smtp)
+            tried = await connecting.verify(page.parts, page.of.id, body.imap, body.smtp, sender=body.address)
         if page.given("do") == "check" or (tried is not None and not tried.ok):
             return _form(page, account_forms.typed(page.form), tried=tried)
         mailbox = await connecting.connect(page.parts, page.of.id, body, page.who.actor)
@@ -154,10 +155,15 @@ def _form(
         mailbox=mailbox,
         at=_at(page) if mailbox is not None else f"/admin/tenants/{page.of.id}",
         securities=SECURITIES,
-        steps=None if tried is None else [(STEPS.get(step, step), ok, detail) for step, ok, detail in tried.steps],
+        steps=None if tried is None else [shown(step) for step in tried.steps],
         tried=tried,
         fault=fault,
     )
+
+
+def shown(step: Step) -> tuple[str, bool, str, str | None]:
+    """A step of a check as the pages say it: what, whether it went well, in the server's words, what to do."""
+    return STEPS.get(step.step, step.step), step.ok, step.detail, remedy_of(step.reason)
 
 
 def _done(page: Page, at: str, done: str) -> Response:

@@ -93,9 +93,11 @@ STEPS: Final[Mapping[str, str]] = {
     "tls": marked("IMAP: secure the connection"),
     "login": marked("IMAP: log in"),
     "folders": marked("IMAP: list the folders"),
-    "smtp_connect": marked("SMTP: reach the server"),
+    "smtp_resolve": marked("SMTP: find the server"),
+    "smtp_connect": marked("SMTP: reach it"),
     "smtp_tls": marked("SMTP: secure the connection"),
     "smtp_login": marked("SMTP: log in"),
+    "smtp_sender": marked("SMTP: send from this address"),
 }
 
 STATUSES: Final[Mapping[str, str]] = {

@@ -54,7 +54,7 @@ from mailgate.sync.state import MailboxConfig
 from mailgate.sync.supervisor import Connector, Supervisor
 from mailgate.sync.supervisor import Parts as SyncParts
 from mailgate.timestamps import load_roots
-from mailgate.usecases.parts import Readers, Services, Verify
+from mailgate.usecases.parts import Checks, Readers, Services, Verify
 from mailgate.webhooks.calling import Call, Caller
 
 _log = structlog.get_logger("mailgate.app")
@@ -157,6 +157,7 @@ class Application:
                 closed=self.why_closed,
                 admin_token=None if secrets is None else secrets.admin_token,
                 readers=Readers(core.settings.events.readers),
+                checks=Checks(core.settings.onboarding.checks_at_once),
             )
         )
         pages.install(self.api, self.api.state.services)

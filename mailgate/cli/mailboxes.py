@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -15,7 +16,7 @@ from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.actors import COMMAND
 from mailgate.app.application import imap_connector, supervisor_of
 from mailgate.app.core import Core
-from mailgate.app.verify import Verifier, tls_context
+from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
 from mailgate.cli import session
 from mailgate.clock import SECOND, to_rfc3339
 from mailgate.errors import ConflictError, MailgateError, NotFoundError
@@ -24,6 +25,7 @@ from mailgate.store import overview, runs, tenants
 from mailgate.store.mailboxes import Mailbox, MailboxPatch, MailboxSpec
 from mailgate.sync.supervisor import Supervisor
 from mailgate.usecases.accounts import MailboxBody
+from mailgate.usecases.remedies import remedy_of
 
 app = typer.Typer(help="Connected accounts.", no_args_is_help=True)
 
@@ -111,26 +113,30 @@ def list_(tenant: Annotated[str, typer.Argument(metavar="TENANT")], *, json: Jso
 
 @app.command()
 def verify(mailbox: Which, *, json: Json = False) -> None:
-    """Try the account's stored settings, step by step. Exit code 1 when one fails."""
+    """Try the account's stored settings, step by step, for reading and for sending; says what to do. Exit code 1 when
+    one fails.
+    """
 
     async def work() -> tuple[bool, list[dict[str, Any]]]:
         async with session.opened() as core:
             box = await _find(core, mailbox)
             await _require_sync(core, box)
             secrets = await core.mailboxes.secrets(box.id)
-            imap = box.imap
-            tried = await Verifier(core.settings, tls_context())(
-                Endpoint(imap["host"], imap["port"], Security(imap["security"])),
-                PasswordAuth(imap["username"], secrets["imap"]["password"]),
-            )
-            return tried.ok, [{"step": step, "ok": ok, "detail": detail} for step, ok, detail in tried.steps]
+            tried = [await Verifier(core.settings, tls_context())(*_account(box.imap, secrets["imap"]))]
+            if box.smtp is not None:
+                sending = SmtpVerifier(core.settings, tls_context())
+                tried.append(await sending(*_account(box.smtp, secrets["smtp"]), sender=box.address))
+            steps = [step._asdict() | {"remedy": remedy_of(step.reason)} for found in tried for step in found.steps]
+            return all(found.ok for found in tried), steps
 
     ok, steps = session.run(work())
     if json:
         session.show_json({"ok": ok, "steps": steps})
     else:
         for step in steps:
-            session.say(f"{'ok    ' if step['ok'] else 'failed'}  {step['step']:<8} {step['detail']}".rstrip())
+            session.say(f"{'ok    ' if step['ok'] else 'failed'}  {step['step']:<12} {step['detail']}".rstrip())
+            if step["remedy"]:
+                session.say(f"{'':<21}{step['remedy']}")
     raise typer.Exit(0 if ok else session.FAILED)
 
 
@@ -269,6 +275,11 @@ async def _require_sync(core: Core, box: Mailbox) -> None:
     holds = await core.subscriptions.entitlements(box.tenant_id, core.clock())
     if not holds.sync:
         raise ConflictError(f"plan {holds.plan} has no synchronization", slug="not_entitled")
+
+
+def _account(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> tuple[Endpoint, PasswordAuth]:
+    endpoint = Endpoint(settings["host"], settings["port"], Security(settings["security"]))
+    return endpoint, PasswordAuth(settings["username"], secrets["password"])
 
 
 def _checked(values: dict[str, Any]) -> MailboxBody:

@@ -88,5 +88,8 @@ class VerifyBody(Body):
     """An account to try, for a tenant."""
 
     tenant_id: TenantId
+    address: Address | None = Field(
+        default=None, description="from whom mail is to come: it is tried whether the server lets this account send so"
+    )
     imap: Account
     smtp: Account | None = None

@@ -12,7 +12,7 @@ from mailgate.store.guards import Guard
 from mailgate.store.mailboxes import Mailbox, MailboxPatch, MailboxSpec
 from mailgate.store.quarantine import Entry
 from mailgate.usecases.accounts import Account, AccountPatch, MailboxBody, MailboxPatchBody
-from mailgate.usecases.parts import Services, Verification
+from mailgate.usecases.parts import Services, Told, Verification, untold
 
 
 async def connect(parts: Services, tenant_id: str, body: MailboxBody, actor: Actor) -> Mailbox:
@@ -72,15 +72,25 @@ async def sync_now(parts: Services, tenant_id: str, mailbox_id: str, actor: Acto
     return await parts.sync.request_run(mailbox_id, tenant_id, str(actor), parts.clock())
 
 
-async def verify(parts: Services, tenant_id: str, imap: Account, smtp: Account | None) -> Verification:
-    """Try settings without keeping them, for reading and, if they are given, for sending. Raises ConflictError
-    (not_entitled): a tenant without synchronization has no connection at all.
+async def verify(
+    parts: Services,
+    tenant_id: str,
+    imap: Account,
+    smtp: Account | None,
+    *,
+    sender: str | None = None,
+    told: Told = untold,
+) -> Verification:
+    """Try settings without keeping them, for reading and, if they are given, for sending (as the address `sender`).
+    Raises ConflictError (not_entitled): a tenant without synchronization has no connection at all; UnavailableError
+    (too_many_checks).
     """
     await tenants.get(parts.db, tenant_id)
     await require_sync(parts, tenant_id)
-    tried = [await parts.verify(*_account(imap))]
-    if smtp is not None:
-        tried.append(await parts.verify_smtp(*_account(smtp)))
+    with parts.checks.place():
+        tried = [await parts.verify(*_account(imap), told=told)]
+        if smtp is not None:
+            tried.append(await parts.verify_smtp(*_account(smtp), sender=sender, told=told))
     return Verification(all(found.ok for found in tried), tuple(step for found in tried for step in found.steps))
 
 

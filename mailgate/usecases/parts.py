@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from connectors.model import Endpoint, PasswordAuth
 from mailgate.blobs.store import BlobStore
@@ -48,15 +48,71 @@ class SyncControl(Protocol):
         ...
 
 
+class Step(NamedTuple):
+    """One step of trying an account's settings: what it came to in the server's words, and why it failed as a slug of
+    `connectors.reasons`.
+    """
+
+    step: str
+    ok: bool
+    detail: str = ""
+    reason: str | None = None
+
+
+Told = Callable[[Step], None]
+"""Hears of each step when it is over."""
+
+
+def untold(_step: Step) -> None:
+    """For nobody who listens."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What trying an account's settings came to: each step that was taken; the last one failed unless `ok`."""
+    """What trying an account's settings came to: each step that was taken; of each server the last one failed unless
+    `ok`.
+    """
 
     ok: bool
-    steps: tuple[tuple[str, bool, str], ...]
+    steps: tuple[Step, ...]
 
 
-Verify = Callable[[Endpoint, PasswordAuth], Awaitable[Verification]]
+class Verify(Protocol):
+    """Tries settings for reading."""
+
+    async def __call__(self, endpoint: Endpoint, auth: PasswordAuth, *, told: Told = untold) -> Verification:
+        """Bounded in time. Raises nothing that a mail server can bring about."""
+        ...
+
+
+class VerifySmtp(Protocol):
+    """Tries settings for sending, as the address `sender` if one is given. Nothing is sent."""
+
+    async def __call__(
+        self, endpoint: Endpoint, auth: PasswordAuth, *, sender: str | None = None, told: Told = untold
+    ) -> Verification:
+        """See `Verify`."""
+        ...
+
+
+class Checks:
+    """Places for checks of accounts that run at the same time: each holds a connection to a stranger's server."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take a place for as long as the block lasts. Raises UnavailableError `too_many_checks`."""
+        if self._taken >= self._most:
+            why = f"{self._taken} accounts are being checked already (onboarding.checks_at_once); try again in a moment"
+            raise UnavailableError(why, slug="too_many_checks")
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +175,7 @@ class Services:
     feed: Feed
     sync: SyncControl
     verify: Verify
-    verify_smtp: Verify
+    verify_smtp: VerifySmtp
     metrics: Metrics
     webhooks: Webhooks
     call: Call
@@ -129,4 +185,5 @@ class Services:
     closed: Callable[[], str | None] = lambda: None
     """Why nothing is served yet; None when everything is."""
     readers: Readers = field(default_factory=lambda: Readers(200))
+    checks: Checks = field(default_factory=lambda: Checks(20))
     passwords: Passwords = field(default_factory=Passwords)

@@ -32,14 +32,14 @@ from mailgate.store.billing import StripeBook
 from mailgate.store.check import doctor
 from mailgate.store.runs import RunRecord
 from mailgate.store.transaction import Transaction
-from mailgate.usecases.parts import Health, Services, Verification
+from mailgate.usecases.parts import Health, Services, Step, Told, Verification, untold
 from mailgate.webhooks.calling import Call
 from mailgate.webhooks.model import Answer
 
 START: Instant = 20_600 * DAY
 ADMIN = "an-admin-token-of-the-tests"
-SENDING_WELL = Verification(True, (("smtp_connect", True, ""), ("smtp_login", True, "")))
-ALL_WELL = Verification(True, (("resolve", True, ""), ("login", True, "")))
+SENDING_WELL = Verification(True, (Step("smtp_connect", True), Step("smtp_login", True)))
+ALL_WELL = Verification(True, (Step("resolve", True), Step("login", True)))
 
 
 @dataclass
@@ -89,13 +89,24 @@ class RecordedVerify:
     smtp_answer: Verification = SENDING_WELL
     smtp_tried: list[tuple[Endpoint, PasswordAuth]] = field(default_factory=list)
 
-    async def smtp(self, endpoint: Endpoint, auth: PasswordAuth) -> Verification:
-        self.smtp_tried.append((endpoint, auth))
-        return self.smtp_answer
+    senders: list[str | None] = field(default_factory=list)
 
-    async def __call__(self, endpoint: Endpoint, auth: PasswordAuth) -> Verification:
+    async def smtp(
+        self, endpoint: Endpoint, auth: PasswordAuth, *, sender: str | None = None, told: Told = untold
+    ) -> Verification:
+        self.smtp_tried.append((endpoint, auth))
+        self.senders.append(sender)
+        return _telling(self.smtp_answer, told)
+
+    async def __call__(self, endpoint: Endpoint, auth: PasswordAuth, *, told: Told = untold) -> Verification:
         self.tried.append((endpoint, auth))
-        return self.answer
+        return _telling(self.answer, told)
+
+
+def _telling(answer: Verification, told: Told) -> Verification:
+    for step in answer.steps:
+        told(step)
+    return answer
 
 
 async def well() -> Health:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.clock import DAY, SECOND, to_rfc3339
 from mailgate.ids import new_id
-from mailgate.usecases.parts import Verification
+from mailgate.usecases.parts import Step, Verification
+from mailgate.usecases.remedies import REMEDIES
 from tests.api.conftest import START, Gateway, mailbox_body
 
 
@@ -146,15 +148,23 @@ async def test_after_becoming_free_no_pass_is_made(gateway: Gateway) -> None:
 
 async def test_verifying_names_each_step(gateway: Gateway) -> None:
     await gateway.tenant()
-    gateway.verify.answer = Verification(False, (("resolve", True, ""), ("login", False, "the server said no")))
+    gateway.verify.answer = Verification(
+        False, (Step("resolve", True), Step("login", False, "the server said no", "login_refused"))
+    )
     body = {"tenant_id": "acme", "imap": mailbox_body()["imap"]}
     answer = await gateway.client.post("/v1/mailboxes/verify", json=body)
     assert answer.status_code == 200
     assert answer.json() == {
         "ok": False,
         "steps": [
-            {"step": "resolve", "ok": True, "detail": ""},
-            {"step": "login", "ok": False, "detail": "the server said no"},
+            {"step": "resolve", "ok": True, "detail": "", "reason": None, "remedy": None},
+            {
+                "step": "login",
+                "ok": False,
+                "detail": "the server said no",
+                "reason": "login_refused",
+                "remedy": REMEDIES["login_refused"],
+            },
         ],
     }
     assert gateway.verify.tried == [
@@ -170,6 +180,18 @@ async def test_verifying_on_free_connects_nowhere(gateway: Gateway) -> None:
     refused = await gateway.client.post("/v1/mailboxes/verify", json=body | {"tenant_id": "nobody"})
     assert (refused.status_code, refused.json()["type"]) == (404, "tenant_not_found")
     assert gateway.verify.tried == []
+
+
+async def test_checks_are_bounded(gateway: Gateway) -> None:
+    await gateway.tenant()
+    body = {"tenant_id": "acme", "imap": mailbox_body()["imap"]}
+    checks = gateway.app.state.services.checks
+    with contextlib.ExitStack() as taken:
+        for _ in range(gateway.core.settings.onboarding.checks_at_once):
+            taken.enter_context(checks.place())
+        refused = await gateway.client.post("/v1/mailboxes/verify", json=body)
+        assert (refused.status_code, refused.json()["type"]) == (503, "too_many_checks")
+    assert (await gateway.client.post("/v1/mailboxes/verify", json=body)).status_code == 200
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

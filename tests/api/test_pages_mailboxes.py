@@ -13,7 +13,7 @@ from mailgate.store import mailbox_overview, runs
 from mailgate.store.mailbox_overview import Which
 from mailgate.store.schema import leases, mailboxes
 from mailgate.store.transaction import Transaction
-from mailgate.usecases.parts import Verification
+from mailgate.usecases.parts import Step, Verification
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
 from tests.api.people import Person, person
@@ -180,13 +180,15 @@ async def test_connecting_shows_each_step_and_keeps_no_password_in_the_page(gate
     await gateway.tenant("acme")
     ann = await person(gateway)
     assert "Check and connect" in (await ann.get("/admin/tenants/acme/connect")).text
-    gateway.verify.answer = Verification(False, (("resolve", True, ""), ("login", False, "the server says no")))
+    gateway.verify.answer = Verification(
+        False, (Step("resolve", True), Step("login", False, "the server says no", "login_refused"))
+    )
     refused = await ann.post("/admin/tenants/acme/connect", {**ACCOUNT, "do": "connect"})
     assert "IMAP: log in: failed" in refused.text
     assert "the server says no" in refused.text
     assert "hunter2" not in refused.text
     assert 'value="IMAP.acme.example"' in refused.text
-    gateway.verify.answer = Verification(True, (("resolve", True, ""), ("login", True, "")))
+    gateway.verify.answer = Verification(True, (Step("resolve", True), Step("login", True)))
     only_checked = await ann.post("/admin/tenants/acme/connect", {**ACCOUNT, "do": "check"}, headers=PARTIAL)
     assert only_checked.text.strip().startswith('<div id="outcome"')
     assert "All is well." in only_checked.text

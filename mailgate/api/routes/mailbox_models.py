@@ -12,15 +12,19 @@ from mailgate.usecases.types import Answer, Body, Time
 
 
 class VerifyStep(Answer):
-    """One step of trying."""
+    """One step of trying: resolve, connect, tls, login, folders, and for sending the same as smtp_…, with smtp_sender
+    in place of folders.
+    """
 
     step: str = Field(examples=["login"])
     ok: bool
-    detail: str
+    detail: str = Field(description="what the server said, or how it failed; no secret")
+    reason: str | None = Field(description="why it failed, as a slug", examples=["certificate_expired"])
+    remedy: str | None = Field(description="what to do about it")
 
 
 class VerifyAnswer(Answer):
-    """How trying went: the last step failed unless `ok`."""
+    """How trying went: of each server, the last step failed unless `ok`."""
 
     ok: bool
     steps: list[VerifyStep]

@@ -30,7 +30,8 @@ from mailgate.store.tokens import Scope
 from mailgate.sync.state import MailboxState
 from mailgate.usecases import connecting
 from mailgate.usecases.accounts import FolderRules, MailboxBody, MailboxPatchBody, VerifyBody
-from mailgate.usecases.parts import Services
+from mailgate.usecases.parts import Services, Step
+from mailgate.usecases.remedies import remedy_of
 from mailgate.usecases.types import ObjectId
 
 router = APIRouter(tags=["mailboxes"])
@@ -123,15 +124,19 @@ async def list_sync_runs(
     return cursors.page(page, _show_run)
 
 
-@router.post("/v1/mailboxes/verify", dependencies=[only(Scope.CRM)], responses=problems(404, 409))
+@router.post("/v1/mailboxes/verify", dependencies=[only(Scope.CRM)], responses=problems(404, 409, 503))
 async def verify_mailbox(body: VerifyBody, parts: Parts, who: Who) -> VerifyAnswer:
-    """Try settings without keeping them, for reading and, if they are given, for sending; says which step failed."""
+    """Try settings without keeping them, for reading and, if they are given, for sending; says which step failed, why,
+    and what to do. Nothing is stored, nothing is sent.
+    """
     if not who.reaches(body.tenant_id):
         raise NotFoundError(f"there is no tenant {body.tenant_id!r}", slug="tenant_not_found")
-    found = await connecting.verify(parts, body.tenant_id, body.imap, body.smtp)
-    return VerifyAnswer(
-        ok=found.ok, steps=[VerifyStep(step=step, ok=ok, detail=detail) for step, ok, detail in found.steps]
-    )
+    found = await connecting.verify(parts, body.tenant_id, body.imap, body.smtp, sender=body.address)
+    return VerifyAnswer(ok=found.ok, steps=[_step(step) for step in found.steps])
+
+
+def _step(step: Step) -> VerifyStep:
+    return VerifyStep(**step._asdict(), remedy=remedy_of(step.reason))
 
 
 async def _get(parts: Services, tenant_id: str, mailbox_id: str) -> MailboxAnswer:

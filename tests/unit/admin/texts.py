@@ -30,7 +30,7 @@ def texts() -> dict[Text, str]:
         with path.open("rb") as file:
             for text in _in_template(file):
                 found.setdefault(text, f"templates/{path.name}")
-    for path in sorted(FOLDER.parent.glob("*.py")):
+    for path in [*sorted(FOLDER.parent.glob("*.py")), FOLDER.parents[1] / "usecases/remedies.py"]:
         with path.open("rb") as file:
             for _, message, _, _ in extract("python", file, {"marked": None, "text": None}):
                 if isinstance(message, str) and message:
