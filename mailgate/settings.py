@@ -426,6 +426,16 @@ class LogSettings(Section):
 class OnboardingSettings(Section):
     """Finding and checking the settings of a mailbox that is to be connected."""
 
+    lookups: bool = setting(
+        True,
+        "Ask DNS and an address' domain for its mail servers. Off: only known providers, and a guess that is marked.",
+    )
+    lookup_timeout_s: float = setting(8.0, "Time for each place that is asked.", unit="seconds", ge=0.1, le=60)
+    dns_servers: Annotated[tuple[Annotated[str, Field(max_length=45)], ...], BeforeValidator(_listed)] = setting(
+        (),
+        "Addresses of the name servers that are asked for services and mail hosts (SRV, MX). Empty: this machine's.",
+        max_length=10,
+    )
     verify_timeout_s: float = setting(
         45.0, "Time for checking one server's settings, from name to sender.", unit="seconds", ge=1, le=300
     )

@@ -22,6 +22,7 @@ from mailgate.api.repeats import Repeats
 from mailgate.api.routes import (
     access_log,
     alarms,
+    autoconfig,
     billing,
     changes,
     events,
@@ -53,6 +54,7 @@ ROUTERS = (
     subscriptions.router,
     subscription_commands.router,
     billing.router,
+    autoconfig.router,
     mailboxes.router,
     folders.router,
     guards.router,
@@ -189,6 +191,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
 _TAGS = [
     {"name": "tenants", "description": "Customers of the CRM, and the plans they may be on"},
     {"name": "subscriptions", "description": "The plan that holds, and what it entitles to"},
+    {"name": "onboarding", "description": "Finding a mailbox's settings"},
     {"name": "mailboxes", "description": "Connected accounts"},
     {"name": "folders", "description": "Folders of the accounts"},
     {"name": "guards", "description": "Deletions at mail servers that were refused as improbable"},

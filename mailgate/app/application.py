@@ -14,12 +14,16 @@ import structlog
 from cryptography.x509 import Certificate
 from fastapi import FastAPI
 
+from connectors.autoconfig.discover import Finder
+from connectors.autoconfig.names import Dns
+from connectors.autoconfig.providers import providers
 from connectors.imap.connection import connect_imap
 from connectors.imap.session import Timeouts
 from connectors.model import Endpoint, PasswordAuth
 from connectors.port import Connect, Connection
 from connectors.smtp.session import SmtpSession, open_session
 from connectors.smtp.session import Timeouts as SmtpTimeouts
+from connectors.web import Pool
 from mailgate.actors import SCHEDULE, SYSTEM
 from mailgate.admin import application as pages
 from mailgate.api.application import create_app
@@ -109,6 +113,9 @@ class Application:
             poll_interval_s=core.settings.events.poll_interval_s,
         )
         core.db.on_events = self._publishing.wake
+        self._lookups = Pool(
+            context, allow=core.settings.net.allow, timeout_s=core.settings.onboarding.lookup_timeout_s
+        )
         self._caller = Caller(
             context,
             allow=core.settings.net.allow,
@@ -149,6 +156,7 @@ class Application:
                 sync=sync,
                 verify=verify or Verifier(core.settings, context),
                 verify_smtp=SmtpVerifier(core.settings, context),
+                find=finder_of(core.settings, self._lookups),
                 metrics=self.metrics,
                 webhooks=core.webhooks,
                 call=self._caller,
@@ -231,6 +239,7 @@ class Application:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if not self._begun:
             await self._caller.close()
+            await self._lookups.close()
             return
         await self.deliverer.stop()
         await self._index.stop()
@@ -243,6 +252,7 @@ class Application:
         await self.api.state.authenticator.flush()
         await self.access.flush()
         await self._caller.close()
+        await self._lookups.close()
         _log.info("stopped", owner=self.core.owner)
 
     async def _keep_house(self) -> None:
@@ -408,6 +418,13 @@ def smtp_connector(settings: Settings, context: ssl.SSLContext) -> ConnectSmtp:
         )
 
     return connect
+
+
+def finder_of(settings: Settings, web: Pool) -> Finder:
+    """What finds the mail servers of addresses."""
+    wanted = settings.onboarding
+    names = Dns(servers=wanted.dns_servers, timeout_s=wanted.lookup_timeout_s)
+    return Finder(providers(), names, web, allow=settings.net.allow, timeout_s=wanted.lookup_timeout_s)
 
 
 def deliverer_of(core: Core, call: Call, metrics: Metrics) -> Deliverer:

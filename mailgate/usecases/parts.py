@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from connectors.autoconfig.model import Discovery
 from connectors.model import Endpoint, PasswordAuth
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import Clock, Instant
@@ -95,6 +96,14 @@ class VerifySmtp(Protocol):
         ...
 
 
+class Find(Protocol):
+    """Finds settings for an address (`connectors.autoconfig`). `ask` False: nobody outside is asked."""
+
+    async def __call__(self, address: str, *, ask: bool = True) -> Discovery:
+        """Bounded in time. Raises NoAddressError."""
+        ...
+
+
 class Checks:
     """Places for checks of accounts that run at the same time: each holds a connection to a stranger's server."""
 
@@ -176,6 +185,7 @@ class Services:
     sync: SyncControl
     verify: Verify
     verify_smtp: VerifySmtp
+    find: Find
     metrics: Metrics
     webhooks: Webhooks
     call: Call

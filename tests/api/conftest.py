@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+import socket
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,12 @@ import structlog
 from argon2 import PasswordHasher
 from fastapi import FastAPI
 
+from connectors.autoconfig.discover import Finder
+from connectors.autoconfig.names import Service
+from connectors.autoconfig.providers import providers
+from connectors.errors import NetworkError
 from connectors.model import Endpoint, PasswordAuth
+from connectors.web import Response
 from mailgate.actors import Actor
 from mailgate.admin import application as pages
 from mailgate.api.application import create_app
@@ -32,7 +38,7 @@ from mailgate.store.billing import StripeBook
 from mailgate.store.check import doctor
 from mailgate.store.runs import RunRecord
 from mailgate.store.transaction import Transaction
-from mailgate.usecases.parts import Health, Services, Step, Told, Verification, untold
+from mailgate.usecases.parts import Find, Health, Services, Step, Told, Verification, untold
 from mailgate.webhooks.calling import Call
 from mailgate.webhooks.model import Answer
 
@@ -174,8 +180,39 @@ async def not_called(url: str, headers: Mapping[str, str], body: bytes) -> Answe
     return Answer(204)
 
 
+class Nobody:
+    """Stands for DNS: no name is there."""
+
+    async def services(self, name: str) -> Sequence[Service]:
+        del name
+        return []
+
+    async def mail_hosts(self, domain: str) -> Sequence[str]:
+        del domain
+        return []
+
+
+class Nowhere:
+    """Stands for the web: no host is there."""
+
+    async def request(self, method: str, url: str, *, most: int) -> Response:
+        del method, url, most
+        raise NetworkError("the host was not found", reason="name_not_found")
+
+
+async def nowhere(host: str, port: int) -> Sequence[str]:
+    """Stands for the resolver."""
+    del host, port
+    raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+
 def make_services(
-    core: Core, sync: RecordedSync, verify: RecordedVerify, health: dict[str, Any], call: Call | None = None
+    core: Core,
+    sync: RecordedSync,
+    verify: RecordedVerify,
+    health: dict[str, Any],
+    call: Call | None = None,
+    find: Find | None = None,
 ) -> Services:
     return Services(
         settings=core.settings,
@@ -201,6 +238,7 @@ def make_services(
         sync=sync,
         verify=verify,
         verify_smtp=verify.smtp,
+        find=find or Finder(providers(), Nobody(), Nowhere(), timeout_s=1.0, resolver=nowhere),
         metrics=Metrics(),
         webhooks=core.webhooks,
         call=call or not_called,

@@ -92,6 +92,7 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("GET", f"{B}/quarantine"): ALL,
     ("POST", f"{B}/quarantine/{{n}}/retry"): CRM,
     ("GET", f"{B}/quarantine/{{n}}/raw"): CRM,
+    ("GET", "/v1/autoconfig"): CRM,
     ("POST", "/v1/mailboxes/verify"): CRM,
     ("GET", f"{T}/messages"): ALL,
     ("GET", M): ALL,
@@ -142,6 +143,7 @@ LISTED_FOR_ALL = {
     ("GET", "/v1/retention/runs"),
     ("GET", "/v1/alarms"),
     ("GET", "/v1/webhooks"),
+    ("GET", "/v1/autoconfig"),
 }
 
 
@@ -188,6 +190,8 @@ def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict
     more: dict[str, Any] = {}
     if path in ("/v1/access-log", "/v1/purge-log", "/v1/purge-log/export", "/v1/retention/preview", *FEED):
         more["params"] = {"tenant": known["tenant_id"]}
+    if path == "/v1/autoconfig":
+        more["params"] = {"address": "ann@gmail.com"}
     if path == "/v1/purge-log/proof":
         more["params"] = {"tenant": known["tenant_id"], "item": known["purged_id"]}
     bodies: dict[tuple[str, str], Any] = {

@@ -1,0 +1,1 @@
+"""Settings of mail servers for an address: known providers, what a domain publishes, and a guess."""

@@ -1,0 +1,12 @@
+"""Before a mailbox is connected: which servers has this address?"""
+
+from __future__ import annotations
+
+from connectors.autoconfig.model import Discovery
+from mailgate.usecases.parts import Services
+
+
+async def find(parts: Services, address: str) -> Discovery:
+    """Settings for an address. Raises NoAddressError, UnavailableError (too_many_checks)."""
+    with parts.checks.place():
+        return await parts.find(address, ask=parts.settings.onboarding.lookups)
