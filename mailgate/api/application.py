@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import re
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -14,6 +16,7 @@ from starlette.routing import BaseRoute
 from mailgate import __version__
 from mailgate.api import problems, reference
 from mailgate.api.accesses import Accesses
+from mailgate.api.examples import EXAMPLES
 from mailgate.api.gate import Gate, Observed
 from mailgate.api.heads import Heads
 from mailgate.api.problems import Problem
@@ -73,6 +76,8 @@ ROUTERS = (
     access_log.router,
     health.router,
 )
+
+_PAGE = re.compile(r"Items[_[](\w+?)Answer[_\]]")
 
 _DESCRIPTION = """\
 A mail synchronization gateway with plan-based retention.
@@ -152,10 +157,20 @@ def _document(app: FastAPI, services: Services) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["SubscriptionBody"]["properties"]["plan"]["enum"] = sorted(services.subscriptions.catalogue.plans)
+    _name_pages(document)
+    schemas = document["components"]["schemas"]
+    for name, example in EXAMPLES.items():
+        schemas[name]["examples"] = [example]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             _complete(path, method, operation)
     return document
+
+
+def _name_pages(document: dict[str, Any]) -> None:
+    """Call pages of a listing `MessagePage`, as classes of a client will be, not `Items_MessageAnswer_`."""
+    text = _PAGE.sub(lambda page: f"{page[1]}Page", json.dumps(document))
+    document.update(json.loads(text))
 
 
 def _models(model: type[BaseModel]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import Field
 
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
@@ -19,33 +19,28 @@ router = APIRouter(tags=["holds"], prefix="/v1/tenants/{tenant_id}/holds", depen
 Reason = Annotated[str, text(MAX_REASON)]
 
 
-class ScopeBody(Body):
-    """What to hold: exactly one of these."""
+class TenantScope(Body):
+    """Everything of the tenant, also what arrives later."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "oneOf": [
-                {"required": [name], "properties": {name: {"not": {"type": "null"}}}}
-                for name in ("tenant", "mailbox", "message_ids")
-            ]
-        }
-    )
+    tenant: Literal[True]
 
-    tenant: Literal[True] | None = Field(default=None, description="everything, also what arrives later")
-    mailbox: ObjectId | None = Field(default=None, description="a mailbox, also what arrives in it later")
-    message_ids: Annotated[list[ObjectId], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
 
-    @model_validator(mode="after")
-    def _one(self) -> ScopeBody:
-        if sum(value is not None for value in (self.tenant, self.mailbox, self.message_ids)) != 1:
-            raise ValueError("a scope is one of tenant, mailbox and message_ids")
-        return self
+class MailboxScope(Body):
+    """A mailbox, also what arrives in it later."""
+
+    mailbox: ObjectId
+
+
+class MessagesScope(Body):
+    """Messages that are here."""
+
+    message_ids: Annotated[list[ObjectId], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class HoldBody(Body):
     """A hold to place."""
 
-    scope: ScopeBody
+    scope: TenantScope | MailboxScope | MessagesScope
     matter: Annotated[str, text(MAX_MATTER)] = Field(
         description="the name of the matter; it stands in the purge log in clear", examples=["2026-114 Miller"]
     )
@@ -96,7 +91,7 @@ class HoldQuery(PageQuery):
 @router.post("", status_code=201, responses=problems(404, 409))
 async def place_hold(tenant: TenantOf, body: HoldBody, parts: Parts, who: Who) -> HoldAnswer:
     """Stop the purge of what the scope covers, from this moment on. 409 names messages that are gone already."""
-    scope = Scope(body.scope.mailbox, tuple(body.scope.message_ids or ()))
+    scope = _scope(body.scope)
     hold = await parts.holds.place(
         tenant.id, scope, matter=body.matter, reason=body.reason, now=parts.clock(), actor=who.actor
     )
@@ -127,6 +122,16 @@ async def release_hold(
     """End a hold. What it covered stays for `retention.hold_release_days` more, and longer under other holds."""
     hold = await parts.holds.release(tenant.id, hold_id, reason=body.reason, now=parts.clock(), actor=who.actor)
     return HoldAnswer(**_show(hold))
+
+
+def _scope(body: TenantScope | MailboxScope | MessagesScope) -> Scope:
+    match body:
+        case MailboxScope():
+            return Scope(mailbox_id=body.mailbox)
+        case MessagesScope():
+            return Scope(message_ids=tuple(body.message_ids))
+        case TenantScope():
+            return Scope()
 
 
 def _show(hold: Hold) -> dict[str, Any]:
