@@ -25,6 +25,7 @@ from mailgate.admin import (
     retention,
     security,
     sign_in,
+    system,
     tenants,
     webhook,
     webhooks,
@@ -54,6 +55,7 @@ ROUTES: tuple[Route, ...] = (
     *events.ROUTES,
     *webhooks.ROUTES,
     *webhook.ROUTES,
+    *system.ROUTES,
     *access.ROUTES,
 )
 _TENANT = re.compile(TENANT_PATTERN)

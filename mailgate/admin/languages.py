@@ -15,7 +15,7 @@ from babel import Locale, UnknownLocaleError, negotiate_locale
 from babel.dates import format_date, format_datetime, format_timedelta
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
-from babel.numbers import format_currency, format_decimal
+from babel.numbers import format_currency, format_decimal, format_percent
 from babel.support import NullTranslations, Translations
 
 from mailgate.clock import SECOND, Instant, to_datetime
@@ -67,6 +67,10 @@ class Language:
         """A number."""
         return format_decimal(value, locale=self.locale)
 
+    def percent(self, part: float) -> str:
+        """A part of one, in hundredths."""
+        return format_percent(part, locale=self.locale)
+
     def size(self, value: int) -> str:
         """Bytes, in the largest unit of which there is one at least."""
         power = min(max(value.bit_length() - 1, 0) // 10, len(_UNITS) - 1)
@@ -85,6 +89,10 @@ class Language:
     def second(self, at: Instant) -> str:
         """Day and time in UTC, with the second."""
         return format_datetime(to_datetime(at), "d MMM y HH:mm:ss", locale=self.locale)
+
+    def clock(self, at: Instant) -> str:
+        """Day and time in UTC without the year."""
+        return format_datetime(to_datetime(at), "d MMM HH:mm", locale=self.locale)
 
     def day(self, at: Instant) -> str:
         """The day in UTC."""

@@ -1,5 +1,5 @@
-"""Plots: bars as SVG that stands in the page, with no script and no style of its own. The same numbers stand in a table
-beside each, so a screen reader is told to pass the picture by.
+"""Plots: bars and lines as SVG that stands in the page, with no script and no style of its own. The same numbers stand
+in a table beside each, so a screen reader is told to pass the picture by.
 """
 
 from __future__ import annotations
@@ -55,3 +55,51 @@ def bars(entries: Sequence[Bar], highest: str, width: int = WIDE) -> Markup:
     drawn.append(Markup('<text x="{}" y="{}">{}</text>').format(_LEFT, _TOP - 6, highest))
     frame = Markup('<svg class="plot{}" viewBox="0 0 {} {}" aria-hidden="true" focusable="false">{}</svg>')
     return frame.format(" wide" if width == WIDE else "", width, _HEIGHT, Markup("").join(drawn))
+
+
+SMALL = 360
+_LOW = 96
+
+
+def line(values: Sequence[float | None], highest: str, ends: tuple[str, str], titles: Sequence[str]) -> Markup:
+    """A small line from left to right, as high as the largest value, with gaps where nothing was measured (None).
+    `highest` says what the top stands for, `ends` what stands below its ends, `titles` what is said of each value.
+    """
+    inner, low = SMALL - _LEFT - _RIGHT, _LOW - _BOTTOM
+    most = max((value for value in values if value is not None), default=0) or 1
+    step = inner / max(1, len(values) - 1)
+    points = [
+        None if value is None else (_LEFT + step * number, low - (low - _TOP) * value / most)
+        for number, value in enumerate(values)
+    ]
+    drawn = [Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" class="grid"/>').format(_LEFT, SMALL - _RIGHT, _TOP, _TOP)]
+    for run in _runs(points):
+        if len(run) == 1:
+            drawn.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="1.5" class="dot"/>').format(*run[0]))
+            continue
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in run)
+        area = f"{run[0][0]:.1f},{low} {path} {run[-1][0]:.1f},{low}"
+        shape = Markup('<polygon points="{}" class="area"/><polyline points="{}" class="line"/>')
+        drawn.append(shape.format(area, path))
+    half = max(step / 2, 1.0)
+    for number, (value, title) in enumerate(zip(values, titles, strict=True)):
+        if value is not None:
+            shape = Markup('<rect x="{:.1f}" y="{}" width="{:.1f}" height="{}" class="seen"><title>{}</title></rect>')
+            drawn.append(shape.format(_LEFT + step * number - half, _TOP, 2 * half, low - _TOP, title))
+    base = Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" class="base"/><text x="{}" y="{}">{}</text>')
+    drawn.append(base.format(_LEFT, SMALL - _RIGHT, low, low, _LEFT, _TOP - 6, highest))
+    for text, x, anchor in ((ends[0], _LEFT, "start"), (ends[1], SMALL - _RIGHT, "end")):
+        drawn.append(Markup('<text x="{}" y="{}" text-anchor="{}">{}</text>').format(x, _LOW - 6, anchor, text))
+    frame = Markup('<svg class="plot small" viewBox="0 0 {} {}" aria-hidden="true" focusable="false">{}</svg>')
+    return frame.format(SMALL, _LOW, Markup("").join(drawn))
+
+
+def _runs(points: Sequence[tuple[float, float] | None]) -> list[list[tuple[float, float]]]:
+    """The points without gaps between them."""
+    found: list[list[tuple[float, float]]] = [[]]
+    for point in points:
+        if point is not None:
+            found[-1].append(point)
+        elif found[-1]:
+            found.append([])
+    return [run for run in found if run]

@@ -42,6 +42,7 @@ def environment(code: str) -> Environment:
     made.install_gettext_translations(words.translations, newstyle=True)  # type: ignore[attr-defined]
     made.filters |= {
         "number": words.number,
+        "percent": words.percent,
         "size": words.size,
         "moment": words.moment,
         "day": words.day,

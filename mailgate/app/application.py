@@ -29,6 +29,7 @@ from mailgate.admin import application as pages
 from mailgate.api.application import create_app
 from mailgate.app.core import Core, Secrets
 from mailgate.app.health import checks
+from mailgate.app.sampling import Sampler
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
 from mailgate.clock import DAY, HOUR, MINUTE, Instant
 from mailgate.errors import ConfigurationError, UnavailableError
@@ -84,6 +85,7 @@ class Application:
         self.metrics = Metrics()
         self._indexer = Indexer(core.db, core.ring, core.blobs, core.clock, core.owner)
         self._stamper = Stamper(core.db, core.settings.ledger.timestamp_url, authority_roots(core.settings))
+        self._sampler = Sampler(core.db, core.owner, core.clock)
         self.jobs = Jobs(
             retention=core.retention,
             plans=PlanWatch(core.db, core.subscriptions),
@@ -95,6 +97,7 @@ class Application:
             alarms=self._look_at_alarms,
             keys=self._rotate_keys,
             erasures=core.tenant_erasures.work,
+            sample=self._sampler.work,
             clock=core.clock,
             intervals=intervals_of(core.settings),
         )
@@ -247,6 +250,7 @@ class Application:
         await self.sender.stop()
         await self._uses.stop()
         await self.jobs.stop()
+        await self._sampler.leave()
         await self._indexer.release()
         await self._publishing.stop()
         await self.api.state.authenticator.flush()

@@ -39,6 +39,7 @@ class Intervals:
     alarms: int = 60
     keys: int = 3_600
     erasures: int = 60
+    sample: int = 60
 
 
 class Jobs:
@@ -46,7 +47,7 @@ class Jobs:
 
     `sign` makes log checkpoints where a log grew, `prune` forgets what is no longer needed, `plans_file` takes over a
     changed catalogue, `notices` says what will happen to subscriptions, `alarms` looks at what is wrong, `keys`
-    whether keys are to be rotated, `erasures` goes on with tenants that leave.
+    whether keys are to be rotated, `erasures` goes on with tenants that leave, `sample` keeps how the gateway stands.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Jobs:
         alarms: Callable[[], Awaitable[object]],
         keys: Callable[[], Awaitable[object]],
         erasures: Callable[[], Awaitable[object]],
+        sample: Callable[[], Awaitable[object]],
         clock: Clock,
         intervals: Intervals | None = None,
     ) -> None:
@@ -84,6 +86,7 @@ class Jobs:
                 Worker("notices", notices),
                 Worker("keys", keys),
                 Worker("erasures", erasures),
+                Worker("sample", sample),
                 Worker("clock", self._note_time),
                 Worker("alarms", alarms),
             )
@@ -107,7 +110,7 @@ class Jobs:
                 worker.wake, IntervalTrigger(seconds=getattr(self._intervals, name), timezone=UTC), id=name, name=name
             )
         self._scheduler.start()
-        for name in ("clock", "runs", "erase", "plans", "notices", "prune", "alarms"):
+        for name in ("clock", "runs", "erase", "plans", "notices", "prune", "alarms", "sample"):
             self._workers[name].wake()
 
     async def stop(self) -> None:

@@ -24,6 +24,7 @@ from mailgate.store.transaction import Transaction
 from mailgate.store.users import Role
 from mailgate.tenants.timeline import Status
 from tests.browser.showroom_hooks import furnish_hooks
+from tests.browser.showroom_samples import furnish_samples
 
 PASSWORD = "correct horse battery"
 FIRMS = ("Northwind", "Bluefield Dental", "Casa Verde", "Đại Phát", "Harbour & Sons", "Lumière", "Kestrel", "Oakline")
@@ -63,6 +64,7 @@ async def furnish(core: Core, now: Instant, *, count: int = 60, copies_each: int
         made.mailbox_ids += await _mailboxes(core, tenant_id, number, wanted, copies_each, now, chance)
     made.run_id = await _purges(core, made.tenant_ids[1], now, chance)
     await core.retention.run(actor=SCHEDULE, tenant_id=made.tenant_ids[2], trigger="schedule")
+    await furnish_samples(core, now)
     made.webhook_ids = await furnish_hooks(core, made.tenant_ids, now)
     for tenant_id in made.tenant_ids:
         await core.log_reader.checkpoint(await tenants.get(core.db, tenant_id), now)
@@ -211,7 +213,7 @@ async def _write(
             "tenant_id": tenant_id,
             "content_token": b"t",
             "size": 1,
-            "stored_size": 1,
+            "stored_size": sum(size for _, _, size, _ in rows["messages"]) * 6 // 10,
             "data_key": b"k",
             "key_epoch": 1,
             "refs": len(rows["messages"]),

@@ -186,6 +186,14 @@ def pages_of(site: Site) -> dict[str, str]:
         "holds": f"/admin/retention/holds/{site.room.tenant_ids[1]}",
         "purge log": f"/admin/purge-log/{site.room.tenant_ids[1]}",
         "entry": f"/admin/purge-log/{site.room.tenant_ids[1]}/0",
+        "events": "/admin/events",
+        "event": f"/admin/events/{site.room.tenant_ids[0]}%3A7",
+        "webhooks": "/admin/webhooks",
+        "webhook": f"/admin/webhooks/{site.room.webhook_ids[1]}",
+        "new webhook": "/admin/webhooks/new",
+        "webhook settings": f"/admin/webhooks/{site.room.webhook_ids[0]}/edit",
+        "remove webhook": f"/admin/webhooks/{site.room.webhook_ids[2]}/remove",
+        "system": "/admin/system?hours=24",
         "access log": "/admin/access-log",
         "account": "/admin/account",
         "codes": "/admin/account/codes",
@@ -225,7 +233,7 @@ def test_pictures_of_the_pages(sit: Sit, site: Site) -> None:
     expect(seat.page.locator(".chips")).to_contain_text("Trouble 4")
     seat.picture("pages-mailboxes")
     paths = pages_of(site)
-    for name in ("guard", "tenant", "retention", "purge log"):
+    for name in ("guard", "tenant", "retention", "purge log", "events", "webhook", "system"):
         seat.go(paths[name])
         expect(seat.page.locator("h1")).to_be_visible()
-        seat.picture(f"pages-{name.replace(' ', '-')}", full_page=True)
+        seat.picture(f"pages-{name.replace(' ', '-')}", full_page=name != "events")
