@@ -22,15 +22,22 @@ from mailgate.store.database import Database
 from mailgate.store.discard import forget_words
 from mailgate.store.expiry import COPY_COLUMNS, Expiry
 from mailgate.store.fenced import Fenced
+from mailgate.store.messages import chunks
 from mailgate.store.paging import Page, cut
 from mailgate.store.schema import blobs, folders, messages, quarantine
-from mailgate.store.sets import among_numbers
 from mailgate.store.transaction import Transaction
 from mailgate.sync.incoming import Aside, Batch, Cause, KeptCopy, Mended, PreparedBlob, Retry
 from mailgate.sync.state import Owner
 
 _Q = quarantine.c
 _ANY = select(_Q.id).where(_Q.mailbox_id == bindparam("mailbox")).limit(1)
+# Made once: it is asked with each new message, and making it took longer than all else that is written of one.
+_RESOLVED = delete(quarantine).where(
+    _Q.folder_id == bindparam("folder"),
+    _Q.message_id.is_(None),
+    _Q.uidvalidity == bindparam("number"),
+    _Q.uid.in_(bindparam("uids", expanding=True)),
+)
 
 BUILD = __version__
 """What failed with another version is tried once with this one."""
@@ -123,9 +130,9 @@ async def _follow(tx: Transaction, batch: Batch, item: Aside, values: dict[str, 
 
 async def resolve(tx: Transaction, batch: Batch, uids: Sequence[int]) -> None:
     """These stand in the folder and have a copy or a tombstone now."""
-    if uids:
-        here = _at(batch.folder.id) & (_Q.uidvalidity == batch.uidvalidity)
-        await tx.conn.execute(delete(quarantine).where(here, among_numbers(_Q.uid, uids, sqlite=tx.sqlite)))
+    for chunk in chunks(uids):
+        here = {"folder": batch.folder.id, "number": batch.uidvalidity, "uids": chunk}
+        await tx.conn.execute(_RESOLVED, here)
 
 
 async def forget_folder(tx: Transaction, folder_id: str, *, but: int | None = None) -> None:

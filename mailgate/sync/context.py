@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from connectors.errors import NetworkError
 from connectors.model import SpecialUse
 from connectors.port import Connection
 from mailgate.blobs.store import BlobStore
@@ -90,6 +92,7 @@ class Meter:
 class Context:
     """One connected mailbox. `looked_at`: when the last complete look at each followed folder began, in this session.
     `passed_through`: when messages were last noticed to have come to a folder and gone again between two looks at it.
+    `verified`: folders of which it was made sure, in this session, that UIDs name what they named.
     `push_wanted`: the CRM asked for something, and `push` brings it to the server, in the middle of an import too.
     """
 
@@ -114,6 +117,7 @@ class Context:
     breakers: Breakers = field(default_factory=Breakers)
     slices: Slices = field(default_factory=Slices)
     deadline: asyncio.Timeout | None = None
+    verified: set[str] = field(default_factory=set)
     push: Callable[[], Awaitable[None]] | None = None
     push_wanted: bool = False
     backfill: Backfill | None = None
@@ -142,6 +146,21 @@ class Context:
             standing_s = deadline.when() or 0.0
             if due_s > standing_s + STALLED_S * GRAIN:  # a timer for every message would cost more than the message
                 deadline.reschedule(due_s)
+
+    @contextlib.asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """What is done here ends when the server brings nothing for long, though it keeps the line alive."""
+        try:
+            async with asyncio.timeout(STALLED_S) as deadline:
+                self.deadline = deadline
+                try:
+                    yield
+                finally:
+                    self.deadline = None
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            raise NetworkError(f"the server kept the line alive but brought nothing for {STALLED_S:g} s") from None
 
     def window(self, folder: FolderState | None = None) -> Window:
         """Which messages are fetched, now; of a folder that a backfill has not read to its end purged ones, too."""

@@ -6,13 +6,32 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from connectors.errors import ConnectorError, Scope
-from connectors.model import Folder, FolderStatus
+from connectors.model import Folder, FolderStatus, SpecialUse
+from mailgate.clock import Instant
 from mailgate.sync import asking, listing
 from mailgate.sync.context import Context
 from mailgate.sync.state import FolderState, ListingChanges
 
 SAMPLE: Final = 3
 """So many messages must agree before a folder counts as renamed."""
+
+_ORDER: Final[Mapping[SpecialUse | None, int]] = {
+    SpecialUse.INBOX: 0,
+    SpecialUse.SENT: 1,
+    SpecialUse.ARCHIVE: 2,
+    None: 3,
+    SpecialUse.DRAFTS: 4,
+    SpecialUse.ALL: 5,
+    SpecialUse.FLAGGED: 5,
+    SpecialUse.TRASH: 6,
+    SpecialUse.JUNK: 7,
+}
+"""In which order folders are imported."""
+
+
+def import_order(folder: FolderState) -> tuple[int, str]:
+    """A key to sort folders by before a first import."""
+    return _ORDER.get(folder.special_use, 3), folder.name
 
 
 async def refresh(context: Context, known: Sequence[FolderState] | None = None) -> str | None:
@@ -73,8 +92,10 @@ async def _renames(context: Context, gone: Sequence[FolderState], appeared: Sequ
     return confirmed
 
 
-async def _holds(context: Context, state: FolderState, name: str, sample: Mapping[int, bytes]) -> bool:
-    """Whether these messages, UID → header token, stand in the folder of that name, but for those that left it."""
+async def _holds(
+    context: Context, state: FolderState, name: str, sample: Mapping[int, tuple[bytes, Instant | None]]
+) -> bool:
+    """Whether these messages, by UID, stand in the folder of that name, but for those that left it."""
     uidvalidity = state.uidvalidity or 0
     if asking.given_up(context, state, uidvalidity, list(sample)):
         return False
@@ -85,4 +106,4 @@ async def _holds(context: Context, state: FolderState, name: str, sample: Mappin
         if error.scope is not Scope.FOLDER:
             raise
         return False  # gone again, or not to be read: then it is a new folder
-    return bool(found) and all(sample.get(uid) == token for uid, (_, token) in found.items())
+    return bool(found) and all(sample[uid][0] == token for uid, (_, token) in found.items() if uid in sample)

@@ -6,8 +6,8 @@ What the CRM asked for is brought to the server before each poll, as soon as it 
 import; but first of all it is found out what became of commands that were not answered when the last line broke.
 
 One connection does everything in turn, so no two passes of a mailbox ever meet. While IDLE waits, a change ends it and
-INBOX is passed over at once; a disappearance is followed by a poll at once, so that deletions and moves settle in
-seconds.
+INBOX is passed over at once, or just what is new there is taken (`arrivals`); a disappearance is followed by a poll at
+once, so that deletions and moves settle in seconds.
 
 A fault that concerns one folder is written to that folder and the others go on; any other ends the session, and the
 supervisor decides when to try again.
@@ -17,57 +17,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from typing import Final
 
 import structlog
 
 from connectors.errors import ConnectorError, NetworkError, Scope, ServerError
-from connectors.model import FolderStatus, SpecialUse
+from connectors.model import FolderStatus
 from connectors.port import FolderChange
 from mailgate.clock import SECOND, Instant
-from mailgate.sync.context import STALLED_S, Context
+from mailgate.sync import arrivals
+from mailgate.sync.context import Context
 from mailgate.sync.execute import FolderPass
-from mailgate.sync.folder_list import refresh
+from mailgate.sync.folder_list import import_order, refresh
 from mailgate.sync.incoming import Applied, PollStart
+from mailgate.sync.pace import Pace, next_poll_at
 from mailgate.sync.push.pusher import Pusher, Turn
 from mailgate.sync.retries import AT_ONCE, try_again
 from mailgate.sync.settling import settle_mailbox
 from mailgate.sync.sizing import sized
-from mailgate.sync.state import FolderState, MailboxState
+from mailgate.sync.state import FolderState, MailboxState, standing
 from mailgate.sync.wake import Wake
 
 log = structlog.get_logger()
-
-_ORDER: Final[Mapping[SpecialUse | None, int]] = {
-    SpecialUse.INBOX: 0,
-    SpecialUse.SENT: 1,
-    SpecialUse.ARCHIVE: 2,
-    None: 3,
-    SpecialUse.DRAFTS: 4,
-    SpecialUse.ALL: 5,
-    SpecialUse.FLAGGED: 5,
-    SpecialUse.TRASH: 6,
-    SpecialUse.JUNK: 7,
-}
-"""In which order folders are imported."""
 
 _MARGIN_S: Final = 10.0
 
 IN_LINE_S: Final = 60.0
 """How often a line is proved alive, and kept so, while its mailbox waits for its turn to import."""
-
-BREATH_S: Final = 0.5
-"""Between two passes over the same folder because of what IDLE said: a server that never stops telling, or a client
-that marks a thousand messages one by one, gets passes at this pace, once `BURST` of them have followed each other.
-"""
-BURST: Final = 20
-"""So many changes in a row are taken at once: an hour's new mail that arrives together is not held up."""
-
-FLAGS_BREATH_S: Final = 2.0
-"""The same when flags changed and, without CONDSTORE, only a comparison of all shows which."""
 
 Report = Callable[[MailboxState, str | None], Awaitable[None]]
 
@@ -94,7 +72,7 @@ class Session:
         self._runs: list[str] = []
         self._refusal: str | None = None
         self._idle_refused: str | None = None
-        self._paced_s = 0.0
+        self._pace = Pace()
         self.resting = False
         """Nothing is being read or written: it may be cancelled without loss."""
         self._passed = False
@@ -129,35 +107,19 @@ class Session:
 
     async def run(self, *, once: bool = False) -> None:
         """Import, then stay live until the line drops or the task is cancelled; with `once`, one complete pass."""
-        async with self._watched():
+        async with self._context.watched():
             await self._pusher.resolve()
             if not self._imported or self._context.backfill is not None:
                 await self.list_folders()
                 await self._begin_backfill()
         if not self._imported:
             await self._import()
-        async with self._watched():
+        async with self._context.watched():
             await self.poll()
         while not once and not self.crowded():
             await self._live_until_poll()
-            async with self._watched():
+            async with self._context.watched():
                 await self.poll()
-
-    @contextlib.asynccontextmanager
-    async def _watched(self) -> AsyncIterator[None]:
-        """What is done here ends when the server brings nothing for long, though it keeps the line alive."""
-        context = self._context
-        try:
-            async with asyncio.timeout(STALLED_S) as deadline:
-                context.deadline = deadline
-                try:
-                    yield
-                finally:
-                    context.deadline = None
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            raise NetworkError(f"the server kept the line alive but brought nothing for {STALLED_S:g} s") from None
 
     # Folders.
 
@@ -171,9 +133,9 @@ class Session:
         """Read every followed folder to its end for the first time, or go on where the last attempt was cut."""
         context = self._context
         await self._report(MailboxState.IMPORTING, "waiting in line")
-        async with self._turn(), self._watched():
+        async with self._turn(), self._context.watched():
             await self._report(MailboxState.IMPORTING, None)
-            folders = sorted((f for f in context.followed() if f.uidnext is None), key=_import_order)
+            folders = sorted((f for f in context.followed() if f.uidnext is None), key=import_order)
             meter = await sized(context, folders)
             await context.store.progress(context.owner, meter.now(), context.clock())
             context.meter = meter
@@ -337,7 +299,7 @@ class Session:
     async def _live_until_poll(self) -> None:
         """Wait in IDLE until the next poll is due or asked for; new mail in the open folder is taken at once."""
         context = self._context
-        due_at = self._next_poll_at()
+        due_at = next_poll_at(context.config.id, context.clock(), context.settings.poll_interval_s)
         while (left := due_at - context.clock()) > 0:
             if self._push_at is not None and (left := min(left, self._push_at - context.clock())) <= 0:
                 context.push_wanted = True
@@ -353,21 +315,30 @@ class Session:
                 continue
             inbox = self._inbox()
             vanished = context.applied.vanished
-            if change.flags and inbox is not None and inbox.highestmodseq is None:
+            all_flags = change.flags and inbox is not None and inbox.highestmodseq is None
+            if all_flags and inbox is not None:
                 context.flags_at.pop(inbox.id, None)
-                await self._breathe(FLAGS_BREATH_S, 1)
-            else:
-                await self._breathe(BREATH_S, BURST)
-            async with self._watched():
-                passed = inbox is not None and await self._pass(inbox)
+            await self._pace.breathe(all_flags=all_flags)
+            async with self._context.watched():
+                passed = inbox is not None and (await self._take(inbox, change) or await self._pass(inbox))
             if not passed or context.applied.vanished != vanished:
                 return
+
+    async def _take(self, folder: FolderState, change: FolderChange) -> bool:
+        """What is new in the open folder, if that is all; False when it needs a pass."""
+        uids = arrivals.expected(self._context, folder, change)
+        try:
+            return bool(uids) and await arrivals.take(self._context, folder, uids)
+        except ConnectorError as error:
+            if error.scope is not Scope.FOLDER:
+                raise
+            return False
 
     async def _push_live(self) -> bool:
         """Bring what was asked for, and open INBOX again; False when only a poll can tell where messages are."""
         context = self._context
         vanished = context.applied.vanished
-        async with self._watched():
+        async with self._context.watched():
             turn = await self._push()
             await self._pass_touched(turn)
             passed = await self._pass_inbox()
@@ -405,25 +376,6 @@ class Session:
         inbox = self._inbox()
         return inbox is not None and await self._pass(inbox)
 
-    def _next_poll_at(self) -> Instant:
-        """A poll interval from now, or up to a tenth more or less: each mailbox has its own moment in the interval, so
-        that mailboxes that went live together are not polled together.
-        """
-        context = self._context
-        now, interval = context.clock(), context.settings.poll_interval_s * SECOND
-        phase = int.from_bytes(sha256(context.config.id.encode()).digest()[:8], "big") % interval
-        off = (phase - now) % interval
-        off = off if off <= interval // 2 else off - interval
-        return now + interval + max(-interval // 10, min(off, interval // 10))
-
-    async def _breathe(self, pause_s: float, burst: int) -> None:
-        """Keep passes of this kind `pause_s` apart in the long run, `burst` of them free (a leaky bucket)."""
-        now_s = asyncio.get_running_loop().time()
-        self._paced_s = max(self._paced_s, now_s) + pause_s
-        wait_s = self._paced_s - now_s - burst * pause_s
-        if wait_s > 0:
-            await asyncio.sleep(wait_s)
-
     async def _idle(self, timeout_s: float) -> FolderChange | None:
         """IDLE, ended by a change, the time, or a request. A server that does not answer in time is a dead line."""
         patience_s = timeout_s + self._context.settings.command_timeout_s + _MARGIN_S
@@ -451,20 +403,5 @@ class Session:
         return self._context.inbox() or next(iter(self._context.followed()), None)
 
     async def _report_standing(self) -> None:
-        reasons = [self._left_out] if self._left_out is not None else []
-        if self._refusal is not None:
-            state = MailboxState.NEEDS_APPROVAL
-            reasons.insert(0, self._refusal)
-        elif self._idle_refused is not None:
-            state = MailboxState.POLLING
-            reasons.insert(0, f"{self._idle_refused}; it is asked at an interval")
-        elif "IDLE" in self._context.source.capabilities:
-            state = MailboxState.LIVE
-        else:
-            state = MailboxState.POLLING
-            reasons.insert(0, "the server has no IDLE: it is asked at an interval")
-        await self._report(state, "; ".join(reasons) or None)
-
-
-def _import_order(folder: FolderState) -> tuple[int, str]:
-    return _ORDER.get(folder.special_use, 3), folder.name
+        idles = "IDLE" in self._context.source.capabilities
+        await self._report(*standing(self._refusal, self._idle_refused, self._left_out, idles=idles))

@@ -63,6 +63,26 @@ class Backfill:
     begun: bool = False
 
 
+def standing(
+    refusal: str | None, idle_refused: str | None, left_out: str | None, *, idles: bool
+) -> tuple[MailboxState, str | None]:
+    """What a mailbox that agrees with its server says of itself, and why: a guard's `refusal` goes before everything;
+    without IDLE it is asked at an interval; `left_out`: why some folders are not looked at.
+    """
+    reasons = [left_out] if left_out is not None else []
+    state = MailboxState.POLLING
+    if refusal is not None:
+        state = MailboxState.NEEDS_APPROVAL
+        reasons.insert(0, refusal)
+    elif idle_refused is not None:
+        reasons.insert(0, f"{idle_refused}; it is asked at an interval")
+    elif idles:
+        state = MailboxState.LIVE
+    else:
+        reasons.insert(0, "the server has no IDLE: it is asked at an interval")
+    return state, "; ".join(reasons) or None
+
+
 @dataclass(frozen=True, slots=True)
 class MailboxConfig:
     """One mailbox with its decrypted settings; `account_ref` is what tombstones belong to. `repr` shows no secret."""

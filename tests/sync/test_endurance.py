@@ -19,7 +19,6 @@ from mailgate.store import leases
 from mailgate.store.fenced import lease_name
 from mailgate.sync import context as context_module
 from mailgate.sync import mailbox as mailbox_module
-from mailgate.sync import run as run_module
 from mailgate.sync.mailbox import MailboxTask
 from tests.fakeimap import FakeImap, Mail, Talk, in_set
 from tests.sync.engine import Engine, mail
@@ -231,8 +230,7 @@ async def test_a_server_that_only_keeps_the_line_alive_is_left(
             await talk.send(b"* OK still busy")
             await asyncio.sleep(0.05)
 
-    for module in (context_module, run_module):
-        monkeypatch.setattr(module, "STALLED_S", 0.5)
+    monkeypatch.setattr(context_module, "STALLED_S", 0.5)
     server.lies[command] = drip
     server.folders["Archive"] = [Mail(1, mail(1000))]
     async with running(engine) as supervisor:

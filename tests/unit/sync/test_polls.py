@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 
 from mailgate.clock import SECOND, Instant
-from mailgate.settings import SyncSettings
-from mailgate.sync.run import Session
+from mailgate.sync.pace import next_poll_at
 
 INTERVAL_S = 60
 NOW: Instant = 1_700_000_000 * SECOND
@@ -16,15 +14,9 @@ NOW: Instant = 1_700_000_000 * SECOND
 def polls(mailbox_id: str, rounds: int) -> list[Instant]:
     """When a mailbox that went live at `NOW` is polled, if polling takes no time."""
     now = NOW
-    session = object.__new__(Session)
-    session._context = SimpleNamespace(  # type: ignore[assignment]
-        clock=lambda: now,
-        config=SimpleNamespace(id=mailbox_id),
-        settings=SyncSettings(poll_interval_s=INTERVAL_S),
-    )
     found = [now]
     for _ in range(rounds):
-        now = session._next_poll_at()
+        now = next_poll_at(mailbox_id, now, INTERVAL_S)
         found.append(now)
     return found
 
