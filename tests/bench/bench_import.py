@@ -2,12 +2,17 @@
 the limit of the server.
 
     python -m tests.bench.bench_import [--messages N] [--mean BYTES] [--rounds R] [--tls] [--url DATABASE]
+        [--sync-ms N ...]
 
 All ask the same Dovecot for the same mailbox over loopback, in turn: ours each time from nothing into a new database
 (SQLite unless `--url` names an empty one) and blob store, in a process of its own that is set up as `mailgate serve`
 sets itself up; mbsync into a new Maildir; and a raw socket with one FETCH, whose bytes are thrown away. Without
 `--messages` and `--mean`: 2 000 messages of 43 kB, then 10 000 of 2.3 kB. The mail is generated: sizes spread like
 those of real mail, text that compresses like text, attachments that don't.
+
+How long the disk takes for a sync decides the comparison, since mbsync syncs each file and ours each batch. With
+`--sync-ms 0 0.5 2` both run with a library before the C library's that makes every fsync, fdatasync and syncfs wait so
+long first (`slow_disk`), 0 being this disk as it is. What is printed says so: no real disk was slow.
 
 On a busy machine look at the processor time of a message rather than at the clock. Nothing is deleted before the last
 round: ext4 passes over inodes that were freed within the last minutes, one by one, so that a file made after ten
@@ -23,6 +28,7 @@ import contextlib
 import itertools
 import json
 import math
+import os
 import random
 import resource
 import ssl
@@ -31,7 +37,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +53,7 @@ from mailgate.clock import DAY, MINUTE, system_clock
 from mailgate.settings import SyncSettings
 from mailgate.sync.supervisor import Supervisor
 from tests.bench.bench_wire import raw
+from tests.bench.slow_disk import SlowDisk
 from tests.dovecot import Account, Dovecot, start_dovecot
 from tests.postgres import migrate
 from tests.sync.engine import Engine
@@ -166,9 +173,20 @@ class Ran:
     system: float = 0.0
     first: float = 0.0
     memory: float = 0.0
+    syncs: int = 0
 
 
-def run_ours(server: Dovecot, account: Account, count: int, folder: Path, *, tls: bool, url: str, profile: str) -> Ran:
+def run_ours(
+    server: Dovecot,
+    account: Account,
+    count: int,
+    folder: Path,
+    *,
+    tls: bool,
+    url: str,
+    profile: str,
+    disk: SlowDisk | None = None,
+) -> Ran:
     migrate(url or f"sqlite:///{folder / 'mailgate.db'}")
     job = {
         "folder": str(folder),
@@ -183,7 +201,8 @@ def run_ours(server: Dovecot, account: Account, count: int, folder: Path, *, tls
     command = [*program, "-m", "tests.bench.bench_import", "--job", json.dumps(job)]
     peak = 0.0
     with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        environment = None if disk is None else disk.environment(os.environ)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         while process.poll() is None:
             peak = max(peak, sum(_memory(pid) for pid in (process.pid, *_children(process.pid))))
             time.sleep(0.05)
@@ -194,7 +213,7 @@ def run_ours(server: Dovecot, account: Account, count: int, folder: Path, *, tls
     result = json.loads(output.splitlines()[-1])
     if result.pop("count") != count:
         raise RuntimeError(f"not the {count} messages that there are: {result}")
-    return Ran(**result, memory=peak)
+    return Ran(**result, memory=peak, syncs=0 if disk is None else disk.syncs())
 
 
 def _children(pid: int) -> list[int]:
@@ -222,7 +241,7 @@ def _memory(pid: int) -> float:
     return 0.0
 
 
-def run_mbsync(server: Dovecot, account: Account, folder: Path, *, tls: bool) -> Ran:
+def run_mbsync(server: Dovecot, account: Account, folder: Path, *, tls: bool, disk: SlowDisk | None = None) -> Ran:
     """The same into a Maildir, fsync on (its default)."""
     config = folder / "mbsyncrc"
     security = f"SSLType IMAPS\nCertificateFile {server.certificates.ca}" if tls else "SSLType None"
@@ -235,12 +254,15 @@ def run_mbsync(server: Dovecot, account: Account, folder: Path, *, tls: bool) ->
     (folder / "mail").mkdir()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begin = time.perf_counter()
-    done = subprocess.run(["mbsync", "-c", str(config), "all"], capture_output=True, text=True, check=False)
+    environment = None if disk is None else disk.environment(os.environ)
+    command = ["mbsync", "-c", str(config), "all"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     seconds = time.perf_counter() - begin
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return Ran(seconds, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
+    user, system = after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
+    return Ran(seconds, user, system, syncs=0 if disk is None else disk.syncs())
 
 
 def run_raw(server: Dovecot, account: Account, *, tls: bool) -> Ran:
@@ -251,8 +273,20 @@ def run_raw(server: Dovecot, account: Account, *, tls: bool) -> Ran:
     return Ran(seconds, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
 
 
-def compare(count: int, mean: int, rounds: int, *, tls: bool, url: str = "", profile: str = "") -> float:
-    """Print the comparison; the ratio of the medians in messages a second."""
+def compare(
+    count: int,
+    mean: int,
+    rounds: int,
+    *,
+    tls: bool,
+    url: str = "",
+    profile: str = "",
+    sync_ms: Sequence[float | None] = (None,),
+) -> float:
+    """Print the comparison, for a disk on which a sync takes so long, None: as it is; the last ratio of the medians in
+    messages a second.
+    """
+    ratio = 0.0
     with contextlib.contextmanager(start_dovecot)() as server, tempfile.TemporaryDirectory("-bench") as name:
         account, places = server.account(), itertools.count()
 
@@ -267,28 +301,41 @@ def compare(count: int, mean: int, rounds: int, *, tls: bool, url: str = "", pro
             octets += len(body)
         print(f"{count} messages, {octets / 1e6:.0f} MB, {'TLS' if tls else 'plain'}, {rounds} rounds in turn")
         run_raw(server, account, tls=tls)  # once unmeasured: Dovecot builds its index
-        ran: dict[str, list[Ran]] = {"mailgate": [], "mbsync": [], "raw socket": []}
-        for _ in range(rounds):
-            ran["mailgate"].append(run_ours(server, account, count, place(), tls=tls, url=url, profile=profile))
-            ran["mbsync"].append(run_mbsync(server, account, place(), tls=tls))
-            ran["raw socket"].append(run_raw(server, account, tls=tls))
-        print(f"{'':<10} {'s':>7} {'msgs/s':>8} {'MB/s':>7} {'µs of processor a message':>27}")
-        median = {name: statistics.median(one.seconds for one in runs) for name, runs in ran.items()}
-        for name_, runs in ran.items():
-            seconds = median[name_]
-            user, system = (statistics.median(getattr(one, of) for one in runs) for of in ("user", "system"))
-            print(
-                f"{name_:<10} {seconds:>7.2f} {count / seconds:>8.0f} {octets / 1e6 / seconds:>7.1f} "
-                f"{(user + system) / count * 1e6:>12.0f} ({user / count * 1e6:.0f} + {system / count * 1e6:.0f})"
-            )
-        own = ran["mailgate"]
-        ratio = median["mbsync"] / median["mailgate"]
-        bests = min(one.seconds for one in ran["mbsync"]) / min(one.seconds for one in own)
-        busy = statistics.median((one.user + one.system) / one.seconds for one in own)
-        first = statistics.median(one.first for one in own)
-        print(f"ratio to mbsync {ratio:.2f} (of the bests {bests:.2f}), {busy:.2f} processors busy")
-        print(f"first message visible after {first:.2f} s, peak memory {max(one.memory for one in own):.0f} MB")
-        return ratio
+        for wait_ms in sync_ms:
+            disk = None if wait_ms is None else SlowDisk(place(), wait_ms)
+            if wait_ms is not None:
+                print(f"every sync waits {wait_ms:g} ms first, by a library before the C library's")
+            ran: dict[str, list[Ran]] = {"mailgate": [], "mbsync": [], "raw socket": []}
+            for _ in range(rounds):
+                more = {"tls": tls, "disk": disk}
+                ran["mailgate"].append(run_ours(server, account, count, place(), url=url, profile=profile, **more))
+                ran["mbsync"].append(run_mbsync(server, account, place(), **more))
+                ran["raw socket"].append(run_raw(server, account, tls=tls))
+            ratio = show(ran, count, octets)
+    return ratio
+
+
+def show(ran: Mapping[str, Sequence[Ran]], count: int, octets: int) -> float:
+    """Print what each took for so many messages; the ratio of the medians."""
+    print(f"{'':<10} {'s':>7} {'msgs/s':>8} {'MB/s':>7} {'µs of processor a message':>27}")
+    median = {name: statistics.median(one.seconds for one in runs) for name, runs in ran.items()}
+    for name, runs in ran.items():
+        seconds = median[name]
+        user, system = (statistics.median(getattr(one, of) for one in runs) for of in ("user", "system"))
+        syncs = round(statistics.median(one.syncs for one in runs))
+        print(
+            f"{name:<10} {seconds:>7.2f} {count / seconds:>8.0f} {octets / 1e6 / seconds:>7.1f} "
+            f"{(user + system) / count * 1e6:>12.0f} ({user / count * 1e6:.0f} + {system / count * 1e6:.0f})"
+            + (f", {syncs} syncs" if syncs else "")
+        )
+    own = ran["mailgate"]
+    ratio = median["mbsync"] / median["mailgate"]
+    bests = min(one.seconds for one in ran["mbsync"]) / min(one.seconds for one in own)
+    busy = statistics.median((one.user + one.system) / one.seconds for one in own)
+    first = statistics.median(one.first for one in own)
+    print(f"ratio to mbsync {ratio:.2f} (of the bests {bests:.2f}), {busy:.2f} processors busy")
+    print(f"first message visible after {first:.2f} s, peak memory {max(one.memory for one in own):.0f} MB", flush=True)
+    return ratio
 
 
 @pytest.mark.bench
@@ -307,6 +354,7 @@ def main() -> None:
     parser.add_argument("--tls", action="store_true")
     parser.add_argument("--url", default="", help="an empty database; SQLite in a temporary folder without")
     parser.add_argument("--profile", default="", help="write a cProfile of ours to this file")
+    parser.add_argument("--sync-ms", type=float, nargs="+", default=[None], help="how long each sync waits first")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.job:
@@ -316,7 +364,15 @@ def main() -> None:
         return
     for count, mean in SIZES if options.mean is None else ((SIZES[0][0], options.mean),):
         how_many = options.messages or count
-        compare(how_many, mean, options.rounds, tls=options.tls, url=options.url, profile=options.profile)
+        compare(
+            how_many,
+            mean,
+            options.rounds,
+            tls=options.tls,
+            url=options.url,
+            profile=options.profile,
+            sync_ms=options.sync_ms,
+        )
 
 
 if __name__ == "__main__":
