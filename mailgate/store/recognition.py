@@ -15,6 +15,7 @@ from sqlalchemy import BindParameter, bindparam, exists, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from connectors.model import SpecialUse
+from mailgate.clock import Instant
 from mailgate.store.folders import AnyRow, listed, near_of
 from mailgate.store.messages import chunks
 from mailgate.store.schema import folders, messages, operations, origins, tombstones
@@ -58,6 +59,25 @@ _BURIED = select(
     tombstones.c.anchor_at,
     tombstones.c.reason,
 ).where(_OURS, tombstones.c.header_token.in_(bindparam("tokens", expanding=True)))
+
+
+# Of what the CRM added the server may show another header than it was given.
+_NEWEST = (
+    select(origins.c.uid, messages.c.header_token, messages.c.internal_date_at)
+    .join(messages, messages.c.id == origins.c.message_id)
+    .where(
+        origins.c.folder_id == bindparam("folder"),
+        origins.c.uidvalidity == bindparam("number"),
+        origins.c.vanished_at.is_(None),
+        ~exists().where(
+            operations.c.mailbox_id == messages.c.mailbox_id,
+            operations.c.message_id == messages.c.id,
+            operations.c.kind == OperationKind.APPEND.value,
+        ),
+    )
+    .order_by(origins.c.uid.desc())
+    .limit(bindparam("limit"))
+)
 
 
 async def has_gone(conn: AsyncConnection, mailbox_id: str) -> bool:
@@ -213,13 +233,9 @@ def _origin(folder_id: str, row: AnyRow) -> Origin:
     return Origin(folder_id, row.uidvalidity, row.uid)
 
 
-async def sample(conn: AsyncConnection, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
-    """Header tokens of a few copies that stand in the folder, newest first."""
-    query = (
-        select(origins.c.uid, messages.c.header_token)
-        .join(messages, messages.c.id == origins.c.message_id)
-        .where(origins.c.folder_id == folder_id, origins.c.uidvalidity == uidvalidity, origins.c.vanished_at.is_(None))
-        .order_by(origins.c.uid.desc())
-        .limit(limit)
-    )
-    return {row.uid: row.header_token for row in await conn.execute(query)}
+async def sample(
+    conn: AsyncConnection, folder_id: str, uidvalidity: int, limit: int
+) -> dict[int, tuple[bytes, Instant | None]]:
+    """Header token and INTERNALDATE of a few copies that stand in the folder and came from the server, newest first."""
+    here = {"folder": folder_id, "number": uidvalidity, "limit": limit}
+    return {row.uid: (row.header_token, row.internal_date_at) for row in await conn.execute(_NEWEST, here)}

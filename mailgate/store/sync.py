@@ -185,8 +185,8 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
         _, account_ref = await self._account(owner.mailbox_id)
         return await self._owned(owner, now, lambda tx: folder_rows.distrust(tx, owner, account_ref, folder, now))
 
-    async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
-        """Header tokens of a few copies that stand in the folder, newest first."""
+    async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, tuple[bytes, Instant | None]]:
+        """Header token and INTERNALDATE of a few copies that stand in the folder, newest first."""
         return await self._db.query(lambda conn: recognition.sample(conn, folder_id, uidvalidity, limit))
 
     async def views(self, owner: Owner, folder: FolderState, uidvalidity: int, uids: Sequence[int]) -> dict[int, View]:

@@ -217,8 +217,10 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
         """
         ...
 
-    async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, bytes]:
-        """Header tokens of a few copies that stand in the folder, newest first: to tell a renamed folder."""
+    async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, tuple[bytes, Instant | None]]:
+        """Header token and INTERNALDATE of a few copies that stand in the folder and came from the server, newest
+        first: to tell a renamed folder, or one of a restored server.
+        """
         ...
 
     async def commit(self, owner: Owner, batch: Batch) -> Applied:

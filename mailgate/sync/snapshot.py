@@ -146,6 +146,11 @@ class FolderLook:
             self._highest = max(self._highest, max(change.uid for change in found))
         return found
 
+    @property
+    def same(self) -> bool:
+        """Whether the folder's MODSEQ proves that nothing changed since the checkpoint."""
+        return self.by_modseq and self._same()
+
     def _same(self) -> bool:
         folder, status = self._folder, self.status
         return (status.highestmodseq, status.exists, status.uidnext) == (

@@ -5,11 +5,14 @@ from __future__ import annotations
 from copy import deepcopy
 
 import pytest
+from sqlalchemy import insert, update
 
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount, MemoryFolder
 from connectors.model import SpecialUse
 from mailgate.clock import DAY, HOUR
+from mailgate.ids import new_id
+from mailgate.store.schema import messages, operations
 from tests.sync.engine import NOW, Engine, mail
 
 KINDS = ["qresync", "condstore", "plain"]
@@ -64,6 +67,57 @@ async def test_uids_that_a_restored_server_gives_again_are_other_messages(
     assert len(await engine.events("folder.reset")) == 1
     await again(engine)
     assert len(await engine.events("folder.reset")) == 1
+
+
+@pytest.mark.parametrize("fewer", [0, 2])
+async def test_a_restored_server_that_outgrew_the_checkpoint_is_found_out(
+    engine: Engine, account: MemoryAccount, fewer: int
+) -> None:
+    """UIDNEXT and HIGHESTMODSEQ are higher than ever, and the newest UIDs name other messages."""
+    backup = backed_up(account)
+    for n in range(7, 12):
+        account.append("INBOX", mail(n), internal_date=NOW - n * HOUR)
+    await engine.sync()
+    before = await by_content(engine)
+    known = account.folders["INBOX"].highestmodseq
+    account.folders["INBOX"] = backup
+    for n in range(20, 27 - fewer):
+        account.append("INBOX", mail(n), internal_date=NOW - n * HOUR)
+    backup.highestmodseq = known + 5
+    await again(engine)
+    assert await agrees(engine)
+    after = await by_content(engine)
+    assert {raw: id_ for raw, id_ in after.items() if raw in before}.items() <= before.items()
+    assert len(await engine.events("folder.reset")) == 1
+    account.append("INBOX", mail(40), internal_date=NOW)
+    await again(engine)
+    assert len(await engine.events("folder.reset")) == 1
+
+
+async def test_what_the_crm_added_may_have_another_header_at_the_server(engine: Engine, account: MemoryAccount) -> None:
+    """That is no sign of a restored server."""
+    await engine.sync()
+    (newest,) = [row for row in await engine.rows("origins") if row.uid == 6]
+    operation = {
+        "id": new_id(NOW),
+        "tenant_id": engine.tenant_id,
+        "mailbox_id": engine.mailbox_id,
+        "seq": 1,
+        "kind": "append",
+        "state": "applied",
+        "message_id": newest.message_id,
+        "detail": {},
+        "requested_at": NOW,
+        "requested_by": "test",
+        "finished_at": NOW,
+    }
+    async with engine.db.write() as tx:
+        mine = update(messages).where(messages.c.id == newest.message_id)
+        await tx.conn.execute(mine.values(header_token=b"?" * 32, internal_date_at=NOW, anchor_at=NOW))
+        await tx.conn.execute(insert(operations).values(operation))
+    account.append("INBOX", mail(20), internal_date=NOW)
+    await again(engine)
+    assert await engine.events("folder.reset") == []
 
 
 async def test_what_was_purged_stays_purged_on_a_restored_server(engine: Engine, account: MemoryAccount) -> None:

@@ -8,7 +8,7 @@ from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
 from mailgate.clock import DAY
 from mailgate.settings import SyncSettings
-from mailgate.sync import execute, slices
+from mailgate.sync import fetching, slices
 from mailgate.sync.incoming import Applied, Batch
 from mailgate.sync.state import Owner
 from tests.corpus import NASTY
@@ -195,7 +195,7 @@ async def test_new_mail_comes_first_while_inbox_itself_is_imported(
     opened: Opened, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Newest first holds for what comes meanwhile too."""
-    monkeypatch.setattr(execute, "LOOK_S", 0.0)
+    monkeypatch.setattr(fetching, "LOOK_S", 0.0)
     monkeypatch.setattr(slices, "FIRST", 20)
     monkeypatch.setattr(slices, "SLICE_S", 0.0)
     for n in range(100):
