@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from connectors.errors import ConnectorError
+from connectors.memory.faults import Faults
 from mailgate.clock import DAY
 from mailgate.errors import MailgateError
 from mailgate.settings import SyncSettings
@@ -38,10 +39,13 @@ Meddle = Callable[[Callable[[], None]], Any]
 
 
 class Story:
-    """One story over one account. `act` is what happens between two round trips."""
+    """One story over one account. `act` is what happens between two round trips; `faults` of the line, too, if given:
+    it drops, with and without the answer to a change.
+    """
 
-    def __init__(self, far: Far, seed: int, *, halves: bool) -> None:
+    def __init__(self, far: Far, seed: int, *, halves: bool, faults: Faults | None = None) -> None:
         self.dice = random.Random(seed)
+        self._faults = faults
         self.far = far
         self.halves = halves
         self.clock = TestClock()
@@ -85,6 +89,11 @@ class Story:
 
     def act(self) -> None:
         """Maybe one thing, before a round trip."""
+        if self._faults is not None and self.dice.random() < 0.08:
+            fault = self.dice.choice(("lose_answer", "lose_answer", "cut_before", "cut_after", "move_only"))
+            left = self.dice.randrange(12 if fault == "cut_after" else 2)
+            self.told.append(f"      the line: {fault} = {left}")
+            setattr(self._faults, fault, left)
         if self.dice.random() < self._busy:
             self._act()
 
@@ -199,6 +208,10 @@ class Story:
             self.ask()
             with meddle(self.act):
                 self.sync()
+                if self._faults is not None and self.dice.random() < 0.5:
+                    self.sync()
+        if self._faults is not None:
+            self._faults.lose_answer = self._faults.cut_before = self._faults.cut_after = self._faults.move_only = None
         for _ in range(8):
             self.clock.advance(3000)
             self.sync()

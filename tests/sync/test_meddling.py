@@ -50,9 +50,10 @@ def between_steps(act: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-def _tell(kind: str, seed: int) -> None:
+def _tell(kind: str, seed: int, *, cuts: bool = False) -> None:
     far = MemoryFar("qresync", NOW, **KINDS[kind])
-    with told(Story(far, seed, halves=not far.account.can_move)) as story:
+    faults = far.account.faults if cuts else None
+    with told(Story(far, seed, halves=not far.account.can_move, faults=faults)) as story:
         story.tell(between_steps, rounds=4)
 
 
@@ -60,6 +61,12 @@ def _tell(kind: str, seed: int) -> None:
 @pytest.mark.parametrize("seed", [*SEEDS, *(pytest.param(seed, marks=pytest.mark.soak) for seed in LONG)])
 def test_a_person_between_any_two_round_trips(kind: str, seed: int) -> None:
     _tell(kind, seed)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 300))])
+def test_a_person_between_any_two_round_trips_and_a_line_that_drops(kind: str, seed: int) -> None:
+    _tell(kind, seed, cuts=True)
 
 
 @pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind, seeds in WENT_WRONG.items() for seed in seeds])
