@@ -424,7 +424,7 @@ class LogSettings(Section):
 
 
 class OnboardingSettings(Section):
-    """Finding and checking the settings of a mailbox that is to be connected."""
+    """Finding a mailbox's settings, checking them, and links by which people connect their mailboxes themselves."""
 
     lookups: bool = setting(
         True,
@@ -441,6 +441,30 @@ class OnboardingSettings(Section):
     )
     checks_at_once: int = setting(
         20, "Accounts that one process checks at the same time; more are answered 503.", unit="accounts", ge=1, le=1_000
+    )
+    link_hours: int = setting(
+        72, "How long a connect link is good when nothing else is asked for.", unit="hours", ge=1, le=720
+    )
+    link_attempts: int = setting(
+        30,
+        "How often servers may be looked up or checked by one connect link; then it is void.",
+        unit="attempts",
+        ge=1,
+        le=1_000,
+    )
+    link_keep_days: int = setting(
+        30, "How long a connect link is listed after it was used, revoked or expired.", unit="days", ge=1, le=400
+    )
+    return_urls: Annotated[tuple[Annotated[str, Field(max_length=2_000)], ...], BeforeValidator(_listed)] = setting(
+        (),
+        "Where a person may be sent back to after a connect link: beginnings of URLs, up to a whole part of the path, "
+        "such as https://crm.example/settings. Empty: nowhere.",
+        max_length=100,
+    )
+    service_name: str = setting(
+        "",
+        "What people know the CRM as; the page behind a connect link names it. Empty: the tenant alone.",
+        max_length=100,
     )
 
 

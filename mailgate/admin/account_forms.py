@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from connectors.autoconfig.model import Discovery
 from mailgate.admin.languages import marked
 from mailgate.store.mailboxes import Mailbox
 from mailgate.usecases.accounts import MailboxBody, MailboxPatchBody
@@ -61,6 +62,21 @@ class AccountForm:
 def blank() -> AccountForm:
     """For an account that is new."""
     return AccountForm(_NEW)
+
+
+def found(discovery: Discovery) -> AccountForm:
+    """For an account that is new, with the servers that were found for its address."""
+    values = {**_NEW, "address": discovery.address}
+    offer = discovery.offer
+    for name, server in () if offer is None else (("imap", offer.imap), ("smtp", offer.smtp)):
+        if server is not None:
+            values |= {
+                f"{name}_host": server.host,
+                f"{name}_port": str(server.port),
+                f"{name}_security": server.security.value,
+                f"{name}_username": server.username,
+            }
+    return AccountForm(values)
 
 
 def of_mailbox(mailbox: Mailbox) -> AccountForm:

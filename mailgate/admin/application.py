@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from http import HTTPStatus
-from urllib.parse import parse_qsl, quote
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from starlette.routing import Route as HttpRoute
 from mailgate.admin import (
     access,
     account,
+    connect,
     events,
     holds,
     mailbox,
@@ -32,7 +33,7 @@ from mailgate.admin import (
 )
 from mailgate.admin.languages import language, negotiate
 from mailgate.admin.page import Page, Route
-from mailgate.admin.rendering import STATIC, TYPES, assets
+from mailgate.admin.serving import Named, read_form, static_file
 from mailgate.admin.shown import LANGUAGE, Shown
 from mailgate.errors import MailgateError, NotFoundError, TooManyRequestsError
 from mailgate.store import tenants as tenant_rows
@@ -59,8 +60,6 @@ ROUTES: tuple[Route, ...] = (
     *access.ROUTES,
 )
 _TENANT = re.compile(TENANT_PATTERN)
-_MOST_FIELDS = 100
-_FOR_EVER = "public, max-age=31536000, immutable"
 
 
 def routes(parts: Services) -> list[HttpRoute]:
@@ -74,7 +73,7 @@ def routes(parts: Services) -> list[HttpRoute]:
         HttpRoute(f"/admin{path}", _endpoint(parts, f"/admin{path}", methods), methods=[*methods])
         for path, methods in by_path.items()
     ]
-    static = HttpRoute("/admin/static/{name}", _static, methods=["GET"])
+    static = HttpRoute("/admin/static/{name}", static_file, methods=["GET"])
     nowhere = {"GET": Route("GET", "/{rest}", _nowhere, public=True)}
     return [
         static,
@@ -85,14 +84,15 @@ def routes(parts: Services) -> list[HttpRoute]:
 
 def install(app: Starlette, parts: Services) -> None:
     """Put the pages into the application, and what stands around them."""
-    app.router.routes += routes(parts)
-    if parts.settings.pages.enabled:
-        app.add_middleware(Shown, settings=parts.settings)
+    app.router.routes += [*connect.routes(parts), *routes(parts)]
+    app.add_middleware(
+        Shown, settings=parts.settings, below=("/admin", "/connect") if parts.settings.pages.enabled else ("/connect",)
+    )
 
 
 def _endpoint(parts: Services, template: str, methods: dict[str, Route]) -> Callable[..., object]:
     async def endpoint(request: Request) -> Response:
-        request.scope["route"] = _Named(template)
+        request.scope["route"] = Named(template)
         # HEAD comes as GET (mailgate.api.heads).
         answer = await _answer(parts, methods[request.method], template, request)
         for name, value in security.HEADERS.items():
@@ -101,13 +101,6 @@ def _endpoint(parts: Services, template: str, methods: dict[str, Route]) -> Call
         return answer
 
     return endpoint
-
-
-class _Named:
-    """What the metrics call the route."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
 
 
 async def _answer(parts: Services, route: Route, template: str, request: Request) -> Response:
@@ -149,7 +142,7 @@ async def _checked(page: Page, route: Route) -> Response:
     if page.user is None and not route.public:
         return _to_sign_in(page)
     if route.method != "GET":
-        page.form = await _form(page.request)
+        page.form = await read_form(page.request)
         ours = security.is_from_here(page.request, page.parts.settings)
         if not ours or not security.is_token(page.form.get("token", ""), page.secret):
             return page.render("refused.html", status=HTTPStatus.FORBIDDEN, why="token")
@@ -197,16 +190,6 @@ def _to_sign_in(page: Page) -> Response:
     return RedirectResponse(target, 303)
 
 
-async def _form(request: Request) -> dict[str, str]:
-    """Fields of the form; the gate has bounded the body's length and checked its type."""
-    body = await request.body()
-    try:
-        pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, max_num_fields=_MOST_FIELDS)
-    except ValueError:
-        return {}
-    return {name: value.replace("\0", "") for name, value in pairs}
-
-
 async def _write_down(page: Page, template: str, status: int) -> None:
     given = page.request.path_params
     access = Access(
@@ -221,15 +204,6 @@ async def _write_down(page: Page, template: str, status: int) -> None:
         address=page.whence.address,
     )
     await write_down(page.parts, access)
-
-
-async def _static(request: Request) -> Response:
-    request.scope["route"] = _Named("/admin/static/{name}")
-    found = assets().get(request.path_params["name"])
-    if found is None:
-        return Response(status_code=HTTPStatus.NOT_FOUND, headers=dict(security.HEADERS))
-    kind = TYPES[(STATIC / request.path_params["name"]).suffix]
-    return Response(found[0], media_type=kind, headers={**security.HEADERS, "cache-control": _FOR_EVER})
 
 
 async def _nowhere(page: Page) -> Response:

@@ -33,6 +33,10 @@ FAULTS: Final[Mapping[str, str]] = {
     "hold_not_found": marked("There is no such hold."),
     "hold_released": marked("This hold is released already."),
     "invalid": marked("A value can't be accepted."),
+    "link_exhausted": marked("This link was tried too often. Ask for a new one."),
+    "link_expired": marked("This link has expired. Ask for a new one."),
+    "link_revoked": marked("This link was withdrawn. Ask for a new one."),
+    "link_used": marked("This link was used already: the mailbox is connected."),
     "log_busy": marked("Another process signs this log at this moment. Try again in a minute."),
     "log_diverged": marked(
         "The entries in the database are not those that were signed: nothing of this log is handed out."
@@ -65,6 +69,7 @@ FAULTS: Final[Mapping[str, str]] = {
     "too_many_webhooks": marked("There are as many endpoints as are allowed: remove one first."),
     "type_unknown": marked("There is no such type of event."),
     "url_invalid": marked("Write an https address of a host that may be reached, without user and password."),
+    "too_many_checks": marked("Many mailboxes are being checked at this moment. Try again in a minute."),
     "webhook_not_found": marked("There is no such endpoint."),
     "webhook_paused": marked("This endpoint is paused: resume it, and it goes on."),
     "witness_missing": marked("The witness's directory is not there: no log can be signed until it is."),

@@ -78,6 +78,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "folder.reset": marked("A folder was numbered anew"),
     "operation.applied": marked("A change reached the mail server"),
     "operation.failed": marked("A change was taken back"),
+    "connect_link.used": marked("A person connected their mailbox by a link"),
     "subscription.changed": marked("The subscription changed"),
     "subscription.notice": marked("Something will happen to the plan"),
     "retention.run_completed": marked("A purge ended"),

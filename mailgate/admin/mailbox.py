@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 from starlette.responses import HTMLResponse, Response
 
+from connectors.autoconfig.model import Discovery, NoAddressError
 from mailgate.admin import account_forms
 from mailgate.admin.account_forms import SECURITIES, AccountForm
+from mailgate.admin.languages import marked
 from mailgate.admin.mailboxes import pace, rows_of
 from mailgate.admin.page import Page, Route
-from mailgate.admin.words import HAPPENED, OUTCOMES, RUN_STATES, STATES, STEPS
+from mailgate.admin.words import HAPPENED, NEEDS, OUTCOMES, RUN_STATES, SOURCES, STATES, STEPS
 from mailgate.clock import SECOND
 from mailgate.errors import ConflictError, PreconditionError
 from mailgate.store import guards, mailbox_overview, overview, quarantine, runs
 from mailgate.store.mailboxes import Mailbox
 from mailgate.store.users import Role
 from mailgate.sync.state import MailboxState
-from mailgate.usecases import connecting
+from mailgate.usecases import connecting, onboarding
 from mailgate.usecases.accounts import AccountPatch, Auth, MailboxPatchBody
 from mailgate.usecases.parts import Step, Verification
 from mailgate.usecases.remedies import remedy_of
@@ -93,8 +96,16 @@ async def remove(page: Page) -> Response:
 
 
 async def ask_connect(page: Page) -> Response:
-    """The form for a new account."""
-    return _form(page, account_forms.blank())
+    """The form for a new account; with an address, filled with the servers that were found for it."""
+    address = page.query("address", 320)
+    if not address:
+        return _form(page, account_forms.blank())
+    try:
+        found = await onboarding.find(page.parts, address)
+    except NoAddressError:
+        faults = {"address": marked("There can be no mailbox with this address.")}
+        return _form(page, account_forms.typed({"address": address}, faults), status=422)
+    return _form(page, account_forms.found(found), found=_told(page, found))
 
 
 async def connect(page: Page) -> Response:
@@ -145,6 +156,7 @@ def _form(
     status: int = 200,
     mailbox: Mailbox | None = None,
     tried: Verification | None = None,
+    found: Told | None = None,
     fault: str | None = None,
 ) -> Response:
     # htmx shows what comes only with 200; it takes the part that says what is wrong, and leaves the fields as they are.
@@ -157,8 +169,33 @@ def _form(
         securities=SECURITIES,
         steps=None if tried is None else [shown(step) for step in tried.steps],
         tried=tried,
+        found=found,
         fault=fault,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What was found for an address, as the page says it."""
+
+    good: bool
+    said: str
+    provider: str
+    needs: list[str]
+    help: str | None
+    places: list[str]
+
+
+def _told(page: Page, found: Discovery) -> Told:
+    offer = found.offer
+    provider = found.domain if offer is None or offer.provider is None else offer.provider
+    said = page.text("No servers were found. Write them below.")
+    if offer is not None:
+        said = page.text(SOURCES[offer.source]) % {"provider": provider}
+    needs = [] if offer is None else [page.text(NEEDS[need]) % {"provider": provider} for need in offer.needs]
+    places = [f"{at.source} · {at.target}: {at.outcome} {at.detail}".rstrip() for at in found.tried]
+    good = offer is not None and offer.certain and not offer.needs
+    return Told(good, said, provider, needs, None if offer is None else offer.help, places)
 
 
 def shown(step: Step) -> tuple[str, bool, str, str | None]:

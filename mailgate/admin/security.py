@@ -29,10 +29,24 @@ HEADERS: Mapping[str, str] = {
     "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
 }
+VISITOR_HEADERS: Mapping[str, str] = {
+    **HEADERS,
+    # No script at all, and nothing that a page links to learns the address of this one, which is a secret.
+    "content-security-policy": (
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; "
+        "base-uri 'none'"
+    ),
+    "referrer-policy": "no-referrer",
+    "x-robots-tag": "noindex, nofollow",
+}
+"""For the page behind a connect link."""
 SESSION = "mailgate_session"
 VISIT = "mailgate_visit"
 """Before there is a session: what the sign-in form's token hangs on."""
 
+
+CONNECT = "mailgate_connect"
+"""What the forms behind a connect link hang on."""
 
 LANGUAGE = "mailgate_language"
 """The language that the person chose, for what is shown before it is known who asks; it says nothing else."""
@@ -79,12 +93,13 @@ def is_token(given: str, secret: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), form_token(secret).encode())
 
 
-def is_from_here(request: Request, settings: Settings) -> bool:
+def is_from_here(request: Request, settings: Settings, *, nameless: bool = False) -> bool:
     """Whether a request that says where it comes from comes from this host. Browsers say it with every form; behind a
-    proxy only the host can be compared, since what it speaks with the browser is not known here.
+    proxy only the host can be compared, since what it speaks with the browser is not known here. `nameless`: our page
+    sends no referrer, so browsers name no origin either (Fetch, “append a request `Origin` header”).
     """
     origin = request.headers.get("origin")
-    if origin is None:
+    if origin is None or (nameless and origin == "null"):
         site = request.headers.get("sec-fetch-site")
         return site in (None, "same-origin", "none")
     host = urlsplit(origin).netloc

@@ -9,6 +9,7 @@ rest. It asks nothing of the database: that may be what is away.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -29,12 +30,13 @@ _REPLACED = frozenset({"content-length", "content-type"})
 class Shown:
     """See above; outermost of all."""
 
-    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, below: Sequence[str]) -> None:
+        self._below = below
         self._app = app
         self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not (scope["path"] == "/admin" or scope["path"].startswith("/admin/")):
+        if scope["type"] != "http" or not self._is_page(scope["path"]):
             await self._app(scope, receive, send)
             return
         held: Message | None = None
@@ -56,16 +58,20 @@ class Shown:
 
         await self._app(scope, receive, sending)
 
+    def _is_page(self, path: str) -> bool:
+        return any(path == prefix or path.startswith(f"{prefix}/") for prefix in self._below)
+
     async def _show(self, scope: Scope, send: Send, start: Message, document: bytes) -> None:
         problem: dict[str, Any] = json.loads(document or b"{}")
         request = Request(scope)
         own = scope.get(LANGUAGE) or security.read_cookie(request, self._settings, security.LANGUAGE)
         words = language(negotiate(request.headers.get("accept-language"), own))
         status = int(start["status"])
+        visitor = scope["path"].startswith("/connect/")
         title, meaning = faults.refusal(words, status)
         text = render(
             words.code,
-            "fault.html",
+            "connect_fault.html" if visitor else "fault.html",
             title=title,
             meaning=meaning,
             detail=problem.get("detail") if problem.get("type") == "backup_restored" else None,
@@ -76,7 +82,7 @@ class Shown:
         ).encode()
         raw = [(name, value) for name, value in start["headers"] if name.decode("latin-1").lower() not in _REPLACED]
         headers = MutableHeaders(raw=raw)
-        for name, value in security.HEADERS.items():
+        for name, value in (security.VISITOR_HEADERS if visitor else security.HEADERS).items():
             headers[name] = value
         headers["cache-control"] = "no-store"
         headers["content-type"] = "text/html; charset=utf-8"

@@ -100,6 +100,51 @@ STEPS: Final[Mapping[str, str]] = {
     "smtp_sender": marked("SMTP: send from this address"),
 }
 
+NEEDS: Final[Mapping[str, str]] = {
+    "app_password": marked(
+        "Your usual password does not work here. Make an app password at %(provider)s, and write that."
+    ),
+    "imap_on": marked("Access by IMAP must be switched on in the settings of your mailbox at %(provider)s."),
+    "oauth": marked("%(provider)s takes no passwords from other programs: a password will most likely be refused."),
+    "bridge": marked(
+        "%(provider)s can be connected through its Bridge program only. Ask whoever sent you here if that is set up."
+    ),
+    "paid": marked("At %(provider)s this is part of paid plans only."),
+    "no_imap": marked("%(provider)s offers no access by IMAP, so this mailbox can't be connected."),
+}
+"""What a person must do or have at a provider first (`connectors.autoconfig.model.Need`)."""
+
+SOURCES: Final[Mapping[str, str]] = {
+    "built_in": marked("These are the servers of %(provider)s."),
+    "autoconfig": marked("These are the servers that %(provider)s publishes."),
+    "srv": marked("These are the servers that %(provider)s announces in DNS."),
+    "mx": marked("Mail of this address goes to %(provider)s; these are its servers."),
+    "guess": marked("These servers are a guess. Compare them with what the provider gives."),
+}
+"""Where servers that were found come from (`connectors.autoconfig.model.Source`)."""
+
+LINK_OVER: Final[Mapping[str, tuple[str, str]]] = {
+    "unknown": (
+        marked("This link leads nowhere"),
+        marked("It is not whole, or it is gone. Open it as it was sent to you, or ask for a new one."),
+    ),
+    "used": (
+        marked("This link was used"),
+        marked("The mailbox is connected, and nothing more is to be done. For another mailbox ask for a new link."),
+    ),
+    "revoked": (marked("This link was withdrawn"), marked("Ask whoever sent it for a new one.")),
+    "expired": (marked("This link has expired"), marked("Ask whoever sent it for a new one.")),
+    "exhausted": (
+        marked("This link was tried too often"),
+        marked("To keep your mailbox safe it does not work any more. Ask whoever sent it for a new one."),
+    ),
+    "not_entitled": (
+        marked("This is not possible now"),
+        marked("Whoever sent you here can't connect mailboxes at the moment. Tell them, and try again later."),
+    ),
+}
+"""Why nothing can be done by a connect link: title and what to do."""
+
 STATUSES: Final[Mapping[str, str]] = {
     "trialing": marked("Trial"),
     "active": marked("Active"),

@@ -28,6 +28,7 @@ from mailgate.api.routes import (
     autoconfig,
     billing,
     changes,
+    connect_links,
     events,
     folders,
     guards,
@@ -58,6 +59,7 @@ ROUTERS = (
     subscription_commands.router,
     billing.router,
     autoconfig.router,
+    connect_links.router,
     mailboxes.router,
     folders.router,
     guards.router,
@@ -206,7 +208,10 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
 _TAGS = [
     {"name": "tenants", "description": "Customers of the CRM, and the plans they may be on"},
     {"name": "subscriptions", "description": "The plan that holds, and what it entitles to"},
-    {"name": "onboarding", "description": "Finding a mailbox's settings"},
+    {
+        "name": "onboarding",
+        "description": "Finding a mailbox's settings, and links by which people connect their mailboxes",
+    },
     {"name": "mailboxes", "description": "Connected accounts"},
     {"name": "folders", "description": "Folders of the accounts"},
     {"name": "guards", "description": "Deletions at mail servers that were refused as improbable"},

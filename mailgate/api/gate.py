@@ -195,7 +195,7 @@ def _too_many(taken: Taken) -> ProblemResponse:
 
 def _is_page(path: str) -> bool:
     """Pages send forms, and tell who asks by a cookie of their own."""
-    return path == "/admin" or path.startswith("/admin/")
+    return path == "/admin" or path.startswith(("/admin/", "/connect/"))
 
 
 def _is_submission(scope: Scope) -> bool:

@@ -160,6 +160,7 @@ class Application:
                 verify=verify or Verifier(core.settings, context),
                 verify_smtp=SmtpVerifier(core.settings, context),
                 find=finder_of(core.settings, self._lookups),
+                links=core.links,
                 metrics=self.metrics,
                 webhooks=core.webhooks,
                 call=self._caller,
@@ -328,6 +329,7 @@ class Application:
             delivery_days=core.settings.webhooks.keep_days,
             access_days=core.settings.access_log.keep_days,
             idle=core.settings.pages.idle_minutes * MINUTE,
+            link_days=core.settings.onboarding.link_keep_days,
         )
         await asyncio.to_thread(core.blobs.sweep, core.clock() - DAY)
         await core.send_queue.forget_ended(core.clock())

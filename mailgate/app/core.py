@@ -24,6 +24,7 @@ from mailgate.keys import KeyRing, master_from_text
 from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Settings
 from mailgate.store import installation, leases, migrate
 from mailgate.store.alarms import Alarms
+from mailgate.store.connect_links import ConnectLinks
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.feed_items import Feed
@@ -112,6 +113,7 @@ class Core:
     send_queue: SendQueue
     feed: Feed
     webhooks: Webhooks
+    links: ConnectLinks
     keys: KeyRotation
     tenant_erasures: TenantErasures
     witness: Witness
@@ -277,6 +279,7 @@ class Core:
             send_queue=SendQueue(db, ring, locks, Filing(expiry, pins, policy.anchor), allowance),
             feed=feed,
             webhooks=webhooks_of(db, ring, feed, clock, settings),
+            links=ConnectLinks(db, subscriptions, most_attempts=settings.onboarding.link_attempts),
             keys=KeyRotation(db, ring, log, clock, owner, keep=settings.keys.keep_epochs_days * DAY),
             tenant_erasures=tenant_erasures,
             witness=witness,

@@ -123,6 +123,10 @@ TYPES: Final[Mapping[str, EventType]] = {
         EventType("folder.reset", "The server numbered the folder's messages anew; they keep their ids here.", _FOLDER),
         EventType("operation.applied", "The mail server did what was asked.", _OPERATION),
         EventType("operation.failed", "It did not; the change was taken back.", _OPERATION),
+        EventType("connect_link.used", "A person has connected their mailbox by a connect link.", {
+            "connect_link_id": "the link",
+            "owner": "the user of the CRM whom it was made for; missing when none was named",
+        }),
         EventType("subscription.changed", "The plan, or when it ends, changed: when copies expire, too.", {
             "plan": "the plan that holds",
             "status": "of the subscription",

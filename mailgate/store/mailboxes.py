@@ -8,7 +8,7 @@ Secrets are sealed under the service key before they come near a transaction, an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,6 +49,10 @@ TOLD_BY_ITS_PROCESS = frozenset(
         MailboxState.NEEDS_APPROVAL,
     }
 )
+
+
+Along = Callable[[Transaction, str], Awaitable[None]]
+"""What is done in the transaction that makes a mailbox, given its id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +137,12 @@ class Mailboxes:
         """The keys that seal the secrets of mailboxes, and of what is asked of them."""
         return self._ring
 
-    async def create(self, tenant_id: str, spec: MailboxSpec, now: Instant, actor: Actor) -> Mailbox:
-        """Keep the settings; the supervisor connects. Raises ConflictError: not_entitled, mailbox_exists, and where the
-        plan's limits are reached mailbox_limit, shared_mailbox_limit, seat_limit; NotFoundError.
+    async def create(
+        self, tenant_id: str, spec: MailboxSpec, now: Instant, actor: Actor, *, along: Along | None = None
+    ) -> Mailbox:
+        """Keep the settings; the supervisor connects. `along` is done in the same transaction, with the new mailbox'
+        id, after the tenant was locked. Raises what that raises, and ConflictError: not_entitled, mailbox_exists, and
+        where the plan's limits are reached mailbox_limit, shared_mailbox_limit, seat_limit; NotFoundError.
         """
         tenant = await tenants.get(self._db, tenant_id)
         mailbox_id = new_id(now)
@@ -144,6 +151,8 @@ class Mailboxes:
 
         async def work(tx: Transaction) -> Mailbox:
             await tenants.lock(tx, tenant_id)
+            if along is not None:
+                await along(tx, mailbox_id)
             holds = await self._subscriptions.entitlements_in(tx.conn, tenant_id, now)
             if not holds.sync:
                 raise ConflictError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import delete, exists, select, tuple_, update
 
 from mailgate.clock import DAY, HOUR, Instant
-from mailgate.store import access_log, feed, installation, runs, sign_in_failures, user_sessions
+from mailgate.store import access_log, connect_links, feed, installation, runs, sign_in_failures, user_sessions
 from mailgate.store.database import Database
 from mailgate.store.hooks import deliveries
 from mailgate.store.hooks.endpoints import forget_removed
@@ -53,6 +53,7 @@ class Pruned:
     accesses: int
     sessions: int
     deliveries: int
+    connect_links: int
 
 
 async def prune(
@@ -65,6 +66,7 @@ async def prune(
     access_days: int = 400,
     delivery_days: int = 14,
     idle: Instant = HOUR,
+    link_days: int = 30,
 ) -> Pruned:
     """Forget tombstones that no plan's window reaches any more, answers kept for repeats, old runs, closed guards,
     alarms that are over, operations that ended, events of the feed, old entries of the access log, deliveries
@@ -156,6 +158,7 @@ async def prune(
         events=await _until_none(db, lambda tx: feed.prune(tx, now - event_days * DAY, BATCH)),
         accesses=await _until_none(db, lambda tx: access_log.prune(tx, now - access_days * DAY, BATCH)),
         deliveries=await _until_none(db, lambda tx: deliveries.prune(tx, now - delivery_days * DAY, now, BATCH)),
+        connect_links=await _until_none(db, lambda tx: connect_links.prune(tx, now - link_days * DAY, BATCH)),
         sessions=await _until_none(db, lambda tx: user_sessions.prune(tx, now, idle, BATCH)),
     )
 

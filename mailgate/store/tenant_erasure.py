@@ -29,7 +29,7 @@ from mailgate.clock import MINUTE, Clock, Instant
 from mailgate.errors import ConflictError, NotFoundError
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
-from mailgate.store import holds, leases
+from mailgate.store import connect_links, holds, leases
 from mailgate.store.database import Database
 from mailgate.store.discard import end_copies
 from mailgate.store.fenced import LEASE_PREFIX
@@ -369,6 +369,7 @@ async def _cut_off(tx: Transaction, tenant_id: str, now: Instant) -> None:
     await tx.conn.execute(update(users).where(people).values(disabled_at=now))
     hooks = update(webhooks).where(webhooks.c.tenant_id == tenant_id)
     await tx.conn.execute(hooks.values(version=webhooks.c.version + 1, **pausing(PauseReason.TENANT_ERASED, None, now)))
+    await connect_links.revoke_all(tx, tenant_id, now)
     queued = (submissions.c.tenant_id == tenant_id) & (submissions.c.state == "queued")
     await tx.conn.execute(update(submissions).where(queued).values(state="canceled", finished_at=now))
     await tx.conn.execute(update(submissions).where(submissions.c.tenant_id == tenant_id).values(file_at=None))

@@ -9,14 +9,18 @@ from mailgate.actors import Actor
 from mailgate.errors import ConflictError, PreconditionError
 from mailgate.store import guards, quarantine, tenants
 from mailgate.store.guards import Guard
-from mailgate.store.mailboxes import Mailbox, MailboxPatch, MailboxSpec
+from mailgate.store.mailboxes import Along, Mailbox, MailboxPatch, MailboxSpec
 from mailgate.store.quarantine import Entry
 from mailgate.usecases.accounts import Account, AccountPatch, MailboxBody, MailboxPatchBody
 from mailgate.usecases.parts import Services, Told, Verification, untold
 
 
-async def connect(parts: Services, tenant_id: str, body: MailboxBody, actor: Actor) -> Mailbox:
-    """Keep an account's settings; the synchronization connects. Raises what `Mailboxes.create` raises."""
+async def connect(
+    parts: Services, tenant_id: str, body: MailboxBody, actor: Actor, *, along: Along | None = None
+) -> Mailbox:
+    """Keep an account's settings; the synchronization connects. Raises what `Mailboxes.create` raises, which does
+    `along` as well.
+    """
     secrets: dict[str, Any] = {"imap": {"password": body.imap.auth.password}}
     if body.smtp is not None:
         secrets["smtp"] = {"password": body.smtp.auth.password}
@@ -30,7 +34,7 @@ async def connect(parts: Services, tenant_id: str, body: MailboxBody, actor: Act
         folder_rules=body.folders.model_dump(),
         secrets=secrets,
     )
-    mailbox = await parts.mailboxes.create(tenant_id, spec, parts.clock(), actor)
+    mailbox = await parts.mailboxes.create(tenant_id, spec, parts.clock(), actor, along=along)
     parts.sync.changed(mailbox.id)
     return mailbox
 

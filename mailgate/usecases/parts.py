@@ -19,6 +19,7 @@ from mailgate.settings import Settings
 from mailgate.store.access_log import AccessLog
 from mailgate.store.alarms import Alarms
 from mailgate.store.billing import StripeBook
+from mailgate.store.connect_links import ConnectLinks
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.feed_items import Feed
@@ -186,6 +187,7 @@ class Services:
     verify: Verify
     verify_smtp: VerifySmtp
     find: Find
+    links: ConnectLinks
     metrics: Metrics
     webhooks: Webhooks
     call: Call

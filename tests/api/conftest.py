@@ -31,7 +31,7 @@ from mailgate.ids import new_id
 from mailgate.keys.passwords import Passwords
 from mailgate.logs import configure
 from mailgate.metrics import Metrics
-from mailgate.settings import DatabaseSettings, LogSettings, Settings
+from mailgate.settings import DatabaseSettings, LogSettings, OnboardingSettings, Settings
 from mailgate.store import runs
 from mailgate.store.access_log import AccessLog
 from mailgate.store.billing import StripeBook
@@ -42,6 +42,7 @@ from mailgate.usecases.parts import Find, Health, Services, Step, Told, Verifica
 from mailgate.webhooks.calling import Call
 from mailgate.webhooks.model import Answer
 
+RETURN = "https://crm.example/settings"
 START: Instant = 20_600 * DAY
 ADMIN = "an-admin-token-of-the-tests"
 SENDING_WELL = Verification(True, (Step("smtp_connect", True), Step("smtp_login", True)))
@@ -238,6 +239,7 @@ def make_services(
         sync=sync,
         verify=verify,
         verify_smtp=verify.smtp,
+        links=core.links,
         find=find or Finder(providers(), Nobody(), Nowhere(), timeout_s=1.0, resolver=nowhere),
         metrics=Metrics(),
         webhooks=core.webhooks,
@@ -265,7 +267,9 @@ def log() -> Iterator[io.StringIO]:
 @pytest.fixture
 async def gateway(database_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     """On SQLite and on PostgreSQL; at the end the store checks itself."""
-    settings = Settings(data_dir=tmp_path / "data", database=DatabaseSettings(url=database_url))
+    onboarding = OnboardingSettings(return_urls=(RETURN,), service_name="Example CRM")
+    database = DatabaseSettings(url=database_url)
+    settings = Settings(data_dir=tmp_path / "data", database=database, onboarding=onboarding)
     clock = TestClock()
     core = await Core.open(settings, clock=clock)
     sync, verify = RecordedSync(core), RecordedVerify()

@@ -93,6 +93,10 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("POST", f"{B}/quarantine/{{n}}/retry"): CRM,
     ("GET", f"{B}/quarantine/{{n}}/raw"): CRM,
     ("GET", "/v1/autoconfig"): CRM,
+    ("POST", f"{T}/connect-links"): CRM,
+    ("GET", f"{T}/connect-links"): CRM,
+    ("GET", f"{T}/connect-links/{{connect_link_id}}"): CRM,
+    ("DELETE", f"{T}/connect-links/{{connect_link_id}}"): CRM,
     ("POST", "/v1/mailboxes/verify"): CRM,
     ("GET", f"{T}/messages"): ALL,
     ("GET", M): ALL,
@@ -162,7 +166,10 @@ async def world(gateway: Gateway) -> dict[str, str]:
     held = await gateway.client.post("/v1/tenants/acme/holds", json=asked)
     assert held.status_code == 201, held.text
     hook_id, delivery_id = await delivered_hook(gateway)
+    link = await gateway.client.post("/v1/tenants/acme/connect-links", json={"owner": "ann"})
+    assert link.status_code == 201, link.text
     return {
+        "connect_link_id": link.json()["id"],
         "webhook_id": hook_id,
         "delivery_id": delivery_id,
         "submission_id": await fail_to_send(post),

@@ -48,6 +48,7 @@ STATEFUL = {
     "status_contradicts_plan",
     "idempotency_key_reused",
     "name_invalid",
+    "return_url_refused",
     "address_invalid",
     "received_at_invalid",
     "attachment_invalid",
@@ -127,6 +128,7 @@ class Served:
         webhook_id, delivery_id = await delivered_hook(gateway)
         self.known = {
             "tenant_id": "acme",
+            "connect_link_id": (await gateway.client.post("/v1/tenants/acme/connect-links")).json()["id"],
             "webhook_id": webhook_id,
             "delivery_id": delivery_id,
             "mailbox_id": post.mailbox_id,

@@ -19,6 +19,7 @@ from mailgate.store.schema.alarms import alarms
 from mailgate.store.schema.base import Id, Name, Ref, metadata
 from mailgate.store.schema.events import events, feed
 from mailgate.store.schema.hooks import webhook_deliveries, webhook_lanes, webhooks
+from mailgate.store.schema.links import connect_links
 from mailgate.store.schema.log import log_checkpoints, log_leaves, log_tiles
 from mailgate.store.schema.mailboxes import folders, mailboxes
 from mailgate.store.schema.messages import blobs, messages, origins, pins, search_docs, tombstones
@@ -44,6 +45,7 @@ __all__ = [
     "alarms",
     "blob_erasures",
     "blobs",
+    "connect_links",
     "events",
     "feed",
     "folders",
