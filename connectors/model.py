@@ -60,10 +60,14 @@ class PasswordAuth:
 
 @dataclass(frozen=True, slots=True)
 class BearerAuth:
-    """A user name and an OAuth 2.0 access token (RFC 6750), for XOAUTH2. `repr` never shows the token."""
+    """A user name and an OAuth 2.0 access token (RFC 6750), for OAUTHBEARER and XOAUTH2. `repr` never shows the token.
+
+    `expires_at`: until when the token is good; None when nobody said.
+    """
 
     username: str
     token: str = field(repr=False)
+    expires_at: Instant | None = None
 
     @property
     def secret(self) -> str:

@@ -66,6 +66,11 @@ class FolderChange:
 class Source(Protocol):
     """One authenticated connection. At most one folder is open at a time; methods that need it say so."""
 
+    access_until: Instant | None
+    """Until when the access token is good that the line was logged in with; None with a password. Some servers end the
+    line then.
+    """
+
     @property
     def capabilities(self) -> frozenset[str]:
         """Upper case, as of after login (RFC 9051 §7.2.2)."""

@@ -19,7 +19,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -303,6 +303,70 @@ class SendingSettings(Section):
     )
 
 
+_URL: Final = r"^(https?://[^\s/@]+(/[^\s#]*)?)?$"
+_CLIENT_ID: Final = "The gateway's client id there. Empty: this provider is not offered."
+_ITS_SECRET: Final = "The client secret that belongs to it. Empty: a public client, which has none."  # noqa: S105
+_HOSTS: Final = "Mail servers that get its access tokens; no others do."
+_Words: TypeAlias = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=500)], ...], BeforeValidator(_listed)]
+
+
+class OAuthSettings(Section):
+    """Signing in to mail servers without passwords (OAuth 2.0). Providers follow; each is registered there with the
+    redirect address `<http.public_url>/v1/oauth/callback/<google, microsoft or generic>`."""
+
+    refresh_ahead_s: int = setting(
+        300,
+        "An access token is renewed so long before it expires, or in its last quarter.",
+        unit="seconds",
+        ge=0,
+        le=3_600,
+    )
+    timeout_s: float = setting(15.0, "Time for a provider's answer.", unit="seconds", ge=1, le=45)
+
+
+class OAuthGoogleSettings(Section):
+    """Gmail and Google Workspace."""
+
+    client_id: str = setting("", _CLIENT_ID, max_length=500)
+    client_secret: str = setting("", _ITS_SECRET, secret=True, max_length=500)
+    hosts: _Words = setting(("imap.gmail.com", "smtp.gmail.com"), _HOSTS, max_length=50)
+
+
+class OAuthMicrosoftSettings(Section):
+    """Microsoft 365 and Outlook.com."""
+
+    client_id: str = setting("", _CLIENT_ID, max_length=500)
+    client_secret: str = setting("", _ITS_SECRET, secret=True, max_length=500)
+    directory: str = setting(
+        "common",
+        "Whose accounts may sign in: common (all), organizations, consumers, or the id of one directory.",
+        pattern=r"^[A-Za-z0-9._-]{1,100}$",
+    )
+    hosts: _Words = setting(
+        ("outlook.office365.com", "smtp.office365.com", "imap-mail.outlook.com", "smtp-mail.outlook.com"),
+        _HOSTS,
+        max_length=50,
+    )
+
+
+class OAuthGenericSettings(Section):
+    """Any other authorisation server, such as one's own."""
+
+    title: str = setting("", "What people know it by. Empty: the host of authorize_url.", max_length=100)
+    client_id: str = setting("", _CLIENT_ID, max_length=500)
+    client_secret: str = setting("", _ITS_SECRET, secret=True, max_length=500)
+    authorize_url: str = setting("", "Where people consent.", pattern=_URL, max_length=2_000)
+    token_url: str = setting("", "Where tokens are given.", pattern=_URL, max_length=2_000)
+    scopes: _Words = setting((), "What is asked for.", max_length=50)
+    hosts: _Words = setting((), _HOSTS, max_length=50)
+
+    @model_validator(mode="after")
+    def _whole(self) -> OAuthGenericSettings:
+        if self.client_id and not (self.authorize_url and self.token_url and self.hosts):
+            raise ValueError("oauth_generic needs client_id, authorize_url, token_url and hosts together")
+        return self
+
+
 class RetentionSettings(Section):
     """When copies are due and how they are purged. Every value is part of the policy version in the purge log."""
 
@@ -549,6 +613,10 @@ class Settings(Section):
     net: NetSettings = NetSettings()
     sync: SyncSettings = SyncSettings()
     sending: SendingSettings = SendingSettings()
+    oauth: OAuthSettings = OAuthSettings()
+    oauth_google: OAuthGoogleSettings = OAuthGoogleSettings()
+    oauth_microsoft: OAuthMicrosoftSettings = OAuthMicrosoftSettings()
+    oauth_generic: OAuthGenericSettings = OAuthGenericSettings()
     retention: RetentionSettings = RetentionSettings()
     clock: ClockSettings = ClockSettings()
     plans: PlansSettings = PlansSettings()

@@ -206,16 +206,17 @@ class Dovecot:
     `start`.
 
     `settings` is added to the configuration, e.g. `imap_capability = IMAP4rev1 UIDPLUS` to hide what a poorer server
-    lacks.
+    lacks. `introspection`: where it asks whether an access token is good (RFC 7662); without it, it takes none.
     """
 
-    def __init__(self, folder: Path, *, settings: str = "") -> None:
+    def __init__(self, folder: Path, *, settings: str = "", introspection: str = "") -> None:
         program, doveadm = find_program("dovecot"), find_program("doveadm")
         if program is None or doveadm is None:
             leave_out("Dovecot", "dovecot-imapd")
         self._program, self._doveadm = program, doveadm
         self.version = Version.installed(program)
         self.folder, self._settings = folder, settings
+        self._introspection = introspection
         self.port, self.tls_port = free_port(), free_port()
         self._accounts: dict[str, Account] = {}
         self._names = itertools.count(1)
@@ -331,6 +332,11 @@ class Dovecot:
         )
         return sum(1 for line in done.stdout.splitlines()[1:] if line.split("\t")[0] == account.name)
 
+    def kick(self, account: Account) -> None:
+        """End all sessions of one user, as servers do when an access token is over."""
+        command = [self._doveadm, "-c", str(self.folder / "dovecot.conf"), "kick", account.name]
+        subprocess.run(command, capture_output=True, check=True)
+
     def ssl_context(self) -> ssl.SSLContext:
         """A client's context that trusts this server."""
         return ssl.create_default_context(cafile=str(self.certificates.ca))
@@ -385,7 +391,34 @@ namespace inbox {{
 }}
 """
         specific = self._for_24() if self._is_24 else self._for_23()
-        return specific + common + self._settings + "\n"
+        return specific + common + self._oauth2() + self._settings + "\n"
+
+    def _oauth2(self) -> str:
+        """Access tokens beside passwords."""
+        if not self._introspection:
+            return ""
+        asks = {
+            "introspection_mode": "post",
+            "introspection_url": self._introspection,
+            "username_attribute": "username",
+            "active_attribute": "active",
+            "active_value": "true",
+        }
+        if self._is_24:
+            lines = "".join(f"  {name} = {value}\n" for name, value in asks.items() if not name.startswith("active"))
+            passdb = "passdb oauth2 {\n  mechanisms_filter = xoauth2 oauthbearer\n}\n"
+            return f"auth_mechanisms = plain xoauth2 oauthbearer\noauth2 {{\n{lines}}}\n{passdb}"
+        file = self.folder / "oauth2.conf"
+        file.write_text("".join(f"{name} = {value}\n" for name, value in asks.items()))
+        give(file, user=service_user())
+        return f"""
+auth_mechanisms = plain xoauth2 oauthbearer
+passdb {{
+  driver = oauth2
+  mechanisms = xoauth2 oauthbearer
+  args = {file}
+}}
+"""
 
     @staticmethod
     def _special_use(name: str, use: str) -> str:
@@ -441,11 +474,11 @@ protocol imap {{
 """
 
 
-def start_dovecot(*, settings: str = "") -> Iterator[Dovecot]:
+def start_dovecot(*, settings: str = "", introspection: str = "") -> Iterator[Dovecot]:
     """For fixtures: a server that is gone, with its files, when the fixture ends."""
     folder = Path(tempfile.mkdtemp(prefix="mailgate-dovecot-"))
     try:
-        server = Dovecot(folder, settings=settings)
+        server = Dovecot(folder, settings=settings, introspection=introspection)
         try:
             yield server
         finally:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import ssl
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,6 +54,8 @@ class SmtpServer:
     starttls: ssl.SSLContext | None = None
     auth_required: bool = True
     no_plain: bool = False
+    bearer: frozenset[str] = frozenset({"XOAUTH2"})
+    tokens: Callable[[str, str], bool] = lambda name, token: (name, token) == ("ann@acme.example", "token-1")
     without: tuple[str, ...] = ()
     _server: asyncio.Server | None = None
     _hanging: asyncio.Event = field(default_factory=asyncio.Event)
@@ -89,7 +92,7 @@ class SmtpServer:
             auth_require_tls=False,
             auth_required=self.auth_required,
             authenticator=self._authenticate,
-            auth_exclude_mechanism=["PLAIN"] if self.no_plain else [],
+            auth_exclude_mechanism=[*(["PLAIN"] if self.no_plain else []), *({"XOAUTH2", "OAUTHBEARER"} - self.bearer)],
             tls_context=self.starttls,
             loop=asyncio.get_running_loop(),
         )
@@ -167,10 +170,22 @@ class _Handler:
 
     async def auth_XOAUTH2(self, server: SMTP, args: list[str]) -> AuthResult:  # noqa: N802
         """The token is right, or a challenge comes first that tells in JSON why not, as Gmail does it."""
-        said = base64.b64decode(args[1]).decode()
-        if said == "user=ann@acme.example\1auth=Bearer token-1\1\1":
-            return AuthResult(success=True, auth_data=b"ann@acme.example")
-        assert await server.challenge_auth('{"status":"401"}') == b""
+        return await self._bearer(server, args, r"user=([^\x01]+)\x01auth=Bearer ([^\x01]+)\x01\x01", b"")
+
+    async def auth_OAUTHBEARER(self, server: SMTP, args: list[str]) -> AuthResult:  # noqa: N802
+        """The same by RFC 7628."""
+        said = rf"n,a=([^\x01,]+),\x01host=127\.0\.0\.1\x01port={self.server.port}\x01auth=Bearer ([^\x01]+)\x01\x01"
+        return await self._bearer(server, args, said, b"\1")
+
+    async def _bearer(self, server: SMTP, args: list[str], form: str, last: bytes) -> AuthResult:
+        self.server.steps.append(f"auth {args[0]}" + (" at once" if len(args) > 1 else ""))
+        said = base64.b64decode(args[1]) if len(args) > 1 else await server.challenge_auth("")
+        assert isinstance(said, bytes)
+        found = re.fullmatch(form, said.decode())
+        assert found is not None, "what the client said is not as its mechanism has it"
+        if self.server.tokens(found[1], found[2]):
+            return AuthResult(success=True, auth_data=found[1].encode())
+        assert await server.challenge_auth('{"status":"401","scope":"mail"}') == last
         return AuthResult(success=False, handled=False)
 
     async def handle_MAIL(  # noqa: N802

@@ -12,7 +12,7 @@ from connectors.imap.refusal import bye_error
 from connectors.imap.session import Client, Session
 from connectors.imap.settings import Limits, Timeouts
 from connectors.imap.transport import Reader
-from connectors.model import Endpoint, PasswordAuth, Security
+from connectors.model import BearerAuth, Endpoint, PasswordAuth, Security
 from connectors.net import Network, Reached, Resolver, checked_addresses, connected_socket, resolve_host, unheard
 from connectors.reasons import Reason, of_connect_error, of_tls_error, speaks_no_tls
 
@@ -22,7 +22,7 @@ MAX_ADDRESSES: Final = 6
 
 async def open_session(
     endpoint: Endpoint,
-    auth: PasswordAuth,
+    auth: PasswordAuth | BearerAuth,
     *,
     ssl_context: ssl.SSLContext | None,
     allow_networks: Sequence[Network] = (),
@@ -53,7 +53,10 @@ async def open_session(
             why = f"no greeting from {endpoint.host}, port {endpoint.port}, within {timeouts.connect_s:g} s"
             raise NetworkError(why, reason=Reason.SILENT) from None
         if session.state != "AUTH":
-            await session.login(auth.username, auth.password)
+            if isinstance(auth, BearerAuth):
+                await session.login_by_token(auth, endpoint)
+            else:
+                await session.login(auth.username, auth.password)
         reached("login")
         await session.ask_capabilities()
     except BaseException:

@@ -9,7 +9,7 @@ from connectors.imap.connect import open_session
 from connectors.imap.settings import Limits, Timeouts
 from connectors.imap.source import ImapSource
 from connectors.imap.target import ImapTarget
-from connectors.model import Endpoint, PasswordAuth
+from connectors.model import BearerAuth, Endpoint, PasswordAuth
 from connectors.net import Network, Reached, Resolver, resolve_host, unheard
 
 
@@ -19,7 +19,7 @@ class ImapConnection(ImapSource, ImapTarget):
 
 async def connect_imap(
     endpoint: Endpoint,
-    auth: PasswordAuth,
+    auth: PasswordAuth | BearerAuth,
     *,
     ssl_context: ssl.SSLContext | None,
     allow_networks: Sequence[Network] = (),
@@ -40,6 +40,8 @@ async def connect_imap(
         reached=reached,
     )
     connection = ImapConnection(session)
+    if isinstance(auth, BearerAuth):
+        connection.access_until = auth.expires_at
     try:
         await connection.enable_extensions()
     except BaseException:

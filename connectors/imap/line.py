@@ -13,7 +13,7 @@ from connectors.imap.responses import Exists, Expunge, Fetch, Response, Vanished
 from connectors.imap.session import Session
 from connectors.imap.uidset import join, size
 from connectors.imap.utf7 import encode_name
-from connectors.model import FolderStatus, QResync, Selected
+from connectors.model import FolderStatus, Instant, QResync, Selected
 from connectors.port import FolderChange
 
 
@@ -22,6 +22,7 @@ class ImapLine:
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self.access_until: Instant | None = None
         self._qresync = False
         self._open_name: str | None = None
         self._selected = False

@@ -1,4 +1,4 @@
-"""Logging in (RFC 9051 §6.2.2, §6.2.3; SASL PLAIN: RFC 4616; SASL-IR: RFC 4959)."""
+"""Logging in (RFC 9051 §6.2.2, §6.2.3; SASL PLAIN: RFC 4616; access tokens: `connectors.sasl`; SASL-IR: RFC 4959)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from connectors.errors import AuthError
 from connectors.imap.command import Str
-from connectors.imap.refusal import login_error
+from connectors.imap.refusal import login_error, redact
 from connectors.imap.responses import Status
+from connectors.model import BearerAuth, Endpoint
 from connectors.reasons import Reason
+from connectors.sasl import Dialogue, exchange, replies
 
 if TYPE_CHECKING:
     from connectors.imap.session import Session
@@ -34,6 +36,27 @@ async def login(session: Session, username: str, password: str) -> Status:
         status = await (_authenticate_plain(session, answer) if plain else _login(session, username, password))
         if status.condition != "OK":
             raise login_error(status, session.secrets)
+    finally:
+        session.secrets = ()
+    return status
+
+
+async def login_by_token(session: Session, auth: BearerAuth, endpoint: Endpoint) -> Status:
+    """AUTHENTICATE with an access token. Returns the OK; raises as `login` does, and AuthError where the server takes
+    no tokens; none shows the token.
+    """
+    await session.ask_capabilities()
+    offered = (word.removeprefix("AUTH=") for word in session.capabilities if word.startswith("AUTH="))
+    spoken = exchange(auth, endpoint, offered)
+    initial = "SASL-IR" in session.capabilities
+    dialogue = Dialogue(spoken, initial=initial)
+    session.secrets = (auth.token, spoken.first)
+    session.forget_capabilities()
+    try:
+        arguments = [spoken.mechanism, spoken.first] if initial else [spoken.mechanism]
+        status = await session.wait_for(session.start("AUTHENTICATE", *arguments, reply=replies(dialogue)))
+        if status.condition != "OK":
+            raise login_error(status, session.secrets, told=redact(dialogue.reason or "", session.secrets))
     finally:
         session.secrets = ()
     return status

@@ -100,8 +100,8 @@ def _is_gone(status: Status) -> bool:
     return status.condition == "NO" and (said or status.code in _GONE_CODES)
 
 
-def login_error(status: Status, secrets: Iterable[str]) -> ConnectorError:
-    """For NO or BAD to LOGIN or AUTHENTICATE.
+def login_error(status: Status, secrets: Iterable[str], *, told: str | None = None) -> ConnectorError:
+    """For NO or BAD to LOGIN or AUTHENTICATE. `told`: what a challenge said of an access token, None for passwords.
 
     A NO without a reason counts as wrong credentials: trying again would lock accounts. A BAD is our syntax or the
     server's defect.
@@ -110,7 +110,8 @@ def login_error(status: Status, secrets: Iterable[str]) -> ConnectorError:
     if _is_later(status) or (status.code is None and LOGIN_FAILS_INSIDE.find(status.text)):
         return ThrottledError(f"the server asks to log in later: {text}", retry_after_s=_pause_s(status.text))
     if status.condition == "NO" or status.code in _REFUSED_CODES:
-        return AuthError(f"the server refused the user name or password: {text}")
+        what = "user name or password" if told is None else "access token" + (f" ({told})" if told else "")
+        return AuthError(f"the server refused the {what}: {text}")
     return ProtocolError(f"the server did not understand the login: {text}")
 
 

@@ -29,7 +29,7 @@ import aioimaplib.aioimaplib as lib
 from connectors.errors import ConnectorError, NetworkError, ProtocolError, clean_text
 from connectors.imap.command import Argument, encode, literal_plus
 from connectors.imap.inflight import Collector, Command, Inflight
-from connectors.imap.login import login
+from connectors.imap.login import login, login_by_token
 from connectors.imap.refusal import bye_error, command_error
 from connectors.imap.responses import Capability, Enabled, Fetch, Response, Status
 from connectors.imap.settings import Limits as Limits
@@ -37,6 +37,7 @@ from connectors.imap.settings import Timeouts as Timeouts
 from connectors.imap.syntax import parse_words
 from connectors.imap.transport import SMALL_READ, acknowledge, keep_alive
 from connectors.imap.wire import Parser
+from connectors.model import BearerAuth, Endpoint
 from connectors.port import Sink
 
 TALK_LIMIT: Final = 5_000
@@ -220,6 +221,12 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
     async def login(self, user: str, password: str) -> Status:
         """As aioimaplib's client asks for it; see `login.login`."""
         status = await login(self, user, password)
+        self.state = lib.AUTH
+        return status
+
+    async def login_by_token(self, auth: BearerAuth, endpoint: Endpoint) -> Status:
+        """See `login.login_by_token`."""
+        status = await login_by_token(self, auth, endpoint)
         self.state = lib.AUTH
         return status
 

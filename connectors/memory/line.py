@@ -6,6 +6,7 @@ import asyncio
 
 from connectors.errors import NetworkError, ServerError
 from connectors.memory.mailstore import Mailstore, MemoryFolder
+from connectors.model import Instant
 from connectors.port import Abilities, FolderChange
 
 
@@ -21,6 +22,7 @@ class MemoryLine:
         self._waiters: set[asyncio.Future[None]] = set()
         self._selected = False
         self.open_name: str | None = None
+        self.access_until: Instant | None = None
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -16,7 +16,7 @@ import contextlib
 import ipaddress
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 import aiosmtplib
@@ -25,6 +25,7 @@ from connectors.errors import AuthError, ConnectorError, NetworkError, ProtocolE
 from connectors.model import BearerAuth, Endpoint, PasswordAuth, Security
 from connectors.net import Network, Reached, Resolver, checked_addresses, connected_socket, resolve_host, unheard
 from connectors.reasons import Reason, of_tls_error, speaks_no_tls
+from connectors.sasl import Dialogue, exchange
 from connectors.smtp.errors import CannotCarryError, RefusedError, UnknownOutcomeError
 from connectors.smtp.model import Envelope, Reply, Stuffing, pieces, read_reply
 
@@ -39,6 +40,7 @@ _START_INPUT: Final = 354
 _CONTINUE: Final = 334
 _AUTHENTICATED: Final = 235
 _CLOSING: Final = 421
+_COMMAND_LINE: Final = 512  # octets, RFC 5321 §4.5.3.1.4
 # RFC 4954 §6; 454 is temporary there, 538 wants TLS first.
 _WRONG_LOGIN: Final = frozenset({530, 534, 535, 538, 550, 501, 504})
 
@@ -63,6 +65,7 @@ class SmtpSession:
         self.greeting = greeting
         self.capabilities: Mapping[str, str] = {}
         self._client = client
+        self._endpoint = endpoint
         self._host = endpoint.host
         self._clear = endpoint.security is Security.NONE
         self._timeouts = timeouts
@@ -100,14 +103,14 @@ class SmtpSession:
         await self.hello()
 
     async def login(self, auth: PasswordAuth | BearerAuth) -> None:
-        """AUTH (RFC 4954): XOAUTH2 with a token, else PLAIN, else LOGIN. Raises AuthError, ThrottledError; none shows
-        the secret.
+        """AUTH (RFC 4954): OAUTHBEARER or XOAUTH2 with a token, else PLAIN, else LOGIN. Raises AuthError,
+        ThrottledError; none shows the secret.
         """
         offered = self.capabilities.get("AUTH", "").upper().split()
         if isinstance(auth, BearerAuth):
-            steps = [_b64(f"user={auth.username}\1auth=Bearer {auth.token}\1\1"), ""]
-            mechanism = "XOAUTH2"
-        elif "PLAIN" in offered or "LOGIN" not in offered:
+            await self._login_by_token(auth, offered)
+            return
+        if "PLAIN" in offered or "LOGIN" not in offered:
             if "\0" in auth.username or "\0" in auth.password:
                 raise AuthError("NUL cannot be part of a user name or password")
             mechanism, steps = "PLAIN", [_b64(f"\0{auth.username}\0{auth.password}")]
@@ -122,13 +125,28 @@ class SmtpSession:
             reply = await self._authenticate(mechanism, steps)
         finally:
             self._secrets = ()
-        if reply.code != _AUTHENTICATED:
-            if reply.code in _WRONG_LOGIN:
-                raise AuthError(f"the server refused the login: {reply}")
-            raise ThrottledError(f"the server takes no login now: {reply}")
+        _require_login(reply, "login")
+
+    async def _login_by_token(self, auth: BearerAuth, offered: Sequence[str]) -> None:
+        spoken = exchange(auth, self._endpoint, offered)
+        # RFC 4954 §4: what does not fit into a command line is not sent with the command.
+        initial = len(f"AUTH {spoken.mechanism} {spoken.first}\r\n") <= _COMMAND_LINE
+        dialogue = Dialogue(spoken, initial=initial)
+        self._secrets = (auth.token, spoken.first)
+        try:
+            reply = await self._command("AUTH", spoken.mechanism, *([spoken.first] if initial else []))
+            while reply.code == _CONTINUE:
+                answer = dialogue.answer(reply.text)
+                reply = await self._command("*" if answer is None else answer)
+                if answer is None:
+                    break
+            told = read_reply(reply.code, dialogue.refusal(reply.text), self._secrets).text
+        finally:
+            self._secrets = ()
+        _require_login(replace(reply, text=told), "access token")
 
     async def _authenticate(self, mechanism: str, steps: Sequence[str]) -> Reply:
-        # PLAIN and XOAUTH2 take their first answer along (RFC 4954 §4); some servers take LOGIN's only when asked.
+        # PLAIN takes its first answer along (RFC 4954 §4); some servers take LOGIN's only when asked.
         first, left = (steps[0], steps[1:]) if mechanism != "LOGIN" else (None, steps)
         reply = await self._command("AUTH", mechanism, *([] if first is None else [first]))
         for step in left:
@@ -301,6 +319,14 @@ async def open_session(
         session.drop()
         raise
     return session
+
+
+def _require_login(reply: Reply, what: str) -> None:
+    """Raise AuthError for a login that was refused, ThrottledError for one that is not taken now."""
+    if reply.code != _AUTHENTICATED:
+        if reply.code in _WRONG_LOGIN:
+            raise AuthError(f"the server refused the {what}: {reply}")
+        raise ThrottledError(f"the server takes no login now: {reply}")
 
 
 async def _connect(

@@ -35,6 +35,7 @@ _MESSAGE = re.compile(r"message/rfc822\s*(;.*)?", re.IGNORECASE)
 _TAKES_MESSAGES = re.compile(r"/v1/tenants/[^/]+/mailboxes/[^/]+/messages")
 _ALWAYS_SERVED = frozenset({"/healthz", "/readyz", "/metrics"})
 _SIGNED = frozenset({"/v1/billing/stripe"})
+_LINKED = re.compile(r"/v1/oauth/(go|callback)/[^/]+")
 _TAKES_SUBMISSIONS = re.compile(r"/v1/tenants/[^/]+/mailboxes/[^/]+/submissions")
 _FORM = re.compile(r"application/x-www-form-urlencoded\s*(;.*)?", re.IGNORECASE)
 _JSON = re.compile(r"application/([a-z0-9.+-]+\+)?json\s*(;.*)?", re.IGNORECASE)
@@ -258,8 +259,10 @@ def _bad_address(scope: Scope) -> ProblemResponse | None:
 
 
 def _is_protected(path: str) -> bool:
-    """Webhooks carry no token, but a signature, which their route checks before it reads anything else."""
-    return path == "/v1" or (path.startswith("/v1/") and path not in _SIGNED)
+    """Webhooks carry no token, but a signature, which their route checks before it reads anything else; and browsers
+    follow links, whose secret is in them.
+    """
+    return path == "/v1" or (path.startswith("/v1/") and path not in _SIGNED and _LINKED.fullmatch(path) is None)
 
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

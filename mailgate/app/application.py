@@ -19,7 +19,7 @@ from connectors.autoconfig.names import Dns
 from connectors.autoconfig.providers import providers
 from connectors.imap.connection import connect_imap
 from connectors.imap.session import Timeouts
-from connectors.model import Endpoint, PasswordAuth
+from connectors.model import BearerAuth, Endpoint, PasswordAuth
 from connectors.port import Connect, Connection
 from connectors.smtp.session import SmtpSession, open_session
 from connectors.smtp.session import Timeouts as SmtpTimeouts
@@ -32,6 +32,7 @@ from mailgate.app.health import checks
 from mailgate.app.sampling import Sampler
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
 from mailgate.clock import DAY, HOUR, MINUTE, Instant
+from mailgate.consents.model import Consented
 from mailgate.errors import ConfigurationError, UnavailableError
 from mailgate.jobs.deliver import Deliverer, HookLimits
 from mailgate.jobs.erase import EraseWorker
@@ -69,7 +70,9 @@ _RESTORE_LOOK_S = 2.0
 
 
 class Application:
-    """One serving process. Make it in a running event loop; `connector` and `verify` can be replaced by tests."""
+    """One serving process. Make it in a running event loop; `connector`, `verify` and the `context`, which says whom
+    mail servers' certificates must come from, can be replaced by tests.
+    """
 
     def __init__(
         self,
@@ -78,10 +81,11 @@ class Application:
         secrets: Secrets | None = None,
         connector: Connector | None = None,
         verify: Verify | None = None,
+        context: ssl.SSLContext | None = None,
     ) -> None:
         self.core = core
-        context = tls_context()
-        self.supervisor = supervisor_of(core, connector or imap_connector(core.settings, context))
+        context = context or tls_context()
+        self.supervisor = supervisor_of(core, connector or imap_connector(core, context))
         self.metrics = Metrics()
         self._indexer = Indexer(core.db, core.ring, core.blobs, core.clock, core.owner)
         self._stamper = Stamper(core.db, core.settings.ledger.timestamp_url, authority_roots(core.settings))
@@ -98,13 +102,15 @@ class Application:
             keys=self._rotate_keys,
             erasures=core.tenant_erasures.work,
             sample=self._sampler.work,
+            consents=core.tokens.renew_due,
             clock=core.clock,
             intervals=intervals_of(core.settings),
         )
+        core.tokens.on_lapsed = self.supervisor.wake
         core.tenant_erasures.on_begun = self._erasure_begun
         core.tenant_erasures.on_purged = lambda: self.jobs.wake("erase")
         self._index = Worker("index", self._index_behind)
-        self.sender = sender_of(core, smtp_connector(core.settings, context), self.metrics)
+        self.sender = sender_of(core, smtp_connector(core, context), self.metrics)
         self._send = Worker("send", self.sender.work)
         self.sender.wake = core.submissions.on_queued = self._send.wake
         self._publishing = Publishing(
@@ -155,6 +161,7 @@ class Application:
                 tenant_erasures=core.tenant_erasures,
                 wishes=core.wishes,
                 submissions=core.submissions,
+                tokens=core.tokens,
                 feed=core.feed,
                 sync=sync,
                 verify=verify or Verifier(core.settings, context),
@@ -372,8 +379,9 @@ def supervisor_of(core: Core, connector: Connector) -> Supervisor:
     )
 
 
-def imap_connector(settings: Settings, context: ssl.SSLContext) -> Connector:
+def imap_connector(core: Core, context: ssl.SSLContext) -> Connector:
     """Connects to real mail servers; one TLS context is shared by all connections."""
+    settings = core.settings
     timeouts = Timeouts(
         connect_s=settings.sync.connect_timeout_s,
         command_s=settings.sync.command_timeout_s,
@@ -381,14 +389,19 @@ def imap_connector(settings: Settings, context: ssl.SSLContext) -> Connector:
     )
 
     def connector(config: MailboxConfig) -> Connect:
-        async def connect() -> Connection:
+        async def by(auth: PasswordAuth | BearerAuth) -> Connection:
             return await connect_imap(
                 config.endpoint,
-                config.auth,
+                auth,
                 ssl_context=context,
                 allow_networks=settings.net.allow,
                 timeouts=timeouts,
             )
+
+        async def connect() -> Connection:
+            if isinstance(config.auth, Consented):
+                return await core.tokens.logged_in(config.id, config.auth.username, by)
+            return await by(config.auth)
 
         return connect
 
@@ -410,18 +423,24 @@ def sender_of(core: Core, connect: ConnectSmtp, metrics: Metrics) -> Sender:
     )
 
 
-def smtp_connector(settings: Settings, context: ssl.SSLContext) -> ConnectSmtp:
+def smtp_connector(core: Core, context: ssl.SSLContext) -> ConnectSmtp:
     """Connects to real submission servers, with the same trust as to mail servers."""
+    settings = core.settings
     timeouts = SmtpTimeouts(
         connect_s=settings.sync.connect_timeout_s,
         command_s=settings.sending.command_timeout_s,
         end_s=settings.sending.end_timeout_s,
     )
 
-    async def connect(endpoint: Endpoint, auth: PasswordAuth) -> SmtpSession:
-        return await open_session(
-            endpoint, auth, ssl_context=context, allow_networks=settings.net.allow, timeouts=timeouts
-        )
+    async def connect(mailbox_id: str, endpoint: Endpoint, auth: PasswordAuth | Consented) -> SmtpSession:
+        async def by(auth: PasswordAuth | BearerAuth) -> SmtpSession:
+            return await open_session(
+                endpoint, auth, ssl_context=context, allow_networks=settings.net.allow, timeouts=timeouts
+            )
+
+        if isinstance(auth, Consented):
+            return await core.tokens.logged_in(mailbox_id, auth.username, by)
+        return await by(auth)
 
     return connect
 

@@ -12,12 +12,15 @@ from pathlib import Path
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from connectors.oauth.client import TokenClient
 from mailgate import __version__
 from mailgate.alarms import Limits
 from mailgate.app.plans import PlanFile, policy_of, read_plans
 from mailgate.app.presence import Presence
+from mailgate.app.verify import tls_context
 from mailgate.blobs import BlobStore
 from mailgate.clock import DAY, HOUR, SECOND, Clock, system_clock
+from mailgate.consents.providers import offered
 from mailgate.errors import ConfigurationError, UnavailableError
 from mailgate.ids import new_ref
 from mailgate.keys import KeyRing, master_from_text
@@ -25,6 +28,7 @@ from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Setting
 from mailgate.store import installation, leases, migrate
 from mailgate.store.alarms import Alarms
 from mailgate.store.connect_links import ConnectLinks
+from mailgate.store.consents import Consents
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry
 from mailgate.store.feed_items import Feed
@@ -51,6 +55,7 @@ from mailgate.store.wishes.service import Wishes
 from mailgate.store.witness import Witness
 from mailgate.tenants.catalogue import Catalogue
 from mailgate.tenants.timeline import SubscriptionRules
+from mailgate.usecases.access_tokens import AccessTokens
 from mailgate.webhooks.calling import check_url
 from retention.policy import ClockLimits, Policy
 
@@ -110,6 +115,7 @@ class Core:
     wishes: Wishes
     allowance: CountedAllowance
     submissions: Submissions
+    tokens: AccessTokens
     send_queue: SendQueue
     feed: Feed
     webhooks: Webhooks
@@ -276,6 +282,7 @@ class Core:
                 anchor_from=policy.anchor,
                 at_once=settings.limits.parses_at_once,
             ),
+            tokens=tokens_of(db, ring, subscriptions, clock, owner, settings),
             send_queue=SendQueue(db, ring, locks, Filing(expiry, pins, policy.anchor), allowance),
             feed=feed,
             webhooks=webhooks_of(db, ring, feed, clock, settings),
@@ -290,9 +297,26 @@ class Core:
     async def close(self) -> None:
         """Give everything back."""
         self.presence.leave()
+        await self.tokens.close()
         await self.db.close()
         self.blobs.close()
         self.ring.close()
+
+
+def tokens_of(
+    db: Database, ring: KeyRing, subscriptions: Subscriptions, clock: Clock, owner: str, settings: Settings
+) -> AccessTokens:
+    """The access tokens of mailboxes, from the providers that the settings name."""
+    wanted = settings.oauth
+    return AccessTokens(
+        Consents(db, ring),
+        subscriptions,
+        offered(settings),
+        TokenClient(tls_context, wanted.timeout_s),
+        clock,
+        owner,
+        ahead_s=wanted.refresh_ahead_s,
+    )
 
 
 def webhooks_of(db: Database, ring: KeyRing, feed: Feed, clock: Clock, settings: Settings) -> Webhooks:

@@ -21,7 +21,7 @@ from connectors.errors import (
 )
 from connectors.imap.connection import connect_imap
 from connectors.imap.session import Timeouts
-from connectors.model import Endpoint, PasswordAuth, Security
+from connectors.model import BearerAuth, Endpoint, PasswordAuth, Security
 from connectors.net import Resolver, resolve_host
 from connectors.reasons import Reason, of_login_text
 from connectors.smtp.errors import CannotCarryError, RefusedError
@@ -52,7 +52,9 @@ class Verifier:
         self._timeouts = Timeouts(connect_s=connect_s, command_s=self._timeout_s)
         self._context = context
 
-    async def __call__(self, endpoint: Endpoint, auth: PasswordAuth, *, told: Told = untold) -> Verification:
+    async def __call__(
+        self, endpoint: Endpoint, auth: PasswordAuth | BearerAuth, *, told: Told = untold
+    ) -> Verification:
         """Name, connection, TLS, login, list of folders."""
         trial = _Trial(_steps(endpoint, "folders"), told, "")
 
@@ -87,7 +89,7 @@ class SmtpVerifier:
         self._context = context
 
     async def __call__(
-        self, endpoint: Endpoint, auth: PasswordAuth, *, sender: str | None = None, told: Told = untold
+        self, endpoint: Endpoint, auth: PasswordAuth | BearerAuth, *, sender: str | None = None, told: Told = untold
     ) -> Verification:
         """Name, connection, TLS, login, and whether mail may come from this address."""
         trial = _Trial(_steps(endpoint, *([] if sender is None else ["sender"])), told, _SMTP)

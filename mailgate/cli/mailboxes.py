@@ -12,13 +12,14 @@ import typer
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from connectors.model import Endpoint, PasswordAuth, Security
+from connectors.model import BearerAuth, Endpoint, PasswordAuth, Security
 from mailgate.actors import COMMAND
 from mailgate.app.application import imap_connector, supervisor_of
 from mailgate.app.core import Core
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
 from mailgate.cli import session
 from mailgate.clock import SECOND, to_rfc3339
+from mailgate.consents.model import Consented, auth_of
 from mailgate.errors import ConflictError, MailgateError, NotFoundError
 from mailgate.settings import MAILBOX_PASSWORD_VARIABLE
 from mailgate.store import overview, runs, tenants
@@ -122,10 +123,13 @@ def verify(mailbox: Which, *, json: Json = False) -> None:
             box = await _find(core, mailbox)
             await _require_sync(core, box)
             secrets = await core.mailboxes.secrets(box.id)
-            tried = [await Verifier(core.settings, tls_context())(*_account(box.imap, secrets["imap"]))]
+            tried = [
+                await Verifier(core.settings, tls_context())(*await _account(core, box.id, box.imap, secrets["imap"]))
+            ]
             if box.smtp is not None:
                 sending = SmtpVerifier(core.settings, tls_context())
-                tried.append(await sending(*_account(box.smtp, secrets["smtp"]), sender=box.address))
+                account = await _account(core, box.id, box.smtp, secrets["smtp"])
+                tried.append(await sending(*account, sender=box.address))
             steps = [step._asdict() | {"remedy": remedy_of(step.reason)} for found in tried for step in found.steps]
             return all(found.ok for found in tried), steps
 
@@ -189,7 +193,7 @@ def sync(
             if not box.enabled:
                 raise ConflictError("this mailbox is switched off; `mailgate mailbox enable` switches it on")
             await _require_sync(core, box)
-            supervisor = supervisor_of(core, imap_connector(core.settings, tls_context()))
+            supervisor = supervisor_of(core, imap_connector(core, tls_context()))
             run_id = await supervisor.sync_now(box.id, box.tenant_id, str(COMMAND))
             here = _here(core, supervisor, box.id, run_id) if once else _ended(core, run_id)
             passing = asyncio.create_task(here)
@@ -277,9 +281,14 @@ async def _require_sync(core: Core, box: Mailbox) -> None:
         raise ConflictError(f"plan {holds.plan} has no synchronization", slug="not_entitled")
 
 
-def _account(settings: Mapping[str, Any], secrets: Mapping[str, Any]) -> tuple[Endpoint, PasswordAuth]:
+async def _account(
+    core: Core, mailbox_id: str, settings: Mapping[str, Any], secret: Mapping[str, Any]
+) -> tuple[Endpoint, PasswordAuth | BearerAuth]:
     endpoint = Endpoint(settings["host"], settings["port"], Security(settings["security"]))
-    return endpoint, PasswordAuth(settings["username"], secrets["password"])
+    auth = auth_of(settings["username"], secret)
+    if isinstance(auth, Consented):
+        return endpoint, await core.tokens.bearer(mailbox_id, auth.username)
+    return endpoint, auth
 
 
 def _checked(values: dict[str, Any]) -> MailboxBody:

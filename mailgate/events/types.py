@@ -101,6 +101,7 @@ TYPES: Final[Mapping[str, EventType]] = {
         EventType("mailbox.state_changed", "The mailbox is in another state; `removed` ends its copies.", {
             "state": "connecting, importing, live, polling, backoff, auth_failed, needs_approval, disabled, "
             "not_entitled, removed",
+            "code": "consent_lapsed: only a new consent of the person helps; missing otherwise",
             "limited_by": "the limit of the plan that switched it off",
         }),
         EventType("mailbox.import_finished", "The first import is complete.", {}),

@@ -40,6 +40,7 @@ class Intervals:
     keys: int = 3_600
     erasures: int = 60
     sample: int = 60
+    consents: int = 20
 
 
 class Jobs:
@@ -47,7 +48,8 @@ class Jobs:
 
     `sign` makes log checkpoints where a log grew, `prune` forgets what is no longer needed, `plans_file` takes over a
     changed catalogue, `notices` says what will happen to subscriptions, `alarms` looks at what is wrong, `keys`
-    whether keys are to be rotated, `erasures` goes on with tenants that leave, `sample` keeps how the gateway stands.
+    whether keys are to be rotated, `erasures` goes on with tenants that leave, `sample` keeps how the gateway stands,
+    `consents` renews access tokens.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Jobs:
         keys: Callable[[], Awaitable[object]],
         erasures: Callable[[], Awaitable[object]],
         sample: Callable[[], Awaitable[object]],
+        consents: Callable[[], Awaitable[object]],
         clock: Clock,
         intervals: Intervals | None = None,
     ) -> None:
@@ -87,6 +90,7 @@ class Jobs:
                 Worker("keys", keys),
                 Worker("erasures", erasures),
                 Worker("sample", sample),
+                Worker("consents", consents),
                 Worker("clock", self._note_time),
                 Worker("alarms", alarms),
             )

@@ -24,6 +24,7 @@ from connectors.smtp.model import Envelope, Reply
 from connectors.smtp.port import Submitter
 from mailgate.blobs import BlobStore
 from mailgate.clock import SECOND, Clock, Instant
+from mailgate.consents.model import Consented, auth_of
 from mailgate.errors import MailgateError, NotFoundError
 from mailgate.metrics import Metrics
 from mailgate.store.sending.queue import Claim, ClaimLostError, SendQueue
@@ -42,7 +43,8 @@ _WORDS: Final[dict[type[Exception], str]] = {
     ThrottledError: "throttled",
 }
 
-ConnectSmtp: TypeAlias = Callable[[Endpoint, PasswordAuth], Awaitable[Submitter]]
+ConnectSmtp: TypeAlias = Callable[[str, Endpoint, PasswordAuth | Consented], Awaitable[Submitter]]
+"""For the mailbox with this id."""
 SecretsOf: TypeAlias = Callable[[str], Awaitable[Mapping[str, Any]]]
 
 
@@ -187,7 +189,7 @@ class Sender:
             raise AuthError("the mailbox has no credentials for sending")
         smtp = claim.smtp
         endpoint = Endpoint(smtp["host"], smtp["port"], Security(smtp["security"]))
-        return await self._connect(endpoint, PasswordAuth(smtp["username"], secrets["password"]))
+        return await self._connect(claim.mailbox_id, endpoint, auth_of(smtp["username"], secrets))
 
     async def _hand_over(self, claim: Claim, session: Submitter) -> _Attempt:
         envelope = claim.envelope

@@ -174,6 +174,24 @@ class TenantKeys:
         aead = self._epochs.get(epoch) or self._epoch(epoch, make=False)
         return unwrap(aead, wrapped, self._context + str(epoch).encode())
 
+    def seal(self, secret: bytes, context: str) -> bytes:
+        """Encrypt a secret of the tenant's, bound to `context`: it becomes noise when the tenant's keys are destroyed.
+        Raises KeyMissingError.
+        """
+        return wrap(self._sealing(), secret, self._context + b"secret\0" + context.encode())
+
+    def open_sealed(self, sealed: bytes, context: str) -> bytes:
+        """What `seal` took. Raises KeyMissingError, and KeyUnwrapError when the bytes were changed or belong to another
+        context.
+        """
+        return unwrap(self._sealing(), sealed, self._context + b"secret\0" + context.encode())
+
+    def _sealing(self) -> AESGCM:
+        with self._lock:
+            if self._destroyed:
+                raise self._gone()
+            return AESGCM(HKDFExpand(SHA256(), 32, b"mailgate tenant secrets").derive(self._mac_root))
+
     def mac(self, purpose: str, data: bytes | bytearray | memoryview) -> bytes:
         """HMAC-SHA256 (RFC 2104) of `data` under the key of this purpose: 32 bytes."""
         inner, outer = self._macs.get(purpose) or self._mac_pair(purpose)

@@ -16,10 +16,11 @@ from sqlalchemy import Row, func, insert, literal, select, update
 
 from mailgate.actors import Actor
 from mailgate.clock import Instant, to_rfc3339
+from mailgate.consents.model import Given
 from mailgate.errors import ConflictError, NotFoundError
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
-from mailgate.store import backfills, operations, plan_limits, tenants
+from mailgate.store import backfills, consents, operations, plan_limits, tenants
 from mailgate.store.database import Database
 from mailgate.store.fenced import LEASE_PREFIX
 from mailgate.store.paging import Page, cut
@@ -58,7 +59,7 @@ Along = Callable[[Transaction, str], Awaitable[None]]
 @dataclass(frozen=True, slots=True)
 class MailboxSpec:
     """What a client gives. `imap` and `smtp`: host, port, security, username; `secrets`: {"imap": {"password": …}, …},
-    never shown.
+    never shown, or {"imap": {"oauth2": provider}, …} with the consent as `given`.
     """
 
     address: str
@@ -69,11 +70,12 @@ class MailboxSpec:
     enabled: bool = True
     smtp: Mapping[str, Any] | None = None
     folder_rules: Mapping[str, Any] = field(default_factory=dict)
+    given: Given | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class MailboxPatch:
-    """What to change; None leaves as it is. `secrets` replaces those of the protocols it names."""
+    """What to change; None leaves as it is. `secrets` replaces those of the protocols it names, `given` the consent."""
 
     enabled: bool | None = None
     address: str | None = None
@@ -83,6 +85,7 @@ class MailboxPatch:
     smtp: Mapping[str, Any] | None = None
     folder_rules: Mapping[str, Any] | None = None
     secrets: Mapping[str, Any] | None = field(default=None, repr=False)
+    given: Given | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,8 @@ class Mailboxes:
             # Nobody has it yet. (In an INSERT's RETURNING the subquery would read all mailboxes' leases.)
             nobody = literal(0).label(_OWNED_UNTIL.name)
             row = (await tx.conn.execute(insert(mailboxes).values(values).returning(mailboxes, nobody))).one()
+            if spec.given is not None:
+                await consents.put(tx, self._ring.tenant(tenant.ref), tenant_id, mailbox_id, spec.given, now)
             tx.emit(
                 tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": values["state"]}
             )
@@ -229,7 +234,12 @@ class Mailboxes:
                 if value is not None:
                     values[name] = dict(value) if isinstance(value, Mapping) else value
             if patch.secrets is not None:
-                values["secrets"] = self._seal(mailbox_id, {**self._open(mailbox_id, row.secrets), **patch.secrets})
+                merged = {**self._open(mailbox_id, row.secrets), **patch.secrets}
+                values["secrets"] = self._seal(mailbox_id, merged)
+                if not any("oauth2" in secret for secret in merged.values()):
+                    await consents.forget(tx, mailbox_id)
+            if patch.given is not None:
+                await consents.put(tx, self._ring.tenant(tenant.ref), tenant_id, mailbox_id, patch.given, now)
             if patch.imap is not None:
                 values["account_ref"] = self._account_ref(tenant.ref, patch.imap)
                 await self._refuse_twice(tx, tenant_id, values["account_ref"], mailbox_id)
@@ -274,6 +284,7 @@ class Mailboxes:
                 "config_version": row.config_version + 1,
             }
             await tx.conn.execute(update(mailboxes).where(_COLUMNS.id == mailbox_id).values(values))
+            await consents.forget(tx, mailbox_id)
             await forget_mailbox(tx, mailbox_id)
             await backfills.end(tx, mailbox_id, now, "the mailbox was removed")
             tx.emit(tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": "removed"})
@@ -311,7 +322,7 @@ class Mailboxes:
                 return {}  # it stays off for the reason that it has
             off = {"enabled": False, "limited_by": None, "state": "disabled", "state_reason": "switched off"}
             return {**off, "state_changed_at": now}
-        retried = patch.imap is not None or patch.secrets is not None
+        retried = patch.imap is not None or patch.secrets is not None or patch.given is not None
         owner = row.owner if patch.owner is None else patch.owner
         shared = row.shared if patch.shared is None else patch.shared
         placed = not row.enabled or (owner, shared) != (row.owner, row.shared)

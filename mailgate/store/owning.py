@@ -39,7 +39,7 @@ _ASKED = (
     .group_by(operations.c.mailbox_id)
 )
 _SAID = (
-    select(_C.tenant_id, _C.state, _C.state_reason)
+    select(_C.tenant_id, _C.state, _C.state_reason, _C.config_version)
     .where(
         _C.id == bindparam("mailbox"),
         _C.removed_at.is_(None),
@@ -156,7 +156,14 @@ class SqlOwning(Fenced):
     # What the mailbox says of itself.
 
     async def set_state(
-        self, mailbox_id: str, state: MailboxState, reason: str | None, now: Instant, owner: Owner | None = None
+        self,
+        mailbox_id: str,
+        state: MailboxState,
+        reason: str | None,
+        now: Instant,
+        owner: Owner | None = None,
+        *,
+        config_version: int | None = None,
     ) -> None:
         """Write the state when it differs, with its event."""
         columns = mailboxes.c
@@ -168,6 +175,8 @@ class SqlOwning(Fenced):
             told = {"mailbox": mailbox_id, "on": state is not MailboxState.DISABLED}
             row = (await tx.conn.execute(_SAID, told)).one_or_none()
             if row is None or (row.state, row.state_reason) == (state.value, text):
+                return
+            if config_version is not None and config_version != row.config_version:
                 return
             values: dict[str, Any] = {"state": state.value, "state_reason": text}
             if row.state != state.value:

@@ -13,8 +13,9 @@ from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from connectors.model import Endpoint, PasswordAuth, Security
+from connectors.model import Endpoint, Security
 from mailgate.clock import Instant
+from mailgate.consents.model import auth_of
 from mailgate.store import backfills, changes, drafts, messages, operations, quarantine, recognition, sync_runs
 from mailgate.store import folders as folder_rows
 from mailgate.store.database import Database
@@ -99,7 +100,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             account_ref=row.account_ref,
             config_version=row.config_version,
             endpoint=Endpoint(imap["host"], imap["port"], Security(imap["security"])),
-            auth=PasswordAuth(imap["username"], secrets["imap"]["password"]),
+            auth=auth_of(imap["username"], secrets["imap"]),
             include=tuple(rules.get("include") or ()),
             exclude=tuple(rules.get("exclude") or ()),
             import_floor_at=row.import_floor_at,

@@ -37,6 +37,8 @@ from mailgate.store.hooks.endpoints import pausing
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import (
     blob_erasures,
+    consent_flows,
+    consents,
     hold_messages,
     idempotency_keys,
     log_checkpoints,
@@ -363,6 +365,8 @@ async def _cut_off(tx: Transaction, tenant_id: str, now: Instant) -> None:
     locked = select(mailboxes.c.id).where(mine).order_by(mailboxes.c.id).with_for_update(key_share=True)
     await tx.conn.execute(locked)
     await tx.conn.execute(update(mailboxes).where(mine).values(off))
+    for table in (consents, consent_flows):
+        await tx.conn.execute(delete(table).where(table.c.tenant_id == tenant_id))
     theirs = (tokens.c.tenant_id == tenant_id) & tokens.c.revoked_at.is_(None)
     await tx.conn.execute(update(tokens).where(theirs).values(revoked_at=now))
     people = (users.c.tenant_id == tenant_id) & users.c.disabled_at.is_(None)

@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from connectors.errors import AuthError, ConnectorError, NetworkError, ProtocolError, Retry, ThrottledError
+from connectors.oauth.errors import ConsentLapsedError
 from connectors.port import Connect, Connection
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import SECOND, Clock, Instant, to_rfc3339
@@ -46,6 +47,8 @@ FRUITFUL: Final = 3
 """A shorter one that brought something keeps the pauses from growing beyond so many faults: a line that breaks again
 and again still makes progress.
 """
+ACCESS_SLACK: Final[Instant] = 60 * SECOND
+"""Servers end sessions when the token is over by their clock, or a little before."""
 STOP_S: Final = 5.0
 """How long a stopped session may take to finish what it is writing."""
 _UNTIL_ASKED_S: Final = 30 * 86_400.0
@@ -98,6 +101,8 @@ class MailboxTask:
         self._stopping = self._obeying = False
         self._told: tuple[MailboxState, str | None] | None = None
         self._breakers = Breakers()
+        self._access_over_at: Instant | None = None
+        self._renewing = False  # connecting anew with another token, of which nobody needs to hear
         self._faults = 0  # in a row, less what good sessions made up for
         self.id = head.id
         self.tenant_id = head.tenant_id
@@ -195,6 +200,8 @@ class MailboxTask:
             return await self._session_of(self.lease, config, once=False)
         except ConnectorError as error:
             if not self._stopping:
+                if self._is_end_of_access(error):
+                    return 0.0
                 return await self._fault(error, error.retry_after_s)
         except MailgateError as error:
             if error.slug in ("lease_lost", "mailbox_disabled") or self._stopping:
@@ -205,6 +212,16 @@ class MailboxTask:
             log.exception("session_failed", mailbox_id=self.id)
             return await self._fault(error, None)
         return 0.0
+
+    def _is_end_of_access(self, error: ConnectorError) -> bool:
+        """Whether the server ended a session because its access token is over, which is no fault: there is another one.
+        Once for each token, and only of sessions that had begun.
+        """
+        over_at, self._access_over_at = self._access_over_at, None
+        if over_at is None or isinstance(error, AuthError) or error.retry is Retry.NEVER:
+            return False
+        self._renewing = self._parts.clock() >= over_at
+        return self._renewing
 
     async def _give_back(self) -> None:
         if self._shared.closing.is_set():
@@ -224,8 +241,9 @@ class MailboxTask:
         if not entitled.sync or entitled.days is None:
             return _SOON_S  # not one command to the server
         host = self._host = self._shared.hosts.of(config.endpoint.host)
-        if not once:
+        if not once and not self._renewing:
             await self._report(*_before(config, host))
+        self._renewing = False
         async with Turn(host.places, self.tenant_id):
             if self._over():
                 return 0.0
@@ -234,6 +252,7 @@ class MailboxTask:
             try:
                 if self._over():
                     return 0.0
+                self._access_over_at = _access_over(source.access_until, self._parts.clock())
                 await self._run(lease, config, entitled, source, once=once)
             finally:
                 if asyncio.get_running_loop().time() - began_s >= STEADY_S:
@@ -334,7 +353,10 @@ class MailboxTask:
     async def _report(self, state: MailboxState, reason: str | None) -> None:
         """Write the state, if it is another than was told last; only its owner speaks for a mailbox."""
         if self.lease is not None and not self._stopping and self._told != (state, reason):
-            await self._parts.store.set_state(self.id, state, reason, self._parts.clock(), self.lease.owner)
+            # Credentials that were given anew meanwhile must not be called wrong.
+            version = self.config_version if state is MailboxState.AUTH_FAILED else None
+            now, owner = self._parts.clock(), self.lease.owner
+            await self._parts.store.set_state(self.id, state, reason, now, owner, config_version=version)
             self._told = state, reason
 
     def _checked(self) -> None:
@@ -351,7 +373,8 @@ class MailboxTask:
         pause_s = 0.0
         if isinstance(error, AuthError):
             self.hopeless = True
-            state, reason = MailboxState.AUTH_FAILED, f"{error}; enter the credentials again"
+            said = str(error) if isinstance(error, ConsentLapsedError) else f"{error}; enter the credentials again"
+            state, reason = MailboxState.AUTH_FAILED, said
         elif isinstance(error, ConnectorError) and error.retry is Retry.NEVER:
             pause_s = _UNTIL_ASKED_S
             state, reason = MailboxState.BACKOFF, f"{error}; tried again when the settings change, or at the next start"
@@ -372,6 +395,11 @@ class MailboxTask:
         except Exception as failure:  # noqa: BLE001 - without a database nothing can be told; the next attempt will
             log.warning("state_not_written", mailbox_id=self.id, error=str(failure))
         return pause_s
+
+
+def _access_over(until_at: Instant | None, now: Instant) -> Instant | None:
+    """From when on the end of a session that begins now is no surprise; None: it always is."""
+    return None if until_at is None else until_at - min(ACCESS_SLACK, max(0, until_at - now) // 4)
 
 
 def _before(config: MailboxConfig, host: Host) -> tuple[MailboxState, str | None]:

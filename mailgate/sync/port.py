@@ -162,9 +162,18 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
         ...
 
     async def set_state(
-        self, mailbox_id: str, state: MailboxState, reason: str | None, now: Instant, owner: Owner | None = None
+        self,
+        mailbox_id: str,
+        state: MailboxState,
+        reason: str | None,
+        now: Instant,
+        owner: Owner | None = None,
+        *,
+        config_version: int | None = None,
     ) -> None:
-        """Write the state when it differs, with its event. Without an owner: only while nobody owns the mailbox."""
+        """Write the state when it differs, with its event. Without an owner: only while nobody owns the mailbox. With a
+        `config_version`: only while settings and credentials are those.
+        """
         ...
 
     async def set_floor(self, owner: Owner, floor_at: Instant, now: Instant) -> Instant:

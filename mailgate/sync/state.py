@@ -9,6 +9,7 @@ from typing import Final
 
 from connectors.model import Endpoint, Folder, PasswordAuth, SpecialUse
 from mailgate.clock import Instant
+from mailgate.consents.model import Consented
 
 UNSURE: Final = -1
 """As a checkpoint's `exists`: the server contradicted itself, and no count is vouched for."""
@@ -93,7 +94,7 @@ class MailboxConfig:
     account_ref: bytes
     config_version: int
     endpoint: Endpoint
-    auth: PasswordAuth
+    auth: PasswordAuth | Consented
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     import_floor_at: Instant | None

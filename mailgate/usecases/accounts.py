@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from mailgate.usecases.types import Body, TenantId, text
+from mailgate.consents.model import ProviderName
+from mailgate.usecases.types import Body, TenantId, one_of, text
 
 # Engines disagree about `\s` beyond ASCII (U+0085, U+FEFF): named, these mean the same to every client.
 _BLANKS = r"\s\x00-\x1f\x7f-\xa0\ufeff"
@@ -23,14 +24,42 @@ Password = Annotated[
     StringConstraints(min_length=1, max_length=1_000, pattern=r"^[^\x00\r\n]+$"),
     Field(description="kept encrypted, never shown", json_schema_extra={"writeOnly": True}),
 ]
+Provider = Annotated[ProviderName, Field(strict=False)]
+Token = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=16_384, pattern=r"^[\x21-\x7e]+$"),
+    Field(description="kept encrypted, never shown", json_schema_extra={"writeOnly": True}),
+]
 Owner = Annotated[str, text(200), Field(description="the user of the CRM whose mailbox it is")]
 SecurityWord = Literal["tls", "starttls", "none"]
 
 
-class Auth(Body):
-    """How to log in."""
+class OAuth2(Body):
+    """The consent of a person, by which mail servers take access tokens in place of a password. `smtp` without tokens
+    has the consent of `imap`.
+    """
 
-    password: Password = Field(repr=False)
+    provider: Provider
+    refresh_token: Token | None = Field(default=None, repr=False)
+    access_token: Token | None = Field(default=None, repr=False)
+    expires_in: int | None = Field(
+        default=None, ge=0, le=86_400 * 30, description="seconds that the access token is good for"
+    )
+
+
+class Auth(Body):
+    """How to log in: exactly one of them."""
+
+    model_config = ConfigDict(json_schema_extra=lambda schema: one_of(schema, ("password", "oauth2")))
+
+    password: Password | None = Field(default=None, repr=False)
+    oauth2: OAuth2 | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Auth:
+        if len(self.model_fields_set) != 1 or (self.password is None) == (self.oauth2 is None):
+            raise ValueError("give either password or oauth2")
+        return self
 
 
 class Account(Body):

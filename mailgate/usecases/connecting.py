@@ -4,26 +4,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from connectors.model import Endpoint, PasswordAuth, Security
+from connectors.model import BearerAuth, Endpoint, PasswordAuth, Security
 from mailgate.actors import Actor
+from mailgate.consents.model import Given
 from mailgate.errors import ConflictError, PreconditionError
 from mailgate.store import guards, quarantine, tenants
 from mailgate.store.guards import Guard
 from mailgate.store.mailboxes import Along, Mailbox, MailboxPatch, MailboxSpec
 from mailgate.store.quarantine import Entry
+from mailgate.usecases import giving
 from mailgate.usecases.accounts import Account, AccountPatch, MailboxBody, MailboxPatchBody
+from mailgate.usecases.giving import Server
 from mailgate.usecases.parts import Services, Told, Verification, untold
 
 
 async def connect(
     parts: Services, tenant_id: str, body: MailboxBody, actor: Actor, *, along: Along | None = None
 ) -> Mailbox:
-    """Keep an account's settings; the synchronization connects. Raises what `Mailboxes.create` raises, which does
-    `along` as well.
+    """Keep an account's settings; the synchronization connects. Raises what `Mailboxes.create`, which does `along` as
+    well, and `giving.given` raise.
     """
-    secrets: dict[str, Any] = {"imap": {"password": body.imap.auth.password}}
-    if body.smtp is not None:
-        secrets["smtp"] = {"password": body.smtp.auth.password}
+    return await keep(parts, tenant_id, body, giving.given(parts, servers_of(body)), actor, along=along)
+
+
+async def keep(
+    parts: Services,
+    tenant_id: str,
+    body: MailboxBody,
+    given: Given | None,
+    actor: Actor,
+    *,
+    along: Along | None = None,
+) -> Mailbox:
+    """The same, with a consent that was judged. Raises PreconditionError (`tokens_needed`) without one where the body
+    wants one.
+    """
+    servers = servers_of(body)
+    if given is None and any(server.auth.oauth2 is not None for server in servers):
+        raise PreconditionError("oauth2 needs a refresh_token, or a person who consents", slug="tokens_needed")
     spec = MailboxSpec(
         address=body.address,
         owner=body.owner,
@@ -32,32 +50,53 @@ async def connect(
         imap=_settings(body.imap),
         smtp=None if body.smtp is None else _settings(body.smtp),
         folder_rules=body.folders.model_dump(),
-        secrets=secrets,
+        secrets={server.name: giving.secret(server.auth) for server in servers},
+        given=given,
     )
     mailbox = await parts.mailboxes.create(tenant_id, spec, parts.clock(), actor, along=along)
     parts.sync.changed(mailbox.id)
     return mailbox
 
 
-async def change(parts: Services, tenant_id: str, mailbox_id: str, body: MailboxPatchBody, actor: Actor) -> Mailbox:
-    """Change settings, or the switch. Raises PreconditionError (`credentials_needed`) for a server without credentials
-    for it, and what `Mailboxes.update` raises.
+def servers_of(body: MailboxBody) -> list[Server]:
+    """The servers of an account, and how each is logged in to."""
+    accounts = [("imap", body.imap), *([] if body.smtp is None else [("smtp", body.smtp)])]
+    return [Server(name, account.host.lower(), account.security, account.auth) for name, account in accounts]
+
+
+async def change(
+    parts: Services,
+    tenant_id: str,
+    mailbox_id: str,
+    body: MailboxPatchBody,
+    actor: Actor,
+    *,
+    given: Given | None = None,
+) -> Mailbox:
+    """Change settings, or the switch; `given`: a consent of the person's. Raises PreconditionError
+    (`credentials_needed`) for a server without credentials for it, and what `giving.given` and `Mailboxes.update`
+    raise.
     """
     old = await parts.mailboxes.get(tenant_id, mailbox_id)
-    secrets = {
-        name: {"password": given.auth.password}
-        for name, given in (("imap", body.imap), ("smtp", body.smtp))
-        if given is not None and given.auth is not None
-    }
+    imap, smtp = _merged(old.imap, body.imap, "imap"), _merged(old.smtp, body.smtp, "smtp")
+    servers = [
+        Server(name, str(now["host"]), str(now["security"]), patch.auth)
+        for name, now, patch in (("imap", imap or old.imap, body.imap), ("smtp", smtp or old.smtp, body.smtp))
+        if patch is not None and patch.auth is not None and now
+    ]
+    given = giving.given(parts, servers) or given
+    if given is None:
+        await giving.require_consent(parts, mailbox_id, servers)
     patch = MailboxPatch(
         enabled=body.enabled,
         address=body.address,
         owner=body.owner,
         shared=body.shared,
-        imap=_merged(old.imap, body.imap, "imap"),
-        smtp=_merged(old.smtp, body.smtp, "smtp"),
+        imap=imap,
+        smtp=smtp,
         folder_rules=None if body.folders is None else body.folders.model_dump(),
-        secrets=secrets or None,
+        secrets={server.name: giving.secret(server.auth) for server in servers} or None,
+        given=given,
     )
     changed = await parts.mailboxes.update(tenant_id, mailbox_id, patch, parts.clock(), actor)
     parts.sync.changed(mailbox_id)
@@ -92,9 +131,9 @@ async def verify(
     await tenants.get(parts.db, tenant_id)
     await require_sync(parts, tenant_id)
     with parts.checks.place():
-        tried = [await parts.verify(*_account(imap), told=told)]
+        tried = [await parts.verify(*_account(parts, "imap", imap), told=told)]
         if smtp is not None:
-            tried.append(await parts.verify_smtp(*_account(smtp), sender=sender, told=told))
+            tried.append(await parts.verify_smtp(*_account(parts, "smtp", smtp), sender=sender, told=told))
     return Verification(all(found.ok for found in tried), tuple(step for found in tried for step in found.steps))
 
 
@@ -137,9 +176,16 @@ async def _require_running(parts: Services, tenant_id: str, mailbox_id: str) -> 
     await require_sync(parts, tenant_id)
 
 
-def _account(account: Account) -> tuple[Endpoint, PasswordAuth]:
+def _account(parts: Services, name: str, account: Account) -> tuple[Endpoint, PasswordAuth | BearerAuth]:
     endpoint = Endpoint(account.host, account.port, Security(account.security))
-    return endpoint, PasswordAuth(account.username, account.auth.password)
+    auth = account.auth
+    if auth.oauth2 is None:
+        return endpoint, PasswordAuth(account.username, auth.password or "")
+    giving.judge(parts, [Server(name, account.host.lower(), account.security, auth)])
+    if auth.oauth2.access_token is None:
+        # A refresh token is not tried: what its provider gives in its place would be lost.
+        raise PreconditionError("trying oauth2 needs an access_token", slug="tokens_needed")
+    return endpoint, BearerAuth(account.username, auth.oauth2.access_token)
 
 
 def _settings(account: Account) -> dict[str, Any]:

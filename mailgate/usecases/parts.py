@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from connectors.autoconfig.model import Discovery
-from connectors.model import Endpoint, PasswordAuth
+from connectors.model import BearerAuth, Endpoint, PasswordAuth
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import Clock, Instant
 from mailgate.errors import UnavailableError
@@ -35,6 +35,7 @@ from mailgate.store.sending.accept import Submissions
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenant_erasure import TenantErasures
 from mailgate.store.wishes.service import Wishes
+from mailgate.usecases.access_tokens import AccessTokens
 from mailgate.webhooks.calling import Call
 
 
@@ -82,7 +83,9 @@ class Verification:
 class Verify(Protocol):
     """Tries settings for reading."""
 
-    async def __call__(self, endpoint: Endpoint, auth: PasswordAuth, *, told: Told = untold) -> Verification:
+    async def __call__(
+        self, endpoint: Endpoint, auth: PasswordAuth | BearerAuth, *, told: Told = untold
+    ) -> Verification:
         """Bounded in time. Raises nothing that a mail server can bring about."""
         ...
 
@@ -91,7 +94,7 @@ class VerifySmtp(Protocol):
     """Tries settings for sending, as the address `sender` if one is given. Nothing is sent."""
 
     async def __call__(
-        self, endpoint: Endpoint, auth: PasswordAuth, *, sender: str | None = None, told: Told = untold
+        self, endpoint: Endpoint, auth: PasswordAuth | BearerAuth, *, sender: str | None = None, told: Told = untold
     ) -> Verification:
         """See `Verify`."""
         ...
@@ -182,6 +185,7 @@ class Services:
     tenant_erasures: TenantErasures
     wishes: Wishes
     submissions: Submissions
+    tokens: AccessTokens
     feed: Feed
     sync: SyncControl
     verify: Verify

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -62,6 +63,21 @@ EntityId: TypeAlias = Annotated[
 def text(most: int, least: int = 1) -> StringConstraints:
     """For `Annotated[str, …]`: text without NUL of `least` to `most` characters."""
     return StringConstraints(min_length=least, max_length=most, pattern=_NO_NUL)
+
+
+def one_of(schema: dict[str, Any], names: Sequence[str]) -> None:
+    """Let a body's JSON schema say that exactly one of these fields is given, and is not null."""
+    fields = schema["properties"]
+    others = [name for name in schema.get("required", []) if name not in names]
+    kinds = []
+    for name in names:
+        mine = {key: value for key, value in fields.items() if key == name or key not in names}
+        kind = {key: value for key, value in fields[name].items() if key not in ("anyOf", "default")}
+        mine[name] = kind | next(choice for choice in fields[name]["anyOf"] if choice.get("type") != "null")
+        kinds.append({"type": "object", "properties": mine, "required": [*others, name], "additionalProperties": False})
+    for word in ("type", "properties", "required", "additionalProperties"):
+        schema.pop(word, None)
+    schema["oneOf"] = kinds
 
 
 class Body(BaseModel):

@@ -31,7 +31,7 @@ from mailgate.ids import new_id
 from mailgate.keys.passwords import Passwords
 from mailgate.logs import configure
 from mailgate.metrics import Metrics
-from mailgate.settings import DatabaseSettings, LogSettings, OnboardingSettings, Settings
+from mailgate.settings import DatabaseSettings, LogSettings, OAuthGenericSettings, OnboardingSettings, Settings
 from mailgate.store import runs
 from mailgate.store.access_log import AccessLog
 from mailgate.store.billing import StripeBook
@@ -41,6 +41,7 @@ from mailgate.store.transaction import Transaction
 from mailgate.usecases.parts import Find, Health, Services, Step, Told, Verification, untold
 from mailgate.webhooks.calling import Call
 from mailgate.webhooks.model import Answer
+from tests.authserver import settings_of
 
 RETURN = "https://crm.example/settings"
 START: Instant = 20_600 * DAY
@@ -235,6 +236,7 @@ def make_services(
         tenant_erasures=core.tenant_erasures,
         wishes=core.wishes,
         submissions=core.submissions,
+        tokens=core.tokens,
         feed=core.feed,
         sync=sync,
         verify=verify,
@@ -269,7 +271,12 @@ async def gateway(database_url: str, tmp_path: Path) -> AsyncIterator[Gateway]:
     """On SQLite and on PostgreSQL; at the end the store checks itself."""
     onboarding = OnboardingSettings(return_urls=(RETURN,), service_name="Example CRM")
     database = DatabaseSettings(url=database_url)
-    settings = Settings(data_dir=tmp_path / "data", database=database, onboarding=onboarding)
+    settings = Settings(
+        data_dir=tmp_path / "data",
+        database=database,
+        onboarding=onboarding,
+        oauth_generic=OAuthGenericSettings(**settings_of(1)),
+    )
     clock = TestClock()
     core = await Core.open(settings, clock=clock)
     sync, verify = RecordedSync(core), RecordedVerify()

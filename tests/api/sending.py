@@ -12,6 +12,7 @@ from sqlalchemy import select
 from connectors.model import Endpoint, PasswordAuth
 from connectors.net import parse_networks
 from connectors.smtp.session import SmtpSession, Timeouts, open_session
+from mailgate.consents.model import Consented
 from mailgate.jobs.send import Sender, SendLimits
 from mailgate.metrics import Metrics
 from mailgate.store.schema import events, submissions
@@ -28,8 +29,9 @@ LETTER: dict[str, Any] = {
 }
 
 
-async def connect(endpoint: Endpoint, auth: PasswordAuth) -> SmtpSession:
+async def connect(_mailbox_id: str, endpoint: Endpoint, auth: PasswordAuth | Consented) -> SmtpSession:
     """To the double, over its plain line."""
+    assert isinstance(auth, PasswordAuth)
     return await open_session(endpoint, auth, ssl_context=None, allow_networks=LOOPBACK, timeouts=TIMEOUTS)
 
 

@@ -32,6 +32,9 @@ OPEN = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/
 SIGNED = {("POST", "/v1/billing/stripe")}
 """Open as well, but for who signs."""
 
+LINKED = {("GET", "/v1/oauth/go/{secret}"), ("GET", "/v1/oauth/callback/{provider}")}
+"""Open to browsers: the secret is in the link."""
+
 T = "/v1/tenants/{tenant_id}"
 M = f"{T}/messages/{{message_id}}"
 B = f"{T}/mailboxes/{{mailbox_id}}"
@@ -98,6 +101,8 @@ MATRIX: dict[tuple[str, str], frozenset[str]] = {
     ("GET", f"{T}/connect-links/{{connect_link_id}}"): CRM,
     ("DELETE", f"{T}/connect-links/{{connect_link_id}}"): CRM,
     ("POST", "/v1/mailboxes/verify"): CRM,
+    ("GET", "/v1/oauth/providers"): CRM,
+    ("POST", f"{T}/oauth/start"): CRM,
     ("GET", f"{T}/messages"): ALL,
     ("GET", M): ALL,
     ("PATCH", M): CRM,
@@ -148,6 +153,7 @@ LISTED_FOR_ALL = {
     ("GET", "/v1/alarms"),
     ("GET", "/v1/webhooks"),
     ("GET", "/v1/autoconfig"),
+    ("GET", "/v1/oauth/providers"),
 }
 
 
@@ -212,6 +218,7 @@ def request_of(method: str, path: str, known: dict[str, str]) -> tuple[str, dict
         ("PATCH", f"{B}/folders/{{folder_id}}"): {"name": "Renamed"},
         ("PATCH", M): {"flags": {"add": ["\\Seen"]}},
         ("POST", "/v1/mailboxes/verify"): {"tenant_id": known["tenant_id"], "imap": mailbox_body()["imap"]},
+        ("POST", f"{T}/oauth/start"): {"provider": "generic", "mailbox_id": known["mailbox_id"]},
         ("POST", "/v1/retention/runs"): {"tenant": known["tenant_id"]},
         ("POST", f"{T}/holds"): {"scope": {"message_ids": [known["message_id"]]}, "matter": "M-2", "reason": "asked"},
         ("POST", f"{T}/holds/{{hold_id}}/release"): {"reason": "closed"},
@@ -242,7 +249,7 @@ ORDER = sorted(MATRIX, key=lambda route: (route[0] == "DELETE", route[1] == B, -
 async def test_the_table_names_every_route(gateway: Gateway) -> None:
     document = (await gateway.client.get("/openapi.json")).json()
     served = {(method.upper(), path) for path, ops in document["paths"].items() for method in ops}
-    assert served == set(MATRIX) | SIGNED | (OPEN - {("GET", "/openapi.json"), ("GET", "/docs")})
+    assert served == set(MATRIX) | SIGNED | LINKED | (OPEN - {("GET", "/openapi.json"), ("GET", "/docs")})
 
 
 @pytest.mark.parametrize("scope", sorted(ALL))

@@ -63,6 +63,11 @@ STATEFUL = {
     "url_invalid",
     "replay_invalid",
     "type_unknown",
+    "provider_not_set_up",
+    "host_not_of_provider",
+    "tls_needed",
+    "one_consent",
+    "tokens_needed",
 }
 """Refusals of values that no schema can tell from good ones: they hang on other values, or on what went before."""
 

@@ -244,7 +244,7 @@ async def ours(folder: str, port: int, account: Account, trace: Trace, mails: in
     )
     core = await Core.open(settings)
     await connect_all(core, {"names": [account.name], "password": account.password, "port": port, "ca": None})
-    supervisor = supervisor_of(core, imap_connector(settings, tls_context()))
+    supervisor = supervisor_of(core, imap_connector(core, tls_context()))
     running = asyncio.create_task(supervisor.run())
 
     async def number(query: Any) -> int:

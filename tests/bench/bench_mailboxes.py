@@ -275,7 +275,7 @@ async def ours(job: Mapping[str, Any]) -> None:
     if not known:
         await connect_all(core, job)
     context = ssl.create_default_context(cafile=job["ca"])
-    connector = imap_connector(settings, context)
+    connector = imap_connector(core, context)
 
     def named(config: MailboxConfig) -> Connect:
         connect = connector(config)

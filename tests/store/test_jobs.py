@@ -79,6 +79,7 @@ async def background(store: Store) -> AsyncIterator[Background]:
         keys=nothing,
         erasures=nothing,
         sample=nothing,
+        consents=nothing,
         clock=purging.clock,
         intervals=Intervals(purge=3_600, runs=3_600, erase=3_600, plans=3_600, notices=3_600, clock=3_600),
     )

@@ -39,6 +39,16 @@ class AccountAnswer(Answer):
     username: str
 
 
+class ConsentAnswer(Answer):
+    """The consent by which the account is used without a password; no token."""
+
+    provider: str
+    given_at: Time
+    refreshed_at: Time | None = Field(description="when its provider last gave an access token")
+    lapsed_at: Time | None = Field(description="since when only a new consent of the person helps")
+    last_error: str | None = Field(description="why the provider gives no access token; null while it does")
+
+
 class ProgressAnswer(Answer):
     """Of the first import, in messages; `rate` in messages a second, `eta_s` in seconds, null while unknown."""
 
@@ -75,6 +85,7 @@ class MailboxAnswer(Answer):
     imap: AccountAnswer
     smtp: AccountAnswer | None
     folder_rules: FolderRules
+    consent: ConsentAnswer | None = Field(description="null where passwords are used")
     state: MailboxState
     state_reason: str | None
     state_changed_at: Time

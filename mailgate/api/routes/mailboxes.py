@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
@@ -13,6 +14,7 @@ from mailgate.api.routes.folders import show_folder
 from mailgate.api.routes.mailbox_models import (
     AccountAnswer,
     BackfillBody,
+    ConsentAnswer,
     MailboxAnswer,
     ProgressAnswer,
     SyncRunAnswer,
@@ -22,7 +24,8 @@ from mailgate.api.routes.mailbox_models import (
 from mailgate.api.security import Parts, TenantOf, Who, only
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import NotFoundError
-from mailgate.store import overview, runs
+from mailgate.store import consents, overview, runs
+from mailgate.store.consents import ConsentState
 from mailgate.store.mailboxes import Mailbox
 from mailgate.store.overview import FolderRow, Waiting
 from mailgate.store.runs import RunRecord
@@ -46,7 +49,8 @@ async def create_mailbox(
     """Connect an account. Answers at once with state `connecting`; a plan without sync answers 409 `not_entitled`."""
     mailbox = await connecting.connect(parts, tenant.id, body, who.actor)
     response.headers["location"] = f"/v1/tenants/{tenant.id}/mailboxes/{mailbox.id}"
-    return _show(mailbox, [], overview.Waiting(), parts.clock())
+    consent = (await consents.states(parts.db, [mailbox.id])).get(mailbox.id)
+    return _show(mailbox, [], overview.Waiting(), consent, parts.clock())
 
 
 @router.get(_IN_TENANT, dependencies=[only(Scope.CRM)], responses=problems(400, 404))
@@ -57,8 +61,12 @@ async def list_mailboxes(tenant: TenantOf, query: Annotated[PageQuery, Query()],
     ids = [mailbox.id for mailbox in page.items]
     folders = await overview.folders_of(parts.db, ids)
     waiting = await overview.waiting(parts.db, ids)
+    given = await consents.states(parts.db, ids)
     now = parts.clock()
-    return cursors.page(page, lambda mailbox: _show(mailbox, folders.get(mailbox.id, []), waiting[mailbox.id], now))
+    return cursors.page(
+        page,
+        lambda mailbox: _show(mailbox, folders.get(mailbox.id, []), waiting[mailbox.id], given.get(mailbox.id), now),
+    )
 
 
 @router.get(_IN_TENANT + "/{mailbox_id}", dependencies=[only(Scope.CRM)], responses=problems(404))
@@ -143,7 +151,8 @@ async def _get(parts: Services, tenant_id: str, mailbox_id: str) -> MailboxAnswe
     mailbox = await parts.mailboxes.get(tenant_id, mailbox_id)
     folders = await overview.folders_of(parts.db, [mailbox_id])
     waiting = await overview.waiting(parts.db, [mailbox_id])
-    return _show(mailbox, folders.get(mailbox_id, []), waiting[mailbox_id], parts.clock())
+    given = await consents.states(parts.db, [mailbox_id])
+    return _show(mailbox, folders.get(mailbox_id, []), waiting[mailbox_id], given.get(mailbox_id), parts.clock())
 
 
 def _progress(done: int, total: int, started_at: Instant | None, now: Instant) -> ProgressAnswer:
@@ -153,7 +162,9 @@ def _progress(done: int, total: int, started_at: Instant | None, now: Instant) -
     return ProgressAnswer(done=done, total=total, rate=rate, eta_s=eta)
 
 
-def _show(mailbox: Mailbox, folders: list[FolderRow], waiting: Waiting, now: Instant) -> MailboxAnswer:
+def _show(
+    mailbox: Mailbox, folders: list[FolderRow], waiting: Waiting, consent: ConsentState | None, now: Instant
+) -> MailboxAnswer:
     mailbox = mailbox.as_of(now)
     checked = mailbox.last_checked_at
     importing = mailbox.imported_at is None or mailbox.state == MailboxState.IMPORTING
@@ -167,6 +178,7 @@ def _show(mailbox: Mailbox, folders: list[FolderRow], waiting: Waiting, now: Ins
         imap=AccountAnswer.model_validate(dict(mailbox.imap)),
         smtp=None if mailbox.smtp is None else AccountAnswer.model_validate(dict(mailbox.smtp)),
         folder_rules=FolderRules.model_validate(dict(mailbox.folder_rules)),
+        consent=None if consent is None else ConsentAnswer.model_validate(asdict(consent)),
         state=MailboxState(mailbox.state),
         state_reason=mailbox.state_reason,
         state_changed_at=mailbox.state_changed_at,

@@ -17,6 +17,7 @@ from __future__ import annotations
 from mailgate.store.schema.access import access_log, sign_in_failures, user_recovery_codes, user_sessions, users
 from mailgate.store.schema.alarms import alarms
 from mailgate.store.schema.base import Id, Name, Ref, metadata
+from mailgate.store.schema.consents import consent_flows, consents
 from mailgate.store.schema.events import events, feed
 from mailgate.store.schema.hooks import webhook_deliveries, webhook_lanes, webhooks
 from mailgate.store.schema.links import connect_links
@@ -46,6 +47,8 @@ __all__ = [
     "blob_erasures",
     "blobs",
     "connect_links",
+    "consent_flows",
+    "consents",
     "events",
     "feed",
     "folders",

@@ -161,20 +161,51 @@ async def test_a_server_without_plain_gets_login() -> None:
     await server.stop()
 
 
-async def test_a_token_logs_in_by_xoauth2(server: SmtpServer) -> None:
-    session = await session_with(server, BearerAuth("ann@acme.example", "token-1"))
-    await hand_over(session)
-    await session.close()
-    with pytest.raises(AuthError) as found:
-        await session_with(server, BearerAuth("ann@acme.example", "token-2"))
-    assert "token-2" not in str(found.value)
+@pytest.mark.parametrize("mechanism", ["XOAUTH2", "OAUTHBEARER"])
+@pytest.mark.parametrize("long", [False, True])
+async def test_a_token_logs_in(mechanism: str, long: bool) -> None:
+    good, bad = ("t" * 450, "u" * 450) if long else ("token-1", "token-2")
+    server = await SmtpServer(bearer=frozenset({mechanism}), tokens=lambda _, token: token == good).start()
+    try:
+        session = await session_with(server, BearerAuth("ann@acme.example", good))
+        await hand_over(session)
+        await session.close()
+        with pytest.raises(AuthError, match=r"access token.*\(401, scope mail\)") as found:
+            await session_with(server, BearerAuth("ann@acme.example", bad))
+        assert bad not in str(found.value)
+        # RFC 4954 §4: an answer that does not fit into the line of a command waits until it is asked for.
+        assert [step for step in server.steps if step.startswith("auth")] == [
+            f"auth {mechanism}" + ("" if long else " at once")
+        ] * 2
+    finally:
+        await server.stop()
+
+
+async def test_a_server_that_challenges_without_end_is_left() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 hello\r\n")
+        heard.append(await reader.readline())
+        writer.write(b"250-hello\r\n250 AUTH OAUTHBEARER\r\n")
+        while heard[-1]:
+            heard.append(await reader.readline())
+            writer.write(b"334 \r\n")
+        writer.close()
+
+    heard: list[bytes] = []
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    endpoint = Endpoint("127.0.0.1", server.sockets[0].getsockname()[1], Security.NONE)
+    with pytest.raises(ThrottledError):
+        await open_session(endpoint, BearerAuth("ann@acme.example", "token"), ssl_context=None, allow_networks=LOOPBACK)
+    server.close()
+    await server.wait_closed()
+    assert heard[2:4] == [b"AQ==\r\n", b"*\r\n"]
 
 
 async def test_a_server_without_login_is_told_from_a_wrong_password() -> None:
     server = await SmtpServer(without=("AUTH",)).start()
     with pytest.raises(AuthError, match="use TLS"):
         await session_with(server)
-    with pytest.raises(AuthError, match="offers no AUTH XOAUTH2"):
+    with pytest.raises(AuthError, match="takes no access tokens"):
         await session_with(server, BearerAuth("ann@acme.example", "token"))
     await server.stop()
 
