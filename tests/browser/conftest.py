@@ -74,6 +74,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "MAILGATE_HTTP__PORT": str(port),
         "MAILGATE_NET__ALLOW": json.dumps(["127.0.0.0/8"]),
         "MAILGATE_SYNC__POLL_INTERVAL_S": "1",
+        "MAILGATE_ONBOARDING__LOOKUPS": "false",
+        "MAILGATE_ONBOARDING__RETURN_URLS": f"http://127.0.0.1:{port}/healthz",
+        "MAILGATE_ONBOARDING__SERVICE_NAME": "Example CRM",
     }
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "mailgate.cli", "serve"], env=environment, stderr=log)

@@ -211,17 +211,17 @@ def test_nobody_is_kept_out(sit: Sit, site: Site, scheme: str, width: int) -> No
     seat = sit(width=width, color_scheme=scheme)
     axe = Axe()
     seat.go("/admin/sign-in")
-    found = {"sign in": _violations(axe, seat)}
+    found = {"sign in": violations(axe, seat)}
     seat.sign_in()
     for name, path in pages_of(site).items():
         seat.go(path)
         if scheme == "light" or name in LOOKED_AT_TWICE:
-            found[name] = _violations(axe, seat)
+            found[name] = violations(axe, seat)
         assert seat.page.evaluate("document.documentElement.scrollWidth") <= width, name
     assert {name: faults for name, faults in found.items() if faults} == {}
 
 
-def _violations(axe: Axe, seat: Seat) -> list[str]:
+def violations(axe: Axe, seat: Seat) -> list[str]:
     found = axe.run(seat.page).response["violations"]
     return [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in found]
 
