@@ -8,8 +8,10 @@ A process that stalls and wakes up after its lease ran out finds in its next wri
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy import bindparam, case, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from mailgate.clock import Instant
 from mailgate.errors import ConflictError
@@ -22,6 +24,28 @@ _HELD = (
     .where(leases.c.name == bindparam("lease"))
     .with_for_update(read=True)
 )
+
+
+def _acquiring(insert: postgresql.Insert | sqlite.Insert) -> Any:
+    """One statement decides: an insert, or an update that applies only to our own lease or one that ran out."""
+    mine = leases.c.owner == bindparam("process")
+    return (
+        insert.values(name=bindparam("lease"), owner=bindparam("process"), fence=1, expires_at=bindparam("until"))
+        .on_conflict_do_update(
+            index_elements=[leases.c.name],
+            set_={
+                "owner": bindparam("process"),
+                "fence": leases.c.fence + case((mine, 0), else_=1),
+                "expires_at": bindparam("until"),
+            },
+            where=mine | (leases.c.expires_at <= bindparam("at")),
+        )
+        .returning(leases.c.fence)
+    )
+
+
+# Made once, for each database: every mailbox asks for its lease at the start.
+_ACQUIRE = {True: _acquiring(sqlite.insert(leases)), False: _acquiring(postgresql.insert(leases))}
 
 
 class LeaseLostError(ConflictError):
@@ -43,18 +67,8 @@ async def acquire(db: Database, name: str, owner: str, ttl: Instant, now: Instan
 
 async def acquire_in(tx: Transaction, name: str, owner: str, ttl: Instant, now: Instant) -> int | None:
     """`acquire` inside a transaction."""
-    # One statement decides: an insert, or an update that applies only to our own lease or one that ran out.
-    insert = tx.insert(leases).values(name=name, owner=owner, fence=1, expires_at=now + ttl)
-    statement = insert.on_conflict_do_update(
-        index_elements=[leases.c.name],
-        set_={
-            "owner": owner,
-            "fence": leases.c.fence + case((leases.c.owner == owner, 0), else_=1),
-            "expires_at": now + ttl,
-        },
-        where=(leases.c.owner == owner) | (leases.c.expires_at <= now),
-    ).returning(leases.c.fence)
-    fence: int | None = (await tx.conn.execute(statement)).scalar_one_or_none()
+    wanted = {"lease": name, "process": owner, "until": now + ttl, "at": now}
+    fence: int | None = (await tx.conn.execute(_ACQUIRE[tx.sqlite], wanted)).scalar_one_or_none()
     return fence
 
 

@@ -21,6 +21,13 @@ from mailgate.store.transaction import Transaction
 from mailgate.sync.operations import Operation, OperationKind, OperationState
 
 _O = operations.c
+_OPEN = (
+    select(operations)
+    .where(_O.mailbox_id == bindparam("mailbox"), _O.finished_at.is_(None))
+    .order_by(_O.seq)
+    .limit(bindparam("most"))
+)
+_SENT = _OPEN.where(_O.state == OperationState.SENT.value)
 _ANY_OPEN = select(_O.id).where(_O.mailbox_id == bindparam("mailbox"), _O.finished_at.is_(None)).limit(1)
 
 
@@ -163,10 +170,8 @@ async def any_open(conn: AsyncConnection, mailbox_id: str) -> bool:
 
 async def open_of(conn: AsyncConnection, mailbox_id: str, limit: int, *, sent: bool = False) -> list[Operation]:
     """Operations of a mailbox that are not finished, in order; with `sent` only those that were sent."""
-    query = select(operations).where(_O.mailbox_id == mailbox_id, _O.finished_at.is_(None)).order_by(_O.seq)
-    if sent:
-        query = query.where(_O.state == OperationState.SENT.value)
-    return [operation_of(row) for row in await conn.execute(query.limit(limit))]
+    wanted = {"mailbox": mailbox_id, "most": limit}
+    return [operation_of(row) for row in await conn.execute(_SENT if sent else _OPEN, wanted)]
 
 
 async def moves_of(conn: AsyncConnection, message_ids: Sequence[str], *, sqlite: bool) -> dict[str, list[Operation]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, func, select, tuple_, update
+from sqlalchemy import bindparam, case, func, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import SECOND, Instant
@@ -46,6 +46,16 @@ _SAID = (
         _C.enabled == bindparam("on"),
     )
     .with_for_update(key_share=True)
+)
+
+_SAY = (
+    update(mailboxes)
+    .where(_C.id == bindparam("mailbox"))
+    .values(
+        state=bindparam("now_state"),
+        state_reason=bindparam("reason"),
+        state_changed_at=case((_C.state == bindparam("now_state"), _C.state_changed_at), else_=bindparam("now")),
+    )
 )
 
 
@@ -166,7 +176,6 @@ class SqlOwning(Fenced):
         config_version: int | None = None,
     ) -> None:
         """Write the state when it differs, with its event."""
-        columns = mailboxes.c
         text = None if reason is None else reason[:500]
 
         async def work(tx: Transaction) -> None:
@@ -178,10 +187,8 @@ class SqlOwning(Fenced):
                 return
             if config_version is not None and config_version != row.config_version:
                 return
-            values: dict[str, Any] = {"state": state.value, "state_reason": text}
-            if row.state != state.value:
-                values["state_changed_at"] = now
-            await tx.conn.execute(update(mailboxes).where(columns.id == mailbox_id).values(values))
+            said = {"mailbox": mailbox_id, "now_state": state.value, "reason": text, "now": now}
+            await tx.conn.execute(_SAY, said)
             if state is MailboxState.NOT_ENTITLED:
                 # A plan that comes later brings nothing back by itself: who wants it asks again.
                 await backfills.end(tx, mailbox_id, now, f"the mailbox was not entitled: {text}")
