@@ -16,6 +16,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import Enum
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -34,6 +35,15 @@ class Mail:
         return self.date or datetime.now(UTC).strftime("%d-%b-%Y %H:%M:%S +0000").encode()
 
 
+class End(Enum):
+    """What becomes of a line after something was said."""
+
+    NONE = "none"
+    CUT = "reset"
+    HALF = "ended in order, in one direction"
+    SILENT = "nothing more is said"
+
+
 class Talk:
     """One connection, on the server's side."""
 
@@ -41,14 +51,27 @@ class Talk:
         self.server, self.reader, self.writer = server, reader, writer
         self.folder = ""
         self.tag = b""
+        self.ended = False
 
     async def send(self, *lines: bytes) -> None:
         """Lines, CRLF added."""
         await self.raw(b"".join(line + b"\r\n" for line in lines))
 
     async def raw(self, data: bytes) -> None:
+        end = End.NONE
+        if self.server.mangle is not None:
+            data, end = self.server.mangle(self.tag, data)
+        if self.ended:
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
+        self.ended = end in (End.CUT, End.HALF)
+        if end is End.CUT:
+            self.writer.transport.abort()
+        elif end is End.HALF:
+            self.writer.write_eof()
+        elif end is End.SILENT:
+            await self.reader.read()  # until the client gives up
 
     async def ok(self, text: bytes = b"done") -> None:
         await self.send(self.tag + b" OK " + text)
@@ -85,7 +108,7 @@ class Talk:
             await self.send(*(b'* LIST () "/" "' + folder.encode() + b'"' for folder in server.folders))
             await self.ok()
         elif name in ("EXAMINE", "STATUS"):
-            folder = re.findall(rb'"((?:[^"\\]|\\.)*)"', rest)[0].decode()
+            folder = re.findall(rb'"((?:[^"\\]|\\.)*)"', rest)[0].decode(errors="replace")
             if folder not in server.folders:
                 await self.send(self.tag + b" NO [NONEXISTENT] no such folder")
                 return
@@ -105,6 +128,8 @@ class Talk:
                 b"* OK [UIDNEXT %d] x" % uidnext,
             )
             await self.ok(b"[READ-ONLY] open")
+        elif name.startswith("UID ") and self.folder not in server.folders:
+            await self.send(self.tag + b" BAD no folder is open")
         elif name == "UID SEARCH":
             await self.send(b" ".join([b"* SEARCH", *(b"%d" % mail.uid for mail in server.folders[self.folder])]))
             await self.ok()
@@ -144,7 +169,9 @@ Lie: TypeAlias = Callable[[Talk, bytes], Awaitable[None]]
 
 @dataclass
 class FakeImap:
-    """The server. `lies`: command name (or "greeting") → what to do instead of the truth."""
+    """The server. `lies`: command name (or "greeting") → what to do instead of the truth. `mangle` makes of a tag and
+    what was to be said what is said, and what becomes of the line then.
+    """
 
     folders: dict[str, list[Mail]]
     capabilities: bytes = b"IMAP4rev1 IDLE LITERAL+"
@@ -152,6 +179,7 @@ class FakeImap:
     lies: dict[str, Lie] = field(default_factory=dict)
     heard: list[bytes] = field(default_factory=list)
     open: set[Talk] = field(default_factory=set)
+    mangle: Callable[[bytes, bytes], tuple[bytes, End]] | None = None
     accepted: int = 0
     port: int = 0
 
