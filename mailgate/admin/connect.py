@@ -22,20 +22,21 @@ from starlette.routing import Route as HttpRoute
 from connectors.autoconfig.model import Discovery, Need, NoAddressError
 from mailgate.admin import account_forms, security
 from mailgate.admin.account_forms import SECURITIES, AccountForm
-from mailgate.admin.languages import language, negotiate
+from mailgate.admin.faults import FAULTS
+from mailgate.admin.languages import language, marked, negotiate
 from mailgate.admin.mailbox import shown
 from mailgate.admin.page import Page
 from mailgate.admin.rendering import render
 from mailgate.admin.serving import Named, read_form, static_file
 from mailgate.admin.words import LINK_OVER, NEEDS
-from mailgate.errors import GoneError, MailgateError
+from mailgate.errors import GoneError, MailgateError, PreconditionError
 from mailgate.store import tenants
 from mailgate.store.access_log import Access, Kind
 from mailgate.store.connect_links import ConnectLink, LinkState
 from mailgate.store.mailboxes import Mailbox
-from mailgate.usecases import connect_links, connecting, onboarding
+from mailgate.usecases import connect_links, connecting, consenting, onboarding
 from mailgate.usecases.accesses import write_down
-from mailgate.usecases.accounts import MailboxBody
+from mailgate.usecases.accounts import Account, Auth, MailboxBody, OAuth2
 from mailgate.usecases.connect_links import PATH
 from mailgate.usecases.parts import Services, Step, Verification
 
@@ -44,6 +45,7 @@ _FIELDS: Final = frozenset(
     | {f"{name}_{part}" for name in ("imap", "smtp") for part in ("host", "port", "security", "username", "password")}
 )
 _ADDRESS: Final = re.compile(r"[^@\s]{1,64}@[^@\s]{1,255}")
+_NOT_SIGNED_IN: Final = marked("You were not signed in. Try again, or ask whoever sent you here.")
 _HERE: Final = "<!-- steps -->"
 _UNKNOWN: Final = "unknown"
 _UNPAID: Final = "not_entitled"
@@ -72,7 +74,9 @@ def routes(parts: Services) -> list[HttpRoute]:
 
 async def start(page: Page, link: ConnectLink) -> Response:
     """Who asks for what, and the field for the address."""
-    return await _start(page, link, link.address or "")
+    result = page.query("result")  # of who comes back from signing in at a provider
+    fault = page.text(FAULTS.get(result, _NOT_SIGNED_IN)) if result else None
+    return await _start(page, link, link.address or "", fault=fault)
 
 
 async def find(page: Page, link: ConnectLink) -> Response:
@@ -85,7 +89,8 @@ async def find(page: Page, link: ConnectLink) -> Response:
         found = await onboarding.find(page.parts, address)
     except NoAddressError:
         return await _start(page, link, address, fault=page.text("There can be no mailbox with this address."))
-    return page.render("connect_account.html", **await _about(page, link), **_account(page, found))
+    about, account = await _about(page, link), _account(page, found)
+    return page.render("connect_account.html", **about, **account, sign_in=await _sign_in(page, link, found))
 
 
 async def check(page: Page, link: ConnectLink) -> Response:
@@ -96,7 +101,7 @@ async def check(page: Page, link: ConnectLink) -> Response:
     except ValidationError as error:
         form = account_forms.typed(given, account_forms.faults_of(error))
         about = await _about(page, link)
-        return page.render("connect_account.html", status=422, **about, **_typed(form))
+        return page.render("connect_account.html", status=422, **about, **_typed(form), sign_in=None)
     await page.parts.links.attempt(link, page.now)
     about = await _about(page, link)
     return StreamingResponse(
@@ -194,16 +199,45 @@ def _account(page: Page, found: Discovery) -> dict[str, Any]:
         "found": offer is not None,
         "possible": Need.NO_IMAP not in needs,
         "ascii_domain": found.domain if found.hides_letters() else None,
-        "sign_in": _sign_in(page, found),
     }
 
 
-def _sign_in(page: Page, found: Discovery) -> list[tuple[str, str]]:
-    """Where the person can sign in at the provider in place of writing a password: (name, address). The place for
-    OAuth: `found.offer.oauth` names the provider. A link, since a form may not lead to another host.
+async def _sign_in(page: Page, link: ConnectLink, found: Discovery) -> tuple[str, str] | None:
+    """Where the person can sign in at the provider in place of writing a password: (name, address); None: nowhere. An
+    address, since a form must not lead to another host. They come back to this page.
     """
-    del page, found
-    return []
+    offer, parts = found.offer, page.parts
+    if offer is None or offer.imap is None:
+        return None
+    host = offer.imap.host
+    name = next((name for name, it in parts.tokens.providers.items() if host in it.hosts), None)
+    if name is None:
+        return None
+    offered = parts.tokens.providers[name]
+    auth = Auth(oauth2=OAuth2(provider=name))
+    # Tokens of a whole account name it by its address, whatever passwords want (XOAUTH2, OAUTHBEARER).
+    account = Account(
+        host=host, port=offer.imap.port, security=offer.imap.security.value, username=found.address, auth=auth
+    )
+    smtp = None
+    if offer.smtp is not None and offer.smtp.host in offered.hosts:
+        smtp = account.model_copy(
+            update={"host": offer.smtp.host, "port": offer.smtp.port, "security": offer.smtp.security.value}
+        )
+    try:
+        body = MailboxBody(address=found.address, owner=link.owner, shared=link.shared, imap=account, smtp=smtp)
+        begun = await consenting.begin(
+            parts,
+            link.tenant_id,
+            body,
+            name,
+            link.actor,
+            return_url=f"{parts.settings.public_url}{page.request.url.path}",
+            connect_link=link,
+        )
+    except (ValidationError, PreconditionError):
+        return None
+    return offered.provider.title, begun.url
 
 
 def _typed(form: AccountForm) -> dict[str, Any]:
@@ -219,7 +253,6 @@ def _typed(form: AccountForm) -> dict[str, Any]:
         "found": True,
         "possible": True,
         "ascii_domain": None,
-        "sign_in": [],
     }
 
 

@@ -12,7 +12,7 @@ from mailgate.actors import Actor
 from mailgate.clock import HOUR, Instant
 from mailgate.errors import PreconditionError
 from mailgate.store.connect_links import ConnectLink, LinkSpec
-from mailgate.store.mailboxes import Mailbox
+from mailgate.store.mailboxes import Along, Mailbox
 from mailgate.store.transaction import Transaction
 from mailgate.usecases import connecting
 from mailgate.usecases.accounts import MailboxBody
@@ -53,10 +53,16 @@ async def connect(parts: Services, link: ConnectLink, body: MailboxBody) -> Mail
     `connecting.connect` raises.
     """
 
+    return await connecting.connect(parts, link.tenant_id, body, link.actor, along=using(parts, link))
+
+
+def using(parts: Services, link: ConnectLink) -> Along:
+    """Uses the link in the transaction that makes the mailbox."""
+
     async def along(tx: Transaction, mailbox_id: str) -> None:
         await parts.links.use(tx, link, mailbox_id, parts.clock())
 
-    return await connecting.connect(parts, link.tenant_id, body, link.actor, along=along)
+    return along
 
 
 def return_address(link: ConnectLink, result: str) -> str | None:

@@ -25,10 +25,11 @@ from mailgate.clock import Instant
 from mailgate.consents.model import FLOW_LIFE, ProviderName
 from mailgate.errors import ConflictError, MailgateError, NotFoundError, PreconditionError
 from mailgate.store import consent_flows
+from mailgate.store.connect_links import ConnectLink
 from mailgate.store.consent_flows import Flow
 from mailgate.usecases import connecting, giving
 from mailgate.usecases.accounts import AccountPatch, Auth, MailboxBody, MailboxPatchBody, OAuth2
-from mailgate.usecases.connect_links import judged_return_url
+from mailgate.usecases.connect_links import judged_return_url, using
 from mailgate.usecases.giving import Server
 from mailgate.usecases.parts import Services
 
@@ -87,10 +88,11 @@ async def begin(
     actor: Actor,
     *,
     return_url: str | None = None,
+    connect_link: ConnectLink | None = None,
 ) -> Begun:
     """A link for a mailbox to be, whose `auth` is `oauth2` of the provider without tokens, or for the mailbox with an
-    id. Raises NotFoundError, ConflictError (not_entitled, mailbox_removed), PreconditionError (return_url_refused and
-    what `giving.judge` raises).
+    id. `connect_link`: is used when the mailbox is made. Raises NotFoundError, ConflictError (not_entitled,
+    mailbox_removed), PreconditionError (return_url_refused and what `giving.judge` raises).
     """
     giving.offered(parts, provider)
     if return_url is not None:
@@ -98,6 +100,8 @@ async def begin(
         return_url = judged_return_url(return_url, allowed)
     await connecting.require_sync(parts, tenant_id)
     about: dict[str, Any] = {"actor": [actor.kind, actor.ref], "return_url": return_url, "verifier": _random(48)}
+    if connect_link is not None:
+        about["connect_link_id"] = connect_link.id
     if isinstance(wanted, str):
         mailbox = await parts.mailboxes.get(tenant_id, wanted)
         if mailbox.removed_at is not None:
@@ -182,7 +186,10 @@ async def _redeem(parts: Services, provider: ProviderName, flow: Flow, answered:
     if wanted is not None:
         body = MailboxBody.model_validate(wanted)
         giving.judge(parts, connecting.servers_of(body))
-        return (await connecting.keep(parts, flow.tenant_id, body, given, actor)).id
+        along = None
+        if "connect_link_id" in flow.about:
+            along = using(parts, await parts.links.get(flow.tenant_id, str(flow.about["connect_link_id"])))
+        return (await connecting.keep(parts, flow.tenant_id, body, given, actor, along=along)).id
     mailbox_id = str(flow.about["mailbox_id"])
     auth = AccountPatch(auth=Auth(oauth2=OAuth2(provider=provider)))
     mailbox = await parts.mailboxes.get(flow.tenant_id, mailbox_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,9 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from connectors.model import BearerAuth
+from connectors.autoconfig.model import Discovery, Offer, Source
+from connectors.autoconfig.model import Server as ImapServer
+from connectors.model import BearerAuth, Security
 from mailgate.admin import application as pages
 from mailgate.api.application import create_app
 from mailgate.app.core import Core
@@ -88,7 +92,7 @@ async def world(database_url: str, tmp_path: Path) -> AsyncIterator[World]:
     sync, verify = RecordedSync(core), RecordedVerify()
     services = make_services(core, sync, verify, {})
     app = create_app(services)
-    app.router.routes += pages.routes(services)
+    pages.install(app, services)
     gateway = Gateway(core, app, clock, sync, verify, {})
     await gateway.tenant()
     yield World(gateway, server)
@@ -369,3 +373,67 @@ async def test_what_is_asked_of_google_and_which_are_offered(world: World) -> No
     assert google.provider.extra == {"access_type": "offline", "prompt": "consent"}
     assert google.redirect_uri == "http://127.0.0.1:8025/v1/oauth/callback/google"
     assert google.hosts == {"imap.gmail.com", "smtp.gmail.com"}
+
+
+def found_at(address: str) -> Discovery:
+    """The provider's servers, as if the domain had published them."""
+    imap = ImapServer("imap.acme.example", 993, Security.TLS, address)
+    smtp = ImapServer("smtp.elsewhere.example", 465, Security.TLS, address)
+    return Discovery(address, "acme.example", Offer(Source.AUTOCONFIG, imap, smtp, certain=True))
+
+
+async def test_a_person_signs_in_by_a_connect_link(world: World) -> None:
+    gateway = world.gateway
+
+    async def find(address: str, *, ask: bool = True) -> Discovery:
+        return found_at(address)
+
+    object.__setattr__(gateway.app.state.services, "find", find)
+    body = {"owner": "ann", "return_url": BACK}
+    made = (await gateway.client.post("/v1/tenants/acme/connect-links", json=body)).json()
+    async with world.browser() as browser:
+        page = await browser.get(made["url"])
+        token = re.search(r'name="token" value="([0-9a-f]{64})"', page.text)
+        assert token is not None
+
+        async def consent_page() -> str:
+            shown = await browser.post(made["url"], data={"token": token[1], "address": USER})
+            link = re.search(r'href="([^"]+/v1/oauth/go/[^"]+)"', shown.text)
+            assert link is not None, shown.text
+            assert "Sign in with Acme" in shown.text
+            return html.unescape(link[1])
+
+        link = await consent_page()
+        state = link.rpartition("/")[2]
+        await browser.get(link)
+        denied = await browser.get(f"/v1/oauth/callback/generic?state={state}&error=access_denied")
+        assert denied.headers["location"] == f"{made['url']}?result=consent_denied"
+        again = await browser.get(denied.headers["location"])
+        assert "You did not agree at the provider" in again.text
+        assert await world.mailboxes() == []
+
+        first, second = await consent_page(), await consent_page()
+        backs = [await world.consented(browser, link) for link in (first, second)]
+        done = await browser.get(backs[0])
+        [box] = await world.mailboxes()
+        assert (box["owner"], box["consent"]["provider"], box["smtp"]) == ("ann", "generic", None)
+        assert done.headers["location"] == f"{made['url']}?result=connected&mailbox_id={box['id']}"
+        over = await browser.get(done.headers["location"])
+        assert "This link was used" in over.text
+        assert f"mailbox_id={box['id']}" in over.text
+        late = await browser.get(backs[1])  # of another window
+        assert late.headers["location"] == f"{made['url']}?result=link_used"
+    assert len(await world.mailboxes()) == 1
+    used = (await gateway.client.get(f"/v1/tenants/acme/connect-links/{made['id']}")).json()
+    assert (used["state"], used["mailbox_id"]) == ("used", box["id"])
+
+
+async def test_servers_that_get_no_tokens_of_the_provider_are_not_offered_any(world: World) -> None:
+    gateway = world.gateway
+    made = (await gateway.client.post("/v1/tenants/acme/connect-links")).json()
+    async with world.browser() as browser:
+        token = re.search(r'name="token" value="([0-9a-f]{64})"', (await browser.get(made["url"])).text)
+        assert token is not None
+        shown = await browser.post(made["url"], data={"token": token[1], "address": "ann@web.de"})
+        assert shown.status_code == 200
+        assert "/v1/oauth/go/" not in shown.text
