@@ -29,11 +29,11 @@ def expected(context: Context, folder: FolderState, change: FolderChange) -> lis
     if folder.uidnext is None or folder.uidvalidity is None or folder.exists == UNSURE:
         return []
     came = change.exists - folder.exists
-    uids = list(range(folder.uidnext + came - 1, folder.uidnext - 1, -1))
-    usual = 0 < came <= MOST and folder.id in context.looked_at and context.backfill is None
-    if not usual or context.breakers.next((folder.id, folder.uidvalidity), uids) != uids:
+    if not 0 < came <= MOST or folder.id not in context.looked_at or context.backfill is not None:
         return []
-    return uids
+    uids = list(range(folder.uidnext + came - 1, folder.uidnext - 1, -1))
+    suspects = context.breakers.next((folder.id, folder.uidvalidity), uids) != uids
+    return [] if suspects else uids
 
 
 async def take(context: Context, folder: FolderState, uids: list[int]) -> bool:

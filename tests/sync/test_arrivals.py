@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from connectors.memory import MemoryAccount
+from connectors.port import FolderChange
 from mailgate.clock import DAY
 from mailgate.sync import arrivals
+from mailgate.sync.breakers import Breakers
 from tests.sync.engine import NOW, Engine, Opened, mail
 from tests.sync.test_push_live import SLOW, is_live, running, until
 
@@ -86,6 +89,18 @@ async def test_uids_that_were_left_out_are_for_a_pass(opened: Opened) -> None:
         await here(engine, 5)
         assert (await inbox(engine))[:2] == (10, 4)
     assert await engine.near() == engine.far()
+
+
+@pytest.mark.parametrize("exists", [0, 2, 3, 3 + arrivals.MOST + 1, 2**32 - 1])
+async def test_a_number_that_new_mail_does_not_explain_is_for_a_pass(opened: Opened, exists: int) -> None:
+    """A list of as many UIDs as a server claims would fill the memory."""
+    engine = await opened(server(), settings=SLOW)
+    await engine.sync()
+    (row,) = [row for row in await engine.rows("folders") if row.name == "INBOX"]
+    (folder,) = [state for state in await engine.store.folders(engine.mailbox_id) if state.id == row.id]
+    context: Any = SimpleNamespace(looked_at={folder.id: NOW}, backfill=None, breakers=Breakers())
+    assert arrivals.expected(context, folder, FolderChange(exists=4)) == [4]
+    assert arrivals.expected(context, folder, FolderChange(exists=exists)) == []
 
 
 async def test_what_was_moved_here_is_the_same_message(opened: Opened) -> None:
