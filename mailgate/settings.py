@@ -592,6 +592,43 @@ class PagesSettings(Section):
     session_hours: int = setting(12, "How long a session lasts at most.", unit="hours", ge=1, le=720)
 
 
+class OidcSettings(Section):
+    """Signing in to the pages at an OpenID provider, beside passwords. Register there
+    `<http.public_url>/admin/sign-in/oidc/callback`."""
+
+    issuer: str = setting(
+        "", "The provider, as it calls itself in `iss`. Empty: passwords only.", pattern=_URL, max_length=2_000
+    )
+    title: str = setting("", "What people know it by. Empty: the issuer's host.", max_length=100)
+    client_id: str = setting("", "The gateway's client id there.", max_length=500)
+    client_secret: str = setting("", _ITS_SECRET, secret=True, max_length=500)
+    scopes: _Words = setting(("openid", "email", "profile"), "What is asked for.", max_length=20)
+    name_claim: str = setting(
+        "email",
+        "The claim that is the user's name here. Of `email` only verified addresses count; choose none that people can "
+        "change themselves.",
+        min_length=1,
+        max_length=100,
+    )
+    role_claim: str = setting(
+        "",
+        "The claim that gives people their role; a dot looks inside. Empty: only users that were added here are let "
+        "in, with the role that they have here.",
+        max_length=100,
+    )
+    admins: _Words = setting((), "Values of role_claim that make an admin.", max_length=100)
+    compliance: _Words = setting((), "Values of role_claim that make compliance.", max_length=100)
+    make_users: bool = setting(False, "Make a user, for all tenants, of whoever has a role by role_claim.")
+
+    @model_validator(mode="after")
+    def _whole(self) -> OidcSettings:
+        if self.issuer and not self.client_id:
+            raise ValueError("oidc.issuer needs oidc.client_id")
+        if self.make_users and not self.role_claim:
+            raise ValueError("oidc.make_users needs oidc.role_claim")
+        return self
+
+
 class AccessLogSettings(Section):
     """Who read or changed what."""
 
@@ -627,6 +664,7 @@ class Settings(Section):
     limits: LimitsSettings = LimitsSettings()
     billing: BillingSettings = BillingSettings()
     pages: PagesSettings = PagesSettings()
+    oidc: OidcSettings = OidcSettings()
     access_log: AccessLogSettings = AccessLogSettings()
 
     @model_validator(mode="after")

@@ -5,17 +5,20 @@ from __future__ import annotations
 from http import HTTPStatus
 from urllib.parse import quote
 
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from mailgate.admin import security
 from mailgate.admin.page import Page, Route
-from mailgate.errors import TooManyRequestsError, UnauthorizedError
+from mailgate.clock import SECOND
+from mailgate.errors import TooManyRequestsError, UnauthorizedError, UnavailableError
 from mailgate.store import user_sessions, users
 from mailgate.usecases import signing_in
 from mailgate.usecases.signing_in import Begun
+from mailgate.usecases.signing_in_elsewhere import ATTEMPT, Back
 
 _HOME = "/admin/mailboxes"
 _LONGEST_NEXT = 2_000
+_LONGEST_ATTEMPT = 4_000
 
 
 async def show(page: Page) -> Response:
@@ -26,7 +29,17 @@ async def show(page: Page) -> Response:
     if page.session is not None:
         return page.render("sign_in_code.html", next=wanted, why=None)
     ready = await users.any_admin(page.parts.db)
-    return page.render("sign_in.html", next=wanted, why=None, ready=ready, name="")
+    return _form(page, wanted, ready=ready)
+
+
+def _form(
+    page: Page, wanted: str, *, status: int = 200, why: str | None = None, ready: bool = True, name: str = ""
+) -> Response:
+    """Name and password, and the way to the provider where there is one."""
+    there = "/admin/sign-in/oidc?next=" + quote(wanted, safe="")
+    title = page.parts.elsewhere.title if page.parts.elsewhere is not None else None
+    values = {"next": wanted, "why": why, "ready": ready, "name": name, "elsewhere": title, "there": there}
+    return page.render("sign_in.html", status=status, **values)
 
 
 async def sign_in(page: Page) -> Response:
@@ -35,16 +48,59 @@ async def sign_in(page: Page) -> Response:
     try:
         begun = await signing_in.sign_in(page.parts, page.given("name"), page.form.get("password", ""), page.whence)
     except (UnauthorizedError, TooManyRequestsError) as error:
-        answer = page.render(
-            "sign_in.html",
-            status=error.status,
-            next=wanted,
-            why=_why(page, error),
-            ready=True,
-            name=page.given("name")[:200],
-        )
+        answer = _form(page, wanted, status=error.status, why=_why(page, error), name=page.given("name")[:200])
         return _retry_after(answer, error)
     return _begun(page, begun, wanted)
+
+
+async def leave(page: Page) -> Response:
+    """To the provider. A link, since a form may not lead to another host."""
+    wanted = _next(page.query("next", _LONGEST_NEXT))
+    if page.parts.elsewhere is None:
+        return page.go("/admin/sign-in")
+    try:
+        away = await page.parts.elsewhere.begin(page.parts, wanted)
+    except UnavailableError as error:
+        return _form(page, wanted, status=error.status, why=page.text("The sign-in provider can't be reached now."))
+    answer = RedirectResponse(away.url, 302)
+    _keep_attempt(page, answer, away.cookie)
+    return answer
+
+
+async def come_back(page: Page) -> Response:
+    """From the provider."""
+    if page.parts.elsewhere is None:
+        return page.go("/admin/sign-in")
+    query = page.request.query_params
+    asked = Back(*(query.get(name, "")[:_LONGEST_NEXT] for name in ("state", "code", "error", "iss")))
+    cookie = page.request.cookies.get(_attempt_name(page), "")
+    try:
+        begun, wanted = await page.parts.elsewhere.finish(page.parts, asked, cookie[:_LONGEST_ATTEMPT], page.whence)
+    except UnavailableError as error:
+        answer = _form(page, "", status=error.status, why=page.text("The sign-in provider can't be reached now."))
+    except UnauthorizedError as error:
+        why = page.text("The sign-in provider's answer did not let you in: %(why)s.") % {"why": error.detail}
+        answer = _form(page, "", status=error.status, why=why)
+    else:
+        answer = _begun(page, begun, wanted)
+    _keep_attempt(page, answer, None)
+    return answer
+
+
+def _keep_attempt(page: Page, answer: Response, value: str | None) -> None:
+    answer.set_cookie(
+        _attempt_name(page),
+        value or "",
+        max_age=0 if value is None else ATTEMPT // SECOND,
+        path="/",
+        secure=security.is_secure(page.request, page.parts.settings),
+        httponly=True,
+        samesite="lax",  # the provider's page leads back here
+    )
+
+
+def _attempt_name(page: Page) -> str:
+    return ("__Host-" if security.is_secure(page.request, page.parts.settings) else "") + "mailgate_oidc"
 
 
 async def give_code(page: Page) -> Response:
@@ -121,6 +177,8 @@ ROUTES = (
     Route("GET", "/sign-in", show, public=True),
     Route("POST", "/sign-in", sign_in, public=True),
     Route("POST", "/sign-in/code", give_code, public=True),
+    Route("GET", "/sign-in/oidc", leave, public=True),
+    Route("GET", "/sign-in/oidc/callback", come_back, public=True),
     Route("POST", "/sign-out", sign_out, public=True),
     Route("POST", "/sign-out-everywhere", sign_out_everywhere),
 )

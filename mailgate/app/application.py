@@ -61,6 +61,7 @@ from mailgate.sync.supervisor import Connector, Supervisor
 from mailgate.sync.supervisor import Parts as SyncParts
 from mailgate.timestamps import load_roots
 from mailgate.usecases.parts import Checks, Readers, Services, Verify
+from mailgate.usecases.signing_in_elsewhere import Elsewhere
 from mailgate.webhooks.calling import Call, Caller
 
 _log = structlog.get_logger("mailgate.app")
@@ -172,6 +173,7 @@ class Application:
                 webhooks=core.webhooks,
                 call=self._caller,
                 access=self.access,
+                elsewhere=elsewhere_of(core),
                 health=checks(core, self.running, self.why_closed),
                 closed=self.why_closed,
                 admin_token=None if secrets is None else secrets.admin_token,
@@ -377,6 +379,12 @@ def supervisor_of(core: Core, connector: Connector) -> Supervisor:
             anchor_from=core.policy.anchor,
         )
     )
+
+
+def elsewhere_of(core: Core) -> Elsewhere | None:
+    """Where people sign in to the pages beside here."""
+    wanted = core.settings.oidc
+    return Elsewhere(wanted, core.settings.public_url, core.tokens.client) if wanted.issuer else None
 
 
 def imap_connector(core: Core, context: ssl.SSLContext) -> Connector:

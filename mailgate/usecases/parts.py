@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from connectors.autoconfig.model import Discovery
 from connectors.model import BearerAuth, Endpoint, PasswordAuth
@@ -37,6 +37,9 @@ from mailgate.store.tenant_erasure import TenantErasures
 from mailgate.store.wishes.service import Wishes
 from mailgate.usecases.access_tokens import AccessTokens
 from mailgate.webhooks.calling import Call
+
+if TYPE_CHECKING:
+    from mailgate.usecases.signing_in_elsewhere import Elsewhere
 
 
 class SyncControl(Protocol):
@@ -203,3 +206,5 @@ class Services:
     readers: Readers = field(default_factory=lambda: Readers(200))
     checks: Checks = field(default_factory=lambda: Checks(20))
     passwords: Passwords = field(default_factory=Passwords)
+    elsewhere: Elsewhere | None = None
+    """Where people sign in to the pages beside here."""

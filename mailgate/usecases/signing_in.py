@@ -53,7 +53,7 @@ async def sign_in(parts: Services, name: str, password: str, whence: From) -> Be
     found = await users.find(parts.db, name)
     right = await parts.passwords.matches(None if found is None else found[1].password_hash, password)
     if found is None or not right or found[0].disabled_at is not None:
-        await _log(parts, None if found is None else found[0], whence, http.HTTPStatus.UNAUTHORIZED)
+        await note(parts, None if found is None else found[0], whence, http.HTTPStatus.UNAUTHORIZED)
         raise UnauthorizedError("name or password is not right", slug="sign_in_refused")
     user, kept = found
     if parts.passwords.outdated(kept.password_hash):
@@ -65,7 +65,7 @@ async def sign_in(parts: Services, name: str, password: str, whence: From) -> Be
         )
         return Begun(secret, passed=False)
     await sign_in_failures.take_back(parts.db, by_name, by_address)
-    return await _begin(parts, user, whence, None)
+    return await begin(parts, user, whence, None)
 
 
 async def give_code(parts: Services, session: Session, user: User, code: str, whence: From) -> Begun:
@@ -73,10 +73,10 @@ async def give_code(parts: Services, session: Session, user: User, code: str, wh
     by_name, by_address = _counted(parts, user.name, whence)
     await _count(parts, by_name, by_address, whence)
     if not await _is_code(parts, user, code):
-        await _log(parts, user, whence, http.HTTPStatus.UNAUTHORIZED)
+        await note(parts, user, whence, http.HTTPStatus.UNAUTHORIZED)
         raise UnauthorizedError("this code is not right, or was used before", slug="sign_in_refused")
     await sign_in_failures.take_back(parts.db, by_name, by_address)
-    return await _begin(parts, user, whence, session.secret_hash)
+    return await begin(parts, user, whence, session.secret_hash)
 
 
 async def session_of(parts: Services, secret: str, *, used: bool = True) -> tuple[Session, User] | None:
@@ -174,7 +174,10 @@ def _opened(parts: Services, user: User, sealed: bytes) -> str:
 # Counting and writing down.
 
 
-async def _begin(parts: Services, user: User, whence: From, instead_of: bytes | None) -> Begun:
+async def begin(
+    parts: Services, user: User, whence: From, instead_of: bytes | None = None, *, route: str = _ROUTE
+) -> Begun:
+    """A session for who has proven who they are."""
     now = parts.clock()
     secret = await user_sessions.begin(
         parts.db,
@@ -186,7 +189,7 @@ async def _begin(parts: Services, user: User, whence: From, instead_of: bytes | 
         agent=whence.agent,
         instead_of=instead_of,
     )
-    await _log(parts, user, whence, http.HTTPStatus.OK)
+    await note(parts, user, whence, http.HTTPStatus.OK, route=route)
     return Begun(secret, passed=True)
 
 
@@ -202,20 +205,23 @@ async def _count(parts: Services, by_name: Counted, by_address: Counted, whence:
     until = await sign_in_failures.attempt(parts.db, (by_name, by_address), now)
     if until is not None:
         wait = max(1, -(-(until - now) // SECOND))
-        await _log(parts, None, whence, http.HTTPStatus.TOO_MANY_REQUESTS)
+        await note(parts, None, whence, http.HTTPStatus.TOO_MANY_REQUESTS)
         raise TooManyRequestsError(
             f"too many attempts; try again in {wait} seconds", slug="sign_in_paused", retry_after_s=wait
         )
 
 
-async def _log(parts: Services, user: User | None, whence: From, status: http.HTTPStatus) -> None:
+async def note(
+    parts: Services, user: User | None, whence: From, status: http.HTTPStatus, *, route: str = _ROUTE
+) -> None:
+    """Write an attempt to sign in down; `user` None: nobody is known of it."""
     await parts.access.note(
         Access(
             kind=Kind.SIGN_IN,
             actor="user:unknown" if user is None else str(user.actor),
             tenant_id=None if user is None else user.tenant_id,
             method="POST",
-            route=_ROUTE,
+            route=route,
             status=int(status),
             at=parts.clock(),
             address=whence.address,

@@ -39,6 +39,7 @@ from mailgate.store.check import doctor
 from mailgate.store.runs import RunRecord
 from mailgate.store.transaction import Transaction
 from mailgate.usecases.parts import Find, Health, Services, Step, Told, Verification, untold
+from mailgate.usecases.signing_in_elsewhere import Elsewhere
 from mailgate.webhooks.calling import Call
 from mailgate.webhooks.model import Answer
 from tests.authserver import settings_of
@@ -215,6 +216,7 @@ def make_services(
     health: dict[str, Any],
     call: Call | None = None,
     find: Find | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Services:
     return Services(
         settings=core.settings,
@@ -250,6 +252,7 @@ def make_services(
         health=health,
         admin_token=ADMIN,
         passwords=Passwords(PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)),
+        elsewhere=elsewhere,
     )
 
 
