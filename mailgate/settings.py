@@ -504,7 +504,11 @@ class OnboardingSettings(Section):
         45.0, "Time for checking one server's settings, from name to sender.", unit="seconds", ge=1, le=300
     )
     checks_at_once: int = setting(
-        20, "Accounts that one process checks at the same time; more are answered 503.", unit="accounts", ge=1, le=1_000
+        20,
+        "Accounts that one process checks at once, half of them at most for one tenant; more are answered 503.",
+        unit="accounts",
+        ge=1,
+        le=1_000,
     )
     link_hours: int = setting(
         72, "How long a connect link is good when nothing else is asked for.", unit="hours", ge=1, le=720

@@ -20,6 +20,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as HttpRoute
 
 from connectors.autoconfig.model import Discovery, Need, NoAddressError
+from connectors.reasons import Reason
 from mailgate.admin import account_forms, security
 from mailgate.admin.account_forms import SECURITIES, AccountForm
 from mailgate.admin.faults import FAULTS
@@ -123,7 +124,7 @@ async def _checking(
     working = asyncio.create_task(_work(page, link, body, told))
     try:
         while (step := await told.get()) is not None:
-            yield render(code, "check_step.html", step=shown(step))
+            yield render(code, "check_step.html", step=shown(_for_strangers(step)))
         result, fault = await working
         status = HTTPStatus.OK if isinstance(result, Mailbox) else HTTPStatus.UNPROCESSABLE_ENTITY
         await _write_down(page, link, f"{PATH}/{{secret}}/check", status)
@@ -142,6 +143,11 @@ async def _checking(
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
     yield tail
+
+
+def _for_strangers(step: Step) -> Step:
+    """Where a name leads inside the gateway's own network is nothing that a stranger is told."""
+    return step._replace(detail="") if step.reason == Reason.ADDRESS_REFUSED else step
 
 
 async def _work(

@@ -130,7 +130,7 @@ async def verify(
     """
     await tenants.get(parts.db, tenant_id)
     await require_sync(parts, tenant_id)
-    with parts.checks.place():
+    with parts.checks.place(tenant_id):
         tried = [await parts.verify(*_account(parts, "imap", imap), told=told)]
         if smtp is not None:
             tried.append(await parts.verify_smtp(*_account(parts, "smtp", smtp), sender=sender, told=told))

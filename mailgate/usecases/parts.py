@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -112,23 +113,28 @@ class Find(Protocol):
 
 
 class Checks:
-    """Places for checks of accounts that run at the same time: each holds a connection to a stranger's server."""
+    """Places for checks of accounts that run at the same time: each holds a connection to a stranger's server. Half of
+    them at most are one tenant's, so that nobody takes all.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._taken = 0
+        self._by_tenant: Counter[str] = Counter()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
+    def place(self, tenant_id: str = "") -> Iterator[None]:
         """Take a place for as long as the block lasts. Raises UnavailableError `too_many_checks`."""
-        if self._taken >= self._most:
+        if self._taken >= self._most or (tenant_id and self._by_tenant[tenant_id] >= max(1, self._most // 2)):
             why = f"{self._taken} accounts are being checked already (onboarding.checks_at_once); try again in a moment"
             raise UnavailableError(why, slug="too_many_checks")
         self._taken += 1
+        self._by_tenant[tenant_id] += 1
         try:
             yield
         finally:
             self._taken -= 1
+            self._by_tenant -= Counter([tenant_id])  # keeps nothing of who has none
 
 
 @dataclass(frozen=True, slots=True)

@@ -363,6 +363,19 @@ async def test_a_link_that_is_revoked_while_it_is_checked_connects_nothing(gatew
     assert await boxes(gateway) == []
 
 
+@ON_ONE
+async def test_where_a_name_leads_inside_is_not_told_to_strangers(gateway: Gateway) -> None:
+    await gateway.tenant()
+    ann, _ = await visitor(gateway)
+    refused = Step(
+        "resolve", False, "the host wiki is at 10.0.0.8, which is not on the public internet", "address_refused"
+    )
+    gateway.verify.answer = Verification(False, (refused,))
+    answer = await ann.check()
+    assert "This name leads into a private network." in answer.text
+    assert "10.0.0.8" not in answer.text
+
+
 async def test_trying_has_an_end(gateway: Gateway) -> None:
     await gateway.tenant()
     ann, made = await visitor(gateway)

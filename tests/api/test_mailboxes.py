@@ -191,6 +191,14 @@ async def test_checks_are_bounded(gateway: Gateway) -> None:
             taken.enter_context(checks.place())
         refused = await gateway.client.post("/v1/mailboxes/verify", json=body)
         assert (refused.status_code, refused.json()["type"]) == (503, "too_many_checks")
+        assert (await gateway.client.get("/v1/autoconfig?address=a@x.example")).status_code == 503
+    await gateway.tenant("other")
+    with contextlib.ExitStack() as taken:
+        for _ in range(gateway.core.settings.onboarding.checks_at_once // 2):
+            taken.enter_context(checks.place("acme"))
+        assert (await gateway.client.post("/v1/mailboxes/verify", json=body)).status_code == 503
+        others = await gateway.client.post("/v1/mailboxes/verify", json=body | {"tenant_id": "other"})
+        assert others.status_code == 200  # one tenant does not take all
     assert (await gateway.client.post("/v1/mailboxes/verify", json=body)).status_code == 200
 
 
