@@ -104,7 +104,7 @@ class Language:
 
     def ago(self, at: Instant, now: Instant) -> str:
         """How long ago, or how long until."""
-        delta = timedelta(seconds=round((at - now) / SECOND))
+        delta = timedelta(seconds=round((at - now) / SECOND) or (-1 if at <= now else 1))
         return format_timedelta(delta, add_direction=True, locale=self.locale, threshold=1)
 
     def lasting(self, seconds: float) -> str:

@@ -17,7 +17,7 @@ from mailgate.admin.purge_words import FIELDS, REASONS, TYPES
 from mailgate.clock import DAY
 from mailgate.errors import MailgateError, NotFoundError
 from mailgate.store import tenant_overview
-from mailgate.store.log_reading import Entry
+from mailgate.store.log_search import Entry
 from mailgate.usecases import purge_log
 from mailgate.usecases.cursors import Cursors
 from retention.ledger.report import Verdict
@@ -153,6 +153,7 @@ async def _render(page: Page, *, status: int = 200, **more: Any) -> Response:
         bundle=f"purge-log-{tenant.ref}",
         most=purge_log.MOST_VERIFIED,
         ok=Verdict.OK,
+        full=len(found.items) == ON_A_PAGE,
         next=None if following is None else f"{at}?{urlencode(query)}",
         **({"fault": None, "signed": None, "report": None} | more),
     )

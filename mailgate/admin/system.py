@@ -32,7 +32,7 @@ from mailgate.store.samples import Process, Sample
 
 _LARGEST = 10
 _ALARMS_SHOWN = 50
-_POINTS = 180
+_POINTS = 120
 """So many points a plot has at most; of the minutes that one stands for, it shows the worst."""
 _ROWS = 24
 """So many rows the table has that says the same."""
@@ -98,10 +98,27 @@ async def _now(page: Page) -> dict[str, Any]:
 
 
 async def _past(page: Page) -> dict[str, Any]:
+    """Made once a minute, when there are new samples; several people may look at it."""
+    state = page.request.app.state
+    if not hasattr(state, "system_past"):
+        state.system_past = {}
+    kept: dict[tuple[int, str], tuple[Instant, dict[str, Any]]] = state.system_past
+    key, newest = (_hours(page), page.language.code), await samples.newest(page.parts.db, page.now)
+    made_of, made = kept.get(key, (None, {}))
+    if newest is None or made_of != newest:
+        made = await _drawn(page)
+        if newest is not None:
+            kept[key] = newest, made
+    return made
+
+
+async def _drawn(page: Page) -> dict[str, Any]:
     hours = _hours(page)
     now = samples.minute_of(page.now)
     found = await samples.since(page.parts.db, now - hours * HOUR, page.now)
-    shown = [_plot(page.language, figure, found, now, hours) for figure in FIGURES]
+    width = max(MINUTE, hours * HOUR // _POINTS)
+    moments = [page.language.moment(now + MINUTE - hours * HOUR + n * width) for n in range(hours * HOUR // width)]
+    shown = [_plot(page.language, figure, found, now, hours, moments) for figure in FIGURES]
     starts = [now - hours * HOUR + n * hours * HOUR // _ROWS for n in range(_ROWS)]
     return {
         "plots": [plot for plot in shown if plot is not None],
@@ -139,17 +156,18 @@ def _hours(page: Page) -> int:
     return next((hours for hours in HOURS if str(hours) == wanted), HOURS[0])
 
 
-def _plot(words: Language, figure: Figure, found: Sequence[Sample], now: Instant, hours: int) -> Plot | None:
-    """The figure over the last hours; None when nothing of it was measured."""
+def _plot(
+    words: Language, figure: Figure, found: Sequence[Sample], now: Instant, hours: int, moments: Sequence[str]
+) -> Plot | None:
+    """The figure over the last hours, a point for each of the moments; None when nothing of it was measured."""
     measured = measured_of(figure, found)
     if not measured:
         return None
-    width = max(MINUTE, hours * HOUR // _POINTS)
     start = now + MINUTE - hours * HOUR
-    values = worst_of(measured, start, width, -(-hours * HOUR // width))
+    values = worst_of(measured, start, hours * HOUR // len(moments), len(moments))
+    written = {value: figure.how(words, value) for value in values if value is not None}
     titles = [
-        "" if value is None else f"{words.moment(start + number * width)}: {figure.how(words, value)}"
-        for number, value in enumerate(values)
+        "" if value is None else f"{moment}: {written[value]}" for moment, value in zip(moments, values, strict=True)
     ]
     most = max((value for value in values if value is not None), default=0.0)
     step = hours * HOUR // _ROWS

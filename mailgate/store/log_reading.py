@@ -20,7 +20,6 @@ from mailgate.clock import MINUTE, Instant
 from mailgate.errors import ConflictError, NotFoundError, UnavailableError
 from mailgate.store import leases
 from mailgate.store.database import Database
-from mailgate.store.paging import Page, cut
 from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, messages, tenant_heads, tombstones
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
@@ -49,29 +48,6 @@ class SignedCheckpoint:
     root: bytes
     note: bytes
     signed_at: Instant
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One leaf as stored; `body` is its canonical JSON."""
-
-    index: int
-    type: str
-    at: Instant
-    run_id: str | None
-    item_ref: str | None
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class EntryFilter:
-    """What to list; None means any."""
-
-    since: Instant | None = None
-    until: Instant | None = None
-    types: Sequence[str] = ()
-    run_id: str | None = None
-    item_ref: str | None = None
 
 
 class LogReader:
@@ -301,27 +277,6 @@ class LogReader:
                 rows = (await conn.execute(query.order_by(leaf.idx))).all()
             for index, body in rows:
                 yield index, body
-
-    async def page(self, tenant_id: str, wanted: EntryFilter, *, before: int | None, limit: int) -> Page[Entry]:
-        """Leaves, newest first. The page's key is (index,)."""
-        leaf = log_leaves.c
-        query = select(log_leaves).where(leaf.tenant_id == tenant_id).order_by(desc(leaf.idx)).limit(limit + 1)
-        if before is not None:
-            query = query.where(leaf.idx < before)
-        if wanted.since is not None:
-            query = query.where(leaf.at >= wanted.since)
-        if wanted.until is not None:
-            query = query.where(leaf.at < wanted.until)
-        if wanted.types:
-            query = query.where(leaf.type.in_(wanted.types))
-        if wanted.run_id is not None:
-            query = query.where(leaf.run_id == wanted.run_id)
-        if wanted.item_ref is not None:
-            query = query.where(leaf.item_ref == wanted.item_ref)
-        async with self._db.read() as conn:
-            rows, more = cut((await conn.execute(query)).all(), limit)
-        items = [Entry(row.idx, row.type, row.at, row.run_id, row.item_ref, row.body) for row in rows]
-        return Page(items, (items[-1].index,) if more else None)
 
     async def item_ref(self, tenant_id: str, item: str) -> str:
         """What the log calls a copy, of which `item` is the message's id; else `item` itself."""

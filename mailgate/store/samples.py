@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, func, select
 
 from mailgate.clock import HOUR, MINUTE, Instant
 from mailgate.store.database import Database
@@ -105,6 +105,15 @@ async def since(db: Database, at: Instant, now: Instant) -> Sequence[Sample]:
     query = select(samples).where(samples.c.at >= at, samples.c.at <= now).order_by(samples.c.at)
     async with db.read() as conn:
         return [Sample(row.at, row.figures) for row in await conn.execute(query)]
+
+
+async def newest(db: Database, now: Instant) -> Instant | None:
+    """When the last sample until now was taken."""
+    async with db.read() as conn:
+        found: Instant | None = (
+            await conn.execute(select(func.max(samples.c.at)).where(samples.c.at <= now))
+        ).scalar_one()
+    return found
 
 
 async def serving(db: Database, now: Instant) -> Sequence[Process]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import json
 import shutil
 import tarfile
 import tempfile
@@ -19,8 +18,9 @@ from typing import Final
 from mailgate.actors import Actor
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
-from mailgate.store import stamps, tenants
-from mailgate.store.log_reading import Entry, EntryFilter, LogDivergedError, LogReader, SignedCheckpoint
+from mailgate.store import log_search, stamps, tenants
+from mailgate.store.log_reading import LogDivergedError, LogReader, SignedCheckpoint
+from mailgate.store.log_search import Entry, EntryFilter
 from mailgate.store.paging import Page
 from mailgate.store.stamps import Stamped
 from mailgate.store.tenants import Tenant
@@ -35,8 +35,6 @@ from retention.ledger.tree import Frontier, leaf_hash
 MOST_VERIFIED: Final = 20_000
 """Entries that a gateway replays while somebody waits; a longer log is for the command."""
 
-_SCANNED = 5_000
-"""Entries looked at for one page of a filter that the database can't answer; the next page goes on from there."""
 _BATCH = 500
 
 
@@ -86,15 +84,14 @@ async def list_page(parts: Services, tenant: Tenant, wanted: Wanted, *, before: 
         types=() if wanted.type is None else (wanted.type,),
         run_id=wanted.run_id,
         item_ref=item,
+        reason=wanted.reason,
     )
-    if wanted.reason is None:
-        return await parts.log_reader.page(tenant.id, known, before=before, limit=limit)
-    return await _by_reason(parts.log_reader, tenant.id, known, wanted.reason, before, limit)
+    return await log_search.page(parts.db, tenant.id, known, before=before, limit=limit)
 
 
 async def entry(parts: Services, tenant: Tenant, index: int) -> Entry:
     """One entry. Raises NotFoundError."""
-    found = await parts.log_reader.page(tenant.id, EntryFilter(), before=index + 1, limit=1) if index >= 0 else None
+    found = await log_search.page(parts.db, tenant.id, EntryFilter(), before=index + 1, limit=1) if index >= 0 else None
     if found is None or not found.items or found.items[0].index != index:
         raise NotFoundError(f"the log has no entry {index}", slug="leaf_not_found")
     return found.items[0]
@@ -173,24 +170,6 @@ async def verify(parts: Services, tenant: Tenant) -> tuple[SignedCheckpoint, Rep
         found.add(Verdict.INVALID, str(error))
     found.extend(report.findings)
     return signed, Report(report.subject, found, report.facts)
-
-
-async def _by_reason(
-    reader: LogReader, tenant_id: str, wanted: EntryFilter, reason: str, before: int | None, limit: int
-) -> Page[Entry]:
-    """Entries with this reason, which stands inside of them."""
-    found: list[Entry] = []
-    for _ in range(_SCANNED // _BATCH):
-        page = await reader.page(tenant_id, wanted, before=before, limit=_BATCH)
-        for one in page.items:
-            if json.loads(one.body).get("reason") == reason:
-                found.append(one)
-                if len(found) == limit:
-                    return Page(found, (one.index,))
-        if page.next_key is None:
-            return Page(found, None)
-        before = page.items[-1].index
-    return Page(found, None if before is None else (before,))
 
 
 async def _ndjson(leaves: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[bytes]:

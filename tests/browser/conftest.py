@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
 from mailgate.app.core import Core
 from mailgate.clock import system_clock
@@ -53,7 +53,7 @@ class Site:
         self.client.put(f"/v1/tenants/{tenant_id}/subscription", json=plan).raise_for_status()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("site")
     settings = Settings(data_dir=folder / "data")
@@ -77,6 +77,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "MAILGATE_ONBOARDING__LOOKUPS": "false",
         "MAILGATE_ONBOARDING__RETURN_URLS": f"http://127.0.0.1:{port}/healthz",
         "MAILGATE_ONBOARDING__SERVICE_NAME": "Example CRM",
+        "MAILGATE_WEBHOOKS__ALLOW_HTTP": "true",
     }
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "mailgate.cli", "serve"], env=environment, stderr=log)
@@ -120,6 +121,14 @@ class Seat:
         self.page.fill("#password", PASSWORD)
         self.page.click("button.main")
         self.page.wait_for_url("**/admin/mailboxes")
+
+    def tab_to(self, target: Locator, most: int = 60) -> None:
+        """Press Tab until this has the focus; every control must be reached so."""
+        for _ in range(most):
+            if target.evaluate("element => element === document.activeElement"):
+                return
+            self.page.keyboard.press("Tab")
+        pytest.fail(f"the keyboard does not reach {target}")
 
     def picture(self, name: str, **more: Any) -> None:
         if PICTURES:

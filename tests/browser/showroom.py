@@ -56,6 +56,7 @@ async def furnish(core: Core, now: Instant, *, count: int = 60, copies_each: int
     chance = random.Random(seed)
     kept = await Passwords().hash(PASSWORD)
     await users.create(core.db, name="ann", role=Role.ADMIN, tenant_id=None, password_hash=kept, now=now)
+    await users.create(core.db, name="cleo", role=Role.COMPLIANCE, tenant_id=None, password_hash=kept, now=now)
     made = Showroom([], [])
     for number in range(max(1, -(-count // 8))):
         tenant_id = await _tenant(core, number, now, chance)

@@ -11,9 +11,10 @@ from sqlalchemy import delete, func, insert, select, update
 from mailgate.actors import SYSTEM
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
-from mailgate.store import tenants
+from mailgate.store import log_search, tenants
 from mailgate.store.log import LogPolicy, PurgeLog
-from mailgate.store.log_reading import EntryFilter, LogDivergedError
+from mailgate.store.log_reading import LogDivergedError
+from mailgate.store.log_search import EntryFilter
 from mailgate.store.overview import unsigned_logs
 from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, tenant_heads
 from mailgate.store.witness import Witness
@@ -185,17 +186,17 @@ async def test_a_changed_history_is_not_signed(store: Store) -> None:
 async def test_entries_newest_first_with_filters(store: Store) -> None:
     tenant = await _grown(store, 5)
     await _grow(store, tenant, 2, at=NOW + 10)
-    page = await store.reader.page(tenant.id, EntryFilter(), before=None, limit=3)
+    page = await log_search.page(store.db, tenant.id, EntryFilter(), before=None, limit=3)
     assert [entry.index for entry in page.items] == [6, 5, 4]
-    page = await store.reader.page(
-        tenant.id, EntryFilter(), before=page.next_key[0] if page.next_key else None, limit=10
+    page = await log_search.page(
+        store.db, tenant.id, EntryFilter(), before=page.next_key[0] if page.next_key else None, limit=10
     )  # type: ignore[arg-type]
     assert ([entry.index for entry in page.items], page.next_key) == ([3, 2, 1, 0], None)
-    recent = await store.reader.page(tenant.id, EntryFilter(since=NOW + 10), before=None, limit=10)
+    recent = await log_search.page(store.db, tenant.id, EntryFilter(since=NOW + 10), before=None, limit=10)
     assert len(recent.items) == 2
-    policy = await store.reader.page(tenant.id, EntryFilter(types=("policy.set",)), before=None, limit=10)
+    policy = await log_search.page(store.db, tenant.id, EntryFilter(types=("policy.set",)), before=None, limit=10)
     assert [parse_leaf(entry.body)["type"] for entry in policy.items] == ["policy.set"]
-    item = await store.reader.page(tenant.id, EntryFilter(item_ref="i1"), before=None, limit=10)
+    item = await log_search.page(store.db, tenant.id, EntryFilter(item_ref="i1"), before=None, limit=10)
     assert [entry.index for entry in item.items] == [6, 2]
 
 

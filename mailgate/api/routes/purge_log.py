@@ -15,7 +15,8 @@ from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
 from mailgate.api.security import LogOf, Parts, Who, only
 from mailgate.errors import NotFoundError
-from mailgate.store.log_reading import Entry, EntryFilter
+from mailgate.store import log_search
+from mailgate.store.log_search import Entry, EntryFilter
 from mailgate.store.tokens import Scope
 from mailgate.usecases import purge_log
 from mailgate.usecases.types import Answer, ObjectId, Parameters, TenantId, Time, TimeIn, text
@@ -113,7 +114,7 @@ async def prove(query: Annotated[ProofQuery, Query()], parts: Parts, who: Who) -
     signed = await reader.checkpoint(tenant, parts.clock())
     wanted = EntryFilter(item_ref=await reader.item_ref(tenant.id, query.item))
     before = signed.size if key is None else min(int(key[0]), signed.size)
-    page = await reader.page(tenant.id, wanted, before=before, limit=query.limit)
+    page = await log_search.page(parts.db, tenant.id, wanted, before=before, limit=query.limit)
     if not page.items and key is None:
         raise NotFoundError("the log has no entry about this item", slug="leaf_not_found")
     proofs = await reader.proofs(tenant, signed, [entry.index for entry in page.items])

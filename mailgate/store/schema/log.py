@@ -6,6 +6,10 @@ from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, PrimaryK
 
 from mailgate.store.schema.base import Id, Name, Ref, metadata
 
+FREQUENT = ("item.purge", "blob.erase")
+"""Types of which a log may have millions."""
+RARE = "type NOT IN ('item.purge', 'blob.erase')"
+
 log_leaves = Table(
     "log_leaves",
     metadata,
@@ -24,6 +28,23 @@ log_leaves = Table(
         "item_ref",
         sqlite_where=text("item_ref IS NOT NULL"),
         postgresql_where=text("item_ref IS NOT NULL"),
+    ),
+    Index(
+        "ix_log_leaves_run_id",
+        "tenant_id",
+        "run_id",
+        "idx",
+        sqlite_where=text("run_id IS NOT NULL"),
+        postgresql_where=text("run_id IS NOT NULL"),
+    ),
+    # What is not in it is nearly everything, and found by looking through a few.
+    Index(
+        "ix_log_leaves_type",
+        "tenant_id",
+        "type",
+        "idx",
+        sqlite_where=text(RARE),
+        postgresql_where=text(RARE),
     ),
     comment="the purge log's entries, one tree per tenant",
 )

@@ -1,4 +1,6 @@
-"""What the gateway measures of itself, which processes it has, and when an endpoint was last delivered to."""
+"""What the gateway measures of itself, which processes it has, when an endpoint was last delivered to; and by what long
+purge logs are searched.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +32,20 @@ def upgrade() -> None:
         sa.Column("load", sa.Integer(), nullable=False, comment="thousandths of a processor in the last minute"),
         sa.PrimaryKeyConstraint("owner", name=op.f("pk_processes")),
         comment="processes that serve, as each says once a minute",
+    )
+    op.create_index(
+        "ix_log_leaves_run_id",
+        "log_leaves",
+        ["tenant_id", "run_id", "idx"],
+        sqlite_where=sa.text("run_id IS NOT NULL"),
+        postgresql_where=sa.text("run_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_log_leaves_type",
+        "log_leaves",
+        ["tenant_id", "type", "idx"],
+        sqlite_where=sa.text("type NOT IN ('item.purge', 'blob.erase')"),
+        postgresql_where=sa.text("type NOT IN ('item.purge', 'blob.erase')"),
     )
     with op.batch_alter_table("webhooks") as batch:
         batch.add_column(sa.Column("delivered_at", sa.BigInteger(), comment="when an event was last delivered"))
