@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Instant: TypeAlias = int
 
@@ -55,8 +55,7 @@ class AnchorFrom(StrEnum):
     STORED = "stored"  # here
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(NamedTuple):
     """One kept copy as the policy sees it.
 
     `holds` counts the holds that protect it at the instant of judging; `unpinned_at` is when its last pin went;
@@ -107,8 +106,7 @@ class Rules:
     clock_fault: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the policy says about one copy: `due` with its `reason`, or kept with `kept_by`.
 
     `due_at` is when it becomes due if nothing keeps it, None when that is not known: a pinned or held copy has one too.

@@ -17,7 +17,7 @@ import ctypes
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mailgate.blobs.errors import BlobStoreError
@@ -80,6 +80,21 @@ class LocalDisk:
         if self._syncfs is None:
             with self._lock:
                 self._unsynced.append(path)
+
+    def unlink_many(self, paths: Sequence[str]) -> dict[str, OSError]:
+        """Remove objects from the directory that was opened; what stood against it, by path. Durable after `settle`."""
+        failed: dict[str, OSError] = {}
+        unlink, folder = os.unlink, self._descriptor
+        for path in paths:
+            try:
+                unlink(path, dir_fd=folder)
+            except OSError as error:
+                failed[path] = error
+        if self._syncfs is None:
+            for path in paths:
+                if path not in failed:
+                    self.note(path)
+        return failed
 
     def settle(self) -> None:
         """Make everything done since the last call durable. Raises BlobStoreError: nothing may refer to those bytes

@@ -38,6 +38,10 @@ _FOLDERS = 256
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{3,63}")
 _RETRIES = 5
 _ERASED_AT_ONCE = 32
+_UNLINKERS = 4
+_UNLINKED_ALONE = 250
+"""Files that one thread removes before a second is worth its while; a file system takes four times what it takes from
+one."""
 _UPLOAD_BUFFER = 8 * 1024 * 1024
 
 
@@ -196,7 +200,7 @@ class BlobStore:
         hide others.
         """
         if self._disk is not None:
-            return await asyncio.to_thread(self._unlink_many, self._disk, blob_ids)
+            return await self._unlink_many(self._disk, blob_ids)
         at_once = asyncio.Semaphore(_ERASED_AT_ONCE)
         return await asyncio.gather(*(self._erase_caught(blob_id, at_once) for blob_id in blob_ids))
 
@@ -239,20 +243,16 @@ class BlobStore:
                     swept += 1
         return swept
 
-    def _unlink_many(self, disk: LocalDisk, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
-        outcomes: list[Erased | BlobStoreError] = []
-        for blob_id in blob_ids:
-            path = _path(blob_id)
-            try:
-                (disk.root / path).unlink()
-            except FileNotFoundError:
-                outcomes.append(Erased.missing)
-            except OSError as error:
-                outcomes.append(BlobStoreError(f"blob {blob_id} can't be erased: {error.strerror}"))
-            else:
-                disk.note(path)
-                outcomes.append(Erased.gone)
-        return outcomes
+    async def _unlink_many(self, disk: LocalDisk, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
+        paths = {_path(blob_id): blob_id for blob_id in blob_ids}
+        order = sorted(paths)  # each thread has folders of its own, and looks each up once
+        share = max(_UNLINKED_ALONE, -(-len(order) // _UNLINKERS))
+        parts = [order[start : start + share] for start in range(0, len(order), share)]
+        errors: dict[str, OSError] = {}
+        for found in await asyncio.gather(*(asyncio.to_thread(disk.unlink_many, part) for part in parts)):
+            errors |= found
+        failed = {paths[path]: error for path, error in errors.items()}
+        return [_outcome(blob_id, failed[blob_id]) if blob_id in failed else Erased.gone for blob_id in blob_ids]
 
     async def _erase_caught(self, blob_id: str, at_once: asyncio.Semaphore) -> Erased | BlobStoreError:
         async with at_once:
@@ -342,6 +342,12 @@ class _failing:  # noqa: N801 - reads as a phrase where it is used
             raise BlobMissingError(f"{self._what}: it is not in the store") from None
         if isinstance(error, BaseError | OSError):
             raise BlobStoreError(f"{self._what}: {_first_line(error)}") from error
+
+
+def _outcome(blob_id: str, error: OSError) -> Erased | BlobStoreError:
+    if isinstance(error, FileNotFoundError):
+        return Erased.missing
+    return BlobStoreError(f"blob {blob_id} can't be erased: {error.strerror}")
 
 
 def _path(blob_id: str) -> str:

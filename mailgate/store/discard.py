@@ -10,19 +10,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import BigInteger, Row, bindparam, column, delete, select, table, update
+from sqlalchemy import Row
 
 from mailgate.clock import Instant
-from mailgate.store.bulk import insert_many
-from mailgate.store.schema import blob_erasures, blobs, messages, origins, quarantine, search_docs
-from mailgate.store.sets import among, among_numbers
+from mailgate.store.bulk import AMONG, Insert, Step, ids_of, in_turn
+from mailgate.store.schema import blob_erasures
 from mailgate.store.transaction import Transaction
 
-_SEARCH_INDEX = {
-    True: table("search_index", column("rowid", BigInteger)),
-    False: table("search_index", column("doc", BigInteger)),
+# In the order of content tokens, as everything locks blobs: two transactions never wait for each other.
+_LOCK_BLOBS = {
+    True: f"SELECT id, refs, stored_size FROM blobs WHERE id {AMONG[True]}",  # noqa: S608 - no values
+    False: f"SELECT id, refs, stored_size FROM blobs WHERE id {AMONG[False]} ORDER BY content_token FOR UPDATE",  # noqa: S608
+}
+_FEWER = {
+    True: "UPDATE blobs SET refs = refs - ? WHERE id = ?",
+    False: "UPDATE blobs SET refs = refs - $1 WHERE id = $2",
 }
 
 _QUEUE_COLUMNS = ("blob_id", "tenant_id", "item_ref", "run_id", "stored_size", "queued_at", "next_at")
@@ -48,8 +52,7 @@ class Ending(Protocol):
         """Whether its words are in the text index."""
 
 
-@dataclass(frozen=True, slots=True)
-class Freed:
+class Freed(NamedTuple):
     """What the end of one copy did to its blob: `freed` 1 when it was the last reference, with its stored bytes."""
 
     freed: int
@@ -79,55 +82,55 @@ class End:
     _tx: Transaction
     _ids: Sequence[str]
     _indexed: Sequence[str]
-    _shared: Sequence[dict[str, Any]]
+    _shared: Sequence[tuple[int, str]]
     _queue: Sequence[tuple[Any, ...]]
 
-    async def carry_out(self) -> None:
-        """Delete the rows, drop the references, queue the erasures."""
-        tx = self._tx
-        await tx.conn.execute(delete(quarantine).where(among(quarantine.c.message_id, self._ids, sqlite=tx.sqlite)))
-        await tx.conn.execute(delete(origins).where(among(origins.c.message_id, self._ids, sqlite=tx.sqlite)))
+    async def carry_out(self, first: Sequence[Insert] = ()) -> None:
+        """Insert what is to be there `first`; delete the rows, drop the references, queue the erasures."""
+        sqlite = self._tx.sqlite
+        ids = (ids_of(self._ids, sqlite=sqlite),)
+        gone = f"message_id {AMONG[sqlite]}"
+        steps: list[Step | Insert] = [
+            *first,
+            Step(f"DELETE FROM quarantine WHERE {gone}", ids),  # noqa: S608 - no values
+            Step(f"DELETE FROM origins WHERE {gone}", ids),  # noqa: S608
+        ]
         if self._indexed:  # before the messages: they refer to them
-            await forget_words(tx, self._indexed)
-        await tx.conn.execute(delete(messages).where(among(messages.c.id, self._ids, sqlite=tx.sqlite)))
-        await self._release()
+            steps += _forget_words(self._indexed, sqlite=sqlite)
+        steps.append(Step(f"DELETE FROM messages WHERE id {AMONG[sqlite]}", ids))  # noqa: S608
+        await in_turn(self._tx.conn, [*steps, *self._release()], sqlite=sqlite)
 
     async def drop_references(self) -> None:
         """The copies stay, with other bytes, and refer to other blobs by now: forget what was derived from the old."""
-        if self._indexed:
-            await forget_words(self._tx, self._indexed)
-        await self._release()
+        words = _forget_words(self._indexed, sqlite=self._tx.sqlite) if self._indexed else []
+        await in_turn(self._tx.conn, [*words, *self._release()], sqlite=self._tx.sqlite)
 
-    async def _release(self) -> None:
-        tx = self._tx
+    def _release(self) -> list[Step | Insert]:
+        sqlite = self._tx.sqlite
+        steps: list[Step | Insert] = []
         if self._shared:
-            fewer = update(blobs).where(blobs.c.id == bindparam("blob"))
-            await tx.conn.execute(fewer.values(refs=blobs.c.refs - bindparam("count")), list(self._shared))
+            steps.append(Step(_FEWER[sqlite], self._shared, many=True))
         if self._queue:
-            gone = [row[0] for row in self._queue]
-            await tx.conn.execute(delete(blobs).where(among(blobs.c.id, gone, sqlite=tx.sqlite)))
-            await insert_many(tx.conn, blob_erasures, _QUEUE_COLUMNS, self._queue, sqlite=tx.sqlite)
+            gone = ids_of([row[0] for row in self._queue], sqlite=sqlite)
+            steps.append(Step(f"DELETE FROM blobs WHERE id {AMONG[sqlite]}", (gone,)))  # noqa: S608
+            steps.append(Insert(blob_erasures, _QUEUE_COLUMNS, self._queue))
+        return steps
 
 
 async def prepare_end(
     tx: Transaction, tenant_id: str, copies: Sequence[Ending | Row[Any]], *, now: Instant, run_id: str | None = None
 ) -> End:
     """Lock the blobs of these locked copies and see which lose their last reference."""
-    references = Counter(copy.blob_id for copy in copies)
-    # In the order of content tokens, as everything locks blobs: two transactions never wait for each other.
-    locked = (
-        select(blobs.c.id, blobs.c.refs, blobs.c.stored_size)
-        .where(among(blobs.c.id, references, sqlite=tx.sqlite))
-        .order_by(blobs.c.content_token)
-        .with_for_update()
-    )
+    references = Counter([copy.blob_id for copy in copies])
+    lock = Step(_LOCK_BLOBS[tx.sqlite], (ids_of(references, sqlite=tx.sqlite),))
+    (locked,) = await in_turn(tx.conn, [lock], sqlite=tx.sqlite)
     last: dict[str, int] = {}
-    shared: list[dict[str, Any]] = []
-    for blob_id, refs, stored_size in (await tx.conn.execute(locked)).all():
+    shared: list[tuple[int, str]] = []
+    for blob_id, refs, stored_size in locked:
         if refs <= references[blob_id]:
             last[blob_id] = stored_size
         else:
-            shared.append({"blob": blob_id, "count": references[blob_id]})
+            shared.append((references[blob_id], blob_id))
     freed = {copy.id: _SHARED for copy in copies}
     queue: list[tuple[Any, ...]] = []
     for copy in reversed(copies):  # a blob shared among them is freed by the last copy that refers to it
@@ -141,11 +144,14 @@ async def prepare_end(
 
 async def forget_words(tx: Transaction, ids: Collection[str]) -> None:
     """Take messages out of the text index."""
-    gone = (
-        delete(search_docs).where(among(search_docs.c.message_id, ids, sqlite=tx.sqlite)).returning(search_docs.c.doc)
-    )
-    docs = list((await tx.conn.execute(gone)).scalars())
-    if docs:
-        index = _SEARCH_INDEX[tx.sqlite]
-        key = index.c.rowid if tx.sqlite else index.c.doc
-        await tx.conn.execute(delete(index).where(among_numbers(key, docs, sqlite=tx.sqlite)))
+    await in_turn(tx.conn, _forget_words(ids, sqlite=tx.sqlite), sqlite=tx.sqlite)
+
+
+def _forget_words(ids: Collection[str], *, sqlite: bool) -> list[Step]:
+    mine = f"FROM search_docs WHERE message_id {AMONG[sqlite]}"
+    key = "rowid" if sqlite else "doc"
+    parameters = (ids_of(ids, sqlite=sqlite),)
+    return [
+        Step(f"DELETE FROM search_index WHERE {key} IN (SELECT doc {mine})", parameters),  # noqa: S608 - no values
+        Step(f"DELETE {mine}", parameters),
+    ]

@@ -14,22 +14,23 @@ in `settle` that the entry is gone, and records nothing twice.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import exists, func, select, update
 
 from mailgate.actors import SYSTEM
 from mailgate.blobs.errors import BlobStoreError
 from mailgate.blobs.store import Erased
 from mailgate.clock import HOUR, MINUTE, SECOND, Instant
-from mailgate.ids import new_id
+from mailgate.ids import new_ids
 from mailgate.store import leases
+from mailgate.store.bulk import AMONG, Step, ids_of, in_turn
 from mailgate.store.database import Database
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import blob_erasures, blobs, tenants
-from mailgate.store.sets import among
 from mailgate.store.transaction import Leaf, Transaction
 from retention.ledger import leaves as ledger
 
@@ -45,10 +46,13 @@ LEASE_TTL: Instant = 2 * MINUTE
 _FIRST_PAUSE: Instant = 10 * SECOND
 _LONGEST_PAUSE: Instant = 6 * HOUR
 _Q = blob_erasures.c
+_FORGET = {
+    sqlite: f"DELETE FROM blob_erasures WHERE blob_id {AMONG[sqlite]} RETURNING blob_id"  # noqa: S608 - no values
+    for sqlite in (True, False)
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(NamedTuple):
     """One blob to erase. `tenant_ref` None: the tenant is gone, and its log with it."""
 
     blob_id: str
@@ -111,37 +115,27 @@ class Erasures:
         self, pairs: Sequence[tuple[Queued, Erased | BlobStoreError]], now: Instant, tx: Transaction
     ) -> None:
         done = [item.blob_id for item, outcome in pairs if isinstance(outcome, Erased)]
-        gone = delete(blob_erasures).where(among(_Q.blob_id, done, sqlite=tx.sqlite)).returning(_Q.blob_id)
-        settled = set((await tx.conn.execute(gone)).scalars()) if done else set()
-        made: dict[tuple[str, str | None], _Template] = {}
-        for item, outcome in pairs:
+        forget = Step(_FORGET[tx.sqlite], (ids_of(done, sqlite=tx.sqlite),))
+        settled = {row[0] for row in (await in_turn(tx.conn, [forget], sqlite=tx.sqlite))[0]} if done else set()
+        templates: dict[tuple[str, str | None], _Template] = {}
+        entries: defaultdict[str, list[Leaf]] = defaultdict(list)
+        for id_, (item, outcome) in zip(new_ids(now, len(pairs)), pairs, strict=True):
             if not isinstance(outcome, Erased):
                 await self._put_off(tx, item, outcome, now)
-            elif item.blob_id in settled:
-                self._tell_erased(tx, item, outcome, now, made)
+            elif item.blob_id in settled and item.tenant_ref is not None:
+                of = item.tenant_ref, item.run_id
+                if of not in templates:
+                    templates[of] = _Template(self._log.common(item.tenant_ref, now, SYSTEM, item.run_id))
+                body = templates[of].leaf(id_, item.blob_id, outcome, item.stored_size)
+                entries[item.tenant_id].append(Leaf(body, "blob.erase", now, item.run_id, item.item_ref))
+        for tenant_id, leaves in entries.items():
+            tx.log_many(tenant_id, leaves)
 
     async def pending(self) -> tuple[int, Instant | None]:
         """How many are queued, and when the next one is due."""
         async with self._db.read() as conn:
             count, next_at = (await conn.execute(select(func.count(), func.min(_Q.next_at)))).one()
         return count, next_at
-
-    def _tell_erased(
-        self,
-        tx: Transaction,
-        item: Queued,
-        outcome: Erased,
-        now: Instant,
-        made: dict[tuple[str, str | None], _Template],
-    ) -> None:
-        if item.tenant_ref is None:
-            return
-        template = made.get((item.tenant_ref, item.run_id))
-        if template is None:
-            template = _Template(self._log.common(item.tenant_ref, now, SYSTEM, item.run_id))
-            made[item.tenant_ref, item.run_id] = template
-        body = template.leaf(new_id(now), item.blob_id, outcome, item.stored_size)
-        tx.log(item.tenant_id, Leaf(body, "blob.erase", now, item.run_id, item.item_ref))
 
     async def _put_off(self, tx: Transaction, item: Queued, error: BlobStoreError, now: Instant) -> None:
         attempt = item.attempts + 1

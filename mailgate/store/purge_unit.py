@@ -12,28 +12,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, case, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, Select, case, func, literal, literal_column, select, tuple_
 
 from mailgate.actors import Actor
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
-from mailgate.ids import new_id
+from mailgate.ids import new_ids
 from mailgate.store import runs, tenants, timelines
 from mailgate.store.brake import load
+from mailgate.store.bulk import AMONG, Step, in_turn
 from mailgate.store.discard import Freed, prepare_end
 from mailgate.store.expiry import Expiry, Horizon, of_age
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import messages
-from mailgate.store.sets import among
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenants import Tenant
-from mailgate.store.tombstones import bury
-from mailgate.store.transaction import Leaf, Transaction
+from mailgate.store.tombstones import prepare_graves
+from mailgate.store.transaction import Event, Leaf, Transaction
 from retention.ledger import leaves
 from retention.ledger.purge_template import ItemPurgeTemplate
-from retention.model import Brake, Copy, Counts, Cutoffs, KeptBy, Rules, Verdict
+from retention.model import Brake, Copy, Counts, Cutoffs, KeptBy, Reason, Rules, Verdict
 from retention.port import Load, Position, Progress, Run
 
 METHOD = "data_key_destroyed"
@@ -63,7 +64,10 @@ class _Row(NamedTuple):
     indexed: bool
 
 
-_PURGED_COLUMNS = tuple(_M[name] for name in _Row._fields)
+_PURGED_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(
+    literal_column(f"messages.{name}") for name in _Row._fields
+)  # as the driver gives them
+_READ = f"SELECT {', '.join(_Row._fields)} FROM messages WHERE id {AMONG[False]}"  # noqa: S608 - no values
 
 
 class SqlPurgeUnit:
@@ -112,18 +116,24 @@ class SqlPurgeUnit:
         horizon = self._known_horizon()
         if horizon.holds.tenant:
             return []
-        query = self._of_age(select(_M.anchor_at, _M.id), bounds, after).where(_M.pins == 0)
+        wanted = _PURGED_COLUMNS if self._tx.sqlite else (_M.anchor_at, _M.id)
+        query = self._of_age(select(*wanted), bounds, after).where(_M.pins == 0)
         if not horizon.holds.none:
             query = query.where(~horizon.holds.held())
-        query = query.order_by(_M.anchor_at, _M.id).limit(limit).with_for_update(skip_locked=True, of=messages)
+        query = query.order_by(_M.anchor_at, _M.id).limit(limit)
+        if self._tx.sqlite:  # one writer: what it reads now stays so, and is read once
+            self._rows = {row[0]: _Row._make(row) for row in (await self._tx.conn.execute(query)).all()}
+            return [(row.anchor_at, row.id) for row in self._rows.values()]
+        query = query.with_for_update(skip_locked=True, of=messages)
         return [(anchor_at, id_) for anchor_at, id_ in (await self._tx.conn.execute(query)).all()]
 
     async def read(self, candidates: Sequence[Position]) -> Sequence[Copy]:
         """What the locked copies are now: a statement of its own, begun after the locks."""
         horizon = self._known_horizon()
         ids = [id_ for _, id_ in candidates]
-        query = select(*_PURGED_COLUMNS).where(among(_M.id, ids, sqlite=self._tx.sqlite))
-        self._rows = {row[0]: _Row._make(row) for row in (await self._tx.conn.execute(query)).all()}
+        if not self._tx.sqlite:
+            (found,) = await in_turn(self._tx.conn, [Step(_READ, (ids,))], sqlite=False)
+            self._rows = {row[0]: _Row._make(row) for row in found}
         holds = await horizon.holds.count(
             self._tx.conn, {row.id: row.mailbox_id for row in self._rows.values()}, sqlite=self._tx.sqlite
         )
@@ -132,14 +142,21 @@ class SqlPurgeUnit:
     async def kept_between(
         self, bounds: Cutoffs, after: Position | None, through: Position | None, taken: Sequence[Position]
     ) -> Mapping[str, int]:
-        """Count the other copies of age in this stretch of the walk."""
+        """Count the other copies of age in this stretch of the walk: all of them, without those that were taken, which
+        nothing keeps. What is left then of those is what another transaction has locked.
+        """
         kept_by = case((self._known_horizon().holds.held(), "held"), (_M.pins > 0, "pinned"), else_="locked")
-        query = self._of_age(select(kept_by, func.count()), bounds, after).group_by(kept_by)
+        stretch: list[ColumnElement[bool]] = []
         if through is not None:
-            query = query.where(tuple_(_M.anchor_at, _M.id) <= _position(through))
-        if taken:
-            query = query.where(~among(_M.id, [id_ for _, id_ in taken], sqlite=self._tx.sqlite))
-        return {row[0]: row[1] for row in (await self._tx.conn.execute(query)).all()}
+            # SQLite ends its walk of the index by a bound of one column, and by whichever it likes: there is but one,
+            # or it would read on to the last copy of age for each batch.
+            stretch = [_M.anchor_at <= through[0], tuple_(_M.anchor_at, _M.id) <= _position(through)]
+            if bounds.anchor_at is not None:
+                bounds = replace(bounds, anchor_at=min(bounds.anchor_at, through[0]))
+        query = self._of_age(select(kept_by, func.count()), bounds, after).where(*stretch).group_by(kept_by)
+        found: dict[str, int] = {row[0]: row[1] for row in (await self._tx.conn.execute(query)).all()}
+        found["locked"] = found.get("locked", 0) - len(taken)
+        return {kept: count for kept, count in found.items() if count > 0}
 
     async def kept_after(self, after: Position | None) -> Mapping[str, int]:
         """Count all copies of the tenant after this position."""
@@ -152,24 +169,20 @@ class SqlPurgeUnit:
 
     async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
         """Tombstones, rows, blob references, log entries, events, usage."""
-        rows = [self._rows[copy.id] for copy, _ in due]
-        reasons = [str(verdict.reason) for _, verdict in due]
-        await bury(self._tx, self._tenant_id, rows, reasons, at=self._at, run_id=self._run.id)
-        end = await prepare_end(self._tx, self._tenant_id, rows, now=self._at, run_id=self._run.id)
-        ending = asyncio.create_task(end.carry_out())  # the database deletes while the entries are written here
+        rows = [self._rows[copy[0]] for copy, _ in due]
+        reasons = [verdict.reason or Reason.AGE for _, verdict in due]
+        at, run_id = self._at, self._run.id
+        graves = await prepare_graves(self._tx, self._tenant_id, rows, reasons, at=at, run_id=run_id)
+        end = await prepare_end(self._tx, self._tenant_id, rows, now=at, run_id=run_id)
+        ending = asyncio.create_task(end.carry_out([graves]))  # the database works while the entries are written here
         try:
-            await asyncio.sleep(0)
-            templates: dict[str, ItemPurgeTemplate] = {}
-            for number, (row, (_, verdict)) in enumerate(zip(rows, due, strict=True)):
-                reason = str(verdict.reason)
-                if reason not in templates:
-                    templates[reason] = self._template(rules, reason)
-                self._tell(templates[reason], row, verdict, end.freed[row.id])
-                if number % _YIELD == 0:
-                    await asyncio.sleep(0)
+            templates = {reason: self._template(rules, reason) for reason in set(reasons)}
+            for start in range(0, len(rows), _YIELD):
+                await asyncio.sleep(0)
+                self._tell(templates, rows[start : start + _YIELD], due[start : start + _YIELD], end.freed)
         finally:
             await ending
-        size: int = sum(row.size for row in rows)
+        size: int = sum([row.size for row in rows])
         self._tx.count(self._tenant_id, copies=-len(rows), storage_bytes=-size)
         if self._on_purged is not None:
             self._tx.after_commit(self._on_purged)
@@ -231,29 +244,40 @@ class SqlPurgeUnit:
         query = query.where(_M.tenant_id == self._tenant_id, of_age(bounds, self._known_horizon().removed))
         return query if after is None else query.where(tuple_(_M.anchor_at, _M.id) > _position(after))
 
-    def _template(self, rules: Rules, reason: str) -> ItemPurgeTemplate:
-        return ItemPurgeTemplate(self._common(), plan=rules.plan, days=rules.days or 0, reason=reason, method=METHOD)
+    def _template(self, rules: Rules, reason: Reason) -> ItemPurgeTemplate:
+        return ItemPurgeTemplate(
+            self._common(), plan=rules.plan, days=rules.days or 0, reason=str(reason), method=METHOD
+        )
 
-    def _tell(self, template: ItemPurgeTemplate, row: _Row, verdict: Verdict, freed: Freed) -> None:
-        body = template.leaf(
-            new_id(self._at),
-            item_ref=row.item_ref,
-            mailbox_ref=row.mailbox_id,
-            content_commit=row.content_commit.hex(),
-            msgid_commit=row.msgid_commit.hex(),
-            anchor=leaves.Anchor(row.anchor_at, row.anchor_source),
-            due_at=verdict.due_at or 0,
-            blobs=leaves.Blobs(1, freed.freed, freed.bytes),
-        )
-        self._tx.log(self._tenant_id, Leaf(body, "item.purge", self._at, self._run.id, row.item_ref))
-        self._tx.emit(
-            self._tenant_id,
-            "message.purged",
-            at=self._at,
-            mailbox_id=row.mailbox_id,
-            message_id=row.id,
-            payload={"anchor_at": row.anchor_at, "reason": str(verdict.reason), "run_id": self._run.id},
-        )
+    def _tell(
+        self,
+        templates: Mapping[Reason, ItemPurgeTemplate],
+        rows: Sequence[_Row],
+        due: Sequence[tuple[Copy, Verdict]],
+        freed: Mapping[str, Freed],
+    ) -> None:
+        """The entries and events of some copies that go."""
+        at, run_id = self._at, self._run.id
+        entries: list[Leaf] = []
+        events: list[Event] = []
+        for id_, row, (_, verdict) in zip(new_ids(at, len(rows)), rows, due, strict=True):
+            reason, gone = verdict.reason or Reason.AGE, freed[row.id]
+            body = templates[reason].leaf(
+                id_,
+                item_ref=row.item_ref,
+                mailbox_ref=row.mailbox_id,
+                content_commit=row.content_commit,
+                msgid_commit=row.msgid_commit,
+                anchor=leaves.Anchor(row.anchor_at, row.anchor_source),
+                due_at=verdict.due_at or 0,
+                blobs=leaves.Blobs(1, gone.freed, gone.bytes),
+            )
+            entries.append(Leaf(body, "item.purge", at, run_id, row.item_ref))
+            # as `emit` would write it: an instant, a word and an id need no escaping
+            payload = f'{{"anchor_at":{row.anchor_at},"reason":"{reason}","run_id":"{run_id}"}}'
+            events.append(Event("message.purged", at, row.mailbox_id, row.id, payload))
+        self._tx.log_many(self._tenant_id, entries)
+        self._tx.emit_many(self._tenant_id, events)
 
     def _common(self) -> leaves.Common:
         if self._tenant is None:

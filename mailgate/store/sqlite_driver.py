@@ -43,6 +43,11 @@ async def visit(conn: AsyncConnection, work: Callable[[AsyncConnection], Corouti
     return result
 
 
+def is_visiting(conn: object) -> bool:
+    """Whether this is the connection of a visit's work: its statements are carried out where they are given."""
+    return isinstance(conn, _Here)
+
+
 def _transact(conn: Connection, work: Callable[[AsyncConnection], Coroutine[Any, Any, T]]) -> T:
     with conn.begin():
         coroutine = work(cast("AsyncConnection", _Here(conn)))

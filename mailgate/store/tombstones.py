@@ -9,9 +9,9 @@ from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
-from mailgate.ids import new_id
-from mailgate.store.bulk import insert_many
-from mailgate.store.schema import folders, mailboxes, origins, tombstones
+from mailgate.ids import new_ids
+from mailgate.store.bulk import AMONG, Insert, Step, ids_of, in_turn
+from mailgate.store.schema import tombstones
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.sync.views import Purged
@@ -36,6 +36,10 @@ _COLUMNS = (
     "run_id",
     "created_at",
 )
+
+_ORIGINS = "SELECT o.message_id, f.name, o.uidvalidity, o.uid FROM origins o JOIN folders f ON f.id = o.folder_id"
+_ADDRESSES = {sqlite: f"{_ORIGINS} WHERE o.message_id {AMONG[sqlite]}" for sqlite in (True, False)}
+_ACCOUNTS = {sqlite: f"SELECT id, account_ref FROM mailboxes WHERE id {AMONG[sqlite]}" for sqlite in (True, False)}  # noqa: S608
 
 _NO_ORIGINAL: tuple[tuple[str | None, int | None, int | None], ...] = ((None, None, None),)
 
@@ -92,22 +96,30 @@ async def bury(
     run_id: str | None = None,
 ) -> None:
     """One tombstone per original, or one without an address for a copy that had none; before the copies' rows go."""
-    ids = [copy.id for copy in copies]
-    found = (
-        select(origins.c.message_id, folders.c.name, origins.c.uidvalidity, origins.c.uid)
-        .join(folders, folders.c.id == origins.c.folder_id)
-        .where(among(origins.c.message_id, ids, sqlite=tx.sqlite))
-    )
+    graves = await prepare_graves(tx, tenant_id, copies, reasons, at=at, run_id=run_id)
+    await in_turn(tx.conn, [graves], sqlite=tx.sqlite)
+
+
+async def prepare_graves(
+    tx: Transaction,
+    tenant_id: str,
+    copies: Sequence[Buried | Row[Any]],
+    reasons: Sequence[str],
+    *,
+    at: Instant,
+    run_id: str | None = None,
+) -> Insert:
+    """The rows that `bury` would insert."""
+    ids = ids_of([copy.id for copy in copies], sqlite=tx.sqlite)
+    of = ids_of({copy.mailbox_id for copy in copies}, sqlite=tx.sqlite)
+    steps = [Step(_ADDRESSES[tx.sqlite], (ids,)), Step(_ACCOUNTS[tx.sqlite], (of,))]
+    found, accounts = await in_turn(tx.conn, steps, sqlite=tx.sqlite)
     addresses: dict[str, list[tuple[str | None, int | None, int | None]]] = {}
-    for message_id, folder, uidvalidity, uid in (await tx.conn.execute(found)).all():
+    for message_id, folder, uidvalidity, uid in found:
         addresses.setdefault(message_id, []).append((folder, uidvalidity, uid))
-    accounts = select(mailboxes.c.id, mailboxes.c.account_ref).where(
-        among(mailboxes.c.id, {copy.mailbox_id for copy in copies}, sqlite=tx.sqlite)
-    )
-    account_refs = {row[0]: row[1] for row in (await tx.conn.execute(accounts)).all()}
+    account_refs: dict[str, bytes] = {row[0]: row[1] for row in accounts}
     rows = [
         (
-            new_id(at),
             tenant_id,
             account_refs[copy.mailbox_id],
             copy.mailbox_id,
@@ -123,4 +135,4 @@ async def bury(
         for copy, reason in zip(copies, reasons, strict=True)
         for address in addresses.get(copy.id, _NO_ORIGINAL)
     ]
-    await insert_many(tx.conn, tombstones, _COLUMNS, rows, sqlite=tx.sqlite)
+    return Insert(tombstones, _COLUMNS, [(id_, *row) for id_, row in zip(new_ids(at, len(rows)), rows, strict=True)])

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Table, bindparam, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -43,8 +43,7 @@ _GATEWAY_SEQ = "events.seq"
 _LEAF_COLUMNS = ("tenant_id", "idx", "body", "hash", "type", "at", "run_id", "item_ref")
 
 
-@dataclass(frozen=True, slots=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One entry for the purge log: the canonical bytes, and what it is found by."""
 
     body: bytes
@@ -54,10 +53,20 @@ class Leaf:
     item_ref: str | None = None
 
 
+class Event(NamedTuple):
+    """One entry of the outbox, its payload encoded already: for events by the thousand (`Transaction.emit_many`)."""
+
+    type: str
+    at: Instant
+    mailbox_id: str | None
+    message_id: str | None
+    payload: str
+
+
 @dataclass(slots=True)
 class _Pending:
-    events: list[tuple[Any, ...]] = field(default_factory=list)
-    leaves: list[Leaf] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    leaves: list[tuple[Leaf, bytes]] = field(default_factory=list)
     copies: int = 0
     storage_bytes: int = 0
     values: dict[str, Any] = field(default_factory=dict)
@@ -87,11 +96,19 @@ class Transaction:
         ids, instants and states, nothing from a message. `tenant_id` None: it concerns the whole gateway.
         """
         text = _encode(dict(payload)) if payload else "{}"
-        self._pending[tenant_id or GATEWAY].events.append((type_, at, mailbox_id, message_id, text))
+        self._pending[tenant_id or GATEWAY].events.append(Event(type_, at, mailbox_id, message_id, text))
+
+    def emit_many(self, tenant_id: str, events_: Iterable[Event]) -> None:
+        """Add many events of one tenant, as `emit` does one."""
+        self._pending[tenant_id].events.extend(events_)
 
     def log(self, tenant_id: str, leaf: Leaf) -> None:
         """Append an entry to the tenant's purge log."""
-        self._pending[tenant_id].leaves.append(leaf)
+        self.log_many(tenant_id, (leaf,))
+
+    def log_many(self, tenant_id: str, leaves: Iterable[Leaf]) -> None:
+        """Append entries to the tenant's purge log. They are hashed now, before anybody waits for the head's lock."""
+        self._pending[tenant_id].leaves.extend([(leaf, leaf_hash(leaf[0])) for leaf in leaves])
 
     def count(self, tenant_id: str, *, copies: int = 0, storage_bytes: int = 0) -> None:
         """Change the tenant's usage by these differences."""
@@ -153,12 +170,14 @@ class Transaction:
         await insert_many(self.conn, events, _EVENT_COLUMNS, rows, sqlite=self.sqlite)
         await self.conn.execute(update(installation).where(key).values(value=str(seq + len(rows))))
 
-    async def _append(self, tenant_id: str, size: int, frontier_bytes: bytes, leaves: list[Leaf]) -> dict[str, Any]:
+    async def _append(
+        self, tenant_id: str, size: int, frontier_bytes: bytes, leaves: list[tuple[Leaf, bytes]]
+    ) -> dict[str, Any]:
         frontier = Frontier.from_bytes(frontier_bytes)
-        rows = []
-        for index, leaf in enumerate(leaves, start=size):
-            digest = leaf_hash(leaf.body)
-            frontier.append(digest)
-            rows.append((tenant_id, index, leaf.body, digest, leaf.type, leaf.at, leaf.run_id, leaf.item_ref))
+        frontier.extend([digest for _, digest in leaves])
+        rows = [
+            (tenant_id, index, body, digest, *found_by)
+            for index, ((body, *found_by), digest) in enumerate(leaves, start=size)
+        ]
         await insert_many(self.conn, log_leaves, _LEAF_COLUMNS, rows, sqlite=self.sqlite)
         return {"log_size": size + len(rows), "log_frontier": frontier.to_bytes()}

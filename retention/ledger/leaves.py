@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from .canonical import CanonicalError, encode, format_instant
 from .schema import (
@@ -122,16 +122,14 @@ class Common:
         return fields
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
+class Anchor(NamedTuple):
     """The instant from which a copy's age counts, and where it came from (ANCHOR_SOURCES)."""
 
     at: int
     src: str
 
 
-@dataclass(frozen=True, slots=True)
-class Blobs:
+class Blobs(NamedTuple):
     """References dropped, blobs that thereby lost their last one, and those blobs' stored bytes."""
 
     refs: int

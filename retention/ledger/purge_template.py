@@ -8,6 +8,7 @@ both. The fields stand in the order of their names, as canonical JSON has them.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from .canonical import MAX_INT, CanonicalError, encode_checked, format_instant
 from .leaves import ANCHOR_SOURCES, PURGE_REASONS, Anchor, Blobs, Common, LeafError, item_purge, parse_leaf
@@ -21,7 +22,9 @@ from .schema import (
     WORD_PATTERN,
 )
 
-_VARIABLE = re.compile("\n".join((ULID_PATTERN, REF_PATTERN, REF_PATTERN, DIGEST_PATTERN, DIGEST_PATTERN))).fullmatch
+_IDS = re.compile(f"{ULID_PATTERN}\n{REF_PATTERN}").fullmatch
+_DIGEST = re.compile(DIGEST_PATTERN).fullmatch
+_is_ref = lru_cache(maxsize=1024)(re.compile(REF_PATTERN).fullmatch)  # of mailboxes, which are few
 
 # Narrower than the schema where that saves work: what does not match is parsed. 29 February is left to the calendar.
 _COUNT = r"(?:0|[1-9][0-9]{0,14})"
@@ -94,17 +97,18 @@ class ItemPurgeTemplate:
         *,
         item_ref: str,
         mailbox_ref: str,
-        content_commit: str,
-        msgid_commit: str,
+        content_commit: str | bytes,
+        msgid_commit: str | bytes,
         anchor: Anchor,
         due_at: int,
         blobs: Blobs,
         pins: int = 0,
         holds: int = 0,
     ) -> bytes:
-        """The leaf's canonical bytes. Raises LeafError as `item_purge` does."""
-        if not _VARIABLE(f"{id_}\n{item_ref}\n{mailbox_ref}\n{content_commit}\n{msgid_commit}"):
-            raise LeafError("item.purge: a reference or commitment is not as it must be")
+        """The leaf's canonical bytes. Raises LeafError as `item_purge` does; takes commitments as 32 bytes too."""
+        if not _IDS(f"{id_}\n{item_ref}") or not _is_ref(mailbox_ref):
+            raise LeafError("item.purge: a reference is not as it must be")
+        content, msgid = _digest(content_commit), _digest(msgid_commit)
         if anchor.src not in ANCHOR_SOURCES:
             raise LeafError("item.purge: anchor is not as it must be")
         refs, freed, size = blobs.refs, blobs.freed, blobs.bytes
@@ -115,8 +119,16 @@ class ItemPurgeTemplate:
         try:
             return (
                 f'{head}{format_instant(anchor.at)}","src":"{anchor.src}{at}{size},"freed":{freed},"refs":{refs}{build}'
-                f'{holds},"pins":{pins}}},"content_commit":"{content_commit}",{days}{format_instant(due_at)}","id":"{id_}",'
-                f'"item_ref":"{item_ref}","mailbox_ref":"{mailbox_ref}",{method}{msgid_commit}{tail}'
+                f'{holds},"pins":{pins}}},"content_commit":"{content}",{days}{format_instant(due_at)}","id":"{id_}",'
+                f'"item_ref":"{item_ref}","mailbox_ref":"{mailbox_ref}",{method}{msgid}{tail}'
             ).encode()
         except CanonicalError as error:
             raise LeafError(f"item.purge: {error}") from None
+
+
+def _digest(value: str | bytes) -> str:
+    if isinstance(value, bytes) and len(value) == 32:
+        return value.hex()
+    if isinstance(value, bytes) or not _DIGEST(value):
+        raise LeafError("item.purge: a commitment is not as it must be")
+    return value

@@ -176,4 +176,4 @@ class Unit:
 
 
 def pinned(copy: Copy) -> Copy:
-    return replace(copy, pins=1)
+    return copy._replace(pins=1)

@@ -160,6 +160,8 @@ def test_the_template_equals_the_constructor(number: int, at: int, fixed: dict[s
     slow = leaves.item_purge(common(number, run=ulid(9), at=at), **fixed, **own)
     template = ItemPurgeTemplate(common(0, run=ulid(9), at=at), **fixed)
     assert template.leaf(ulid(number), **own) == slow
+    raw = {name: bytes.fromhex(own[name]) for name in ("content_commit", "msgid_commit")}
+    assert template.leaf(ulid(number), **(own | raw)) == slow
     assert parse_leaf(slow)["item_ref"] == own["item_ref"]
 
 
@@ -186,6 +188,17 @@ def test_template_and_constructor_refuse_the_same(field: str, value: Any) -> Non
         leaves.item_purge(base, **fixed, **own)
     with pytest.raises(LeafError):
         template.leaf(base.id, **own)
+
+
+@pytest.mark.parametrize("field", ["content_commit", "msgid_commit"])
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_the_template_takes_commitments_of_32_bytes_only(field: str, size: int) -> None:
+    own: dict[str, Any] = {"content_commit": bytes(32), "msgid_commit": bytes(32), field: bytes(size)}
+    template = ItemPurgeTemplate(common(1, run=ulid(9)), plan="standard", days=60, reason="age", method="key_destroyed")
+    with pytest.raises(LeafError):
+        template.leaf(
+            ulid(1), item_ref="i", mailbox_ref="m", anchor=Anchor(0, "stored"), due_at=0, blobs=Blobs(1, 1, 1), **own
+        )
 
 
 @given(st.integers(0, 2**60), INSTANTS, FIXED, PURGES)

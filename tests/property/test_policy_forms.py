@@ -76,7 +76,7 @@ def test_more_days_never_purge_more(copy: Copy, rules: Rules, more: int) -> None
 
 @given(copies(), all_rules(), st.booleans())
 def test_pins_and_holds_always_keep(copy: Copy, rules: Rules, hold: bool) -> None:
-    kept = replace(copy, holds=1) if hold else replace(copy, pins=1)
+    kept = copy._replace(holds=1) if hold else copy._replace(pins=1)
     assert not judge(kept, rules, NOW).due
 
 
@@ -95,9 +95,9 @@ def test_an_anchor_is_never_after_storing(received: int | None, stored: int) -> 
 
 @given(copies(), all_rules())
 def test_what_was_brought_back_stays_until_then(copy: Copy, rules: Rules) -> None:
-    kept = replace(copy, keep_until_at=NOW + 1, removed_at=None)
+    kept = copy._replace(keep_until_at=NOW + 1, removed_at=None)
     assert not judge(kept, rules, NOW).due
     assert (
-        judge(replace(kept, keep_until_at=NOW), rules, NOW).due
-        == judge(replace(kept, keep_until_at=None), rules, NOW).due
+        judge(kept._replace(keep_until_at=NOW), rules, NOW).due
+        == judge(kept._replace(keep_until_at=None), rules, NOW).due
     )

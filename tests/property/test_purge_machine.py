@@ -1,4 +1,5 @@
-"""Anything that can happen to copies, in any order, on a real store beside a model of a few lines.
+"""Anything that can happen to copies, in any order, on a real store beside a model of a few lines: on SQLite, and with
+fewer examples on PostgreSQL.
 
 R1 no purge while a pin or hold stood · R2 none before due_at · R3 every eligible copy gone after a healthy run ·
 R4 a live copy's blob is readable · R6 one entry per purge, one purge per entry · R7 a cut run converges · R8 a longer
@@ -16,9 +17,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from mailgate.actors import COMMAND, SYSTEM
 from mailgate.blobs import BlobStore
@@ -42,6 +52,7 @@ from mailgate.store.witness import Witness
 from mailgate.tenants.catalogue import parse_catalogue
 from mailgate.tenants.timeline import SubscriptionRules
 from retention.policy import Policy
+from tests.postgres import Postgres
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, PLANS, Store
 from tests.store.purging import Purging, make_purging
@@ -84,10 +95,18 @@ class PurgeMachine(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.folder = Path(tempfile.mkdtemp(prefix="purge-machine-"))
-        shutil.copyfile(_template(), self.folder / "mailgate.db")
+        self.url = self.make_database()
         self.model = Model()
         self.owners = 0
         self.bystander: list[dict[str, Any]] = []
+
+    def make_database(self) -> str:
+        """The URL of a migrated, empty database."""
+        shutil.copyfile(_template(), self.folder / "mailgate.db")
+        return f"sqlite:///{self.folder}/mailgate.db"
+
+    def drop_database(self) -> None:
+        """Nobody is connected any more; the folder goes anyhow."""
 
     def do(self, work: Awaitable[T]) -> T:
         async def go() -> T:
@@ -100,7 +119,7 @@ class PurgeMachine(RuleBasedStateMachine):
         self.do(self._begin())
 
     async def _begin(self) -> None:
-        db = Database(f"sqlite:///{self.folder}/mailgate.db")
+        db = Database(self.url)
         ring = KeyRing.open(f"file://{self.folder}/keys", create=True)
         blobs = BlobStore.open(f"file://{self.folder}/blobs")
         log = PurgeLog(origin="mail.example", policy=LogPolicy(1, POLICY.document), version="1", commit="test")
@@ -277,6 +296,7 @@ class PurgeMachine(RuleBasedStateMachine):
         if hasattr(self, "purging"):
             self.do(self._finish())
         self.runner.close()
+        self.drop_database()
         shutil.rmtree(self.folder)
 
     async def _finish(self) -> None:
@@ -317,3 +337,20 @@ def _template() -> Path:
 
 TestPurgeMachine = PurgeMachine.TestCase
 TestPurgeMachine.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.postgresql
+def test_the_machine_on_postgresql(postgres: Postgres, postgres_template: str) -> None:
+    class OnPostgres(PurgeMachine):
+        """The same rules; each example on a database of its own."""
+
+        def make_database(self) -> str:
+            self.name = postgres.lend(postgres_template)
+            return postgres.url(self.name)
+
+        def drop_database(self) -> None:
+            postgres.returned(self.name)
+
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        OnPostgres, settings=settings(max_examples=4, stateful_step_count=25, deadline=None)
+    )

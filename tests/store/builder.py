@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 from mailgate.actors import SYSTEM
 from mailgate.blobs import BlobStore
@@ -17,6 +17,7 @@ from mailgate.clock import DAY, Instant
 from mailgate.ids import new_id, new_ref
 from mailgate.keys import KeyRing
 from mailgate.store import tenants
+from mailgate.store.bulk import Step, in_turn
 from mailgate.store.database import Database
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import blobs as blob_table
@@ -58,7 +59,6 @@ class Builder:
     blobs: BlobStore | None
     now: Instant
     _uid: int = 0
-    _known: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
     async def home(self, tenant_id: str = "acme", plan: str | None = "crm_plus") -> Home:
         """A tenant on this plan (None: no subscription, that is free) with one mailbox."""
@@ -118,6 +118,7 @@ class Builder:
         committer = Committer(keys.ledger_key)
         message_rows, origin_rows, blob_rows, docs = [], [], dict[str, dict[str, object]](), []
         shared = dict[str, int]()
+        known = await self._known(home, [seed.content for seed in seeds if seed.content is not None])
         for seed in seeds:
             self._uid += 1
             content = (
@@ -131,9 +132,9 @@ class Builder:
             )
             digest = hashlib.sha256(content).digest()
             token = keys.mac("content", digest)
-            blob_id = self._known.get((home.tenant.id, token))
+            blob_id = known.get(token)
             if blob_id is None:
-                blob_id = self._known[home.tenant.id, token] = new_id(self.now)
+                blob_id = known[token] = new_id(self.now)
                 key = keys.new_data_key(self.now)
                 stored = len(content) + 64
                 if self.blobs is not None:
@@ -216,18 +217,25 @@ class Builder:
         await self.db.transact(work)
         return [str(row["id"]) for row in message_rows]
 
-    def forget(self) -> None:
-        """Forget which contents were written, for flat memory; later copies share no blob with earlier ones."""
-        self._known.clear()
+    async def _known(self, home: Home, contents: Sequence[bytes]) -> dict[bytes, str]:
+        """The blobs that the tenant has of these contents, by token."""
+        if not contents:
+            return {}
+        keys = self.ring.tenant(home.tenant.ref)
+        tokens = {keys.mac("content", hashlib.sha256(content).digest()) for content in contents}
+        c = blob_table.c
+        query = select(c.content_token, c.id).where(c.tenant_id == home.tenant.id, c.content_token.in_(tokens))
+        async with self.db.read() as conn:
+            return {row[0]: row[1] for row in (await conn.execute(query)).all()}
 
     async def _index(self, tx: Transaction, docs: list[dict[str, str]]) -> None:
-        for row in docs:
-            made = insert(search_docs).values(row).returning(search_docs.c.doc)
-            doc = (await tx.conn.execute(made)).scalar_one()
-            if tx.sqlite:
-                await tx.conn.exec_driver_sql("INSERT INTO search_index(rowid, terms) VALUES (?, 'abc def')", (doc,))
-            else:
-                await tx.conn.exec_driver_sql(
-                    "INSERT INTO search_index(doc, tenant_id, terms) VALUES ($1, $2, 'abc def'::tsvector)",
-                    (doc, row["tenant_id"]),
-                )
+        made = insert(search_docs).returning(search_docs.c.doc, search_docs.c.tenant_id)
+        rows = [tuple(row) for row in (await tx.conn.execute(made, docs)).all()]
+        if tx.sqlite:
+            words = Step(
+                "INSERT INTO search_index(rowid, terms) VALUES (?, 'abc def')", [row[:1] for row in rows], True
+            )
+        else:
+            statement = "INSERT INTO search_index(doc, tenant_id, terms) VALUES ($1, $2, 'abc def'::tsvector)"
+            words = Step(statement, rows, True)
+        await in_turn(tx.conn, [words], sqlite=tx.sqlite)

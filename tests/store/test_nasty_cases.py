@@ -85,7 +85,6 @@ async def test_the_same_bytes_that_come_while_the_old_ones_wait_to_be_erased(pur
     erasures = Erasures(purging.store.db, purging.store.log)
     await purging.purge()
     queued = await erasures.due(NOW)
-    purging.builder.forget()
     await purging.builder.copies(home, [Seed(NOW, b"same\r\n\r\n")])
     async with purging.store.db.read() as conn:
         new = (await conn.execute(select(blobs.c.id))).scalar_one()

@@ -323,3 +323,31 @@ async def test_many_tenants_are_found_by_what_is_due(purging: Purging) -> None:
         await purging.builder.copy(home, age_days=40 if number % 2 else 1)
     assert await purging.purges.tenants_due(NOW, NOW) == ["t1", "t3"]
     assert await one(purging, select(func.count()).select_from(tombstones)) == 0
+
+
+async def test_a_batch_costs_the_same_however_many_copies_wait(purging: Purging) -> None:
+    """What stays beside a batch is counted in the batch's own stretch, not in all that is still to come."""
+    if not purging.store.db.sqlite:
+        pytest.skip("SQLite counts its own steps")
+    home = await purging.builder.home()
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY - n) for n in range(1_000)])
+    done, costs = 0, list[int]()
+
+    def step() -> int:
+        nonlocal done
+        done += 1
+        return 0
+
+    def batch(name: str) -> None:
+        nonlocal done
+        if name == "recorded":
+            costs.append(done)
+            done = 0
+
+    async with purging.store.db.write() as tx:
+        driver = (await tx.conn.get_raw_connection()).driver_connection
+        assert driver is not None
+        await driver.set_progress_handler(step, 100)
+    assert (await purging.purge(batch=50, step=batch)).purged == 1_000
+    assert len(costs) >= 20
+    assert max(costs[1:19]) < 1.5 * min(costs[1:19])

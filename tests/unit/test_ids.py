@@ -7,7 +7,7 @@ import base64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailgate.ids import is_id, keyed_id, later_id, made_at, new_id
+from mailgate.ids import is_id, keyed_id, later_id, made_at, new_id, new_ids
 
 CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ")
 
@@ -22,6 +22,18 @@ def test_an_id_tells_when_it_was_made_and_sorts_by_it(now: int) -> None:
 
 def test_ids_of_one_instant_differ() -> None:
     assert len({new_id(1_700_000_000_000_000) for _ in range(1_000)}) == 1_000
+
+
+@given(st.integers(0, (1 << 48) * 1_000 - 1), st.integers(0, 50))
+def test_many_ids_at_once_are_ids_of_that_instant(now: int, count: int) -> None:
+    made = new_ids(now, count)
+    assert len(set(made)) == len(made) == count
+    assert all(is_id(id_) and made_at(id_) == now // 1_000 * 1_000 for id_ in made)
+
+
+def test_every_character_of_the_noise_varies() -> None:
+    made = new_ids(0, 2_000)
+    assert all(len({id_[at] for id_ in made}) == 32 for at in range(10, 26))
 
 
 @given(st.binary(min_size=16, max_size=32))
