@@ -74,7 +74,7 @@ async def show_entry(page: Page) -> Response:
         signed, (proof,) = await purge_log.prove(page.parts, page.of, [entry.index])
     except MailgateError as error:
         fault = page.why(error)
-    leaf = json.loads(entry.body)
+    leaf = entry.leaf
     named = [name for name in FIELDS if name in leaf] + sorted(set(leaf) - set(FIELDS) - {"v", "type", "id"})
     return page.render(
         "purge_log_entry.html",
@@ -83,7 +83,7 @@ async def show_entry(page: Page) -> Response:
         types=TYPES,
         reasons=REASONS,
         fields=[(FIELDS.get(name, name), _shown(leaf[name])) for name in named],
-        leaf=entry.body.decode(),
+        leaf=entry.body.decode(errors="replace"),
         signed=signed,
         proof=proof,
         fault=fault,
@@ -147,7 +147,7 @@ async def _render(page: Page, *, status: int = 200, **more: Any) -> Response:
         at=at,
         filters=filters,
         filtered=any(filters.values()),
-        lines=[Line(entry, json.loads(entry.body)) for entry in found.items],
+        lines=[Line(entry, entry.leaf) for entry in found.items],
         types=TYPES,
         reasons=REASONS,
         bundle=f"purge-log-{tenant.ref}",

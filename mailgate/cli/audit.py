@@ -93,7 +93,8 @@ def _with_stamp(folder: Path, report: Report, tsa_ca: Path) -> Report:
         report.findings.add(Verdict.INVALID, f"{STAMP}: {error}")
     except (OSError, ValueError) as error:
         report.findings.add(Verdict.UNREADABLE, f"{tsa_ca}: {error}")
-    return Report(report.subject, report.findings, report.facts | facts)
+    told = {name: fact for name, fact in report.facts.items() if name not in ("stamp_says", "stamp_authority")}
+    return Report(report.subject, report.findings, told | facts)
 
 
 @audit_app.command()

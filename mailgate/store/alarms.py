@@ -31,6 +31,7 @@ from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.webhooks.calling import host_of
 from mailgate.webhooks.model import EndpointState, PauseReason
+from retention.ledger.tree import leaf_hash
 
 _log = structlog.get_logger("mailgate.alarms")
 
@@ -81,7 +82,15 @@ class Alarms:
         self._stamps = stamps
         self._plans_fault = plans_fault
         self._diverged: dict[str, str] = {}
+        self._damaged: dict[str, int] = {}
+        log_reader.on_damage = self.damaged
         self._unwritable: AlarmRecord | None = None
+
+    def damaged(self, tenant_id: str, index: int) -> None:
+        """An entry of a tenant's log, read by somebody, is not what was hashed; so it stays until it is whole again."""
+        if tenant_id not in self._damaged:
+            _log.error("log_entry_damaged", tenant=tenant_id, index=index)
+        self._damaged[tenant_id] = index
 
     def signing(self, diverged: Mapping[str, str]) -> None:
         """What signing found: tenants whose log is not the one that was signed before, and why."""
@@ -179,10 +188,23 @@ class Alarms:
                 failing=await _failing(conn, entitled),
                 plans_unknown={tenant_id: held.plan for tenant_id, held in entitled.items() if not held.known},
                 unsigned=await _unsigned(conn),
-                diverged=self._diverged,
+                diverged=await self._still_damaged(conn) | self._diverged,
                 unstamped=await _unstamped(conn) if self._stamps else {},
                 hooks=await _hooks(conn, entitled),
             )
+
+    async def _still_damaged(self, conn: AsyncConnection) -> dict[str, str]:
+        leaf = log_leaves.c
+        for tenant_id, index in list(self._damaged.items()):
+            mine = select(leaf.body, leaf.hash).where(leaf.tenant_id == tenant_id, leaf.idx == index)
+            row = (await conn.execute(mine)).one_or_none()
+            if row is not None and leaf_hash(row.body) == row.hash:
+                del self._damaged[tenant_id]
+        return {
+            tenant_id: f"entry {index} of the purge log is not what was hashed: compare the database with its backups, "
+            "ledger.witness and exports"
+            for tenant_id, index in self._damaged.items()
+        }
 
 
 async def _runs(conn: AsyncConnection) -> tuple[Instant | None, dict[str, str]]:

@@ -9,7 +9,7 @@ rows were changed, and nothing is signed then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,6 +50,10 @@ class SignedCheckpoint:
     signed_at: Instant
 
 
+def _nobody(tenant_id: str, index: int) -> None:
+    """Nobody is told."""
+
+
 class LogReader:
     """Reads and signs the logs. `seed` is the installation's Ed25519 seed; each log's key bears the log's name."""
 
@@ -59,6 +63,8 @@ class LogReader:
         self._seed = seed
         self._witness = witness
         self._owner = owner
+        self.on_damage: Callable[[str, int], None] = _nobody
+        """Called with tenant and index when an entry that was read is not what was hashed."""
 
     @property
     def witness_fault(self) -> str | None:
@@ -164,6 +170,11 @@ class LogReader:
             await asyncio.to_thread(self._witness.keep_bundles, tenant.ref, bundles)
             first = end
 
+    async def check(self, tenant: Tenant, size: int) -> None:
+        """Raise LogDivergedError unless the first `size` leaves are there and each is the one that was hashed."""
+        for first in range(0, size, _ENTRIES_A_READ):
+            await self._hashed(tenant, first, min(first + _ENTRIES_A_READ, size))
+
     async def _hashed(self, tenant: Tenant, first: int, end: int) -> list[bytes]:
         """The leaves [first, end), each the one that was hashed when it was written."""
         leaf = log_leaves.c
@@ -173,6 +184,8 @@ class LogReader:
         async with self._db.read() as conn:
             rows = (await conn.execute(query.order_by(leaf.idx))).all()
         odd = await asyncio.to_thread(lambda: [row.idx for row in rows if leaf_hash(row.body) != row.hash])
+        if odd:
+            self.on_damage(tenant.id, odd[0])
         if odd or len(rows) != end - first:
             which = f"entry {odd[0]} is not what was hashed" if odd else "an entry is missing"
             raise _not_whole(tenant, which)
@@ -235,7 +248,7 @@ class LogReader:
         def work(sync: Connection) -> list[str]:
             reader = TileReader(sync, tenant.id)
             nodes = tiles.TileNodes(signed.size, reader)
-            return [prove(reader.leaf(index), index, signed.note, nodes) for index in indices]
+            return [prove(reader.hashed_leaf(index), index, signed.note, nodes) for index in indices]
 
         try:
             async with self._db.read() as conn:
@@ -263,10 +276,12 @@ class LogReader:
     async def between(
         self, tenant: Tenant, size: int, since: Instant | None, until: Instant | None
     ) -> AsyncIterator[tuple[int, bytes]]:
-        """Of the first `size` leaves those of a time, with their indices, in order; bounded memory."""
+        """Of the first `size` leaves those of a time, with their indices, in order; bounded memory. Raises
+        LogDivergedError at one that is not what was hashed.
+        """
         leaf = log_leaves.c
         for first in range(0, size, _ENTRIES_A_READ):
-            query = select(leaf.idx, leaf.body).where(
+            query = select(leaf.idx, leaf.body, leaf.hash).where(
                 leaf.tenant_id == tenant.id, leaf.idx >= first, leaf.idx < min(first + _ENTRIES_A_READ, size)
             )
             if since is not None:
@@ -275,7 +290,10 @@ class LogReader:
                 query = query.where(leaf.at < until)
             async with self._db.read() as conn:
                 rows = (await conn.execute(query.order_by(leaf.idx))).all()
-            for index, body in rows:
+            for index, body, digest in rows:
+                if leaf_hash(body) != digest:
+                    self.on_damage(tenant.id, index)
+                    raise _not_whole(tenant, f"entry {index} is not what was hashed")
                 yield index, body
 
     async def item_ref(self, tenant_id: str, item: str) -> str:
@@ -313,6 +331,10 @@ def _not_whole(tenant: Tenant, why: object) -> LogDivergedError:
         f"the entries of the purge log of tenant {tenant.id} are not those that were written ({why}); compare the "
         "database with its backups, ledger.witness and exports. Nothing more is signed until then"
     )
+
+
+def _is_damaged(body: bytes, digest: bytes) -> bool:
+    return leaf_hash(body) != digest
 
 
 async def _forget(tenant_id: str, size: int, tx: Transaction) -> None:
@@ -369,9 +391,12 @@ class TileReader:
         values = {"tenant_id": self._tenant_id, "level": tile.level, "n": tile.number, "hashes": self(tile)}
         self._conn.execute(dialect.insert(log_tiles).values(values).on_conflict_do_nothing())
 
-    def leaf(self, index: int) -> bytes:
-        """The body of one leaf."""
-        return next(self._leaves(log_leaves.c.body, index, 1))
+    def hashed_leaf(self, index: int) -> bytes:
+        """The body of one leaf, which is the one that was hashed. Raises TileError when it is not."""
+        body = next(self._leaves(log_leaves.c.body, index, 1))
+        if _is_damaged(body, next(self._leaves(log_leaves.c.hash, index, 1))):
+            raise tiles.TileError(f"entry {index} is not what was hashed")
+        return body
 
     def _leaves(self, column: Column[bytes], first: int, count: int) -> Iterator[bytes]:
         leaf = log_leaves.c

@@ -24,6 +24,7 @@ from mailgate.store.database import Database
 from mailgate.store.paging import Page
 from mailgate.store.schema import log_checkpoints, log_leaves
 from mailgate.store.schema.log import FREQUENT, RARE
+from retention.ledger.tree import leaf_hash
 
 STRETCH: Final = 5_000
 """Entries that one statement looks through."""
@@ -37,7 +38,7 @@ _C = log_checkpoints.c
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One leaf as stored; `body` is its canonical JSON."""
+    """One leaf as stored; `body` is its canonical JSON, unless somebody changed it: then it is `damaged`."""
 
     index: int
     type: str
@@ -45,6 +46,12 @@ class Entry:
     run_id: str | None
     item_ref: str | None
     body: bytes
+    damaged: bool = False
+
+    @property
+    def leaf(self) -> dict[str, Any]:
+        """What stands in it, field by field; nothing when it is damaged."""
+        return {} if self.damaged else json.loads(self.body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +129,12 @@ def _mentions(needle: bytes, *, sqlite: bool) -> ColumnElement[bool]:
 
 
 def _fits(entry: Entry, wanted: EntryFilter) -> bool:
-    return wanted.reason is None or json.loads(entry.body).get("reason") == wanted.reason
+    return wanted.reason is None or entry.leaf.get("reason") == wanted.reason
 
 
 def _entry(row: Row[Any]) -> Entry:
-    return Entry(row.idx, row.type, row.at, row.run_id, row.item_ref, row.body)
+    damaged = leaf_hash(row.body) != row.hash
+    return Entry(row.idx, row.type, row.at, row.run_id, row.item_ref, row.body, damaged)
 
 
 async def _range(conn: AsyncConnection, tenant_id: str, wanted: EntryFilter, before: int | None) -> tuple[int, int]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -139,6 +139,10 @@ def refusal(found: Sequence[Behind]) -> RestoredBackupError | None:
     )
 
 
+def _nothing(step: str) -> None:
+    """Nobody cuts restores here."""
+
+
 class Restore:
     """Brings a restored database up to date."""
 
@@ -153,7 +157,9 @@ class Restore:
         clock: Clock,
         *,
         batch: int = BATCH,
+        step: Callable[[str], None] = _nothing,
     ) -> None:
+        """`step` is told of every step boundary (tests cut restores there)."""
         self._db = db
         self._log_reader = log_reader
         self._witness = witness
@@ -162,6 +168,7 @@ class Restore:
         self._erasures = erasures
         self._clock = clock
         self._batch = batch
+        self._step = step
 
     async def behind(self) -> list[Behind]:
         """The logs of which more was signed than the database has."""
@@ -172,7 +179,9 @@ class Restore:
         or the entries are not outside; tenants before that one are done.
         """
         done = [await self._tenant(each, actor) for each in await self.behind() if each.tenant_id is not None]
+        self._step("logs")
         await self._db.transact(self._settle_all)
+        self._step("settled")
         return done
 
     async def _tenant(self, log: Behind, actor: Actor) -> Replayed:
@@ -192,11 +201,13 @@ class Restore:
             head = select(tenant_heads.c.log_frontier).where(tenant_heads.c.tenant_id == tenant.id)
             frontier = Frontier.from_bytes((await conn.execute(head)).scalar_one())
         plan = await asyncio.to_thread(self._verify, tenant.id, tenant.ref, checkpoint.size, checkpoint.root, frontier)
+        self._step("verified")
         for mailbox_id in sorted(plan.removed_mailboxes):
             try:
                 await self._mailboxes.remove(tenant.id, mailbox_id, self._clock(), actor)
             except NotFoundError:
                 continue  # connected since the backup
+        self._step("mailboxes removed")
         told = Replayed(tenant.id)
         left = self._witness.entries(tenant.ref, checkpoint.size)
         index = frontier.size
@@ -208,8 +219,10 @@ class Restore:
             told.done += done
             told.missing += missing
             index += len(bodies)
+            self._step("replayed")
         signed = (checkpoint.size, checkpoint.root, note)
         await self._db.transact(partial(_keep_checkpoint, tenant.id, signed, self._clock()))
+        self._step("checkpoint kept")
         return told
 
     def _verify(self, tenant_id: str, ref: str, size: int, root: bytes, have: Frontier) -> _Plan:

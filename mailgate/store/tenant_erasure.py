@@ -226,11 +226,13 @@ class TenantErasures:
         await asyncio.to_thread(self._ring.destroy_tenant, row.ref)
         self._step("keys gone")
         await self._db.transact(partial(self._keys_gone, tenant_id))
+        self._step("keys told")
         # What belongs to the tenant by way of another table goes before that one does, references before their targets.
         for table in (hold_messages, idempotency_keys, *reversed(metadata.sorted_tables)):
             while await self._db.transact(partial(_wipe, table, tenant_id)):
                 self._step(f"rows of {table.name}")
                 await leases.renew(self._db, LEASE, self._owner, fence, LEASE_TTL, self._clock())
+        self._step("rows gone")
         over = await self._db.transact(partial(self._over, tenant_id))
         if over:
             _log.info("tenant_erased", tenant=tenant_id, purged=row.erasing["purged"])

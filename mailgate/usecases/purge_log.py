@@ -86,7 +86,16 @@ async def list_page(parts: Services, tenant: Tenant, wanted: Wanted, *, before: 
         item_ref=item,
         reason=wanted.reason,
     )
-    return await log_search.page(parts.db, tenant.id, known, before=before, limit=limit)
+    page = await log_search.page(parts.db, tenant.id, known, before=before, limit=limit)
+    _tell_damage(parts, tenant, page.items)
+    return page
+
+
+def _tell_damage(parts: Services, tenant: Tenant, entries: Iterable[Entry]) -> None:
+    """Whoever looks at an entry that is not what was hashed raises the alarm."""
+    for each in entries:
+        if each.damaged:
+            parts.log_reader.on_damage(tenant.id, each.index)
 
 
 async def entry(parts: Services, tenant: Tenant, index: int) -> Entry:
@@ -94,6 +103,7 @@ async def entry(parts: Services, tenant: Tenant, index: int) -> Entry:
     found = await log_search.page(parts.db, tenant.id, EntryFilter(), before=index + 1, limit=1) if index >= 0 else None
     if found is None or not found.items or found.items[0].index != index:
         raise NotFoundError(f"the log has no entry {index}", slug="leaf_not_found")
+    _tell_damage(parts, tenant, found.items)
     return found.items[0]
 
 
@@ -117,6 +127,8 @@ async def export(
     """
     reader, now = parts.log_reader, parts.clock()
     signed = await reader.checkpoint(tenant, now)
+    if form != "tlog":  # that one is made before it is sent; what is sent as it is read can't be refused any more
+        await reader.check(tenant, signed.size)
     await parts.log.note_export(parts.db, tenant, form, signed.size, signed.root, at=now, actor=actor)
     name = f"purge-log-{tenant.ref}"
     if form == "tlog":

@@ -21,11 +21,12 @@ from pathlib import Path
 
 from .certificates import compare_certificates
 from .checkpoint import Checkpoint, open_checkpoint
-from .directory import STAMPED, SUMS, VKEY, LogDirectory, NotRegularError, is_folder, is_log_file
+from .directory import STAMP, STAMPED, SUMS, VKEY, LogDirectory, NotRegularError, is_folder, is_log_file
 from .note import NoteError, Verifier
 from .purge_template import match_item_purge
 from .report import Findings, Report, Verdict
 from .schema import LeafError, parse_leaf
+from .stamp import MAX_STAMP, StampError, check_imprint
 from .tiles import (
     ENTRIES,
     TILE_WIDTH,
@@ -39,6 +40,9 @@ from .tiles import (
     tile_root,
 )
 from .tree import HASH_SIZE, tree_root
+
+AUTHORITY_UNCHECKED = "not examined; give its root certificates"
+"""What is said of a time-stamp while nobody gave any."""
 
 _BLOCK = 64
 """Bundles that a process takes at a time: 16 384 leaves."""
@@ -260,8 +264,8 @@ def _given_key(directory: LogDirectory, key: Verifier, found: Findings) -> None:
 
 
 def _stamped(directory: LogDirectory, size: int, key: Verifier, found: Findings) -> dict[str, object]:
-    """The state that a time-stamping authority was shown, where there is one: a state of this very log. Whether the
-    authority said so is for a tool that knows RFC 3161, such as `openssl ts -verify`.
+    """The state that a time-stamping authority was shown, where there is one: a state of this very log, and a stamp on
+    it. Whether it was the authority that said so is for whoever has its certificates.
     """
     try:
         stamped = open_checkpoint(directory.read(STAMPED), key)
@@ -272,7 +276,15 @@ def _stamped(directory: LogDirectory, size: int, key: Verifier, found: Findings)
         return {}
     if stamped.size > size or tree_root(stamped.size, directory.nodes(size)) != stamped.root:
         found.add(Verdict.DIVERGED, f"{STAMPED} signs {stamped.size} leaves that this log does not begin with")
-    return {"stamped_size": stamped.size}
+    facts: dict[str, object] = {"stamped_size": stamped.size}
+    try:
+        facts["stamp_says"] = check_imprint(directory.read(STAMP, MAX_STAMP), directory.read(STAMPED))
+        facts["stamp_authority"] = AUTHORITY_UNCHECKED
+    except FileNotFoundError:
+        found.add(Verdict.INCOMPLETE, f"{STAMP} is missing")
+    except (StampError, NotRegularError) as error:
+        found.add(Verdict.INVALID, f"{STAMP}: {error}")
+    return facts
 
 
 def _sums(directory: LogDirectory, found: Findings) -> None:

@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from mailgate.clock import DAY
 from mailgate.errors import ConflictError, NotFoundError
 from mailgate.keys.errors import KeyMissingError
 from mailgate.store import disclosing, tenants
+from mailgate.store.schema import log_leaves
+from mailgate.store.users import Role
 from retention.ledger.audit import check_proof_file
+from retention.ledger.canonical import encode
 from retention.ledger.disclosure import check_disclosure
 from retention.ledger.note import Verifier
 from retention.ledger.report import Verdict
 from tests.api.conftest import Gateway
 from tests.api.mail import letter, postman
+from tests.api.people import person
 from tests.api.test_retention import purged_tenant
 
 
@@ -152,3 +157,39 @@ async def test_destroyed_keys_shred_what_the_log_commits_to(gateway: Gateway) ->
     for path, data in kept.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+@pytest.mark.parametrize("junk", [b"\xff\x00junk", b"[]", b'{"type":"item.purge"}'])
+async def test_an_entry_that_somebody_changed_is_shown_as_damaged_and_raises_an_alarm(
+    gateway: Gateway, junk: bytes
+) -> None:
+    _, _, gone = await purged_tenant(gateway)
+    assert not any(entry["damaged"] for entry in await leaves(gateway))
+    await gateway.client.get("/v1/purge-log/acme/checkpoint")  # it is signed
+    (purge,) = await leaves(gateway, type="item.purge")
+    core, leaf = gateway.core, log_leaves.c
+    mine = (leaf.tenant_id == "acme") & (leaf.idx == purge["index"])
+    async with core.db.write() as tx:
+        await tx.conn.execute(update(log_leaves).where(mine).values(body=junk))
+
+    for query in ({"type": "item.purge"}, {"item": gone}, {"run": purge["run"]}):
+        damaged = [entry for entry in await leaves(gateway, **query) if entry["damaged"]]
+        assert [(entry["index"], entry["leaf"]) for entry in damaged] == [(purge["index"], {})]
+    assert await leaves(gateway, reason="age") == []  # it does not say why any more
+    for form in ("csv", "ndjson", "tlog"):
+        refused = await gateway.client.get("/v1/purge-log/export", params={"tenant": "acme", "format": form})
+        assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (409, "log_diverged"), form
+    refused = await gateway.client.get("/v1/purge-log/proof", params={"tenant": "acme", "item": gone})
+    assert refused.status_code == 409
+    cleo = await person(gateway, "cleo", Role.COMPLIANCE)
+    assert "Damaged" in (await cleo.get("/admin/purge-log/acme")).text
+    page = await cleo.get(f"/admin/purge-log/acme/{purge['index']}")
+    assert (page.status_code, "Damaged" in page.text) == (200, True)
+    await core.alarms.look(gateway.clock())
+    (alarm,) = [
+        each for each in (await gateway.client.get("/v1/alarms")).json()["items"] if each["kind"] == "log_diverged"
+    ]
+    assert f"entry {purge['index']}" in alarm["detail"]
+    async with core.db.write() as tx:
+        await tx.conn.execute(update(log_leaves).where(mine).values(body=encode(purge["leaf"])))
+    assert not any(entry["damaged"] for entry in await leaves(gateway))

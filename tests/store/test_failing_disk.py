@@ -47,14 +47,14 @@ async def told(purging: Purging, type_: str) -> list[dict[str, Any]]:
 
 def failing(monkeypatch: pytest.MonkeyPatch, code: int, only: Callable[[Path], bool]) -> None:
     """From now on these files can't be removed."""
-    real = Path.unlink
+    real = os.unlink
 
-    def unlink(path: Path, missing_ok: bool = False) -> None:
-        if only(path):
+    def unlink(path: str | Path, *, dir_fd: int | None = None) -> None:
+        if only(Path(path)):
             raise OSError(code, os.strerror(code), str(path))
-        real(path, missing_ok=missing_ok)
+        real(path, dir_fd=dir_fd)
 
-    monkeypatch.setattr(Path, "unlink", unlink)
+    monkeypatch.setattr(os, "unlink", unlink)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO, errno.EBUSY], ids=errno.errorcode.get)

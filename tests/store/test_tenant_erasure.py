@@ -298,5 +298,5 @@ async def test_cut_at_any_step_it_ends_as_if_it_had_not_been(leaving: Leaving) -
         if ended:
             break
         assert await leaving.erase_blobs() != (0, 0)
-    assert cuts == ["copies", "keys", "keys gone"]
+    assert cuts == ["copies", "keys", "keys gone", "keys told", "rows gone"]
     await leaving.is_gone(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mailgate.timestamps import TimestampError, load_roots
 from retention.ledger.export import DirectoryExport
 from retention.ledger.note import Signer
 from retention.ledger.report import Verdict
+from retention.ledger.stamp import MAX_STAMP, StampError, check_imprint
 from retention.ledger.verify import verify_directory
 from tests.ledger_samples import every_type
 from tests.timestamping import Authority, make_authority
@@ -110,4 +112,32 @@ def test_a_stamp_that_is_missing_or_of_other_bytes(authority: Authority, tmp_pat
     (path / "stamped/checkpoint.tsr").unlink()
     assert run(path, authority.root)[0] == 6
     (tmp_path / "nothing.pem").write_text("")
-    assert run(path, tmp_path / "nothing.pem")[0] == 1
+    whole = exported(tmp_path / "whole", authority, sign(LEAVES))
+    assert run(whole, tmp_path / "nothing.pem")[0] == 1
+
+
+def test_without_roots_a_stamp_is_examined_as_far_as_that_goes(authority: Authority, tmp_path: Path) -> None:
+    """An edited stamp does not pass, and nobody takes the authority for examined."""
+    path = exported(tmp_path / "log", authority, sign(LEAVES))
+    facts = verify_directory(path, KEY).facts
+    assert str(facts["stamp_says"]).endswith("Z")
+    assert "not examined" in str(facts["stamp_authority"])
+    file = path / "stamped/checkpoint.tsr"
+    whole = file.read_bytes()
+    imprint, time = whole.index(sha256(sign(LEAVES)).digest()), whole.index(b"\x18\x0f") + 9
+    for at in (0, 4, 8, imprint, time, len(whole) - 200, len(whole) - 1):  # the last ones are the signature
+        edited = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+        with pytest.raises(StampError):
+            check_imprint(edited, sign(LEAVES))
+    for odd in (b"", b"\x30\x00", whole[:-1], whole + b"\x00", bytes(MAX_STAMP + 1), b"\x30\x80" + whole):
+        with pytest.raises(StampError):
+            check_imprint(odd, sign(LEAVES))
+    (path / "SHA256SUMS").unlink()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert verify_directory(path, KEY).verdict is Verdict.INVALID
+    file.write_bytes(authority.answer(timestamps.query(b"else").body))
+    assert "other bytes" in verify_directory(path, KEY).headline
+    file.write_bytes(authority.answer(b"\x30\x00"))
+    assert "refused" in verify_directory(path, KEY).headline
+    file.unlink()
+    assert verify_directory(path, KEY).verdict is Verdict.INCOMPLETE

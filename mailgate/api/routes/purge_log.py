@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
@@ -26,7 +25,9 @@ router = APIRouter(tags=["purge log"], prefix="/v1/purge-log", dependencies=[onl
 
 
 class LeafAnswer(Answer):
-    """An entry; `leaf` is what was hashed, as JSON."""
+    """An entry; `leaf` is what was hashed, as JSON. One that is `damaged` is not: somebody changed it since, and what
+    stands there now is not shown.
+    """
 
     index: int
     type: str
@@ -34,6 +35,7 @@ class LeafAnswer(Answer):
     run: str | None
     item_ref: str | None
     leaf: dict[str, Any]
+    damaged: bool
 
 
 class LogQuery(PageQuery):
@@ -123,7 +125,7 @@ async def prove(query: Annotated[ProofQuery, Query()], parts: Parts, who: Who) -
         root=signed.root.hex(),
         checkpoint=signed.note.decode(),
         items=[
-            ProofAnswer(index=entry.index, type=entry.type, at=entry.at, leaf=json.loads(entry.body), proof=proof)
+            ProofAnswer(index=entry.index, type=entry.type, at=entry.at, leaf=entry.leaf, proof=proof)
             for entry, proof in zip(page.items, proofs, strict=True)
         ],
         next_cursor=cursors.write(page.next_key),
@@ -198,5 +200,6 @@ def _show(entry: Entry) -> LeafAnswer:
         at=entry.at,
         run=entry.run_id,
         item_ref=entry.item_ref,
-        leaf=json.loads(entry.body),
+        leaf=entry.leaf,
+        damaged=entry.damaged,
     )
