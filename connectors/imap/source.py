@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import date
 from typing import Final, TypeVar
 
-from connectors.errors import FolderGoneError, ProtocolError, ThrottledError
+from connectors.errors import FolderGoneError, ProtocolError, Scope, ThrottledError
 from connectors.imap.bodies import fetch_messages
 from connectors.imap.collect import FetchStream, Gather, Hits
 from connectors.imap.command import Str
@@ -42,6 +42,9 @@ POLL_S: Final = 60.0
 
 PAUSE_S: Final = 5.0
 """Seconds between two IDLEs of which the server ended the first by itself."""
+
+MANY_MESSAGES: Final = 2_000_000
+"""So many at most are listed of one folder: a hostile server would fill our memory with numbers."""
 
 _SLACK: Final = 100_000
 """A search may find this many more than EXISTS before it counts as a lie that would only fill our memory."""
@@ -119,11 +122,16 @@ class ImapSource(ImapLine):
         return await self._search("SINCE", format_search_date(since))
 
     async def list_uids(self) -> list[int]:
+        if self._exists > MANY_MESSAGES:
+            error = ProtocolError(f"of the {self._exists} messages that the server counts no list of all is asked for")
+            error.scope = Scope.FOLDER
+            raise error
         return await self._search("ALL")
 
     async def _search(self, *criteria: str) -> list[int]:
         esearch = "ESEARCH" in self.capabilities or "IMAP4REV2" in self.capabilities
-        hits = Hits(self._exists + _SLACK)
+        # ESEARCH names thousands of millions in a dozen bytes (RFC 4731 §3.1), and they would be held one by one.
+        hits = Hits(min(self._exists, MANY_MESSAGES) + _SLACK)
         arguments = ("RETURN", "(ALL COUNT)", *criteria) if esearch else criteria
         await self._session.run("UID SEARCH", *arguments, collector=hits)
         if not hits.answered and self._exists:

@@ -214,6 +214,40 @@ async def test_more_flags_than_messages_end_the_line(watch: Watch) -> None:
         assert len(await copies(engine)) == 5
 
 
+async def test_a_search_that_finds_four_thousand_million_messages_fills_no_memory(watch: Watch) -> None:
+    """ESEARCH says so in a line, and EXISTS bears it out. Such a search ends the line; where all would be listed, the
+    folder says why it is not, and the other one is well.
+    """
+    server = FakeImap({"INBOX": some(5), "Archive": some(2)}, capabilities=b"IMAP4rev1 IDLE LITERAL+ ESEARCH")
+
+    async def opens(talk: Talk, rest: bytes) -> None:
+        if b"INBOX" not in rest:
+            await talk.truth("EXAMINE", rest)
+            return
+        await opens_with(2**32 - 1, 1, None)(talk, rest)
+
+    async def finds(talk: Talk, rest: bytes) -> None:
+        count = 2**32 - 1 if talk.folder == "INBOX" else 2
+        await talk.send(b'* ESEARCH (TAG "%s") UID COUNT %d ALL 1:%d' % (talk.tag, count, count))
+        await talk.ok()
+
+    server.lies |= {"EXAMINE": opens, "UID SEARCH": finds}
+    async with server:
+        engine = await watch(server)
+        with pytest.raises(ProtocolError, match="more messages than there are"):
+            await engine.sync()
+        del server.lies["UID SEARCH"], server.lies["EXAMINE"]
+        server.capabilities = b"IMAP4rev1 IDLE"
+        await engine.sync()
+        assert len(await copies(engine)) == 7
+        server.lies["EXAMINE"] = opens
+        await engine.sync()
+        errors = {row.name: row.last_error for row in await engine.rows("folders")}
+        assert "4294967295 messages" in errors["INBOX"]
+        assert errors["Archive"] is None
+        assert len(await copies(engine)) == 7
+
+
 NAMES = [
     b'"a&AAA-b"', b'"a&AAo-b"', b'"../../etc"', b'"&2AA-"', b'"&AAAAAA"', b'"\xff\xfe"', b'"' + b"n" * 10_000 + b'"',
     b'"twice"', b'"twice"', b'{3}\r\na\0b', b'{4}\r\na\r\nb', b'""', "\"\u2063a\"".encode(), '"日本"'.encode(),
