@@ -25,7 +25,7 @@ from mailgate.errors import ConfigurationError, UnavailableError
 from mailgate.ids import new_ref
 from mailgate.keys import KeyRing, master_from_text
 from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Settings
-from mailgate.store import installation, leases, migrate
+from mailgate.store import consents, installation, leases, migrate
 from mailgate.store.alarms import Alarms
 from mailgate.store.connect_links import ConnectLinks
 from mailgate.store.consents import Consents
@@ -332,7 +332,7 @@ async def _meet_the_others(db: Database, presence: Presence) -> None:
     """Be seen, and free what processes owned that were killed: nobody needs to wait until their leases run out."""
     await asyncio.to_thread(presence.announce)
     ended = await asyncio.to_thread(presence.ended)
-    freed = await leases.release_ended(db, ended)
+    freed = await leases.release_ended(db, ended) + await consents.release_ended(db, ended)
     if freed:
         _log.info("leases_freed", processes=len(ended), leases=freed)
 

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -77,6 +77,18 @@ async def states(db: Database, mailbox_ids: Sequence[str]) -> dict[str, ConsentS
             row.mailbox_id: ConsentState(row.provider, row.given_at, row.refreshed_at, row.lapsed_at, row.last_error)
             for row in rows
         }
+
+
+async def release_ended(db: Database, owners: Collection[str]) -> int:
+    """End the claims of processes that are known to have ended: nobody needs to wait until they run out."""
+    if not owners:
+        return 0
+
+    async def work(tx: Transaction) -> int:
+        theirs = update(consents).where(_C.claimed_by.in_(owners)).values(_FREE)
+        return (await tx.conn.execute(theirs)).rowcount
+
+    return await db.transact(work)
 
 
 class Consents:
