@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from connectors.autoconfig.model import Discovery, NoAddressError
 from mailgate.admin import account_forms
@@ -17,12 +17,13 @@ from mailgate.admin.mailboxes import pace, rows_of
 from mailgate.admin.page import Page, Route
 from mailgate.admin.words import HAPPENED, NEEDS, OUTCOMES, RUN_STATES, SOURCES, STATES, STEPS
 from mailgate.clock import SECOND
+from mailgate.consents.model import ProviderName
 from mailgate.errors import ConflictError, PreconditionError
-from mailgate.store import guards, mailbox_overview, overview, quarantine, runs
+from mailgate.store import consents, guards, mailbox_overview, overview, quarantine, runs
 from mailgate.store.mailboxes import Mailbox
 from mailgate.store.users import Role
 from mailgate.sync.state import MailboxState
-from mailgate.usecases import connecting, onboarding
+from mailgate.usecases import connecting, consenting, onboarding
 from mailgate.usecases.accounts import AccountPatch, Auth, MailboxPatchBody
 from mailgate.usecases.parts import Step, Verification
 from mailgate.usecases.remedies import remedy_of
@@ -55,6 +56,30 @@ async def reconnect(page: Page) -> Response:
     patch = MailboxPatchBody(imap=same, smtp=same if mailbox.smtp is not None and page.given("smtp") == "1" else None)
     await connecting.change(page.parts, page.of.id, mailbox.id, patch, page.who.actor)
     return page.go(_at(page), "reconnected")
+
+
+async def consent(page: Page) -> Response:
+    """To the provider, for a new consent. A link, since a form may not lead to another host."""
+    mailbox = await _mailbox(page)
+    given = (await consents.states(page.parts.db, [mailbox.id])).get(mailbox.id)
+    if given is None:
+        raise ConflictError("this mailbox has a password", slug="tokens_needed")
+    begun = await consenting.begin(
+        page.parts,
+        page.of.id,
+        mailbox.id,
+        ProviderName(given.provider),
+        page.who.actor,
+        return_url=page.parts.settings.public_url + _at(page),
+    )
+    return RedirectResponse(begun.url, 302)
+
+
+async def _provider(page: Page, mailbox: Mailbox) -> str | None:
+    """Who gave the mailbox's consent, as people know it; None: it has a password, or nobody could be asked."""
+    given = (await consents.states(page.parts.db, [mailbox.id])).get(mailbox.id)
+    offered = None if given is None else page.parts.tokens.providers.get(ProviderName(given.provider))
+    return None if offered is None else offered.provider.title
 
 
 async def sync_now(page: Page) -> Response:
@@ -255,6 +280,7 @@ async def _past(page: Page, mailbox: Mailbox) -> Mapping[str, Any]:
         "outcomes": OUTCOMES,
         "run_states": RUN_STATES,
         "most": _SHOWN,
+        "consent": await _provider(page, mailbox),
     }
 
 
@@ -266,6 +292,7 @@ ROUTES = (
     Route("GET", f"{_AT}/edit", ask_change, Role.ADMIN),
     Route("POST", f"{_AT}/edit", change, Role.ADMIN),
     Route("POST", f"{_AT}/reconnect", reconnect, Role.ADMIN),
+    Route("GET", f"{_AT}/consent", consent, Role.ADMIN),
     Route("POST", f"{_AT}/sync", sync_now, Role.ADMIN),
     Route("POST", f"{_AT}/guards/{{guard_id}}/approve", approve, Role.ADMIN),
     Route("POST", f"{_AT}/quarantine/{{n}}/retry", retry, Role.ADMIN),

@@ -30,7 +30,9 @@ from mailgate.settings import (
     Settings,
 )
 from mailgate.store.check import doctor
+from mailgate.store.users import Role
 from tests.api.conftest import Gateway, RecordedSync, RecordedVerify, TestClock, mailbox_body, make_services
+from tests.api.people import Person, add
 from tests.authserver import AuthServer, settings_of
 
 USER = "ann@acme.example"
@@ -228,6 +230,30 @@ async def test_a_lapsed_consent_is_given_anew(world: World) -> None:
         assert "connected" in done.text
     [resumed] = await world.mailboxes()
     assert (resumed["state"], resumed["consent"]["lapsed_at"]) == ("connecting", None)
+
+
+async def test_an_admin_gives_a_lapsed_consent_anew_on_the_page(world: World) -> None:
+    body = wanted(refresh_token=world.server.grant(USER))
+    box = (await world.gateway.client.post("/v1/tenants/acme/mailboxes", json=body)).json()
+    await add(world.gateway)
+    ann = await Person(world.gateway).sign_in()
+    at = f"/admin/tenants/acme/mailboxes/{box['id']}"
+    assert f'href="{at}/consent"' not in (await ann.get(at)).text
+    world.server.revoke(USER)
+    await world.gateway.core.tokens.renew_due()
+    page = await ann.get(at)
+    assert f'href="{at}/consent"' in page.text
+    assert "Sign in with Acme" in page.text
+    link = await ann.client.get(f"{at}/consent")
+    assert link.status_code == 302
+    done = await ann.client.get(await world.consented(ann.client, link.headers["location"]))
+    assert done.headers["location"].startswith(f"http://gateway.test{at}?result=connected")
+    [resumed] = await world.mailboxes()
+    assert (resumed["state"], resumed["consent"]["lapsed_at"]) == ("connecting", None)
+    cleo = await add(world.gateway, "cleo", role=Role.COMPLIANCE)
+    assert cleo.role is Role.COMPLIANCE
+    other = await Person(world.gateway, "cleo").sign_in()
+    assert (await other.client.get(f"{at}/consent")).status_code == 403
 
 
 async def test_who_says_no_is_sent_back_with_the_reason(world: World) -> None:

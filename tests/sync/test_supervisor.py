@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from connectors.memory import MemoryAccount, MemorySource
+from connectors.memory.account import MemoryConnection
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY, HOUR, SECOND, system_clock
 from mailgate.settings import SyncSettings
@@ -174,6 +175,37 @@ async def test_a_refused_login_waits_for_other_credentials(engine: Engine, accou
         await engine.mailboxes.update(engine.tenant_id, engine.mailbox_id, patch, system_clock(), SYSTEM)
         supervisor.wake()
         await until(is_(engine, "live"))
+
+
+async def test_the_end_of_an_access_token_is_no_fault(engine: Engine, account: MemoryAccount) -> None:
+    """The server ends the line when the token is over: nobody hears of it. An earlier end is a fault like any other."""
+    good_for = [0, HOUR, HOUR]
+
+    async def connect() -> MemoryConnection:
+        line = await account.connect()
+        line.access_until = system_clock() + good_for.pop(0)
+        return line
+
+    async def logged_in(times: int) -> None:
+        async def check() -> bool:
+            return account.commands.count("LOGIN") == times
+
+        await until(check)
+        account.append("INBOX", mail(100 + times), internal_date=system_clock())
+        await until(agree(engine))
+
+    engine.connect = connect
+    async with running(engine):
+        await until(is_(engine, "live"))
+        account.connections[0].drop("BYE session expired")
+        await logged_in(2)
+        states = [event.payload["state"] for event in await engine.events("mailbox.state_changed")]
+        assert states == ["connecting", "importing", "live"]
+        account.connections[0].drop("BYE session expired")
+        await logged_in(3)
+        await until(is_(engine, "live"))
+        states = [event.payload["state"] for event in await engine.events("mailbox.state_changed")]
+        assert "backoff" in states
 
 
 async def test_an_unreachable_server_is_tried_again(engine: Engine, account: MemoryAccount) -> None:
