@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -150,8 +150,3 @@ def host_name(text: str) -> str | None:
 def login_of(form: Login, address: str) -> str:
     """The user name."""
     return address if form is Login.ADDRESS else address.rpartition("@")[0]
-
-
-def marked_uncertain(offer: Offer) -> Offer:
-    """The same as a guess."""
-    return replace(offer, certain=False)
