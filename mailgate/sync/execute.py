@@ -22,9 +22,9 @@ from typing import Final
 
 from mailgate.clock import SECOND, Instant
 from mailgate.sync import asking
+from mailgate.sync.arriving import received
 from mailgate.sync.context import Context
 from mailgate.sync.fetching import Fetching, Found, folder_error
-from mailgate.sync.prepare import received
 from mailgate.sync.snapshot import FolderLook, Kind, closing, inside, look
 from mailgate.sync.state import FolderState
 from mailgate.sync.uids import among, ranges

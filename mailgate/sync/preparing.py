@@ -35,7 +35,8 @@ from typing import IO, Final
 import mailgate
 from mailgate.blobs.store import BlobStore
 from mailgate.keys import KeyMaterial, TenantKeys
-from mailgate.sync.prepare import Arrived, Job, MemorySink, Prepared, Preparer
+from mailgate.sync.arriving import Arrived, MemorySink
+from mailgate.sync.prepare import Job, Prepared, Preparer
 
 _LENGTH: Final = struct.Struct(">Q")
 _AT_ONCE: Final = 512

@@ -25,10 +25,10 @@ from connectors.errors import ProtocolError
 from connectors.model import SpecialUse
 from mailgate.clock import Instant
 from mailgate.sync.actions import Action, Pull, Return
+from mailgate.sync.arriving import HEAD, HUGE, Arrived, MessageSink
 from mailgate.sync.context import Context
 from mailgate.sync.incoming import Aside, Batch, Cause, PreparedMessage, View
 from mailgate.sync.port import BatchRefusedError
-from mailgate.sync.prepare import HEAD, HUGE, Arrived, MessageSink
 from mailgate.sync.recognise import Unlisted, recognise
 from mailgate.sync.reconcile import decide
 from mailgate.sync.snapshot import closing

@@ -19,9 +19,9 @@ from connectors.errors import ConnectorError, Scope
 from mailgate.errors import MailgateError
 from mailgate.sync import asking
 from mailgate.sync.actions import Forget
+from mailgate.sync.arriving import received
 from mailgate.sync.context import Context
 from mailgate.sync.incoming import Aside, Batch, Cause, KeptCopy, Retry
-from mailgate.sync.prepare import received
 from mailgate.sync.pull import Job
 from mailgate.sync.snapshot import closing
 from mailgate.sync.state import FolderState

@@ -27,7 +27,7 @@ from connectors.errors import ProtocolError
 from connectors.model import FlagsChange, FolderStatus, QResync, Selected
 from connectors.port import Source
 from mailgate.clock import Instant, to_datetime
-from mailgate.sync.prepare import received
+from mailgate.sync.arriving import received
 from mailgate.sync.state import UNSURE, Checkpoint, FolderState
 from mailgate.sync.uids import ascending, ranges
 from mailgate.sync.views import Window

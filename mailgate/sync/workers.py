@@ -19,7 +19,8 @@ from functools import partial
 from typing import Final, TypeVar
 
 from mailgate.clock import Instant
-from mailgate.sync.prepare import Arrived, Prepared, Preparer
+from mailgate.sync.arriving import Arrived
+from mailgate.sync.prepare import Prepared, Preparer
 from mailgate.sync.preparing import PreparingProcess
 
 T = TypeVar("T")

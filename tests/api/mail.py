@@ -17,7 +17,8 @@ from mailgate.store.messages import Place
 from mailgate.store.schema import folders
 from mailgate.store.search import Indexer
 from mailgate.store.transaction import Transaction
-from mailgate.sync.prepare import Arrived, MemorySink, Preparer
+from mailgate.sync.arriving import Arrived, MemorySink
+from mailgate.sync.prepare import Preparer
 from retention.model import AnchorFrom
 from tests.api.conftest import Gateway
 

@@ -30,8 +30,9 @@ from mailgate.messages.parser import parse_summary
 from mailgate.messages.summary import encode_summary, seal_summary
 from mailgate.store import messages as message_rows
 from mailgate.store.transaction import Transaction
+from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.incoming import PreparedMessage
-from mailgate.sync.prepare import Arrived, MemorySink, Preparer
+from mailgate.sync.prepare import Preparer
 from retention.ledger.commitment import Committer
 from retention.model import AnchorFrom
 from tests.bench.bench_import import LOOPBACK, messages

@@ -32,7 +32,7 @@ from mailgate.settings import SyncSettings
 from mailgate.store import messages
 from mailgate.store.sync import SqlSyncStore
 from mailgate.store.transaction import Transaction
-from mailgate.sync.prepare import MemorySink
+from mailgate.sync.arriving import MemorySink
 from tests.sync.engine import Engine
 
 STEPS = ("list", "fetch", "put", "settle", "write", "commit", "committed", "check")

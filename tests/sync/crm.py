@@ -17,8 +17,9 @@ from mailgate.store.expiry import Expiry
 from mailgate.store.schema import folders, log_leaves, messages
 from mailgate.store.schema import operations as operations_table
 from mailgate.store.transaction import Transaction
+from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.operations import OperationKind
-from mailgate.sync.prepare import Arrived, MemorySink, Preparer
+from mailgate.sync.prepare import Preparer
 from retention.model import AnchorFrom, Graces
 from tests.sync.engine import Engine, mail
 

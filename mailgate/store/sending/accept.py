@@ -40,8 +40,9 @@ from mailgate.submissions.addresses import Mailbox, check_address, check_name
 from mailgate.submissions.compose import File, Letter, Outgoing, Parent, compose, new_message_id
 from mailgate.submissions.model import Recipient, RecipientState, SubmissionState, accepted
 from mailgate.submissions.received import receive
+from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.incoming import PreparedMessage
-from mailgate.sync.prepare import Arrived, MemorySink, Preparer
+from mailgate.sync.prepare import Preparer
 from mailgate.tenants.limits import Purpose
 from retention.model import AnchorFrom
 

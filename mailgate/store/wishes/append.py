@@ -31,9 +31,10 @@ from mailgate.store.expiry import Horizon
 from mailgate.store.near_folders import find_folder
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.locks import LockedMailbox, Locks
+from mailgate.sync.arriving import HUGE, Arrived, MemorySink, MessageSink
 from mailgate.sync.incoming import PreparedMessage
 from mailgate.sync.operations import OperationKind
-from mailgate.sync.prepare import HUGE, Arrived, MemorySink, MessageSink, Preparer
+from mailgate.sync.prepare import Preparer
 from retention.model import AnchorFrom, Copy
 from retention.policy import EARLIEST_RECEIVED_AT, anchor, due_at
 

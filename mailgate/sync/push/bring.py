@@ -18,11 +18,11 @@ from typing import Final
 from connectors.errors import ConnectorError, Scope
 from mailgate.clock import DAY, to_datetime
 from mailgate.sync import asking
+from mailgate.sync.arriving import Arrived, MessageSink
 from mailgate.sync.context import Context
 from mailgate.sync.incoming import Cause
 from mailgate.sync.operations import Operation
 from mailgate.sync.port import BatchRefusedError
-from mailgate.sync.prepare import Arrived, MessageSink
 from mailgate.sync.push.model import Buried, Failed
 from mailgate.sync.push.port import Asked, PushStore, Returned
 from mailgate.sync.snapshot import closing

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Hashable, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 from connectors.port import Placed
 from mailgate.clock import Instant
-from mailgate.sync.operations import Operation
+from mailgate.sync.operations import Operation, OperationKind
 from mailgate.sync.push.model import (
     Address,
     Append,
@@ -129,3 +129,58 @@ def believable(placed: Placed | None, target: Mapping[str, Any]) -> dict[int, Ad
 def address(at: Original) -> dict[str, Any]:
     """As the journal names it."""
     return {"folder_id": at.folder.id, "uidvalidity": at.uidvalidity, "uid": at.uid}
+
+
+def goes_on(asked: Asked, step: Mutation) -> bool:
+    """Whether the step follows from what was sent: of moves in two halves all but the first."""
+    unmarks = isinstance(step, Store) and asked.operation.kind is OperationKind.MOVE
+    return unmarks or isinstance(step, CopyThenExpunge | TakeBack)
+
+
+def folders_of(asked: Asked) -> set[str]:
+    """The folders that an operation has to do with."""
+    operation, copy = asked.operation, asked.facts.copy
+    standing = {at.folder.id for at in copy.originals} if copy is not None else set()
+    return standing | {id_ for id_ in (operation.folder_id, operation.from_folder_id) if id_ is not None}
+
+
+def sent(asked: Asked) -> Original | None:
+    """The original that the journal names, if it is still believed to stand."""
+    copy, journal = asked.facts.copy, asked.operation.journal
+    if copy is None or journal is None:
+        return None
+    named = journal.get("folder_id"), journal.get("uidvalidity"), journal.get("uid")
+    return next((at for at in copy.originals if (at.folder.id, at.uidvalidity, at.uid) == named), None)
+
+
+def alike(asked: Asked, step: Mutation) -> Hashable:
+    """What steps have in common that one command can carry out."""
+    match step:
+        case Store() | StoreLabels():
+            return type(step), step.original.folder.id, step.original.uidvalidity, step.add, step.remove
+        case Move():
+            return Move, step.original.folder.id, step.original.uidvalidity, step.to.id
+        case CopyThenExpunge():
+            half = step.copied is None
+            return CopyThenExpunge, half, step.original.folder.id, step.original.uidvalidity, step.to.id
+        case Expunge() | TakeBack():
+            return type(step), step.original.folder.id, step.original.uidvalidity
+        case BringBack():
+            return BringBack
+        case Append() | CreateFolder() | RenameFolder() | DeleteFolder():
+            return asked.operation.id
+        case _:  # pragma: no cover - unreachable, kept by mypy
+            assert_never(step)
+
+
+def keeps(permanent: frozenset[str] | None, flag: str) -> bool:
+    """Whether the server keeps a flag for good (RFC 9051 §7.1 PERMANENTFLAGS; when it names none, all of them)."""
+    if permanent is None or flag.lower() in {kept.lower() for kept in permanent}:
+        return True
+    return not flag.startswith("\\") and "\\*" in permanent
+
+
+def missing(flags: frozenset[str], among: frozenset[str]) -> frozenset[str]:
+    """Those that are not among them; flags are equal whatever their case."""
+    there = {flag.lower() for flag in among}
+    return frozenset(flag for flag in flags if flag.lower() not in there)

@@ -17,10 +17,10 @@ from typing import Final
 
 from connectors.errors import ServerError
 from connectors.model import MessageMeta
+from mailgate.sync.arriving import received
 from mailgate.sync.context import Context
 from mailgate.sync.identity import Candidate, Likeness, pair
 from mailgate.sync.operations import OperationKind
-from mailgate.sync.prepare import received
 from mailgate.sync.push.model import (
     Address,
     Evidence,

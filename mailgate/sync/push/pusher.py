@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, assert_never
+from typing import Final
 
 import structlog
 
@@ -27,26 +27,18 @@ from mailgate.errors import MailgateError
 from mailgate.sync.context import Context
 from mailgate.sync.folder_list import refresh
 from mailgate.sync.operations import Operation, OperationKind, OperationState
-from mailgate.sync.push.groups import Group, Mutation, put
+from mailgate.sync.push.groups import Group, Mutation, alike, folders_of, goes_on, put, sent
 from mailgate.sync.push.lookup import Question, Search
 from mailgate.sync.push.model import (
-    Append,
     Applied,
-    BringBack,
     CopyThenExpunge,
-    CreateFolder,
-    DeleteFolder,
     Evidence,
-    Expunge,
     Failed,
     LookUp,
-    Move,
     Original,
-    RenameFolder,
     Step,
     Store,
     StoreLabels,
-    TakeBack,
     Wait,
 )
 from mailgate.sync.push.plan import LOOKED_FOR, RENUMBERED, plan
@@ -156,7 +148,7 @@ class Pusher:
         waiting: set[str] = set()  # folders about which something has to wait
         in_use: set[str] = set()  # folders of messages that have to wait
         for asked in found:
-            operation, folders = asked.operation, _folders_of(asked)
+            operation, folders = asked.operation, folders_of(asked)
             waits = operation.id in self._left or bool(folders & waiting)
             if operation.kind in _OF_FOLDERS:
                 if ready:
@@ -182,7 +174,7 @@ class Pusher:
         if questions:
             todo += await self._answer(questions)
         if resolving:
-            await self._again([asked for asked, step in todo if not _goes_on(asked, step)])
+            await self._again([asked for asked, step in todo if not goes_on(asked, step)])
             return  # the second halves of moves are done in the first turn
         for group in self._groups(todo):
             await self._carry_out(group)
@@ -249,7 +241,7 @@ class Pusher:
                 expunged.append((asked, None))
             elif step.at is not None and facts.place is not None:
                 to = facts.place.folder
-                found.setdefault(to.id, []).append(put(asked, _sent(asked), to, step.at))
+                found.setdefault(to.id, []).append(put(asked, sent(asked), to, step.at))
             else:
                 agreed.append(operation)
         if expunged:
@@ -284,7 +276,7 @@ class Pusher:
         """Neighbours and others whose steps are alike, in the order of the first of each."""
         groups: dict[Hashable, Group] = {}
         for asked, step in todo:
-            key = asked.operation.id if asked.operation.id in self._alone else _alike(asked, step)
+            key = asked.operation.id if asked.operation.id in self._alone else alike(asked, step)
             groups.setdefault(key, Group([])).items.append((asked, step))
         return list(groups.values())
 
@@ -412,45 +404,3 @@ class Pusher:
         self._said.update((delay.operation.id, delay.reason) for delay in delays)
         self._left.update(delay.operation.id for delay in delays)
         self._turn.wake(delay.until for delay in delays)
-
-
-def _goes_on(asked: Asked, step: Mutation) -> bool:
-    """Whether the step follows from what was sent: of moves in two halves all but the first."""
-    unmarks = isinstance(step, Store) and asked.operation.kind is OperationKind.MOVE
-    return unmarks or isinstance(step, CopyThenExpunge | TakeBack)
-
-
-def _folders_of(asked: Asked) -> set[str]:
-    """The folders that an operation has to do with."""
-    operation, copy = asked.operation, asked.facts.copy
-    standing = {at.folder.id for at in copy.originals} if copy is not None else set()
-    return standing | {id_ for id_ in (operation.folder_id, operation.from_folder_id) if id_ is not None}
-
-
-def _sent(asked: Asked) -> Original | None:
-    """The original that the journal names, if it is still believed to stand."""
-    copy, journal = asked.facts.copy, asked.operation.journal
-    if copy is None or journal is None:
-        return None
-    named = journal.get("folder_id"), journal.get("uidvalidity"), journal.get("uid")
-    return next((at for at in copy.originals if (at.folder.id, at.uidvalidity, at.uid) == named), None)
-
-
-def _alike(asked: Asked, step: Mutation) -> Hashable:
-    """What steps have in common that one command can carry out."""
-    match step:
-        case Store() | StoreLabels():
-            return type(step), step.original.folder.id, step.original.uidvalidity, step.add, step.remove
-        case Move():
-            return Move, step.original.folder.id, step.original.uidvalidity, step.to.id
-        case CopyThenExpunge():
-            half = step.copied is None
-            return CopyThenExpunge, half, step.original.folder.id, step.original.uidvalidity, step.to.id
-        case Expunge() | TakeBack():
-            return type(step), step.original.folder.id, step.original.uidvalidity
-        case BringBack():
-            return BringBack
-        case Append() | CreateFolder() | RenameFolder() | DeleteFolder():
-            return asked.operation.id
-        case _:  # pragma: no cover - unreachable, kept by mypy
-            assert_never(step)

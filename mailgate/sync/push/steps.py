@@ -17,7 +17,17 @@ from connectors.model import Selected
 from mailgate.sync.context import SLOWEST, Context
 from mailgate.sync.operations import Operation, OperationKind
 from mailgate.sync.push.bring import Bringer
-from mailgate.sync.push.groups import Group, Mutation, Outcome, WaitsError, address, believable, put
+from mailgate.sync.push.groups import (
+    Group,
+    Mutation,
+    Outcome,
+    WaitsError,
+    address,
+    believable,
+    keeps,
+    missing,
+    put,
+)
 from mailgate.sync.push.lookup import Search
 from mailgate.sync.push.model import (
     Address,
@@ -108,7 +118,7 @@ class Steps:
             if flags is None:
                 outcome.waits.append((operation, LOOKED_FOR))
                 continue
-            lost = sorted(_missing(step.add, flags) | (step.remove - _missing(step.remove, flags)))
+            lost = sorted(missing(step.add, flags) | (step.remove - missing(step.remove, flags)))
             failed = Failed("flag_not_kept", f"the server does not keep {' '.join(lost)}") if lost else None
             ends = operation.kind is OperationKind.FLAGS and self._is_all(asked)
             marks.append(Marked(operation, replace(at, flags=flags), ends, failed))
@@ -397,16 +407,3 @@ class Steps:
         await context.own_for(longest_s)
         await self._pushes.journal(context.owner, entries, context.clock())
         group.sent = True
-
-
-def keeps(permanent: frozenset[str] | None, flag: str) -> bool:
-    """Whether the server keeps a flag for good (RFC 9051 §7.1 PERMANENTFLAGS; when it names none, all of them)."""
-    if permanent is None or flag.lower() in {kept.lower() for kept in permanent}:
-        return True
-    return not flag.startswith("\\") and "\\*" in permanent
-
-
-def _missing(flags: frozenset[str], among: frozenset[str]) -> frozenset[str]:
-    """Those that are not among them; flags are equal whatever their case."""
-    there = {flag.lower() for flag in among}
-    return frozenset(flag for flag in flags if flag.lower() not in there)

@@ -19,7 +19,8 @@ from mailgate.blobs import BlobStore
 from mailgate.clock import DAY
 from mailgate.keys import KeyMissingError, KeyRing, TenantKeys
 from mailgate.sync import workers as module
-from mailgate.sync.prepare import Arrived, MemorySink, Prepared, Preparer
+from mailgate.sync.arriving import Arrived, MemorySink
+from mailgate.sync.prepare import Prepared, Preparer
 from mailgate.sync.workers import Workers
 from retention.model import AnchorFrom
 
