@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """`kind` is token, user, command, system or billing; `ref` names it: a token's or user's id, a schedule. Never a
-    secret.
+    """`kind` is token, user, link (a connect link), command, system or billing; `ref` names it: an id, a schedule.
+    Never a secret.
     """
 
     kind: str

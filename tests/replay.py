@@ -281,8 +281,15 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._now
 
-    async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **_: Any) -> Any:
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        """It is connected at once; nothing is sent over this socket."""
+
+    async def create_connection(
+        self, protocol_factory: Any, host: Any = None, port: Any = None, *, sock: Any = None, **_: Any
+    ) -> Any:
         assert self.server is not None
+        if sock is not None:
+            sock.close()
         protocol, transport = protocol_factory(), self.server()
         transport.connect(protocol)
         return transport, protocol

@@ -133,7 +133,7 @@ async def _checking(
         yield render(
             code,
             "connect_end.html",
-            **{**common, "back": connect_links.return_address(used, "connected")},
+            **{**common, "back": connect_links.return_address(page.parts, used, "connected")},
             **_typed(form),
             connected=connected,
             fault=fault,
@@ -186,7 +186,7 @@ async def _about(page: Page, link: ConnectLink) -> dict[str, Any]:
         "days": holds.retention_days,
         "until": link.expires_at,
         "at": page.request.url.path.removesuffix("/check"),
-        "back": connect_links.return_address(link, "declined"),
+        "back": connect_links.return_address(page.parts, link, "declined"),
     }
 
 
@@ -317,7 +317,7 @@ def _over(page: Page, state: str, link: ConnectLink | None) -> Response:
     title, text = LINK_OVER[state]
     back = None
     if link is not None:
-        back = connect_links.return_address(link, "connected" if link.used_at is not None else "declined")
+        back = connect_links.return_address(page.parts, link, "connected" if link.used_at is not None else "declined")
     status = _STATUS.get(state, HTTPStatus.GONE)
     return page.render("connect_over.html", status=status, title=title, text=text, back=back)
 

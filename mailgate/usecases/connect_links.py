@@ -65,14 +65,18 @@ def using(parts: Services, link: ConnectLink) -> Along:
     return along
 
 
-def return_address(link: ConnectLink, result: str) -> str | None:
-    """Where the person goes back to, with what came of it: `result` connected or declined."""
-    if link.return_url is None:
+def return_address(parts: Services, link: ConnectLink, result: str) -> str | None:
+    """Where the person goes back to, with what came of it: `result` connected or declined. None: nowhere, or where the
+    settings do not allow any more.
+    """
+    try:
+        url = judged_return_url(link.return_url or "", parts.settings.onboarding.return_urls)
+    except PreconditionError:
         return None
     told = {"result": result, "connect_link_id": link.id}
     if link.mailbox_id is not None:
         told["mailbox_id"] = link.mailbox_id
-    return str(httpx.URL(link.return_url).copy_merge_params(told))
+    return str(httpx.URL(url).copy_merge_params(told))
 
 
 def judged_return_url(text: str, allowed: Sequence[str]) -> str:

@@ -364,6 +364,17 @@ async def test_a_link_that_is_revoked_while_it_is_checked_connects_nothing(gatew
 
 
 @ON_ONE
+async def test_who_is_no_longer_allowed_gets_nobody_sent(gateway: Gateway) -> None:
+    await gateway.tenant()
+    ann, _ = await visitor(gateway, return_url=f"{RETURN}/mail")
+    assert f"{RETURN}/mail?result=declined" in (await ann.open()).text
+    services = gateway.app.state.services
+    onboarding = services.settings.onboarding.model_copy(update={"return_urls": ("https://other.example",)})
+    object.__setattr__(services, "settings", services.settings.model_copy(update={"onboarding": onboarding}))
+    assert "crm.example" not in (await ann.open()).text
+
+
+@ON_ONE
 async def test_where_a_name_leads_inside_is_not_told_to_strangers(gateway: Gateway) -> None:
     await gateway.tenant()
     ann, _ = await visitor(gateway)
