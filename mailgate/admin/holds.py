@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
@@ -24,7 +24,7 @@ async def show_tenants(page: Page) -> Response:
     own = page.who.tenant_id
     wanted = own or page.query("tenant")
     if wanted:
-        return page.go(f"/admin/retention/holds/{wanted}")
+        return page.go(f"/admin/retention/holds/{quote(wanted, safe='')}")
     return page.render("holds_tenants.html", tenants=await page.parts.holds.standing(_TENANTS_SHOWN))
 
 

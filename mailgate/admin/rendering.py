@@ -14,6 +14,7 @@ from mailgate.admin import faults
 from mailgate.admin.languages import Language, language
 from mailgate.clock import Instant, to_rfc3339
 
+_LONGEST_NAME = 200
 _HERE = Path(__file__).parent
 TEMPLATES = _HERE / "templates"
 STATIC = _HERE / "static"
@@ -49,6 +50,7 @@ def environment(code: str) -> Environment:
         "lasting": words.lasting,
         "said": words.text,
         "reason": functools.partial(faults.reason, words),
+        "brief": _brief,
         "when": functools.partial(_when, words),
         "exactly": functools.partial(_exactly, words),
     }
@@ -67,6 +69,11 @@ def _asset(name: str) -> str:
 
 def _when(words: Language, at: Instant) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(to_rfc3339(at), words.moment(at))
+
+
+def _brief(text: str) -> str:
+    """A name of others' making, as far as it helps: servers may call a folder by a hundred thousand letters."""
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 
 def _exactly(words: Language, at: Instant) -> Markup:
