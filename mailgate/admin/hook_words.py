@@ -85,6 +85,8 @@ EVENTS: Final[Mapping[str, str]] = {
     "retention.run_halted": marked("A purge halted"),
     "hold.placed": marked("A hold was placed"),
     "hold.released": marked("A hold was released"),
+    "tenant.erasure_begun": marked("A tenant begins to leave"),
+    "tenant.erased": marked("A tenant was erased"),
     "alarm.raised": marked("An alarm was raised"),
     "alarm.cleared": marked("An alarm is over"),
     "webhook.test": marked("A test"),

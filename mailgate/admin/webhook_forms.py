@@ -21,6 +21,8 @@ _AREAS: Final[Mapping[str, str]] = {
     "subscription": marked("Subscriptions"),
     "retention": marked("Purges"),
     "hold": marked("Holds"),
+    "connect_link": marked("Links to connect a mailbox"),
+    "tenant": marked("Tenants"),
     "alarm": marked("Alarms"),
 }
 

@@ -10,10 +10,14 @@ from mailgate.actors import COMMAND
 from mailgate.app.core import Core
 from mailgate.cli import session
 from mailgate.cli.purge import finish
+from mailgate.clock import to_rfc3339
 from mailgate.errors import ConfigurationError
 from mailgate.store import overview, tenants
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+
+
+_TOLD_APART = ("tenant", "entries", "holds_without_mailbox", "known_until")
 
 
 def restore(
@@ -52,7 +56,14 @@ def restore(
                 await finish(core)
                 await core.tenant_erasures.work()
             replayed = [
-                {"tenant": each.tenant_id, "entries": each.entries, **each.done, "missing": each.missing}
+                {
+                    "tenant": each.tenant_id,
+                    "entries": each.entries,
+                    **each.done,
+                    "missing": each.missing,
+                    "holds_without_mailbox": each.holds_without_mailbox,
+                    "known_until": None if each.known_until is None else to_rfc3339(each.known_until),
+                }
                 for each in done
             ]
             return {"behind": logs, "replayed": replayed}
@@ -70,8 +81,17 @@ def restore(
         )
         session.say(f"{whose}: {log['have']} entries here, {log['signed']} signed")
     for each in done["replayed"]:
-        told = ", ".join(f"{count} {what}" for what, count in each.items() if what not in ("tenant", "entries"))
+        told = ", ".join(f"{count} {what}" for what, count in each.items() if what not in _TOLD_APART)
         session.say(f"tenant {each['tenant']}: {each['entries']} entries replayed: {told}")
+        for hold_id in each["holds_without_mailbox"]:
+            session.say(
+                f"  hold {hold_id} is on a mailbox that was connected after the backup: "
+                "place one on what is connected now"
+            )
+        if each["known_until"] is not None:
+            session.say(
+                f"  what was pinned or held after {each['known_until']}, the last entry that was signed, is not known"
+            )
     if not dry_run:
         session.say("the database is up to date with its purge logs; let the CRM pin its records again")
 

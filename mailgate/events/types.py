@@ -37,6 +37,10 @@ _HOLD: Final = {
     "scope": "tenant, mailbox or messages",
     "protects_until_at": "of a released one: until when it still protects",
 }
+_ERASURE: Final = {
+    "tenant": "its id; `tenant_id` is null, since it has no feed any more",
+    "reason": "erasure_request or offboarding",
+}
 _ALARM: Final = {
     "alarm_id": "the alarm",
     "kind": "what is wrong: no_purge, purge_halted, erase_failing, clock_anomaly, …",
@@ -158,6 +162,12 @@ TYPES: Final[Mapping[str, EventType]] = {
         EventType("retention.run_halted", "A purge stopped and waits for a person.", _RUN | {"reason": "why"}),
         EventType("hold.placed", "Copies are held: nothing of them expires.", _HOLD),
         EventType("hold.released", "A hold ends.", _HOLD),
+        EventType(
+            "tenant.erasure_begun",
+            "A tenant leaves: nothing of it is served any more, and its own events end here. Of the whole gateway.",
+            _ERASURE,
+        ),
+        EventType("tenant.erased", "Nothing is left of it but its purge log. Of the whole gateway.", _ERASURE),
         EventType("alarm.raised", "An operator should look. Of the whole gateway when `tenant_id` is null.", _ALARM),
         EventType("alarm.cleared", "It is well again.", _ALARM),
     )

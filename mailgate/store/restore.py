@@ -43,6 +43,7 @@ from mailgate.store.schema import (
     hold_messages,
     holds,
     log_checkpoints,
+    mailboxes,
     messages,
     pins,
     submissions,
@@ -87,12 +88,18 @@ class Behind:
 
 @dataclass(slots=True)
 class Replayed:
-    """What was done again for one tenant. `missing`: pins and returned copies that were stored after the backup."""
+    """What was done again for one tenant. `missing`: pins, held and returned copies that were stored after the backup.
+    `holds_without_mailbox`: holds that stand on mailboxes which were connected after it: they protect nothing until
+    they are placed on what is connected now. `known_until`: the time of the last entry that was signed; what happened
+    later nobody knows.
+    """
 
     tenant_id: str
     entries: int = 0
     done: Counter[str] = field(default_factory=Counter)
     missing: int = 0
+    holds_without_mailbox: list[str] = field(default_factory=list)
+    known_until: Instant | None = None
 
 
 async def behind(db: Database, witness: Witness) -> list[Behind]:
@@ -214,10 +221,8 @@ class Restore:
         next(islice(left, index, index), None)
         while bodies := list(islice(left, self._batch)):
             batch = _Batch(self, tenant.id, index, bodies, plan)
-            done, missing = await self._db.transact(batch.replay)
-            told.entries += len(bodies)
-            told.done += done
-            told.missing += missing
+            await self._db.transact(batch.replay)
+            batch.tell(told)
             index += len(bodies)
             self._step("replayed")
         signed = (checkpoint.size, checkpoint.root, note)
@@ -288,10 +293,21 @@ class _Batch:
         self._plan = plan
         self._done: Counter[str] = Counter()
         self._missing = 0
+        self._unbound: list[str] = []
+        self._released: set[str] = set()
 
-    async def replay(self, tx: Transaction) -> tuple[Counter[str], int]:
-        """The transaction; what was done, and how much could not be."""
-        self._done, self._missing = Counter(), 0
+    def tell(self, told: Replayed) -> None:
+        """Add what was done, once it is committed."""
+        told.entries += len(self._bodies)
+        told.done += self._done
+        told.missing += self._missing
+        unbound = [*told.holds_without_mailbox, *self._unbound]
+        told.holds_without_mailbox = [hold_id for hold_id in unbound if hold_id not in self._released]
+        told.known_until = parse_instant(self._leaves[-1]["at"])
+
+    async def replay(self, tx: Transaction) -> None:
+        """The transaction. It may be repeated: what counts is the last time."""
+        self._done, self._missing, self._unbound, self._released = Counter(), 0, [], set()
         locked = select(tenants.c.id).where(tenants.c.id == self._tenant_id).with_for_update(key_share=True)
         await tx.conn.execute(locked)
         copies = await self._copies(tx)
@@ -303,7 +319,6 @@ class _Batch:
             elif handler is not None:
                 await handler(tx, leaf, copies, at)
             tx.log(self._tenant_id, Leaf(body, type_, at, leaf.get("run"), leaf.get("item_ref")))
-        return self._done, self._missing
 
     async def _copies(self, tx: Transaction) -> dict[str, Any]:
         """The copies that the entries are about, locked, by reference."""
@@ -382,6 +397,10 @@ class _Batch:
         }
         await tx.conn.execute(insert(holds).values(values))
         self._done["hold.place"] += 1
+        if scope["kind"] == "mailbox":
+            there = select(mailboxes.c.id).where(mailboxes.c.id == scope["mailbox_ref"])
+            if (await tx.conn.execute(there)).one_or_none() is None:
+                self._unbound.append(leaf["hold_ref"])
 
     async def _hold_cover(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
         named = [{"hold_id": leaf["hold_ref"], "message_id": copies[ref].id} for ref in leaf["items"] if ref in copies]
@@ -397,6 +416,7 @@ class _Batch:
             "protects_until_at": parse_instant(leaf["grace_until"]),
         }
         await tx.conn.execute(update(holds).where(holds.c.id == leaf["hold_ref"]).values(values))
+        self._released.add(leaf["hold_ref"])
         self._done["hold.release"] += 1
 
     async def _policy_set(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:

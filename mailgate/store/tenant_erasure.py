@@ -164,6 +164,7 @@ class TenantErasures:
             entitled = await self._subscriptions.entitlements_in(tx.conn, tenant_id, now)
             await _mark(tx, tenant_id, reason, run_id, now, actor, entitled.plan, entitled.retention_days or 0)
             self._tell(tx, row, actor, leaves.run_open, now, run_id, now=now, trigger=reason.value, approved=())
+            tx.emit(None, "tenant.erasure_begun", at=now, payload={"tenant": tenant_id, "reason": reason.value})
             tx.after_commit(self.on_begun)
             return Erasure(tenant_id, reason, run_id, now, None, 0, 0)
 
@@ -298,12 +299,15 @@ class TenantErasures:
             await _put(tx, tenant_id, state | {"stage": Stage.ROWS.value})
 
     async def _over(self, tenant_id: str, tx: Transaction) -> bool:
-        await _locked(tx, tenant_id)
+        row = await _locked(tx, tenant_id)
         left = select(blob_erasures.c.blob_id).where(blob_erasures.c.tenant_id == tenant_id).limit(1)
         if (await tx.conn.execute(left)).first() is not None:
             return False
+        now = self._clock()
         end = update(tenants).where(_T.id == tenant_id, _T.erased_at.is_(None))
-        await tx.conn.execute(end.values(erased_at=self._clock(), name=""))
+        if (await tx.conn.execute(end.values(erased_at=now, name=""))).rowcount:
+            payload = {"tenant": tenant_id, "reason": row.erasing["reason"]}
+            tx.emit(None, "tenant.erased", at=now, payload=payload)
         tx.set_head(tenant_id, log_plan=None, feed_plan=None)
         return True
 

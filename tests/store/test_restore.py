@@ -215,6 +215,25 @@ async def test_a_record_that_is_pinned_again_finds_its_pin(week: Week) -> None:
     assert {row.entity_id for row in await week.rows(pins)} == {"E-7", "F-8"}
 
 
+@pytest.mark.parametrize("batch", [1, 50])
+async def test_holds_on_mailboxes_that_the_backup_does_not_know_are_told(week: Week, batch: int) -> None:
+    """They would else be believed to protect something."""
+    purging = week.purging
+    backup = await week.backup()
+    later = await purging.builder.mailbox(await tenants.get(week.store.db, "acme"))
+    placed = [
+        await week.holds.place("acme", Scope(mailbox_id=id_), matter="M", reason="r", now=purging.now, actor=ADMIN)
+        for id_ in (later.mailbox_id, later.mailbox_id, (await week.rows(messages))[0].mailbox_id)
+    ]
+    await week.holds.release("acme", placed[1].id, reason="r", now=purging.now, actor=ADMIN)
+    await week.sign()
+    await week.restore(backup)
+    (told,) = await week.restoring(batch=batch).run(ADMIN)
+    assert told.done["hold.place"] == 3
+    assert told.holds_without_mailbox == [placed[0].id]
+    assert told.known_until == purging.now
+
+
 async def test_cut_between_batches_it_goes_on(week: Week) -> None:
     backup = await pass_by(week)
     known = await week.bodies("acme")

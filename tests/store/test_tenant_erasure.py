@@ -23,6 +23,7 @@ from mailgate.store.leases import acquire
 from mailgate.store.legal_holds import LegalHolds, Scope
 from mailgate.store.schema import (
     blobs,
+    events,
     hold_messages,
     holds,
     idempotency_keys,
@@ -38,6 +39,7 @@ from mailgate.store.schema import (
 )
 from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.tenant_erasure import KEPT, Reason, TenantErasures, TenantHeldError
+from mailgate.store.transaction import GATEWAY
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
 from retention.model import Brake
@@ -211,6 +213,11 @@ async def test_nothing_is_left_but_the_log_and_another_tenant_is_as_it_was(leavi
     assert await leaving.erasures.work() == 1
     await leaving.is_gone(4)
     assert await snapshot(leaving.store, "other") == before
+    async with leaving.store.db.read() as conn:
+        query = select(events.c.type, events.c.payload).where(events.c.tenant_id == GATEWAY).order_by(events.c.seq)
+        told = [tuple(row) for row in (await conn.execute(query)).all()]
+    closing = {"tenant": "acme", "reason": "erasure_request"}
+    assert told == [("tenant.erasure_begun", closing), ("tenant.erased", closing)]
 
     done = await leaving.erasures.begin("acme", Reason.OFFBOARDING, ADMIN)
     assert (done.reason, done.purged, done.erased_at) == (Reason.ERASURE_REQUEST, 4, NOW)
