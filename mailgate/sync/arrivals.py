@@ -1,6 +1,7 @@
 """New mail that IDLE told of, taken at once: the open folder is not opened anew to see what else changed.
 
-EXISTS alone (RFC 9051 §7.4.1) that rose by *n* since the checkpoint, and nothing of flags or expunges: then the *n*
+EXISTS alone (RFC 9051 §7.4.1) that rose by *n* since the checkpoint, and nothing of flags or expunges since the folder
+was opened for the pass that made it (`Context.in_step`; opened again, it tells only what comes after): then the *n*
 messages from the checkpoint's UIDNEXT on are asked for, and nothing else. The checkpoint moves on past them only if
 every one of them came; its MODSEQ stays, and so does the time of the last look: what else changed is for the next pass,
 which comes with the next poll. Whatever is not just so (a server that leaves UIDs out, a message that may have been
@@ -28,6 +29,8 @@ def expected(context: Context, folder: FolderState, change: FolderChange) -> lis
         return []
     if folder.uidnext is None or folder.uidvalidity is None or folder.exists == UNSURE:
         return []
+    if context.in_step != folder.id:
+        return []
     came = change.exists - folder.exists
     if not 0 < came <= MOST or folder.id not in context.looked_at or context.backfill is not None:
         return []
@@ -50,7 +53,7 @@ async def take(context: Context, folder: FolderState, uids: list[int]) -> bool:
         exists=folder.exists + len(uids),
         looked_at=context.looked_at[folder.id],
     )
-    outcome = await asking.messages(context, Job(folder, uidvalidity, uids, checkpoint=checkpoint))
+    outcome = await asking.messages(context, Job(folder, uidvalidity, uids, checkpoint=checkpoint, unlooked=True))
     if outcome.checkpointed:
         known = replace(folder, uidnext=checkpoint.uidnext, exists=checkpoint.exists)
         context.folders[folder.id] = known

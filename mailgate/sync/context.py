@@ -93,6 +93,7 @@ class Context:
     """One connected mailbox. `looked_at`: when the last complete look at each followed folder began, in this session.
     `passed_through`: when messages were last noticed to have come to a folder and gone again between two looks at it.
     `verified`: folders of which it was made sure, in this session, that UIDs name what they named.
+    `in_step`: the folder that is open as it was opened for its last pass, so that IDLE tells all that changed since.
     `push_wanted`: the CRM asked for something, and `push` brings it to the server, in the middle of an import too.
     """
 
@@ -118,6 +119,7 @@ class Context:
     slices: Slices = field(default_factory=Slices)
     deadline: asyncio.Timeout | None = None
     verified: set[str] = field(default_factory=set)
+    in_step: str | None = None
     push: Callable[[], Awaitable[None]] | None = None
     push_wanted: bool = False
     backfill: Backfill | None = None

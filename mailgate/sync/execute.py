@@ -55,6 +55,7 @@ class FolderPass(Fetching):
     async def run(self) -> None:
         """Make both sides agree. Raises the connector's errors; what was written until then stays."""
         context = self._context
+        context.in_step = None
         began_at = context.clock()
         all_flags = self.flags_due(context, self._folder, began_at)
         seen = await look(context.source, self._folder, began_at, all_flags=all_flags)
@@ -74,6 +75,7 @@ class FolderPass(Fetching):
                 await self._reset()
         if seen.checks_flags:
             context.flags_at[self._folder.id] = began_at
+        context.in_step = None if self._reopened else self._folder.id
 
     async def _names_others(self, seen: FolderLook) -> bool:
         """Whether the newest UIDs below the checkpoint name other messages than they did: header and INTERNALDATE are

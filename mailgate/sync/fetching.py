@@ -50,6 +50,7 @@ class Fetching(ABC):
         self._looked_again: set[str] = set()
         self._unlisted: dict[tuple[str, int], Sequence[range]] = {}
         self._looked_s = monotonic_s()
+        self._reopened = False
 
     @abstractmethod
     async def _gone_from(self, other: FolderState) -> Found:
@@ -129,6 +130,7 @@ class Fetching(ABC):
         await self._reopen()
 
     async def _reopen(self) -> None:
+        self._reopened = True
         reopened = await self._context.source.open(self._folder.name)
         if reopened.status.uidvalidity != self._seen.uidvalidity:
             raise folder_error("the folder was renumbered while it was read")

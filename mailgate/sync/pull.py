@@ -60,7 +60,8 @@ class Job:
     `looked_again`: folders that were looked at after this folder was listed: what stands there was not moved here.
     `unlisted`: what those looks, and the one at this folder, lacked where they were doubtful.
     `checkpoint` is written with the last batch, if every message was answered. From `pause_at` on no more is begun,
-    nor, if it is `pausable`, while the CRM waits for what it asked for.
+    nor, if it is `pausable`, while the CRM waits for what it asked for. `unlooked`: nobody looked at what has gone from
+    this folder before, so what is believed to stand in it may be what was moved out and back.
     """
 
     folder: FolderState
@@ -72,6 +73,7 @@ class Job:
     unlisted: Unlisted = field(default_factory=dict)
     pause_at: Instant | None = None
     pausable: bool = False
+    unlooked: bool = False
 
 
 @dataclass(slots=True)
@@ -246,7 +248,8 @@ class Puller:
         new = [arrived for arrived in readable if arrived.meta.uid not in views] if known else []
         far = [(arrived.meta.uid, arrived.likeness) for arrived in new]
         marked = {arrived.meta.uid for arrived in new if arrived.meta.flags & TO_BE_REMOVED}
-        recognised = recognise(far, known, job.folder.id, job.looked_again, job.unlisted, marked)
+        here = "" if job.unlooked else job.folder.id
+        recognised = recognise(far, known, here, job.looked_again, job.unlisted, marked)
         keep: list[Arrived] = []
         actions: list[Action] = []
         decided = outside = 0
