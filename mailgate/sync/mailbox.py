@@ -218,7 +218,7 @@ class MailboxTask:
         Once for each token, and only of sessions that had begun.
         """
         over_at, self._access_over_at = self._access_over_at, None
-        if over_at is None or isinstance(error, AuthError) or error.retry is Retry.NEVER:
+        if over_at is None or isinstance(error, AuthError | ThrottledError) or error.retry is Retry.NEVER:
             return False
         self._renewing = self._parts.clock() >= over_at
         return self._renewing

@@ -34,6 +34,8 @@ T = TypeVar("T")
 LOOK_S: Final = 0.1
 """How often who waits for another process looks."""
 LOOKS: Final = 700
+AT_ONCE: Final = 8
+"""Renewals that are not waited for by anybody, at the same time: a provider that is slow holds up few others."""
 SHORTEST_S: Final = 30
 """A token that is said to be good for less is used nevertheless; else none of that provider would ever be."""
 _ROUNDS: Final = 8
@@ -118,15 +120,22 @@ class AccessTokens:
         """Renew what is due, ahead of its expiry; a consent that lapsed is noticed here, whether its mailbox is
         connected or not. A tenant without synchronization asks nobody.
         """
-        for mailbox_id, tenant_id in await self._consents.due(self._clock()):
-            if not (await self._subscriptions.entitlements(tenant_id, self._clock())).sync:
-                continue
-            try:
-                await self._good(mailbox_id, None)
-            except AuthError as error:
-                _log.info("consent_not_renewed", mailbox_id=mailbox_id, error=str(error))
-            except TokenEndpointError as error:
-                _log.warning("consent_not_renewed", mailbox_id=mailbox_id, error=str(error))
+        places = asyncio.Semaphore(AT_ONCE)
+
+        async def renew(mailbox_id: str, tenant_id: str) -> None:
+            async with places:
+                if (await self._subscriptions.entitlements(tenant_id, self._clock())).sync:
+                    await self._renew_one(mailbox_id)
+
+        async with asyncio.TaskGroup() as together:
+            for mailbox_id, tenant_id in await self._consents.due(self._clock()):
+                together.create_task(renew(mailbox_id, tenant_id))
+
+    async def _renew_one(self, mailbox_id: str) -> None:
+        try:
+            await self._good(mailbox_id, None)
+        except (AuthError, TokenEndpointError) as error:
+            _log.warning("consent_not_renewed", mailbox_id=mailbox_id, error=str(error))
 
     async def _good(self, mailbox_id: str, refused: str | None) -> Consent:
         turn = self._turns.setdefault(mailbox_id, asyncio.Lock())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -25,9 +26,11 @@ from mailgate.clock import Instant
 from mailgate.consents.model import FLOW_LIFE, ProviderName
 from mailgate.errors import ConflictError, MailgateError, NotFoundError, PreconditionError
 from mailgate.store import consent_flows
+from mailgate.store.access_log import Access, Kind
 from mailgate.store.connect_links import ConnectLink
 from mailgate.store.consent_flows import Flow
 from mailgate.usecases import connecting, giving
+from mailgate.usecases.accesses import write_down
 from mailgate.usecases.accounts import AccountPatch, Auth, MailboxBody, MailboxPatchBody, OAuth2
 from mailgate.usecases.connect_links import judged_return_url, using
 from mailgate.usecases.giving import Server
@@ -138,20 +141,36 @@ async def follow(parts: Services, secret: str, cookie: str | None) -> Followed:
     return Followed(url, cookie)
 
 
-async def finish(parts: Services, provider: ProviderName, answered: Answered, cookie: str | None) -> Finished:
-    """The browser came back. Raises NotFoundError (consent_link_over): nothing is known of it."""
+async def finish(
+    parts: Services, provider: ProviderName, answered: Answered, cookie: str | None, address: str | None = None
+) -> Finished:
+    """The browser came back, from a network `address`; what came of it stands in the access log, as done by who asked
+    for the link. Raises NotFoundError (consent_link_over): nothing is known of it.
+    """
     flow = None
     if answered.state and cookie:
         state, browser = _hash(answered.state), _hash(cookie)
         flow = await consent_flows.take(parts.db, parts.ring, state, browser, provider.value, parts.clock())
     if flow is None:
         raise NotFoundError("this answer belongs to no link that is open; begin again", slug="consent_link_over")
-    return_url = flow.about["return_url"]
+    return_url, actor = flow.about["return_url"], Actor(*flow.about["actor"])
     try:
-        mailbox_id = await _redeem(parts, provider, flow, answered)
+        finished = Finished(await _redeem(parts, provider, flow, answered, actor), None, None, return_url)
     except MailgateError as error:
-        return Finished(None, error.slug, error.detail, return_url)
-    return Finished(mailbox_id, None, None, return_url)
+        finished = Finished(None, error.slug, error.detail, return_url)
+    entry = Access(
+        kind=Kind.CHANGE,
+        actor=str(actor),
+        tenant_id=flow.tenant_id,
+        method="GET",
+        route="/v1/oauth/callback/{provider}",
+        targets={} if finished.mailbox_id is None else {"mailbox_id": finished.mailbox_id},
+        status=int(http.HTTPStatus.OK if finished.code is None else http.HTTPStatus.UNPROCESSABLE_ENTITY),
+        at=parts.clock(),
+        address=address,
+    )
+    await write_down(parts, entry)
+    return finished
 
 
 def cookie_name(secret: str) -> str:
@@ -159,7 +178,7 @@ def cookie_name(secret: str) -> str:
     return "mailgate_consent_" + _hash(secret).hex()[:16]
 
 
-async def _redeem(parts: Services, provider: ProviderName, flow: Flow, answered: Answered) -> str:
+async def _redeem(parts: Services, provider: ProviderName, flow: Flow, answered: Answered, actor: Actor) -> str:
     if answered.error is not None or not answered.code:
         said = clean_text(answered.error or "no code", 60)
         slug = "consent_denied" if answered.error in ("access_denied", "consent_required") else "provider_refused"
@@ -181,7 +200,6 @@ async def _redeem(parts: Services, provider: ProviderName, flow: Flow, answered:
         why = f"{provider} gave no refresh token, without which the consent lasts an hour"
         raise PreconditionError(why, slug="no_refresh_token")
     given = parts.tokens.given(provider, tokens, tokens.refresh_token)
-    actor = Actor(*flow.about["actor"])
     wanted = flow.about.get("mailbox")
     if wanted is not None:
         body = MailboxBody.model_validate(wanted)

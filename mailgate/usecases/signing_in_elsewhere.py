@@ -52,6 +52,7 @@ CALLBACK: Final = "/admin/sign-in/oidc/callback"
 ATTEMPT: Final[Instant] = 10 * MINUTE
 _KEPT: Final[Instant] = HOUR
 _KEYS_AGAIN: Final[Instant] = MINUTE
+_FAILED: Final[Instant] = 5 * SECOND
 _CONTEXT: Final = "oidc attempt"
 
 
@@ -82,6 +83,7 @@ class Elsewhere:
         self._client = client
         self._known: tuple[Instant, Configuration] | None = None
         self._keys: tuple[Instant, KeySet] | None = None
+        self._failed_at: Instant = -_FAILED
 
     @property
     def title(self) -> str | None:
@@ -110,13 +112,14 @@ class Elsewhere:
         try:
             attempt = self._attempt(parts, back, cookie)
             user = await self._let_in(parts, await self._claims(parts, back, attempt))
-        except (ConnectorError, UnauthorizedError) as error:
+        except (ConnectorError, MailgateError) as error:
             _log.warning("sign_in_refused", why=str(error))
             await signing_in.note(parts, None, whence, http.HTTPStatus.UNAUTHORIZED, route=CALLBACK)
-            if isinstance(error, UnauthorizedError):
+            if isinstance(error, UnauthorizedError | UnavailableError):
                 raise
-            if isinstance(error, IdentityRefusedError):
-                raise UnauthorizedError(str(error), slug="sign_in_refused") from None
+            # Such as a name that none here can have.
+            if isinstance(error, IdentityRefusedError | MailgateError):
+                raise _refused(str(error)) from None
             raise UnavailableError(str(error), slug="sign_in_away") from None
         begun = await signing_in.begin(parts, user, whence, route=CALLBACK)
         return begun, str(attempt["next"])
@@ -202,10 +205,13 @@ class Elsewhere:
 
     async def _configuration(self, now: Instant) -> Configuration:
         if self._known is None or not 0 <= now - self._known[0] < _KEPT:
+            if 0 <= now - self._failed_at < _FAILED:
+                raise UnavailableError("the provider could not be reached a moment ago", slug="sign_in_away")
             try:
                 document = await self._client.document(configuration_url(self.settings.issuer))
                 self._known = now, read_configuration(document, self.settings.issuer)
             except ConnectorError as error:
+                self._failed_at = now  # strangers can ask for this page: the provider is not asked for each
                 _log.warning("oidc_configuration", why=str(error))
                 raise UnavailableError(str(error), slug="sign_in_away") from None
         return self._known[1]

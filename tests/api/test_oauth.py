@@ -31,6 +31,7 @@ from mailgate.settings import (
 )
 from mailgate.store.check import doctor
 from mailgate.store.users import Role
+from mailgate.usecases.consenting import cookie_name
 from tests.api.conftest import Gateway, RecordedSync, RecordedVerify, TestClock, mailbox_body, make_services
 from tests.api.people import Person, add
 from tests.authserver import AuthServer, settings_of
@@ -211,6 +212,10 @@ async def test_a_person_consents(world: World) -> None:
         assert world.server.is_good(USER, bearer.token)
         again = await browser.get(back)
         assert again.status_code == 404
+        log = (await world.gateway.client.get("/v1/access-log", params={"tenant": "acme"})).json()["items"]
+        [entry] = [entry for entry in log if entry["route"] == "/v1/oauth/callback/{provider}"]
+        assert (entry["status"], entry["targets"]) == (200, {"mailbox_id": box["id"]})
+        assert entry["actor"].startswith("token:")
     assert len(await world.mailboxes()) == 1
 
 
@@ -298,6 +303,19 @@ async def test_another_browser_can_use_neither_link_nor_answer(world: World) -> 
         assert (await eve.get(back)).status_code == 404
         assert await world.mailboxes() == []
         assert (await ann.get(back)).status_code == 200
+    assert len(await world.mailboxes()) == 1
+
+
+async def test_a_cookie_that_somebody_made_up_ends_the_link(world: World) -> None:
+    """Whoever has the state, but not the browser, knows what they should not: begin again."""
+    async with world.browser() as ann, world.browser() as eve:
+        back = await world.consented(ann, await world.link())
+        state = parse_qs(urlsplit(back).query)["state"][0]
+        eve.cookies.set(cookie_name(state), "made-up", domain="gateway.test")
+        assert (await eve.get(back)).status_code == 404
+        assert (await ann.get(back)).status_code == 404
+    assert await world.mailboxes() == []
+    assert world.server.asked == []
 
 
 async def test_an_answer_that_came_with_another_state_or_late_or_elsewhere(world: World) -> None:

@@ -210,6 +210,8 @@ async def test_a_rule_may_make_users(world: World) -> None:
     [made] = await users.every(world.gateway.core.db)
     assert (made.name, made.role, made.tenant_id) == ("ben@acme.example", Role.COMPLIANCE, None)
     assert (await Person(world.gateway, "ben@acme.example").try_to_sign_in("")).status_code == 401
+    world.claims = {"realm": {"roles": ["auditors"]}, "email": "no name"}
+    assert "no blanks" in await world.refused()
     world.claims = {"realm": {"roles": []}, "email": "eve@acme.example"}
     await world.refused()
     assert len(await users.every(world.gateway.core.db)) == 1
@@ -398,6 +400,10 @@ async def test_a_configuration_that_is_not_the_providers(world: World, change: d
     answer = await Person(world.gateway).client.get("/admin/sign-in/oidc")
     assert answer.status_code == 503
     assert "be reached now" in answer.text
+    asked = len(world.server.headers)
+    for _ in range(5):  # whoever asks for it again and again does not make us ask
+        assert (await Person(world.gateway).client.get("/admin/sign-in/oidc")).status_code == 503
+    assert len(world.server.headers) == asked
 
 
 async def test_a_provider_in_trouble_is_said_on_the_page_and_passwords_go_on(world: World) -> None:

@@ -137,7 +137,13 @@ async def finish_consent(
     """For the person's browser, as the provider sends it back."""
     name = consenting.cookie_name(state)
     try:
-        finished = await consenting.finish(parts, provider, Answered(state, code, error), request.cookies.get(name))
+        finished = await consenting.finish(
+            parts,
+            provider,
+            Answered(state, code, error),
+            request.cookies.get(name),
+            None if request.client is None else request.client.host,
+        )
     except MailgateError as refused:
         return _page(refused.status, refused.detail)
     answer: Response
