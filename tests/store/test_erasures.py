@@ -124,6 +124,30 @@ async def test_what_may_not_be_durable_is_tried_again(purging: Purging) -> None:
     assert (await told(purging, "erase.failed"))[0]["blob_ref"] == ids[0]
 
 
+class DyingError(Exception):
+    """The worker ends in the middle of its work."""
+
+
+async def test_a_part_that_can_not_be_removed_does_not_lose_the_one_before(purging: Purging) -> None:
+    """What is gone is recorded while the next part is removed, and also when that one ends the work."""
+    await purged(purging, 5)
+    parts: list[int] = []
+
+    class Objects(Failing):
+        async def erase_many(self, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
+            parts.append(len(blob_ids))
+            if len(parts) == 3:
+                raise DyingError
+            return await super().erase_many(blob_ids)
+
+    with pytest.raises(DyingError):
+        await a_worker(purging, Objects(purging.store.blobs, set()), batch=2).work()
+    assert parts == [2, 2, 1]
+    assert [leaf["outcome"] for leaf in await told(purging, "blob.erase")] == ["erased"] * 4
+    assert await a_worker(purging).work() == (1, 0)
+    assert len(await told(purging, "blob.erase")) == 5
+
+
 async def test_one_process_at_a_time_erases(purging: Purging) -> None:
     await purged(purging, 2)
     other = Erasures(purging.store.db, purging.store.log)
