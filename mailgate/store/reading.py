@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Row, and_, case, desc, exists, or_, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, case, desc, exists, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.blobs import BlobStore
@@ -29,13 +29,16 @@ from mailgate.store.near_folders import Renames, renames
 from mailgate.store.paging import Page, cut
 from mailgate.store.pins import Pin, Pins
 from mailgate.store.schema import blobs as blobs_table
-from mailgate.store.schema import folders, messages, origins, tombstones
-from mailgate.store.sets import among
+from mailgate.store.schema import folders, messages, origins, search_docs, tombstones
+from mailgate.store.sets import among, among_numbers
 from mailgate.store.tenants import Tenant
 from retention.policy import ClockLimits
 
 T = TypeVar("T")
 _M = messages.c
+_EVER: Instant = 1 << 62
+_LARGEST_PIECE = 10_000
+"""Of the text index that is looked at in one statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +172,8 @@ class MessageReader:
         limit: int,
         now: Instant,
     ) -> Page[MessageView]:
-        """Copies that are served, the newest anchor first. The page's key is (anchor_at, id)."""
-        conditions = self._conditions(tenant, wanted)
-        if conditions is None:
-            return Page([])
+        """Copies that are served, the newest anchor first, with words always so. The page's key is (anchor_at, id)."""
+        conditions = self._conditions(wanted)
         key = tuple_(_M.anchor_at, _M.id)
         order = (_M.anchor_at, _M.id) if oldest_first else (desc(_M.anchor_at), desc(_M.id))
         async with self._db.read() as conn:
@@ -180,7 +181,12 @@ class MessageReader:
             query = select(messages).where(_M.tenant_id == tenant.id, horizon.visible(), *conditions).order_by(*order)
             if after is not None:
                 query = query.where(key > tuple_(*after) if oldest_first else key < tuple_(*after))
-            rows, more = cut((await conn.execute(query.limit(limit + 1))).all(), limit)
+            if wanted.words:
+                bounds = [at for at in (wanted.before, None if after is None else after[0] + 1) if at is not None]
+                found = await self._with_words(conn, query, tenant, wanted, min(bounds, default=_EVER), limit + 1)
+            else:
+                found = (await conn.execute(query.limit(limit + 1))).all()
+            rows, more = cut(found, limit)
             views = await self._views(conn, tenant, horizon, rows)
         return Page(views, (rows[-1].anchor_at, rows[-1].id) if more else None)
 
@@ -249,8 +255,9 @@ class MessageReader:
                 raise await why_gone(conn, tenant.id, message_id)
         return _Blob(tenant.id, row.id, self._ring.tenant(tenant.ref).unwrap(row.data_key, row.key_epoch), row.size)
 
-    def _conditions(self, tenant: Tenant, wanted: MessageFilter) -> list[ColumnElement[bool]] | None:
-        """The filter in SQL; None when nothing can match."""
+    @staticmethod
+    def _conditions(wanted: MessageFilter) -> list[ColumnElement[bool]]:
+        """The filter in SQL, without its words."""
         found: list[ColumnElement[bool]] = [] if wanted.deleted else [_M.deleted_at.is_(None)]
         if wanted.mailbox_id is not None:
             found.append(_M.mailbox_id == wanted.mailbox_id)
@@ -270,11 +277,35 @@ class MessageReader:
                 found.append(column if flag else ~column)
         if wanted.folder_id is not None:
             found.append(in_folder(wanted.folder_id))
-        if wanted.words:
-            tokens = search.query_tokens(self._ring.tenant(tenant.ref), wanted.words)
-            if tokens is None:
-                return None
-            found.append(search.matching(tenant.id, tokens, sqlite=self._db.sqlite))
+        return found
+
+    async def _with_words(
+        self,
+        conn: AsyncConnection,
+        query: Select[Any],
+        tenant: Tenant,
+        wanted: MessageFilter,
+        before: Instant,
+        most: int,
+    ) -> Sequence[Row[Any]]:
+        """The first rows of the query, which is ordered by the newest, that have the words and anchors up to `before`.
+
+        The index is read a piece at a time, from the newest back, until there are enough: what is looked for stands
+        mostly at the front.
+        """
+        tokens = search.query_tokens(self._ring.tenant(tenant.ref), wanted.words or {})
+        if tokens is None:
+            return ()
+        sqlite = self._db.sqlite
+        span: search.Span | None = search.Span.of(since=wanted.since, before=before)
+        found: list[Row[Any]] = []
+        piece = 4 * most
+        while span is not None and len(found) < most:
+            numbers, span = await search.newest(conn, tenant.id, tokens, span, most=piece, sqlite=sqlite)
+            if numbers:
+                these = select(search_docs.c.message_id).where(among_numbers(search_docs.c.doc, numbers, sqlite=sqlite))
+                found += (await conn.execute(query.where(_M.id.in_(these)).limit(most - len(found)))).all()
+            piece = min(4 * piece, _LARGEST_PIECE)
         return found
 
     async def _views(

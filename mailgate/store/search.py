@@ -1,24 +1,30 @@
 """The text index: which messages have all of some words. It holds keyed tokens only, never a word.
 
 A token is the first 8 bytes of HMAC(tenant key of the field, term) in hex; two terms of a tenant meet once in 2^64, and
-terms of two tenants never mean each other. The index is the database's own (FTS5, tsvector with GIN). It is written
-behind the import, so it costs the import nothing, and in the transaction that ends a copy its words go too
-(`mailgate.store.discard`).
+terms of two tenants never mean each other. The index is the database's own (FTS5, tsvector with GIN).
+
+Messages stand in it under numbers that follow their anchors, so that the newest with some words are found without a
+look at all that have them, of which there may be half a million. It is written behind the import, so it costs the
+import nothing, and in the transaction that ends a copy its words go too (`mailgate.store.discard`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
-from sqlalchemy import ColumnElement, insert, select, text, update
+from sqlalchemy import select, text, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.blobs import BlobStore
 from mailgate.blobs.errors import BlobStoreError
-from mailgate.clock import MINUTE, Clock
+from mailgate.clock import MINUTE, SECOND, Clock, Instant
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing, TenantKeys
 from mailgate.messages.model import ParsedMessage, Summary
@@ -61,21 +67,69 @@ def query_tokens(keys: TenantKeys, wanted: Mapping[str, str]) -> list[str] | Non
     return found
 
 
-def matching(tenant_id: str, tokens: Sequence[str], *, sqlite: bool) -> ColumnElement[bool]:
-    """Whether a row of `messages` has all these tokens."""
-    if sqlite:
-        docs = text("SELECT rowid FROM search_index WHERE search_index MATCH :search_match").bindparams(
-            search_match=" ".join(f'"{token}"' for token in tokens)
+_SPREAD: Final = 30
+"""Bits of a message's number below the second of its anchor: chance, so that messages of one second rarely meet."""
+
+
+_OLDEST, _NEWEST = -(1 << 63), (1 << 63) - 1
+"""The numbers that there are."""
+
+
+def number(anchor: Instant) -> int:
+    """A number in the index for a message with this anchor: newer messages have larger ones, to the second."""
+    return anchor // SECOND << _SPREAD | secrets.randbits(_SPREAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Numbers from `first` up to, and without, `end`."""
+
+    first: int
+    end: int
+
+    @classmethod
+    def of(cls, *, since: Instant | None, before: Instant | None) -> Span:
+        """A span that has every message with since ≤ anchor < before, and others of the same seconds."""
+        return cls(
+            _OLDEST if since is None else since // SECOND << _SPREAD,
+            _NEWEST if before is None else min(_NEWEST, (before - 1) // SECOND + 1 << _SPREAD),
         )
+
+
+async def newest(
+    conn: AsyncConnection, tenant_id: str, tokens: Sequence[str], span: Span, *, most: int, sqlite: bool
+) -> tuple[list[int], Span | None]:
+    """The newest `most` messages of the span that have all these tokens, by number, and all others of the second in
+    which they end; and the span that is left below it, None when there is nothing more.
+    """
+    found = await _numbers(conn, tenant_id, tokens, span, most, sqlite=sqlite)
+    if len(found) < most:
+        return found, None
+    second = found[-1] >> _SPREAD << _SPREAD
+    rest = Span(max(second, span.first), found[-1])
+    return found + await _numbers(conn, tenant_id, tokens, rest, None, sqlite=sqlite), Span(span.first, second)
+
+
+async def _numbers(
+    conn: AsyncConnection, tenant_id: str, tokens: Sequence[str], span: Span, most: int | None, *, sqlite: bool
+) -> list[int]:
+    """Numbers, the largest first. SQLite reads the lists of the words backwards; PostgreSQL chooses by how common the
+    words are between walking back by number and fetching all that the words have.
+    """
+    first, end = span.first, span.end
+    if sqlite:
+        sql = "SELECT rowid FROM search_index WHERE search_index MATCH :match AND rowid >= :first AND rowid < :end"
+        sql += " ORDER BY rowid DESC"
+        values: dict[str, Any] = {"match": " ".join(f'"{token}"' for token in tokens)}
     else:
         # A literal of the type tsquery: the text search parser would take some hex words for numbers.
-        docs = text(
-            "SELECT doc FROM search_index WHERE tenant_id = :search_tenant AND terms @@ CAST(:search_match AS tsquery)"
-        ).bindparams(search_tenant=tenant_id, search_match=" & ".join(f"'{token}'" for token in tokens))
-    ids = select(search_docs.c.message_id).where(
-        search_docs.c.tenant_id == tenant_id, search_docs.c.doc.in_(docs.columns(search_docs.c.doc).scalar_subquery())
-    )
-    return messages.c.id.in_(ids)
+        sql = "SELECT doc FROM search_index WHERE tenant_id = :tenant AND terms @@ CAST(:match AS tsquery)"
+        sql += " AND doc >= :first AND doc < :end ORDER BY doc DESC"
+        values = {"tenant": tenant_id, "match": " & ".join(f"'{token}'" for token in tokens)}
+    if most is not None:
+        sql += " LIMIT :most"
+        values["most"] = most
+    return list((await conn.execute(text(sql), {**values, "first": first, "end": end})).scalars())
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +142,7 @@ class _Work:
     summary: bytes
     data_key: bytes
     key_epoch: int
+    anchor_at: Instant
     blob_id: str
     blob_key: bytes
     blob_epoch: int
@@ -131,6 +186,7 @@ class Indexer:
                 messages.c.summary,
                 messages.c.data_key,
                 messages.c.key_epoch,
+                messages.c.anchor_at,
                 messages.c.blob_id,
                 blobs_table.c.data_key.label("blob_key"),
                 blobs_table.c.key_epoch.label("blob_epoch"),
@@ -185,7 +241,7 @@ class Indexer:
         return ParsedMessage(**{name: getattr(summary, name) for name in Summary.__dataclass_fields__})
 
     async def _write(self, batch: Sequence[tuple[_Work, list[str]]]) -> int:
-        words = {item.id: (item.tenant_id, tokens) for item, tokens in batch}
+        words = {item.id: (item, tokens) for item, tokens in batch}
 
         async def work(tx: Transaction) -> int:
             # Locked, so that a purge at the same time either finds the words or leaves nothing to write them for.
@@ -198,12 +254,11 @@ class Indexer:
             ids = list((await tx.conn.execute(waiting)).scalars())
             if not ids:
                 return 0
-            docs = await tx.conn.execute(
-                insert(search_docs).returning(search_docs.c.doc, search_docs.c.message_id),
-                [{"tenant_id": words[id_][0], "message_id": id_} for id_ in ids],
-            )
-            rows = [{"doc": doc, "tenant_id": words[id_][0], "terms": words[id_][1]} for doc, id_ in docs.all()]
-            await _insert(tx, rows)
+            docs = await _numbered(tx, [words[id_][0] for id_ in ids])
+            rows = [
+                {"doc": doc, "tenant_id": words[id_][0].tenant_id, "terms": words[id_][1]} for id_, doc in docs.items()
+            ]
+            await insert_words(tx, rows)
             indexed = update(messages).where(among(messages.c.id, ids, sqlite=tx.sqlite)).values(indexed=True)
             await tx.conn.execute(indexed)
             return len(ids)
@@ -211,7 +266,20 @@ class Indexer:
         return await self._db.transact(work)
 
 
-async def _insert(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
+async def _numbered(tx: Transaction, items: Sequence[_Work]) -> dict[str, int]:
+    """Numbers for these messages, by id. One that another message has already is drawn again."""
+    numbers: dict[str, int] = {}
+    while waiting := [item for item in items if item.id not in numbers]:
+        rows = [{"doc": number(item.anchor_at), "tenant_id": item.tenant_id, "message_id": item.id} for item in waiting]
+        put = sqlite_insert(search_docs) if tx.sqlite else postgresql_insert(search_docs)
+        taken = put.on_conflict_do_nothing(index_elements=[search_docs.c.doc])
+        made = await tx.conn.execute(taken.returning(search_docs.c.message_id, search_docs.c.doc), rows)
+        numbers |= {row.message_id: row.doc for row in made}
+    return numbers
+
+
+async def insert_words(tx: Transaction, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the tokens (`terms`) of messages, each under its number in `search_docs` (`doc`)."""
     if tx.sqlite:
         statement = text("INSERT INTO search_index (rowid, terms) VALUES (:doc, :terms)")
         values = [{"doc": row["doc"], "terms": " ".join(row["terms"])} for row in rows]

@@ -1,0 +1,270 @@
+"""Search and lists at a million messages of one tenant, on SQLite and on PostgreSQL.
+
+    python -m tests.bench.bench_search [--copies N] [--rounds N] [--database sqlite|postgresql]
+
+Rows and words are written in bulk, not by an import: the vocabulary is as in mail (Zipf: the word of rank r stands in
+about 1/r as many messages as the first), sixty different words a message. What is timed is `MessageReader.list_page`:
+the query, and the page with its summaries, folders and pins; HTTP and JSON add two or three milliseconds to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from mailgate.actors import SYSTEM
+from mailgate.app.core import Core
+from mailgate.clock import DAY, system_clock
+from mailgate.ids import new_id, new_ref
+from mailgate.messages.model import Address, Summary
+from mailgate.messages.summary import encode_summary, seal_summary
+from mailgate.settings import DatabaseSettings, Settings
+from mailgate.store import search, tenants
+from mailgate.store.bulk import insert_many
+from mailgate.store.mailboxes import MailboxSpec
+from mailgate.store.reading import MessageFilter
+from mailgate.store.schema import blobs, folders, messages, origins, search_docs
+from mailgate.store.subscriptions import SubscriptionChange
+from mailgate.store.tenants import Tenant
+from mailgate.store.transaction import Transaction
+from mailgate.tenants.timeline import Status
+from tests.postgres import Postgres, migrate
+
+VOCABULARY, WORDS, DISTINCT = 50_000, 60, 20_000
+BATCH = 10_000
+RARE_EVERY = 250_000
+
+_COPY = (
+    *("id", "tenant_id", "mailbox_id", "item_ref", "anchor_at", "anchor_source", "internal_date_at", "stored_at"),
+    *("size", "flags", "seen", "flagged", "has_files", "thread_id", "header_token", "content_commit", "msgid_commit"),
+    *("summary", "data_key", "key_epoch", "blob_id", "indexed"),
+)
+_ORIGIN = ("folder_id", "uid", "uidvalidity", "tenant_id", "mailbox_id", "message_id", "flags")
+
+
+class Filling:
+    """Writes `copies` messages of one tenant, spread over 80 days and eight mailboxes."""
+
+    def __init__(self, core: Core, copies: int) -> None:
+        self.core, self.copies, self.chance = core, copies, random.Random(4)
+        self.now = system_clock()
+        self.mailboxes: list[str] = []
+        self.folders: list[list[str]] = []
+
+    async def fill(self) -> Tenant:
+        db = self.core.db
+        await tenants.put(db, self.core.ring, self.core.log, "acme", "Acme", self.now - 100 * DAY, SYSTEM)
+        change = SubscriptionChange("professional", Status.ACTIVE, None, True, 12)
+        await self.core.subscriptions.set_outright("acme", change, self.now - 99 * DAY, SYSTEM)
+        tenant = await tenants.get(db, "acme")
+        keys = self.core.ring.tenant(tenant.ref)
+        await self._mailboxes()
+        self._sets = self._distinct(keys)
+        self._rare = search.tokens_of(keys, "text", ["einmalig"])
+        data_key = keys.new_data_key(self.now)
+        blob = {
+            "id": new_id(self.now), "tenant_id": "acme", "content_token": b"t", "size": 1, "stored_size": 1,
+            "data_key": b"k", "key_epoch": 1, "refs": self.copies, "created_at": self.now,
+        }  # fmt: skip
+
+        async def one_blob(tx: Transaction) -> None:
+            await tx.conn.execute(blobs.insert(), [blob])
+            if not tx.sqlite:
+                await tx.conn.execute(text("DROP INDEX ix_search_index_terms"))
+                await tx.conn.execute(text("DROP INDEX ix_search_index_tenant_id"))
+
+        await db.transact(one_blob)
+        for first in range(0, self.copies, BATCH):
+            await db.transact(self._batch(first, data_key, str(blob["id"])))
+
+        async def ready(tx: Transaction) -> None:
+            if not tx.sqlite:
+                await tx.conn.execute(text("CREATE INDEX ix_search_index_terms ON search_index USING gin (terms)"))
+                await tx.conn.execute(text("CREATE INDEX ix_search_index_tenant_id ON search_index (tenant_id, doc)"))
+            await tx.conn.execute(text("ANALYZE"))
+
+        await db.transact(ready)
+        return tenant
+
+    async def _mailboxes(self) -> None:
+        for n in range(8):
+            spec = MailboxSpec(
+                address=f"user{n}@acme.example",
+                owner=f"user{n}",
+                imap={"host": "imap.acme.example", "port": 993, "security": "tls", "username": f"user{n}"},
+                secrets={"imap": {"password": "x"}},
+            )
+            made = await self.core.mailboxes.create("acme", spec, self.now - 90 * DAY, SYSTEM)
+            self.mailboxes.append(made.id)
+            self.folders.append([new_id(self.now) for _ in range(3)])
+        rows = [
+            (id_, "acme", mailbox, name, None, True, True, 1)
+            for mailbox, ids in zip(self.mailboxes, self.folders, strict=True)
+            for id_, name in zip(ids, ("INBOX", "Sent", "Projects"), strict=True)
+        ]
+        columns = ("id", "tenant_id", "mailbox_id", "name", "special_use", "selectable", "followed", "uidvalidity")
+
+        async def work(tx: Transaction) -> None:
+            await insert_many(tx.conn, folders, columns, rows, sqlite=tx.sqlite)
+
+        await self.core.db.transact(work)
+
+    def _distinct(self, keys: Any) -> list[list[str]]:
+        """Word sets, from which messages take theirs: making sixty tokens a million times over would take hours."""
+        tokens = [search.tokens_of(keys, "text", [word(rank)])[0] for rank in range(1, VOCABULARY + 1)]
+        weights = list(accumulate(1 / rank for rank in range(1, VOCABULARY + 1)))
+        return [sorted(set(self.chance.choices(tokens, cum_weights=weights, k=WORDS))) for _ in range(DISTINCT)]
+
+    def _batch(self, first: int, data_key: Any, blob_id: str) -> Any:
+        """Messages `first` and following. They come in no order of age, as imports of several mailboxes do."""
+        copies, places, words = [], [], []
+        for n in range(first, min(first + BATCH, self.copies)):
+            anchor = self.now - int(self.chance.uniform(0, 80) * DAY)
+            id_, which, seen = new_id(anchor), self.chance.randrange(8), self.chance.random() < 0.9
+            sender = Address("Bob", f"bob{n % 1_000}@other.example")
+            summary = encode_summary(Summary(subject=f"Letter {n}", from_=(sender,), snippet="Dear Ann, " * 8))
+            sealed = seal_summary(data_key.key, id_, summary)
+            token = n.to_bytes(8, "big")
+            copies.append((
+                id_, "acme", self.mailboxes[which], new_ref(), anchor, "internaldate", anchor, anchor, 43_000,
+                '["\\\\Seen"]' if seen else "[]", seen, n % 100 == 0, n % 4 == 0, id_, token, b"c" * 32, b"m" * 32,
+                sealed, data_key.wrapped, data_key.epoch, blob_id, True,
+            ))  # fmt: skip
+            folder = self.folders[which][min(2, int(self.chance.expovariate(1.5)))]
+            places.append((folder, n + 1, 1, "acme", self.mailboxes[which], id_, "[]"))
+            rare = self._rare if n % RARE_EVERY == 0 else []
+            words.append((search.number(anchor), id_, [*self._sets[self.chance.randrange(DISTINCT)], *rare]))
+
+        async def work(tx: Transaction) -> None:
+            await insert_many(tx.conn, messages, _COPY, copies, sqlite=tx.sqlite)
+            await insert_many(tx.conn, origins, _ORIGIN, places, sqlite=tx.sqlite)
+            docs = [(doc, "acme", id_) for doc, id_, _ in words]
+            await insert_many(tx.conn, search_docs, ("doc", "tenant_id", "message_id"), docs, sqlite=tx.sqlite)
+            await search.insert_words(
+                tx, [{"doc": doc, "tenant_id": "acme", "terms": tokens} for doc, _, tokens in words]
+            )
+
+        return work
+
+
+def word(rank: int) -> str:
+    return f"wort{rank}"
+
+
+def wanted(filling: Filling) -> dict[str, tuple[dict[str, Any], dict[str, str] | None]]:
+    """What is asked for: filter, and words by field."""
+    half = filling.now - 40 * DAY
+    return {
+        "list 50": ({}, None),
+        "list 50 of a folder": ({"folder_id": filling.folders[0][1]}, None),
+        "list 50 unseen of a mailbox": ({"mailbox_id": filling.mailboxes[0], "unseen": True}, None),
+        "a word of nearly all (1)": ({}, {"text": word(1)}),
+        "a common word (10)": ({}, {"text": word(10)}),
+        "a word (300)": ({}, {"text": word(300)}),
+        "an uncommon word (5 000)": ({}, {"text": word(5_000)}),
+        "a rare word (in 4)": ({}, {"text": "einmalig"}),
+        "a word of none": ({}, {"text": "nirgends"}),
+        "two words (1 and 10)": ({}, {"text": f"{word(1)} {word(10)}"}),
+        "two words (20 and 300)": ({}, {"text": f"{word(20)} {word(300)}"}),
+        "two words (200 and 5 000)": ({}, {"text": f"{word(200)} {word(5_000)}"}),
+        "a word (10) and unseen": ({"unseen": True}, {"text": word(10)}),
+        "a word (300) in a folder": ({"folder_id": filling.folders[0][2]}, {"text": word(300)}),
+        "a word (30) before half": ({"before": half}, {"text": word(30)}),
+        "a word (300) of a mailbox": ({"mailbox_id": filling.mailboxes[3]}, {"text": word(300)}),
+    }
+
+
+async def measure(core: Core, tenant: Tenant, filling: Filling, rounds: int) -> None:
+    async def page(where: dict[str, Any], words: dict[str, str] | None, after: Any = None) -> Any:
+        chosen = MessageFilter(**where, words=words)
+        return await core.reader.list_page(tenant, chosen, after=after, limit=50, now=system_clock())
+
+    print(f"{'':34} {'median':>8} {'p95':>8} {'worst':>8}  ms")
+    for name, (where, words) in wanted(filling).items():
+        took, found = [], None
+        for _ in range(rounds):
+            began = time.perf_counter()
+            found = await page(where, words)
+            took.append((time.perf_counter() - began) * 1_000)
+        assert found is not None
+        show(f"{name}: {len(found.items)}{'+' if found.next_key else ''}", took)
+    for name, words in (
+        ("list", None),
+        ("a common word (10)", {"text": word(10)}),
+        ("a word (300)", {"text": word(300)}),
+    ):
+        took, key = [], None
+        for n in range(5):  # far back, by its cursor
+            key = (filling.now - (15 + 12 * n) * DAY, "0" * 26)
+            for _ in range(max(1, rounds // 5)):
+                began = time.perf_counter()
+                await page({}, words, key)
+                took.append((time.perf_counter() - began) * 1_000)
+        show(f"far back: {name}", took)
+
+
+def show(name: str, took: list[float]) -> None:
+    ordered = sorted(took)
+    p95 = ordered[min(len(ordered) - 1, round(0.95 * len(ordered)))]
+    print(f"{name:34} {statistics.median(ordered):8.1f} {p95:8.1f} {ordered[-1]:8.1f}", flush=True)
+
+
+@contextmanager
+def database(kind: str, folder: Path) -> Iterator[str]:
+    if kind == "sqlite":
+        yield ""
+        return
+    (folder / "cluster").mkdir()
+    folder.chmod(0o711)
+    cluster = Postgres(folder / "cluster")
+    try:
+        url = cluster.url(cluster.create())
+        migrate(url)
+        yield url
+    finally:
+        cluster.stop()
+
+
+async def run(url: str, folder: Path, copies: int, rounds: int) -> None:
+    core = await Core.open(Settings(data_dir=folder / "data", database=DatabaseSettings(url=url)))
+    try:
+        began, filling = time.monotonic(), Filling(core, copies)
+        tenant = await filling.fill()
+        print(f"{copies} messages written in {time.monotonic() - began:.0f} s")
+        print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+        await measure(core, tenant, filling, rounds)
+    finally:
+        await core.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--copies", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
+    given = parser.parse_args()
+    for kind in given.database or ("sqlite", "postgresql"):
+        print(f"\n--- {kind}")
+        folder = Path(tempfile.mkdtemp(prefix="mailgate-search-", dir="/var/tmp"))
+        try:
+            with database(kind, folder) as url:
+                asyncio.run(run(url, folder, given.copies, given.rounds))
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
