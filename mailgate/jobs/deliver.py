@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -346,11 +347,17 @@ class Deliverer:
             return [(await self._show(ref, [event], now))[0] for event in events]
 
     def _choose(self) -> list[tuple[_Seat, Item[FeedEvent]]]:
-        """One of each endpoint in turn, as many as may be on their way; none has more than half beside others."""
+        """One of each endpoint in turn, as many as may be on their way; none has more than half beside others.
+
+        What becomes free goes to the tenant, and of its endpoints to the one, that has the fewest on their way: else
+        a few that answer slowly would take every place again as soon as they leave it, and the others got none.
+        """
         free = self._limits.at_once - len(self._state.tasks)
         seats = [seat for seat in self._state.seats.values() if not seat.stale and not seat.pause]
         share = self._limits.at_once if len(seats) == 1 else max(1, self._limits.at_once // 2)
         now = self._clock()
+        flying = Counter(seat.endpoint.tenant_id for seat in seats for _ in seat.window.flying)
+        seats.sort(key=lambda seat: (flying[seat.endpoint.tenant_id], len(seat.window.flying)))
         ready = [(seat, seat.window.startable(now, max(0, share - len(seat.window.flying)))) for seat in seats]
         chosen: list[tuple[_Seat, Item[FeedEvent]]] = []
         for turn in range(share):

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from mailgate.clock import Instant
+from mailgate.webhooks.retries import LONGEST_ASKED
 
 T = TypeVar("T")
 
@@ -30,6 +31,8 @@ PAGE: Final = 100
 """Events that are remembered for one endpoint."""
 LANES: Final = 1_000
 """Lanes that may be behind before nothing more is read for the endpoint."""
+LONGEST_PAUSE: Final[Instant] = LONGEST_ASKED
+"""Between two attempts of a lane."""
 TROUBLE: Final = 5
 """Failures in a row after which an endpoint is only asked for one lane at a time whether it is well again."""
 
@@ -53,6 +56,13 @@ class Behind:
     attempts: int
     since_at: Instant | None
     next_at: Instant
+
+
+def is_due(state: Behind, now: Instant) -> bool:
+    """Whether the lane may be tried again. A pause that would be longer than any is one of a clock that was put back
+    since: waiting for it might take years.
+    """
+    return state.next_at <= now or state.next_at > now + LONGEST_PAUSE
 
 
 class Window(Generic[T]):
@@ -97,7 +107,7 @@ class Window(Generic[T]):
         due = [
             (state.next_at, lane)
             for lane, state in self.behind.items()
-            if state.next_at <= now and self._reached(state) and lane not in self._waiting and lane not in self.flying
+            if is_due(state, now) and self._reached(state) and lane not in self._waiting and lane not in self.flying
         ]
         return [lane for _, lane in sorted(due)[: self._allowed(room)]]
 
@@ -119,7 +129,7 @@ class Window(Generic[T]):
         heads = []
         for lane, items in self._waiting.items():
             state = self.behind.get(lane)
-            due = state.next_at <= now if state is not None else not self.troubled
+            due = is_due(state, now) if state is not None else not self.troubled
             if due and lane not in self.flying:
                 heads.append(items[0])
         heads.sort(key=lambda item: item.position)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -155,3 +157,56 @@ async def test_tls_is_for_the_name_and_not_for_the_address(tmp_path: Path) -> No
     assert receiver.names == ["localhost", "other.example"]
     assert other.error is not None
     assert "certificate" in other.error.lower()
+
+
+async def _trickling(writer: asyncio.StreamWriter, first: bytes, drop: bytes) -> None:
+    writer.write(first)
+    with contextlib.suppress(ConnectionError):
+        while not writer.is_closing():
+            writer.write(drop)
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("first", "drop"),
+    [
+        (b"", b"H"),
+        (b"HTTP/1.1 200 OK\r\n", b"x-drop: 1\r\n"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n", b"x"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+    ],
+    ids=["status", "header", "continue", "body", "chunks"],
+)
+async def test_an_answer_that_drips_ends_in_time(first: bytes, drop: bytes) -> None:
+    """Each byte comes soon after the one before, and the answer never ends."""
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _trickling(writer, first, drop)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    caller = Caller(ssl.create_default_context(), allow=HERE, timeout_s=0.5)
+    try:
+        answer = await caller(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", {}, b"{}")
+        assert not answer.delivered
+        assert answer.error
+    finally:
+        await caller.close()
+        server.close()
+
+
+async def test_an_answer_that_dies_in_its_body_is_none() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    caller = Caller(ssl.create_default_context(), allow=HERE)
+    try:
+        assert not (await caller(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", {}, b"{}")).delivered
+    finally:
+        await caller.close()
+        server.close()
