@@ -159,13 +159,32 @@ async def test_tls_is_for_the_name_and_not_for_the_address(tmp_path: Path) -> No
     assert "certificate" in other.error.lower()
 
 
-async def _trickling(writer: asyncio.StreamWriter, first: bytes, drop: bytes) -> None:
-    writer.write(first)
-    with contextlib.suppress(ConnectionError):
-        while not writer.is_closing():
-            writer.write(drop)
-            await writer.drain()
-            await asyncio.sleep(0.01)
+@asynccontextmanager
+async def answering(first: bytes, drop: bytes) -> AsyncIterator[int]:
+    """The port of a server that answers `first`, then `drop` again and again; without a `drop` it hangs up."""
+    handlers: list[asyncio.Task[None] | None] = []
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.append(asyncio.current_task())
+        with contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(first)
+            while drop and not over.is_set():
+                writer.write(drop)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        over.set()
+        server.close()
+        await asyncio.gather(*[handler for handler in handlers if handler is not None])
 
 
 @pytest.mark.parametrize(
@@ -176,37 +195,15 @@ async def _trickling(writer: asyncio.StreamWriter, first: bytes, drop: bytes) ->
         (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n", b"x"),
         (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc", b""),
     ],
-    ids=["status", "header", "continue", "body", "chunks"],
+    ids=["status", "header", "continue", "body", "chunks", "dies in its body"],
 )
-async def test_an_answer_that_drips_ends_in_time(first: bytes, drop: bytes) -> None:
-    """Each byte comes soon after the one before, and the answer never ends."""
-
-    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _trickling(writer, first, drop)
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+async def test_an_answer_that_drips_or_dies_is_none(first: bytes, drop: bytes) -> None:
+    """Each byte comes soon after the one before, and the answer never ends; or its end never comes."""
     caller = Caller(ssl.create_default_context(), allow=HERE, timeout_s=0.5)
-    try:
-        answer = await caller(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", {}, b"{}")
-        assert not answer.delivered
-        assert answer.error
-    finally:
+    async with answering(first, drop) as port:
+        answer = await caller(f"http://127.0.0.1:{port}/", {}, b"{}")
         await caller.close()
-        server.close()
-
-
-async def test_an_answer_that_dies_in_its_body_is_none() -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")
-        writer.close()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    caller = Caller(ssl.create_default_context(), allow=HERE)
-    try:
-        assert not (await caller(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", {}, b"{}")).delivered
-    finally:
-        await caller.close()
-        server.close()
+    assert not answer.delivered
+    assert answer.error
