@@ -32,7 +32,7 @@ from mailgate.store.samples import Process, Sample
 
 _LARGEST = 10
 _ALARMS_SHOWN = 50
-_POINTS = 120
+_POINTS = 90
 """So many points a plot has at most; of the minutes that one stands for, it shows the worst."""
 _ROWS = 24
 """So many rows the table has that says the same."""
