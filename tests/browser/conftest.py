@@ -141,7 +141,8 @@ def sit(site: Site, chromium: Browser) -> Iterator[Callable[..., Seat]]:
     seats: list[Seat] = []
 
     def sit_down(width: int = 1280, height: int = 800, **more: Any) -> Seat:
-        context = chromium.new_context(viewport={"width": width, "height": height}, locale="en-GB", **more)
+        wanted = {"locale": "en-GB", **more}
+        context = chromium.new_context(viewport={"width": width, "height": height}, **wanted)
         context.set_default_timeout(PATIENCE_S * 1_000)
         seat = Seat(site, context, context.new_page())
 
