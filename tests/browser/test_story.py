@@ -19,7 +19,7 @@ import pytest
 from playwright.sync_api import expect
 from standardwebhooks.webhooks import Webhook
 
-from tests.browser.conftest import Seat, Site, until
+from tests.browser.conftest import PATIENCE_S, Seat, Site, until
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
 
@@ -165,7 +165,8 @@ def test_an_admin_makes_a_webhook_and_hears_from_it(sit: Sit, site: Site) -> Non
         plan = {"plan": "standard"}
         site.client.put("/v1/tenants/hooked/subscription", json=plan).raise_for_status()
         until(lambda: len(got.requests) >= 2, "the event was not delivered")
-        expect(page.locator("#standing")).to_contain_text(re.compile(r"Last delivered\s*\d"))  # without a reload
+        standing = page.locator("#standing")  # without a reload
+        expect(standing).to_contain_text(re.compile(r"Last delivered\s*\d"), timeout=PATIENCE_S * 1_000)
         headers, body = got.requests[-1]
         told = Webhook(secret).verify(body, headers)
         assert told["type"] == "subscription.changed"
