@@ -99,13 +99,14 @@ async def add(
     known = {event.id: event for event in await read_events(tx.conn, tenant_id)}
     added: list[Event] = []
     for event in events:
-        before = known.setdefault(event.id, event)
-        if before is not event:
+        before = known.get(event.id)
+        if before is not None:
             if before != event and told_by not in _READ_BY_US:
                 raise ConflictError(
                     f"event {event.id!r} was told before and said something else", slug="event_id_reused"
                 )
             continue
+        known[event.id] = event
         added.append(event)
         await tx.conn.execute(
             insert(subscription_events).values(
