@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 
 from mailgate.api import problems
 from mailgate.api.gate import Gate
+from mailgate.api.rates import Rates
 from mailgate.api.routes.billing import StripeDoor, router
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import NotFoundError
@@ -65,7 +66,8 @@ class _Door:
 
     def app(self) -> FastAPI:
         nobody: Any = _NoTokens()
-        gate = Middleware(Gate, authenticator=nobody, closed=lambda: None, request_bytes=MOST, submission_bytes=MOST)
+        limits: dict[str, Any] = {"rates": Rates(0, 1), "request_bytes": MOST, "submission_bytes": MOST}
+        gate = Middleware(Gate, authenticator=nobody, closed=lambda: None, **limits)
         app = FastAPI(middleware=[gate])
         problems.install(app)
         offers = Offers({STANDARD: "standard"}, {"free": 0, "standard": 3})

@@ -6,17 +6,28 @@ import base64
 import hashlib
 import hmac
 import json
-from datetime import UTC, datetime
+from datetime import datetime, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from mailgate.clock import from_datetime
+from mailgate.clock import DAY, to_datetime
 from mailgate.webhooks.signing import body_of, headers, message_id, new_secret
 
-NOW = from_datetime(datetime.now(UTC))
+NOW = 20_000 * DAY
+
+
+class _Now(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        return to_datetime(NOW).astimezone(tz)
+
+
+@pytest.fixture(autouse=True)
+def _the_library_reads_our_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("standardwebhooks.webhooks.datetime", _Now)
 
 
 def verified(secret: str, sent: dict[str, str], body: str) -> bool:
