@@ -2,13 +2,13 @@
 fewer examples on PostgreSQL.
 
 After each step the auditor reads both logs (R1, R2, R6, R14): the past unchanged, each new entry allowed by those
-before it, the tree's edge right; and no command waits for a server (R10). Each run leaves what the model says (R1, R2,
-R3, R7), equals its preview, which writes nothing (R12), balances, also in its certificate (R13), and done again does
-nothing; it runs in another time zone each time (R15), its log is signed and continues what was signed (R16), and a
-server that shows everything again brings nothing back (R11). A longer plan never purges more (R8); plans are told late,
-ahead and again (R9); what is erased is looked for by a burglar (R5). At the end the doctor reads every live copy (R4),
-the plans told backwards give the same timeline (R9), and the verifier alone examines the exported logs, and that each
-signed state became the last one (R16).
+before it, the tree's edge right; what is due is what the model says; and no command waits for a server (R10). Each run
+leaves what the model says (R1, R2, R3, R7), equals its preview, which writes nothing (R12), balances, also in its
+certificate (R13), and done again does nothing; it runs in another time zone each time (R15), its log is signed and
+continues what was signed (R16), and a server that shows everything again brings nothing back (R11). A longer plan never
+purges more (R8); plans are told late, ahead and again (R9); what is erased is looked for by a burglar (R5). At the end
+the doctor reads every live copy (R4), the plans told backwards give the same timeline (R9), and the verifier alone
+examines the exported logs, and that each signed state became the last one (R16).
 
 What can't stand here, and where it does:
 
@@ -262,15 +262,22 @@ class PurgeMachine(RuleBasedStateMachine):
         assert state() == before, "a preview wrote"
         return preview
 
-    @rule(days=st.sampled_from((0, 1, 30, 90)), plan=st.none() | PLANS)
-    def look_ahead(self, days: int, plan: str | None) -> None:
-        """R12: a preview of a later time, by any plan, is what the model says of it."""
-        at = self.purging.now + days * DAY
+    @rule(id_=copies, micros=st.integers(-1, 1), plan=st.none() | PLANS)
+    def look_ahead(self, id_: str, micros: int, plan: str | None) -> None:
+        """R12: a preview of a later time, by any plan, is what the model says of it; aimed at when a copy is due."""
+        days = self.model.days(self.purging.now) if plan is None else DAYS[plan]
+        at = max(self.purging.now, self.model.anchors[id_] + days * DAY + micros)
         assert self.preview(at, plan).going.copies == len(self.model.eligible(at, plan))
 
     @rule(days=st.sampled_from((0, 1, 29, 30)), micros=st.integers(-1, 1))
     def wait(self, days: int, micros: int) -> None:
         self.purging.now += max(0, days * DAY + micros)
+
+    @rule(id_=copies, micros=st.integers(-1, 1))
+    def wait_for(self, id_: str, micros: int) -> None:
+        """Until a copy is due, or the microsecond before or after."""
+        due_at = self.model.anchors[id_] + self.model.days(self.purging.now) * DAY
+        self.purging.now = max(self.purging.now, due_at + micros)
 
     @precondition(lambda self: self.model.anchors)
     @rule()
@@ -364,6 +371,8 @@ class PurgeMachine(RuleBasedStateMachine):
         assert self.bystander.bodies == self.others, "another tenant was touched"
         assert len(self.auditor.purges()) == len(self.model.gone)
         await self.server.hears_nothing()
+        preview = await self.purging.engine().preview("acme", self.purging.now)
+        assert preview.going.copies == len(self.model.eligible(self.purging.now)), "other copies are due"
 
     def teardown(self) -> None:
         try:
