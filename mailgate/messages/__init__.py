@@ -15,7 +15,7 @@ from mailgate.messages.model import Address, Limits, ParsedMessage, Part, Summar
 from mailgate.messages.parser import parse, parse_summary, part_content
 from mailgate.messages.summary import SummaryCorruptError, decode_summary, encode_summary, open_summary, seal_summary
 from mailgate.messages.threads import thread_root
-from mailgate.messages.tokens import MessageTerms, address_terms, message_terms, query_terms, words
+from mailgate.messages.tokens import MessageTerms, QueryTerms, address_terms, message_terms, query_terms, words
 
 __all__ = [
     "Address",
@@ -23,6 +23,7 @@ __all__ = [
     "MessageTerms",
     "ParsedMessage",
     "Part",
+    "QueryTerms",
     "Summary",
     "SummaryCorruptError",
     "address_terms",

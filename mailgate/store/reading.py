@@ -172,7 +172,9 @@ class MessageReader:
         limit: int,
         now: Instant,
     ) -> Page[MessageView]:
-        """Copies that are served, the newest anchor first, with words always so. The page's key is (anchor_at, id)."""
+        """Copies that are served, the newest anchor first, with words always so. The page's key is (anchor_at, id).
+        Raises PreconditionError (`prefix_invalid`).
+        """
         conditions = self._conditions(wanted)
         key = tuple_(_M.anchor_at, _M.id)
         order = (_M.anchor_at, _M.id) if oldest_first else (desc(_M.anchor_at), desc(_M.id))
@@ -293,9 +295,16 @@ class MessageReader:
         The index is read a piece at a time, from the newest back, until there are enough: what is looked for stands
         mostly at the front.
         """
-        tokens = search.query_tokens(self._ring.tenant(tenant.ref), wanted.words or {})
+        keys = self._ring.tenant(tenant.ref)
+        tokens = search.query_tokens(keys, wanted.words or {})
         if tokens is None:
             return ()
+        if wanted.mailbox_id is not None:
+            tokens.append(search.mailbox_token(keys, wanted.mailbox_id))
+        if wanted.folder_id is not None:
+            # A message moves among the folders of its mailbox, never out of it: the index knows the mailbox.
+            of_folder = select(folders.c.mailbox_id).where(folders.c.id == wanted.folder_id)
+            tokens += [search.mailbox_token(keys, id_) for id_ in (await conn.execute(of_folder)).scalars()]
         sqlite = self._db.sqlite
         span: search.Span | None = search.Span.of(since=wanted.since, before=before)
         found: list[Row[Any]] = []

@@ -1,7 +1,8 @@
 """The text index: which messages have all of some words. It holds keyed tokens only, never a word.
 
 A token is the first 8 bytes of HMAC(tenant key of the field, term) in hex; two terms of a tenant meet once in 2^64, and
-terms of two tenants never mean each other. The index is the database's own (FTS5, tsvector with GIN).
+terms of two tenants never mean each other. Of a prefix it is the first 6 bytes, in base 32. The index is the database's
+own (FTS5, tsvector with GIN).
 
 Messages stand in it under numbers that follow their anchors, so that the newest with some words are found without a
 look at all that have them, of which there may be half a million. It is written behind the import, so it costs the
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from base64 import b32encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -42,7 +44,7 @@ FIELDS = ("text", "from_", "to", "subject")
 PARSED_BYTES = 2 << 20
 """As much of a message's beginning is read for its words."""
 BATCH = 20
-_TOKEN_BYTES = 8
+_TOKEN_BYTES, _PREFIX_BYTES = 8, 6
 _LEASE = "indexer"
 
 _log = structlog.get_logger("mailgate.search")
@@ -54,16 +56,30 @@ def tokens_of(keys: TenantKeys, field: str, terms: Iterable[str]) -> list[str]:
     return sorted({keys.mac(purpose, term.encode())[:_TOKEN_BYTES].hex() for term in terms})
 
 
+def prefix_tokens(keys: TenantKeys, field: str, prefixes: Iterable[str]) -> list[str]:
+    """The keyed tokens of prefixes of a field's terms, sorted. Their key is their own, and their form is shorter, since
+    a message has four times as many: none is ever that of a word.
+    """
+    purpose = f"search-prefix:{field}"
+    macs = {keys.mac(purpose, prefix.encode())[:_PREFIX_BYTES] for prefix in prefixes}
+    return sorted(b32encode(mac).decode().rstrip("=").lower() for mac in macs)
+
+
+def mailbox_token(keys: TenantKeys, mailbox_id: str) -> str:
+    """The token that all messages of a mailbox have. A message never changes its mailbox."""
+    return tokens_of(keys, "mailbox", [mailbox_id])[0]
+
+
 def query_tokens(keys: TenantKeys, wanted: Mapping[str, str]) -> list[str] | None:
     """Tokens that a message must all have, for words wanted by field. None when one of the texts has no word at all:
-    then nothing matches.
+    then nothing matches. Raises PreconditionError as `query_terms` does.
     """
     found: list[str] = []
     for field, words in wanted.items():
         terms = query_terms(words)
         if not terms:
             return None
-        found += tokens_of(keys, field, terms)
+        found += tokens_of(keys, field, terms.words) + prefix_tokens(keys, field, terms.prefixes)
     return found
 
 
@@ -129,7 +145,25 @@ async def _numbers(
     if most is not None:
         sql += " LIMIT :most"
         values["most"] = most
-    return list((await conn.execute(text(sql), {**values, "first": first, "end": end})).scalars())
+    values |= {"first": first, "end": end}
+    if sqlite:
+        return list((await conn.execute(text(sql), values)).scalars())
+    await conn.execute(_PLAN)
+    found = list((await conn.execute(text(sql), values)).scalars())
+    await conn.execute(_PLAN_AS_BEFORE)
+    return found
+
+
+# PostgreSQL takes a look whether a message has a word for as cheap as a comparison of numbers, while it reads and
+# unpacks all words of the message: it would walk back through ten thousand of them for a word that hundreds have. And a
+# plan that is made once for all words is right for none.
+_PLAN = text(
+    "SELECT set_config('cpu_operator_cost', '0.5', true), set_config('plan_cache_mode', 'force_custom_plan', true),"
+    " set_config('jit', 'off', true)"
+)
+_PLAN_AS_BEFORE = text(
+    "SELECT set_config(name, reset_val, true) FROM pg_settings WHERE name IN ('cpu_operator_cost', 'plan_cache_mode')"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +173,7 @@ class _Work:
     id: str
     tenant_id: str
     tenant_ref: str
+    mailbox_id: str
     summary: bytes
     data_key: bytes
     key_epoch: int
@@ -183,6 +218,7 @@ class Indexer:
                 messages.c.id,
                 messages.c.tenant_id,
                 tenants.c.ref.label("tenant_ref"),
+                messages.c.mailbox_id,
                 messages.c.summary,
                 messages.c.data_key,
                 messages.c.key_epoch,
@@ -232,7 +268,10 @@ class Indexer:
     def _tokens_of(self, item: _Work, raw: bytes | None) -> list[str]:
         keys = self._ring.tenant(item.tenant_ref)
         terms = message_terms(self._from_summary(keys, item) if raw is None else parse(raw))
-        return [token for field in FIELDS for token in tokens_of(keys, field, _terms(terms, field))]
+        found = [mailbox_token(keys, item.mailbox_id)]
+        for field in FIELDS:
+            found += tokens_of(keys, field, _terms(terms, field)) + prefix_tokens(keys, field, terms.prefixes[field])
+        return found
 
     @staticmethod
     def _from_summary(keys: TenantKeys, item: _Work) -> ParsedMessage:

@@ -236,6 +236,52 @@ async def test_words_by_field(gateway: Gateway) -> None:
     assert await listed(q="\"' OR 1=1 --") == []
 
 
+async def test_prefixes(gateway: Gateway) -> None:
+    post = await postman(gateway)
+    one = await post.deliver(
+        letter("Rechnungsübersicht", "tiles", From="Zoë Müller <zoe.m@roofs.example>"), age=DAY, folder="Archive"
+    )
+    two = await post.deliver(
+        letter("Tiles", "Rechnung roof 안녕하세요", files=(("roof plan.pdf", "application/pdf", b"x"),)), age=2 * DAY
+    )
+
+    async def listed(**params: str) -> list[str]:
+        answer = await gateway.client.get("/v1/tenants/acme/messages", params=params)
+        return [item["id"] for item in answer.json()["items"]]
+
+    assert await listed(q="rech*") == [one, two]
+    assert await listed(q="RECHNUNGSÜ*") == [one]
+    assert await listed(subject="rechn*") == [one]
+    assert await listed(q="rechnung") == [two]
+    assert await listed(q="rech* tile* roof") == [two]
+    assert await listed(q="pla*") == [two]
+    assert await listed(q="안녕*") == [two]
+    assert await listed(**{"from": "mull*"}) == [one]
+    assert await listed(**{"from": "zoe.m@roo*"}) == await listed(**{"from": "@roof*"}) == [one]
+    assert await listed(to="@roof*") == []
+    assert await listed(q="echnung*") == []
+    assert await listed(q="rech*", folder=await post.folder("Archive")) == [one]
+    assert await listed(q="rech*", folder=await post.folder(), mailbox=post.mailbox_id) == [two]
+    for refused_query in ("re*", "rechnungsübers*"):
+        refused = await gateway.client.get("/v1/tenants/acme/messages", params={"q": refused_query})
+        assert (refused.status_code, refused.json()["type"]) == (422, "prefix_invalid")
+
+
+async def test_words_in_a_folder_follow_a_move(gateway: Gateway) -> None:
+    post = await postman(gateway)
+    inbox, away = await post.folder(), await post.folder("Away")
+    id_ = await post.deliver(letter("roof"))
+
+    async def listed(folder: str) -> list[str]:
+        answer = await gateway.client.get("/v1/tenants/acme/messages", params={"q": "roo*", "folder": folder})
+        return [item["id"] for item in answer.json()["items"]]
+
+    assert (await listed(inbox), await listed(away)) == ([id_], [])
+    moved = await gateway.client.patch(f"/v1/tenants/acme/messages/{id_}", json={"folder_id": away})
+    assert moved.status_code == 202
+    assert (await listed(inbox), await listed(away)) == ([], [id_])
+
+
 async def test_words_are_found_within_a_tenant_only(gateway: Gateway) -> None:
     here, there = await postman(gateway, "acme"), await postman(gateway, "other")
     mine = await here.deliver(letter("secret roof"))

@@ -67,6 +67,7 @@ STATEFUL = {
     "host_not_of_provider",
     "tls_needed",
     "one_consent",
+    "prefix_invalid",
     "tokens_needed",
 }
 """Refusals of values that no schema can tell from good ones: they hang on other values, or on what went before."""

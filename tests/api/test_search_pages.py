@@ -55,6 +55,8 @@ async def test_pages_are_what_a_look_at_everything_finds(
     newest = sorted(mail, key=lambda id_: (-mail[id_][0], id_), reverse=True)
     roofs = [id_ for id_ in newest if "roof" in mail[id_][2]]
     assert await pages(gateway, 7, q="wood") == newest
+    assert await pages(gateway, 7, q="woo*") == newest
+    assert await pages(gateway, 4, q="wood roo*") == roofs
     assert await pages(gateway, 200, q="roof wood") == roofs
     assert await pages(gateway, 3, q="roof", flagged="true") == [id_ for id_ in roofs if mail[id_][1]]
     assert await pages(gateway, 5, q="roof wall") == []

@@ -31,6 +31,7 @@ from mailgate.clock import DAY, system_clock
 from mailgate.ids import new_id, new_ref
 from mailgate.messages.model import Address, Summary
 from mailgate.messages.summary import encode_summary, seal_summary
+from mailgate.messages.tokens import prefixes
 from mailgate.settings import DatabaseSettings, Settings
 from mailgate.store import search, tenants
 from mailgate.store.bulk import insert_many
@@ -58,8 +59,8 @@ _ORIGIN = ("folder_id", "uid", "uidvalidity", "tenant_id", "mailbox_id", "messag
 class Filling:
     """Writes `copies` messages of one tenant, spread over 80 days and eight mailboxes."""
 
-    def __init__(self, core: Core, copies: int) -> None:
-        self.core, self.copies, self.chance = core, copies, random.Random(4)
+    def __init__(self, core: Core, copies: int, *, prefixes: bool = True) -> None:
+        self.core, self.copies, self.prefixes, self.chance = core, copies, prefixes, random.Random(4)
         self.now = system_clock()
         self.mailboxes: list[str] = []
         self.folders: list[list[str]] = []
@@ -74,6 +75,7 @@ class Filling:
         await self._mailboxes()
         self._sets = self._distinct(keys)
         self._rare = search.tokens_of(keys, "text", ["einmalig"])
+        self._of_mailbox = [search.mailbox_token(keys, id_) for id_ in self.mailboxes]
         data_key = keys.new_data_key(self.now)
         blob = {
             "id": new_id(self.now), "tenant_id": "acme", "content_token": b"t", "size": 1, "stored_size": 1,
@@ -124,9 +126,18 @@ class Filling:
 
     def _distinct(self, keys: Any) -> list[list[str]]:
         """Word sets, from which messages take theirs: making sixty tokens a million times over would take hours."""
-        tokens = [search.tokens_of(keys, "text", [word(rank)])[0] for rank in range(1, VOCABULARY + 1)]
+        tokens = [
+            (
+                *search.tokens_of(keys, "text", [word(rank)]),
+                *(search.prefix_tokens(keys, "text", prefixes([word(rank)])) if self.prefixes else ()),
+            )
+            for rank in range(1, VOCABULARY + 1)
+        ]
         weights = list(accumulate(1 / rank for rank in range(1, VOCABULARY + 1)))
-        return [sorted(set(self.chance.choices(tokens, cum_weights=weights, k=WORDS))) for _ in range(DISTINCT)]
+        return [
+            sorted({token for chosen in self.chance.choices(tokens, cum_weights=weights, k=WORDS) for token in chosen})
+            for _ in range(DISTINCT)
+        ]
 
     def _batch(self, first: int, data_key: Any, blob_id: str) -> Any:
         """Messages `first` and following. They come in no order of age, as imports of several mailboxes do."""
@@ -146,7 +157,8 @@ class Filling:
             folder = self.folders[which][min(2, int(self.chance.expovariate(1.5)))]
             places.append((folder, n + 1, 1, "acme", self.mailboxes[which], id_, "[]"))
             rare = self._rare if n % RARE_EVERY == 0 else []
-            words.append((search.number(anchor), id_, [*self._sets[self.chance.randrange(DISTINCT)], *rare]))
+            found = [*self._sets[self.chance.randrange(DISTINCT)], *rare, self._of_mailbox[which]]
+            words.append((search.number(anchor), id_, found))
 
         async def work(tx: Transaction) -> None:
             await insert_many(tx.conn, messages, _COPY, copies, sqlite=tx.sqlite)
@@ -180,6 +192,10 @@ def wanted(filling: Filling) -> dict[str, tuple[dict[str, Any], dict[str, str] |
         "two words (1 and 10)": ({}, {"text": f"{word(1)} {word(10)}"}),
         "two words (20 and 300)": ({}, {"text": f"{word(20)} {word(300)}"}),
         "two words (200 and 5 000)": ({}, {"text": f"{word(200)} {word(5_000)}"}),
+        "a prefix of all (wort)": ({}, {"text": "wort*"}),
+        "a prefix (of 11 words, wort123)": ({}, {"text": "wort123*"}),
+        "a prefix (wort4321) and a word (1)": ({}, {"text": f"wort4321* {word(1)}"}),
+        "a prefix (wort123) in a folder": ({"folder_id": filling.folders[0][2]}, {"text": "wort123*"}),
         "a word (10) and unseen": ({"unseen": True}, {"text": word(10)}),
         "a word (300) in a folder": ({"folder_id": filling.folders[0][2]}, {"text": word(300)}),
         "a word (30) before half": ({"before": half}, {"text": word(30)}),

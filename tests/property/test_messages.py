@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mailgate.errors import PreconditionError
 from mailgate.messages import (
     Address,
     ParsedMessage,
@@ -36,6 +37,7 @@ from mailgate.messages.flowed import unflow
 from mailgate.messages.headers import parse_date
 from mailgate.messages.model import Limits
 from mailgate.messages.snippet import snippet_of
+from mailgate.messages.tokens import LONGEST, SHORTEST, SHORTEST_LATIN
 from mailgate.messages.words import base64_leniently, decode_words
 from tests.corpus import NASTY
 
@@ -229,9 +231,40 @@ def test_a_text_is_found_by_any_run_of_its_words(text: str, start: int, length: 
     pieces = text.split()
     query = " ".join(pieces[start % (len(pieces) + 1) :][: length % 5])
     if "@" not in query:
-        assert query_terms(query) <= terms
+        found = query_terms(query.replace("*", " "))
+        assert found.words <= terms
+        assert not found.prefixes
     for word in words(text):
         assert 0 < len(word) <= 64
+
+
+_LETTERS = st.one_of(
+    st.text("abcdeéèêñüß", min_size=1, max_size=16),
+    st.text("абвгёй", min_size=1, max_size=16),
+    st.text("αβγάς", min_size=1, max_size=16),
+    st.text("한국어회사", min_size=1, max_size=6),
+    st.text("हिन्दी", min_size=1, max_size=9),
+    st.text("日本語", min_size=1, max_size=6),
+    st.text(st.characters(categories=["Lu", "Ll", "Lt", "Lo", "Nd"]), min_size=1, max_size=16),
+)
+
+
+@given(st.lists(_LETTERS, max_size=6), _LETTERS, st.integers(1, 14), st.booleans())
+def test_a_prefix_finds_exactly_what_begins_with_it(given_: list[str], other: str, length: int, own: bool) -> None:
+    source = given_[0] if own and given_ else other
+    prefix, message = source[:length], message_terms(ParsedMessage(text=" ".join(given_)))
+    last = (words(prefix) or [""])[-1]
+    try:
+        wanted = query_terms(prefix + "*")
+    except PreconditionError:
+        assert not (SHORTEST_LATIN if last.isascii() else SHORTEST) <= len(last) <= LONGEST
+        return
+    if not wanted.prefixes:  # of an unspaced script, or no word at all
+        assert wanted == query_terms(prefix)
+        return
+    assert wanted.prefixes == {last}
+    begins = any(word.startswith(last) for word in words(" ".join(given_)))
+    assert (wanted.prefixes <= message.prefixes["text"]) is begins
 
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

@@ -133,10 +133,14 @@ class MessageQuery(PageQuery):
     mailbox: ObjectId | None = None
     folder: ObjectId | None = None
     thread: ObjectId | None = None
-    q: Words | None = Field(default=None, description="words in subject, addresses, file names and text")
-    from_: Words | None = Field(default=None, alias="from", description="words or an address in From")
-    to: Words | None = Field(default=None, description="words or an address in To, Cc and Bcc")
-    subject: Words | None = Field(default=None, description="words in the subject")
+    q: Words | None = Field(
+        default=None, description="words, or beginnings (`rech*`), in subject, addresses, file names and text"
+    )
+    from_: Words | None = Field(
+        default=None, alias="from", description="words, beginnings (`rech*`) or an address in From"
+    )
+    to: Words | None = Field(default=None, description="words, beginnings or an address in To, Cc and Bcc")
+    subject: Words | None = Field(default=None, description="words or beginnings in the subject")
     since: TimeIn | None = Field(default=None, description="anchor at or after")
     before: TimeIn | None = Field(default=None, description="anchor before")
     unseen: bool | None = None
