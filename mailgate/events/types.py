@@ -74,7 +74,7 @@ TYPES: Final[Mapping[str, EventType]] = {
         ),
         EventType(
             "message.updated",
-            "Flags, labels, folders or the original's presence changed.",
+            "Flags, labels, folders, thread or the original's presence changed.",
             _AGES
             | {
                 "origin_present": "false: the mail server does not have it any more; true: it is there again",

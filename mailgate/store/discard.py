@@ -94,6 +94,7 @@ class End:
             *first,
             Step(f"DELETE FROM quarantine WHERE {gone}", ids),  # noqa: S608 - no values
             Step(f"DELETE FROM origins WHERE {gone}", ids),  # noqa: S608
+            Step(f"DELETE FROM message_links WHERE {gone}", ids),  # noqa: S608
         ]
         if self._indexed:  # before the messages: they refer to them
             steps += _forget_words(self._indexed, sqlite=sqlite)

@@ -20,7 +20,7 @@ from sqlalchemy import bindparam, delete, or_, select, update
 
 from mailgate.actors import Actor
 from mailgate.clock import Instant
-from mailgate.store import tenants
+from mailgate.store import tenants, threads
 from mailgate.store.bulk import insert_many
 from mailgate.store.discard import end_copies
 from mailgate.store.expiry import Horizon
@@ -131,13 +131,16 @@ async def add(
 
 
 async def write(tx: Transaction, place: Place, prepared: Sequence[PreparedMessage], now: Instant) -> None:
-    """The rows of copies that were not here, and usage; told to nobody."""
+    """The rows of copies that were not here, and usage; told to nobody, but that threads were joined."""
+    thread_ids = await threads.place(tx, place.tenant_id, prepared, now)
     blob_ids = await refer(tx, place.tenant_id, [message.blob for message in prepared], now)
     flags = {flags: json.dumps(flags) for flags in {message.flags for message in prepared}}  # a handful, for hundreds
     rows = [
-        _message_row(place, message, blob_ids[message.blob.content_token], flags[message.flags]) for message in prepared
+        _message_row(place, message, blob_ids[message.blob.content_token], thread_ids[message.id], flags[message.flags])
+        for message in prepared
     ]
     await insert_many(tx.conn, messages, _MESSAGE_COLUMNS, rows, sqlite=tx.sqlite)
+    await threads.link(tx, place.tenant_id, prepared)
     if place.uidvalidity is None:
         coming = among(messages.c.id, [message.id for message in prepared], sqlite=tx.sqlite)
         await tx.conn.execute(update(messages).where(coming).values(moving_to=place.folder_id))
@@ -148,12 +151,17 @@ async def write(tx: Transaction, place: Place, prepared: Sequence[PreparedMessag
 
 async def replace(tx: Transaction, place: Place, uidvalidity: int, message: PreparedMessage, now: Instant) -> None:
     """The locked copy with this id has these bytes now and stands there. Its old blob is still referred to."""
+    await threads.unlink(tx, message.id)
+    thread_ids = await threads.place(tx, place.tenant_id, [message], now)
     blob_ids = await refer(tx, place.tenant_id, [message.blob], now)
     flags = {message.flags: json.dumps(message.flags)}
-    row = _message_row(place, message, blob_ids[message.blob.content_token], flags[message.flags])
+    row = _message_row(
+        place, message, blob_ids[message.blob.content_token], thread_ids[message.id], flags[message.flags]
+    )
     values = dict(zip(_MESSAGE_COLUMNS, row, strict=True))
     values |= {"flags": list(message.flags), "labels": list(message.labels or ()), "indexed": False}
     await tx.conn.execute(update(messages).where(messages.c.id == message.id).values(values))
+    await threads.link(tx, place.tenant_id, [message])
     await tx.conn.execute(delete(origins).where(origins.c.message_id == message.id))
     await _add_origins(tx, place, uidvalidity, [message], flags)
 
@@ -270,7 +278,7 @@ def _blob_row(tenant_id: str, blob: PreparedBlob, references: int, now: Instant)
     )
 
 
-def _message_row(place: Place, message: PreparedMessage, blob_id: str, flags: str) -> tuple[Any, ...]:
+def _message_row(place: Place, message: PreparedMessage, blob_id: str, thread_id: str, flags: str) -> tuple[Any, ...]:
     return (
         message.id,
         place.tenant_id,
@@ -285,7 +293,7 @@ def _message_row(place: Place, message: PreparedMessage, blob_id: str, flags: st
         "\\Seen" in message.flags,
         "\\Flagged" in message.flags,
         message.has_files,
-        message.thread_id,
+        thread_id,
         message.header_token,
         message.msgid_token,
         message.content_commit,

@@ -18,6 +18,7 @@ from mailgate import __version__
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.ids import new_id
+from mailgate.store import threads
 from mailgate.store.database import Database
 from mailgate.store.discard import forget_words
 from mailgate.store.expiry import COPY_COLUMNS, Expiry
@@ -212,7 +213,6 @@ class SqlQuarantine(Fenced):
         """The copy says what its bytes say, is indexed anew, and is no longer set aside."""
         values = {
             "has_files": mended.has_files,
-            "thread_id": mended.thread_id,
             "msgid_token": mended.msgid_token,
             "msgid_commit": mended.msgid_commit,
             "summary": mended.summary,
@@ -221,13 +221,17 @@ class SqlQuarantine(Fenced):
         mine = messages.c.id == mended.message_id
 
         async def work(tx: Transaction) -> None:
+            await threads.lock(tx, owner.tenant_id)
             await tx.conn.execute(select(messages.c.id).where(mine).with_for_update())
             await tx.conn.execute(delete(quarantine).where(_Q.message_id == mended.message_id))
             row = (await tx.conn.execute(select(*COPY_COLUMNS).where(mine))).one_or_none()
             if row is None:
                 return  # purged meanwhile
             await forget_words(tx, [row.id])
-            await tx.conn.execute(update(messages).where(mine).values(values))
+            await threads.unlink(tx, row.id)
+            placed = await threads.place(tx, owner.tenant_id, [mended], now)
+            await tx.conn.execute(update(messages).where(mine).values(values | {"thread_id": placed[row.id]}))
+            await threads.link(tx, owner.tenant_id, [mended])
             horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, now)
             holds = await horizon.holds.count(tx.conn, {row.id: row.mailbox_id}, sqlite=tx.sqlite)
             tx.emit(

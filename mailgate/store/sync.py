@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from connectors.model import Endpoint, Security
 from mailgate.clock import Instant
 from mailgate.consents.model import auth_of
-from mailgate.store import backfills, changes, drafts, messages, operations, quarantine, recognition, sync_runs
+from mailgate.store import backfills, changes, drafts, messages, operations, quarantine, recognition, sync_runs, threads
 from mailgate.store import folders as folder_rows
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
@@ -252,6 +252,8 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
 
         async def work(tx: Transaction) -> Applied:
             horizon = await self._expiry.horizon(tx.conn, owner.tenant_id, batch.now)
+            if batch.messages and (batch.actions or any(item.replaces or item.returns for item in batch.messages)):
+                await threads.lock(tx, owner.tenant_id)  # before what these lock
             applied = await changes.apply_actions(tx, owner, batch, horizon)
             returned, refused = await self._bring_back(tx, owner, tenant_ref, batch, horizon)
             fresh = [message for message in batch.messages if not message.returns]

@@ -66,6 +66,7 @@ class PreparedMessage:
     thing; `size` of the bytes that came, not of RFC822.SIZE; `email_token` of the server's own identity of it.
     `replaces`: it is a new version of the copy with that id; `returns`: that copy was purged, and is asked for again.
     `answers`: keyed token of the Message-ID in its In-Reply-To; `bounce`: it reports that another was not delivered.
+    `links`: keyed tokens of the Message-IDs by which it joins a thread; `thread_id`: the one that it begins without.
     """
 
     uid: int
@@ -93,6 +94,7 @@ class PreparedMessage:
     returns: bool = False
     answers: bytes | None = None
     bounce: Bounce | None = None
+    links: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ class KeptCopy:
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """What such a copy says now that its bytes could be read."""
+    """What such a copy says now that its bytes could be read; `thread_id` and `links` as in `PreparedMessage`."""
 
     message_id: str
     has_files: bool
@@ -178,6 +180,7 @@ class Mended:
     msgid_token: bytes | None
     msgid_commit: bytes
     summary: bytes
+    links: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)

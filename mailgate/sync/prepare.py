@@ -26,7 +26,7 @@ from mailgate.messages.model import Summary
 from mailgate.messages.parser import parse_summary
 from mailgate.messages.returned import Returned, read_report
 from mailgate.messages.summary import encode_summary, seal_summary
-from mailgate.messages.threads import thread_root
+from mailgate.messages.threads import thread_links, thread_root
 from mailgate.sync.arriving import HEAD, HUGE, Arrived, MemorySink, MessageSink, RefusedSink, StreamSink, received
 from mailgate.sync.identity import Likeness
 from mailgate.sync.incoming import (
@@ -206,6 +206,7 @@ class Preparer:
             message,
             has_files=False,
             thread_id=message.id,
+            links=(),
             msgid_token=None,
             msgid_commit=self._commit(message.item_ref, "msgid", b""),
             summary=seal_summary(key, message.id, encode_summary(UNREAD)),
@@ -232,6 +233,7 @@ class Preparer:
             msgid_token=None if msgid is None else self._keys.mac("msgid", msgid),
             msgid_commit=self._commit(kept.item_ref, "msgid", msgid or b""),
             summary=seal_summary(self._keys.unwrap(kept.data_key, kept.key_epoch), kept.message_id, reading.summary),
+            links=self._links(reading),
         )
 
     def _prepare(self, arrived: Arrived, now: Instant) -> tuple[PreparedMessage, Aside | None]:
@@ -286,6 +288,7 @@ class Preparer:
             returns=purged is not None,
             answers=None if reading.answers is None else keys.mac("msgid", reading.answers),
             bounce=self._bounce(reading.returned),
+            links=self._links(reading),
         )
         return message, unread
 
@@ -301,6 +304,9 @@ class Preparer:
     def _thread(self, reading: _Reading, message_id: str) -> str:
         return message_id if reading.root is None else keyed_id(self._keys.mac("thread", reading.root))
 
+    def _links(self, reading: _Reading) -> tuple[bytes, ...]:
+        return tuple([self._keys.mac("msgid", id_) for id_ in reading.links])
+
     def _blob(self, blob_id: str, digest: bytes, size: int, stored: int, key: DataKey) -> PreparedBlob:
         # The token of the digest, not of the bytes: one walk over them serves this and the purge log's commitment.
         return PreparedBlob(blob_id, self._keys.mac("content", digest), size, stored, key.wrapped, key.epoch)
@@ -308,13 +314,16 @@ class Preparer:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What a message says, as far as rows say it: Message-ID, whether it has files, its thread's root, its summary."""
+    """What a message says, as far as rows say it: Message-ID, whether it has files, its thread's root, its summary,
+    and the ids by which it joins a thread.
+    """
 
     msgid: bytes | None
     has_files: bool
     root: bytes | None
     summary: bytes
     answers: bytes | None = None
+    links: tuple[bytes, ...] = ()
     returned: Returned | None = None
 
 
@@ -327,5 +336,6 @@ def _read(raw: bytes) -> _Reading:
         root=None if root is None else root.encode(),
         summary=encode_summary(parsed),
         answers=parsed.in_reply_to[0].encode() if parsed.in_reply_to else None,
+        links=tuple([id_.encode() for id_ in thread_links(parsed)]),
         returned=read_report(raw, header_block(raw)),
     )

@@ -104,6 +104,22 @@ async def test_bytes_that_cannot_be_read_are_kept_as_a_copy(
     assert len(await engine.events("message.created")) == 4
 
 
+async def test_a_copy_that_could_be_read_at_last_joins_its_thread(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account.append("INBOX", mail(1), internal_date=NOW - DAY)
+    account.append("INBOX", mail(2, extra="X-Odd: yes\r\nIn-Reply-To: <1@example.org>\r\n"), internal_date=NOW - DAY)
+    account.append("INBOX", mail(3, extra="In-Reply-To: <2@example.org>\r\n"), internal_date=NOW - DAY)
+    with monkeypatch.context() as patch:
+        breaks(patch, b"X-Odd")
+        await engine.sync()
+    assert len({row.thread_id for row in await engine.rows("messages")}) == 3
+    (entry,) = await aside(engine)
+    await ask(engine, entry)
+    await engine.sync()
+    assert len({row.thread_id for row in await engine.rows("messages")}) == 1
+
+
 async def test_a_retry_that_fails_says_so_and_is_not_repeated(
     engine: Engine, mailed: MemoryAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,12 +291,13 @@ async def test_a_real_refusal_of_the_database(
     engine: Engine, mailed: MemoryAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A value that the column does not take."""
-    thread = prepare.Preparer._thread
+    read = prepare._read
 
-    def of_no_thread(self: prepare.Preparer, reading: Any, message_id: str) -> Any:
-        return None if reading.msgid == b"<2@example.org>" else thread(self, reading, message_id)
+    def of_unknown_files(raw: bytes) -> Any:
+        reading = read(raw)
+        return replace(reading, has_files=None) if reading.msgid == b"<2@example.org>" else reading  # type: ignore[arg-type]
 
-    monkeypatch.setattr(prepare.Preparer, "_thread", of_no_thread)
+    monkeypatch.setattr(prepare, "_read", of_unknown_files)
     await engine.sync()
     assert len(await engine.rows("messages")) == 4
     (entry,) = await aside(engine)

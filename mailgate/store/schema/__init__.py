@@ -8,7 +8,8 @@ What holds everywhere:
   under the message's own data key; header ids and search words are keyed tokens (HMAC under a tenant's key). A purge
   deletes the row and with it the key.
 * `messages` has rows for live copies only. What stays of a purged copy is a row of `tombstones`.
-* Lock order: tenants → mailboxes → messages (by id) → tenant_heads, always last, just before the commit.
+* Lock order: tenants → mailboxes → the tenant's threads (`mailgate.store.threads`) → messages (by id) → blobs (by
+  token) → tenant_heads, always last, just before the commit.
 * `tenant_heads` carries what is numbered without gaps (events, log entries) and counted exactly (copies, bytes).
 """
 
@@ -23,7 +24,7 @@ from mailgate.store.schema.hooks import webhook_deliveries, webhook_lanes, webho
 from mailgate.store.schema.links import connect_links
 from mailgate.store.schema.log import log_checkpoints, log_leaves, log_tiles
 from mailgate.store.schema.mailboxes import folders, mailboxes
-from mailgate.store.schema.messages import blobs, messages, origins, pins, search_docs, tombstones
+from mailgate.store.schema.messages import blobs, message_links, messages, origins, pins, search_docs, tombstones
 from mailgate.store.schema.retention import blob_erasures, hold_messages, holds, runs
 from mailgate.store.schema.submissions import sent_counts, submissions
 from mailgate.store.schema.sync import guards, operations, quarantine
@@ -63,6 +64,7 @@ __all__ = [
     "log_leaves",
     "log_tiles",
     "mailboxes",
+    "message_links",
     "messages",
     "metadata",
     "operations",

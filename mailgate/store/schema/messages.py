@@ -150,6 +150,18 @@ origins = Table(
     comment="the originals' addresses at the server",
 )
 
+message_links = Table(
+    "message_links",
+    metadata,
+    Column("tenant_id", Name, nullable=False),
+    Column("token", LargeBinary, nullable=False, comment="keyed token of a Message-ID that it refers to"),
+    Column("message_id", Id, ForeignKey("messages.id"), nullable=False),
+    PrimaryKeyConstraint("tenant_id", "token", "message_id"),
+    Index("ix_message_links_message_id", "message_id"),
+    sqlite_with_rowid=False,
+    comment="what messages refer to: by it threads are joined",
+)
+
 tombstones = Table(
     "tombstones",
     metadata,

@@ -103,6 +103,7 @@ def seal_prepared(key: DataKey, submission_id: str, message: PreparedMessage) ->
     """What the copy's row will say, but for its bytes and times."""
     value: dict[str, Any] = {name: getattr(message, name) for name in _PLAIN}
     value |= {name: _hex(getattr(message, name)) for name in _BYTES}
+    value["links"] = [token.hex() for token in message.links]
     return wrap(AESGCM(key.key), json.dumps(value).encode(), _context("prepared", submission_id))
 
 
@@ -127,6 +128,7 @@ def open_prepared(
         stored_at=now,
         flags=("\\Seen",),
         blob=blob,
+        links=tuple(bytes.fromhex(token) for token in value.get("links", ())),
         **{name: value[name] for name in _PLAIN},
         **{name: _bytes(value[name]) for name in _BYTES},
     )
