@@ -308,7 +308,10 @@ class MessageReader:
         sqlite = self._db.sqlite
         span: search.Span | None = search.Span.of(since=wanted.since, before=before)
         found: list[Row[Any]] = []
-        piece = 4 * most
+        filters = (wanted.folder_id, wanted.thread_id, wanted.unseen, wanted.flagged, wanted.pinned, wanted.has_files)
+        piece = most if all(wish is None for wish in filters) else 4 * most
+        if not sqlite:
+            await search.reckon(conn)
         while span is not None and len(found) < most:
             numbers, span = await search.newest(conn, tenant.id, tokens, span, most=piece, sqlite=sqlite)
             if numbers:

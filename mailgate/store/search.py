@@ -112,6 +112,21 @@ class Span:
         )
 
 
+async def reckon(conn: AsyncConnection) -> None:
+    """Let PostgreSQL choose well in what is left of a transaction that looks for words.
+
+    It takes a look whether a message has a word for as cheap as a comparison of numbers, while it reads and unpacks all
+    words of the message: it would walk back through ten thousand of them for a word that hundreds have. And a plan that
+    is made once for all words is right for none.
+    """
+    await conn.execute(
+        text(
+            "SELECT set_config('cpu_operator_cost', '0.5', true), set_config('jit', 'off', true),"
+            " set_config('plan_cache_mode', 'force_custom_plan', true)"
+        )
+    )
+
+
 async def newest(
     conn: AsyncConnection, tenant_id: str, tokens: Sequence[str], span: Span, *, most: int, sqlite: bool
 ) -> tuple[list[int], Span | None]:
@@ -130,7 +145,7 @@ async def _numbers(
     conn: AsyncConnection, tenant_id: str, tokens: Sequence[str], span: Span, most: int | None, *, sqlite: bool
 ) -> list[int]:
     """Numbers, the largest first. SQLite reads the lists of the words backwards; PostgreSQL chooses by how common the
-    words are between walking back by number and fetching all that the words have.
+    words are (see `reckon`) between walking back by number and fetching all that the words have.
     """
     first, end = span.first, span.end
     if sqlite:
@@ -145,25 +160,7 @@ async def _numbers(
     if most is not None:
         sql += " LIMIT :most"
         values["most"] = most
-    values |= {"first": first, "end": end}
-    if sqlite:
-        return list((await conn.execute(text(sql), values)).scalars())
-    await conn.execute(_PLAN)
-    found = list((await conn.execute(text(sql), values)).scalars())
-    await conn.execute(_PLAN_AS_BEFORE)
-    return found
-
-
-# PostgreSQL takes a look whether a message has a word for as cheap as a comparison of numbers, while it reads and
-# unpacks all words of the message: it would walk back through ten thousand of them for a word that hundreds have. And a
-# plan that is made once for all words is right for none.
-_PLAN = text(
-    "SELECT set_config('cpu_operator_cost', '0.5', true), set_config('plan_cache_mode', 'force_custom_plan', true),"
-    " set_config('jit', 'off', true)"
-)
-_PLAN_AS_BEFORE = text(
-    "SELECT set_config(name, reset_val, true) FROM pg_settings WHERE name IN ('cpu_operator_cost', 'plan_cache_mode')"
-)
+    return list((await conn.execute(text(sql), {**values, "first": first, "end": end})).scalars())
 
 
 @dataclass(frozen=True, slots=True)
