@@ -193,7 +193,7 @@ def wanted(filling: Filling) -> dict[str, tuple[dict[str, Any], dict[str, str] |
         "two words (20 and 300)": ({}, {"text": f"{word(20)} {word(300)}"}),
         "two words (200 and 5 000)": ({}, {"text": f"{word(200)} {word(5_000)}"}),
         "a prefix of all (wort)": ({}, {"text": "wort*"}),
-        "a prefix (of 11 words, wort123)": ({}, {"text": "wort123*"}),
+        "a prefix (of 111 words, wort123)": ({}, {"text": "wort123*"}),
         "a prefix (wort4321) and a word (1)": ({}, {"text": f"wort4321* {word(1)}"}),
         "a prefix (wort123) in a folder": ({"folder_id": filling.folders[0][2]}, {"text": "wort123*"}),
         "a word (10) and unseen": ({"unseen": True}, {"text": word(10)}),
