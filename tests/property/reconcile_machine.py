@@ -69,7 +69,9 @@ def template() -> Path:
 
 def letter(n: int, days: int) -> bytes:
     """A message: its number and its age are in its bytes, so equal bytes were received at the same time."""
-    return mail(n, extra=f"X-Age: {days}\r\n")
+    # The first four, which are there at the beginning, are threads of their own; each of the others joins two of them.
+    answers = f"References: <{n - 4}@example.org> <{n - 3}@example.org>\r\n" if n >= 4 else ""
+    return mail(n, extra=f"X-Age: {days}\r\n{answers}")
 
 
 def name_of(raw: bytes) -> str:
