@@ -116,13 +116,14 @@ async def reckon(conn: AsyncConnection) -> None:
     """Let PostgreSQL choose well in what is left of a transaction that looks for words.
 
     It takes a look whether a message has a word for as cheap as a comparison of numbers, while it reads and unpacks all
-    words of the message: it would walk back through ten thousand of them for a word that hundreds have. And a plan that
-    is made once for all words is right for none.
+    words of the message: it would walk back through ten thousand of them for a word that hundreds have. A plan that is
+    made once for all words is right for none; and starting other processes takes longer than the search.
     """
     await conn.execute(
         text(
             "SELECT set_config('cpu_operator_cost', '0.5', true), set_config('jit', 'off', true),"
-            " set_config('plan_cache_mode', 'force_custom_plan', true)"
+            " set_config('plan_cache_mode', 'force_custom_plan', true),"
+            " set_config('max_parallel_workers_per_gather', '0', true)"
         )
     )
 
