@@ -274,19 +274,6 @@ async def test_the_reference_needs_nothing_from_outside(gateway: Gateway) -> Non
     assert "--data-binary @message.eml" in page.text, "not every body is JSON"
 
 
-async def test_every_operation_is_described(gateway: Gateway) -> None:
-    async with gateway.with_token(None) as client:
-        document = (await client.get("/openapi.json")).json()
-    for path, operations in document["paths"].items():
-        for method, operation in operations.items():
-            assert operation.get("description"), (method, path)
-            if path == "/v1/billing/stripe":
-                assert operation["security"] == []  # the signature tells who sends it
-            elif path.startswith("/v1/"):
-                assert operation["security"] == [{"token": []}], (method, path)
-                assert {"400", "401", "403", "422"} <= set(operation["responses"]), (method, path)
-
-
 async def test_a_client_that_goes_away_harms_nobody(gateway: Gateway) -> None:
     assert isinstance(gateway.client, httpx.AsyncClient)
     sent: list[object] = []
