@@ -14,6 +14,7 @@ from mailgate.store.folders import AnyRow, state_of
 from mailgate.store.log import PurgeLog
 from mailgate.store.messages import remove
 from mailgate.store.pushes.ends import lock, settle_moving, tell
+from mailgate.store.pushes.folders import unwished
 from mailgate.store.schema import folders, messages, origins
 from mailgate.store.schema import operations as operations_table
 from mailgate.store.sets import among
@@ -70,7 +71,7 @@ class Rollback:
             mine = (_F.id == operation.folder_id) & (_F.on_its_way == "create")
             await self._folder(operation, mine, {"on_its_way": None, "gone_at": self._horizon.now}, "folder.deleted")
         for operation in by_kind.get(OperationKind.FOLDER_RENAME, []):
-            mine = (_F.id == operation.folder_id) & (_F.wanted_name == operation.detail["name"])
+            mine = (_F.id == operation.folder_id) & (_F.wanted_name == operation.detail["name"]) & unwished(operation)
             await self._folder(operation, mine, {"wanted_name": None}, "folder.renamed")
         for operation in by_kind.get(OperationKind.FOLDER_DELETE, []):
             mine = (_F.id == operation.folder_id) & (_F.on_its_way == "delete")

@@ -144,6 +144,11 @@ def folders_of(asked: Asked) -> set[str]:
     return standing | {id_ for id_ in (operation.folder_id, operation.from_folder_id) if id_ is not None}
 
 
+def names_of(operation: Operation) -> set[str]:
+    """The names that an operation gives folders, or takes from them."""
+    return {name for name in (operation.detail.get("from"), operation.detail.get("name")) if name is not None}
+
+
 def sent(asked: Asked) -> Original | None:
     """The original that the journal names, if it is still believed to stand."""
     copy, journal = asked.facts.copy, asked.operation.journal

@@ -336,7 +336,7 @@ def _append(operation: Operation, copy: Copy, place: Place | None, evidence: Evi
 def _create(operation: Operation, place: Place | None, evidence: Evidence | None) -> Step:
     if place is None or place.gone:
         return Failed("folder_gone", "the folder was deleted meanwhile")
-    name = place.folder.name
+    name = operation.detail["name"]  # its row may be called otherwise, while another has the name
     if place.on_its_way != "create":
         return Applied()
     if operation.state is OperationState.SENT:

@@ -5,6 +5,7 @@
 
 A message has one operation under way at a time. Operations of different messages do not depend on each other, so those
 with the same step are done by one command; one about a folder waits for all before it, and all behind it wait for it.
+One about a folder also waits for those that are to take or to leave its name first.
 
 A line that drops leaves operations `sent`; the next session looks them up before anything else (`resolve`). A server
 that asks for a pause gets one. A refusal fails the operation; of several together, those that were not done are tried
@@ -27,7 +28,7 @@ from mailgate.errors import MailgateError
 from mailgate.sync.context import Context
 from mailgate.sync.folder_list import refresh
 from mailgate.sync.operations import Operation, OperationKind, OperationState
-from mailgate.sync.push.groups import Group, Mutation, alike, folders_of, goes_on, put, sent
+from mailgate.sync.push.groups import Group, Mutation, alike, folders_of, goes_on, names_of, put, sent
 from mailgate.sync.push.lookup import Question, Search
 from mailgate.sync.push.model import (
     Applied,
@@ -147,15 +148,17 @@ class Pusher:
         messages: set[str] = set()
         waiting: set[str] = set()  # folders about which something has to wait
         in_use: set[str] = set()  # folders of messages that have to wait
+        names: set[str] = set()  # names that folders are to take, or to leave, before others may
         for asked in found:
             operation, folders = asked.operation, folders_of(asked)
             waits = operation.id in self._left or bool(folders & waiting)
             if operation.kind in _OF_FOLDERS:
                 if ready:
                     return ready
-                if not waits and not folders & in_use:
+                if not waits and not folders & in_use and names.isdisjoint(names_of(operation)):
                     return [asked]
                 waiting |= folders
+                names |= names_of(operation)
                 continue
             waits |= operation.message_id in messages
             messages.add(operation.message_id or "")
