@@ -217,6 +217,7 @@ def test_nobody_is_kept_out(sit: Sit, site: Site, scheme: str, width: int, local
 
 
 def violations(axe: Axe, seat: Seat) -> list[str]:
+    seat.page.wait_for_load_state("load")  # before its style sheet is here, a page has the browser's colours
     found = axe.run(seat.page).response["violations"]
     return [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in found]
 
