@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from mailgate.admin.page import Page, Route
+from mailgate.admin.people import names
 from mailgate.admin.words import KINDS
 from mailgate.clock import DAY, Instant, from_rfc3339
-from mailgate.store import access_log, tokens, users
-from mailgate.store.access_log import Access
+from mailgate.store import access_log
 from mailgate.usecases.cursors import Cursors
 
 ON_A_PAGE = 100
@@ -40,18 +39,9 @@ async def show(page: Page) -> Response:
         entries=found.items,
         filters=filters,
         kinds=KINDS,
-        names=await _names(page, found.items),
+        names=await names(page, (entry.actor for entry in found.items)),
         next=None if following is None else f"/admin/access-log?{urlencode(query)}",
     )
-
-
-async def _names(page: Page, entries: Sequence[Access]) -> dict[str, str]:
-    """What people and tokens are called, by actor."""
-    listed = {entry.actor for entry in entries}
-    people = [actor.removeprefix("user:") for actor in listed if actor.startswith("user:")]
-    made = [actor.removeprefix("token:") for actor in listed if actor.startswith("token:")]
-    known = {f"user:{id_}": name for id_, name in (await users.names(page.parts.db, people)).items()}
-    return known | {f"token:{id_}": name for id_, name in (await tokens.names(page.parts.db, made)).items()}
 
 
 def day(text: str) -> Instant | None:

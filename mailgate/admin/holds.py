@@ -7,9 +7,10 @@ from urllib.parse import quote, urlencode
 from starlette.responses import Response
 
 from mailgate.admin.page import Page, Route
+from mailgate.admin.people import names
 from mailgate.errors import MailgateError, PreconditionError
 from mailgate.ids import is_id
-from mailgate.store import mailbox_overview, users
+from mailgate.store import mailbox_overview
 from mailgate.store.legal_holds import MAX_MATTER, MAX_REASON, Scope
 from mailgate.store.mailbox_overview import Which
 from mailgate.usecases.cursors import Cursors
@@ -83,15 +84,13 @@ async def _render(page: Page, *, status: int = 200, fault: str | None = None) ->
     following = cursors.write(found.next_key)
     which = Which(page.of.id)
     offered = await mailbox_overview.list_page(page.parts.db, which, page.now, after=None, limit=_MAILBOXES_OFFERED)
-    people = [by.removeprefix("user:") for hold in found.items for by in (hold.placed_by, hold.released_by or "")]
-    names = await users.names(page.parts.db, people)
     return page.render(
         "holds.html",
         status=status,
         tenant=page.of,
         holds=found.items,
         mailboxes={listed.mailbox.id: listed.mailbox.address for listed in offered.items},
-        names={f"user:{id_}": name for id_, name in names.items()},
+        names=await names(page, (by for hold in found.items for by in (hold.placed_by, hold.released_by))),
         fault=fault,
         typed=page.form,
         most_matter=MAX_MATTER,

@@ -7,6 +7,8 @@ from typing import Final
 
 from mailgate.admin.languages import marked
 from mailgate.alarms import Kind
+from mailgate.store.retention import CLOCK_APPROVED
+from retention.engine import APPROVED_BRAKE
 from retention.model import KeptBy, Reason
 
 ALARMS: Final[Mapping[Kind, tuple[str, str]]] = {
@@ -76,6 +78,20 @@ KEPT: Final[Mapping[str, str]] = {
     KeptBy.BRAKE: marked("stopped by the brake"),
     KeptBy.LOCKED: marked("in use; the next run looks again"),
 }
+
+TRIGGERS: Final[Mapping[str, str]] = {
+    "schedule": marked("its time had come"),
+    "plan_change": marked("a change of the plan"),
+    "request": marked("a request"),
+    "command": marked("a command on the machine"),
+}
+"""What started a purge."""
+
+PASSED: Final[Mapping[str, str]] = {
+    APPROVED_BRAKE: marked("more than the brake lets through"),
+    CLOCK_APPROVED: marked("the time of a clock that jumped"),
+}
+"""What a person allowed a purge to pass."""
 
 TYPES: Final[Mapping[str, str]] = {
     "policy.set": marked("The rules took effect"),

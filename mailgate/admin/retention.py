@@ -11,8 +11,9 @@ from starlette.responses import HTMLResponse, Response
 
 from mailgate.admin.languages import marked
 from mailgate.admin.page import Page, Route
+from mailgate.admin.people import names
 from mailgate.admin.plots import NARROW, WIDE, Bar, bars
-from mailgate.admin.purge_words import ALARMS, KEPT, REASONS
+from mailgate.admin.purge_words import ALARMS, KEPT, PASSED, REASONS, TRIGGERS
 from mailgate.admin.words import RUN_STATES
 from mailgate.clock import DAY, SECOND, Instant, from_rfc3339, to_rfc3339
 from mailgate.errors import PreconditionError
@@ -163,7 +164,10 @@ async def _render_run(page: Page, *, status: int = 200, fault: str | None = None
         status=status,
         run=run,
         fault=fault,
+        names=await names(page, [str(run.actor)]),
         states=RUN_STATES,
+        triggers=TRIGGERS,
+        passed=PASSED,
         reasons=REASONS,
         kept=KEPT,
         halt=halted_by(run),

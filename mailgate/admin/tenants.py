@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from starlette.responses import Response
 
 from mailgate.admin.page import Page, Route
+from mailgate.admin.people import names
 from mailgate.admin.words import CAUSES, CHANGES, COMMANDS, NOTICES, REFUSALS, STATUSES
 from mailgate.errors import ConflictError, PreconditionError
 from mailgate.store import mailbox_overview, tenant_overview
@@ -120,6 +121,7 @@ async def _render(
     standing = await subscriptions.standing(parts, tenant_id)
     catalogue = parts.subscriptions.catalogue
     counts = await mailbox_overview.count_states(parts.db, Which(tenant_id), page.now)
+    history = await parts.subscriptions.history(tenant_id, page.now)
     options = await parts.subscriptions.options(tenant_id, page.now)
     return page.render(
         "tenant.html",
@@ -135,7 +137,8 @@ async def _render(
         trouble=sum(counts.get(name, 0) for name in ("auth_failed", "needs_approval", "backoff")),
         actions=[_action(option, standing, catalogue) for option in options],
         coming=await subscriptions.coming(parts, tenant_id),
-        history=await parts.subscriptions.history(tenant_id, page.now),
+        history=history,
+        names=await names(page, (entry.actor for entry in history)),
         notice_days=max(parts.settings.plans.notice_days, default=0),
         statuses=STATUSES,
         causes=CAUSES,

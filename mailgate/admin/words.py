@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailgate.admin.languages import marked
+from mailgate.store.connect_links import LinkState
 from mailgate.sync.state import MailboxState
 from mailgate.tenants.commands import Command
 
@@ -65,6 +66,7 @@ DONE: Final[Mapping[str, str]] = {
     "switched_on": marked("It is switched on, and connects now."),
     "switched_off": marked("It is switched off. Its connection is closed, and everything is kept."),
     "removed": marked("The mailbox is removed, and its credentials are destroyed."),
+    "link_revoked": marked("The link is withdrawn: it leads nowhere any more."),
     "asked": marked("A pass is asked for. It stands below when it has run."),
     "approved": marked("Approved. The next pass carries out exactly that."),
     "retried": marked("It is tried again now. If that succeeds, it is no longer listed."),
@@ -122,6 +124,14 @@ SOURCES: Final[Mapping[str, str]] = {
     "guess": marked("These servers are a guess. Compare them with what the provider gives."),
 }
 """Where servers that were found come from (`connectors.autoconfig.model.Source`)."""
+
+LINKS: Final[Mapping[LinkState, State]] = {
+    LinkState.OPEN: State(marked("Open"), "good"),
+    LinkState.USED: State(marked("Used"), "off"),
+    LinkState.REVOKED: State(marked("Withdrawn"), "off"),
+    LinkState.EXPIRED: State(marked("Expired"), "off"),
+    LinkState.EXHAUSTED: State(marked("Tried too often"), "bad"),
+}
 
 LINK_OVER: Final[Mapping[str, tuple[str, str]]] = {
     "unknown": (

@@ -157,11 +157,16 @@ class ConnectLinks:
             row = (await conn.execute(select(connect_links).where(_mine(tenant_id, link_id)))).one_or_none()
         return _link(_there(row, link_id))
 
-    async def list_page(self, tenant_id: str, *, after: str | None, limit: int) -> Page[ConnectLink]:
-        """The tenant's links, newest first. The page's key is (id,)."""
+    async def list_page(
+        self, tenant_id: str, *, after: str | None, limit: int, open_at: Instant | None = None
+    ) -> Page[ConnectLink]:
+        """The tenant's links, or those that are open at an instant; newest first. The page's key is (id,)."""
         query = select(connect_links).where(_C.tenant_id == tenant_id).order_by(_C.id.desc()).limit(limit + 1)
         if after is not None:
             query = query.where(_C.id < after)
+        if open_at is not None:
+            good = (_C.expires_at > open_at) & (_C.attempts < self.most_attempts)
+            query = query.where(_C.used_at.is_(None), _C.revoked_at.is_(None), good)
         async with self._db.read() as conn:
             rows, more = cut((await conn.execute(query)).all(), limit)
         return Page([_link(row) for row in rows], (rows[-1].id,) if more else None)

@@ -3,37 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import httpx
+from pydantic import Field
 
 from mailgate.actors import Actor
-from mailgate.clock import HOUR, Instant
+from mailgate.clock import HOUR
 from mailgate.errors import PreconditionError
 from mailgate.store.connect_links import ConnectLink, LinkSpec
 from mailgate.store.mailboxes import Along, Mailbox
 from mailgate.store.transaction import Transaction
 from mailgate.usecases import connecting
-from mailgate.usecases.accounts import MailboxBody
+from mailgate.usecases.accounts import Address, MailboxBody, Owner
 from mailgate.usecases.parts import Services
+from mailgate.usecases.types import Body, TimeIn, text
 
 LONGEST_URL: Final = 2_000
 PATH: Final = "/connect"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a client asks for; `expires_at` None: as long as is usual."""
+class ConnectLinkBody(Body):
+    """A link to make."""
 
-    owner: str | None = None
-    address: str | None = None
+    owner: Owner | None = None
+    address: Address | None = Field(default=None, description="a hint; the person may connect another one")
     shared: bool = False
-    return_url: str | None = None
-    expires_at: Instant | None = None
+    return_url: Annotated[str, text(LONGEST_URL)] | None = Field(
+        default=None,
+        description="where the person goes back to; must be allowed by onboarding.return_urls",
+        json_schema_extra={"format": "uri"},
+    )
+    expires_at: TimeIn | None = Field(default=None, description="null: after onboarding.link_hours")
 
 
-async def make(parts: Services, tenant_id: str, wanted: Wanted, actor: Actor) -> tuple[ConnectLink, str]:
+async def make(parts: Services, tenant_id: str, wanted: ConnectLinkBody, actor: Actor) -> tuple[ConnectLink, str]:
     """Make a link; (link, its URL, to be shown once). Raises PreconditionError (`return_url_refused`), and what
     `ConnectLinks.create` raises.
     """

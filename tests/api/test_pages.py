@@ -29,6 +29,7 @@ async def world(gateway: Gateway) -> dict[str, str]:
     box = await gateway.mailbox("acme")
     hold = {"scope": {"tenant": True}, "matter": "M-1", "reason": "a claim"}
     hold_id = (await gateway.client.post("/v1/tenants/acme/holds", json=hold)).json()["id"]
+    link_id = (await gateway.client.post("/v1/tenants/acme/connect-links")).json()["id"]
     run_id = (await gateway.client.post("/v1/retention/runs", json={"tenant": "acme"})).json()["id"]
     await gateway.core.retention.work()
     webhook_id, delivery_id = await delivered_hook(gateway)
@@ -41,6 +42,7 @@ async def world(gateway: Gateway) -> dict[str, str]:
         "guard_id": box["id"],
         "n": box["id"],
         "command": "cancel",
+        "connect_link_id": link_id,
         "hold_id": hold_id,
         "run_id": run_id,
         "index": "0",

@@ -57,6 +57,7 @@ async def test_the_buttons_are_those_that_the_rules_allow_and_the_others_say_fro
     assert done.headers["location"] == "/admin/tenants/acme?done=subscription"
     text = (await ann.get("/admin/tenants/acme")).text
     assert offered(text) == ["upgrade", "cancel", "seats"]
+    assert '<span class="dim">ann</span>' in text  # whose doing it was, by name
     found = (await gateway.client.get("/v1/tenants/acme/subscription")).json()
     assert (found["plan"], found["term_months"], found["seats"]["max"]) == ("standard", 3, 4)
     assert re.search(r"<dt>Renew</dt><dd>Possible in the last 30 days[^<]+<strong>From <time", text)

@@ -174,6 +174,31 @@ def test_nobody_is_kept_out_of_the_link(sit: Sit, site: Site, dovecot: Dovecot, 
     assert {name: faults for name, faults in found.items() if faults} == {}
 
 
+def test_an_admin_makes_a_link_hands_it_over_and_withdraws_it(sit: Sit, site: Site) -> None:
+    site.tenant("handing")
+    seat = sit(permissions=["clipboard-read", "clipboard-write"])
+    page = seat.page
+    seat.sign_in()
+    seat.go("/admin/tenants/handing")
+    page.click("text=Connect links")
+    seat.tab_to(page.locator("#address"))
+    page.keyboard.type("ann@gmail.com")
+    page.keyboard.press("Enter")
+    seat.tab_to(page.get_by_role("button", name="Copy"))
+    page.keyboard.press("Enter")
+    expect(page.locator("[role=status]")).to_have_text("Copied.")
+    assert violations(Axe(), seat) == []
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.locator("#secret").inner_text()
+    visitor = sit(java_script_enabled=False)
+    visitor.go(copied.removeprefix(site.base))
+    expect(visitor.page.locator("#address")).to_have_value("ann@gmail.com")
+    page.get_by_role("button", name="Withdraw the link for ann@gmail.com").click()
+    expect(page.locator(".done")).to_contain_text("The link is withdrawn")
+    visitor.page.reload()
+    expect(visitor.page.locator("h1")).to_have_text("This link was withdrawn")
+
+
 def test_an_admin_finds_the_servers_of_an_address(sit: Sit, site: Site) -> None:
     site.tenant("finding")
     seat = sit()

@@ -180,6 +180,7 @@ def pages_of(site: Site) -> dict[str, str]:
         "tenants": "/admin/tenants",
         "tenant": tenant,
         "connect": f"{tenant}/connect",
+        "connect links": f"{tenant}/links",
         "retention": "/admin/retention?show=1",
         "purges": "/admin/retention/runs",
         "purge": f"/admin/retention/runs/{site.room.run_id}",

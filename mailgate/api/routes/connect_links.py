@@ -15,28 +15,14 @@ from mailgate.clock import Instant
 from mailgate.store.connect_links import ConnectLink, LinkState
 from mailgate.store.tokens import Scope
 from mailgate.usecases import connect_links
-from mailgate.usecases.accounts import Address, Owner
+from mailgate.usecases.connect_links import ConnectLinkBody
 from mailgate.usecases.parts import Services
-from mailgate.usecases.types import Answer, Body, ObjectId, Time, TimeIn, text
+from mailgate.usecases.types import Answer, ObjectId, Time
 
 router = APIRouter(tags=["onboarding"], dependencies=[only(Scope.CRM)])
 
 _LINKS = "/v1/tenants/{tenant_id}/connect-links"
 LinkId = Annotated[ObjectId, Path()]
-
-
-class ConnectLinkBody(Body):
-    """A link to make."""
-
-    owner: Owner | None = None
-    address: Address | None = Field(default=None, description="a hint; the person may connect another one")
-    shared: bool = False
-    return_url: Annotated[str, text(connect_links.LONGEST_URL)] | None = Field(
-        default=None,
-        description="where the person goes back to; must be allowed by onboarding.return_urls",
-        json_schema_extra={"format": "uri"},
-    )
-    expires_at: TimeIn | None = Field(default=None, description="null: after onboarding.link_hours")
 
 
 class ConnectLinkAnswer(Answer):
@@ -71,9 +57,7 @@ async def create_connect_link(
     """Make a link, good once and until it expires, by which a person connects their mailbox themselves. A plan without
     sync answers 409 `not_entitled`.
     """
-    asked = body or ConnectLinkBody()
-    wanted = connect_links.Wanted(asked.owner, asked.address, asked.shared, asked.return_url, asked.expires_at)
-    link, url = await connect_links.make(parts, tenant.id, wanted, who.actor)
+    link, url = await connect_links.make(parts, tenant.id, body or ConnectLinkBody(), who.actor)
     response.headers["location"] = f"/v1/tenants/{tenant.id}/connect-links/{link.id}"
     return NewConnectLinkAnswer(**_fields(link, parts, parts.clock()), url=url)
 
