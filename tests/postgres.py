@@ -18,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,14 @@ _SETTINGS = {
     # A server on a machine in another time zone must make no difference.
     "timezone": "Asia/Kathmandu",
 }
+DURABLE = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "autovacuum": "on",
+    "shared_buffers": "128MB",
+}
+"""As PostgreSQL comes: what a measurement needs that is to say something."""
 
 
 _END_OTHERS = """
@@ -123,7 +131,8 @@ class _Copy:
 class Postgres:
     """A running cluster; `create` makes databases in it. Superuser `postgres`, no password, loopback only."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+        self._settings = _SETTINGS | dict(settings or {})
         self._initdb, self._postgres, self._psql = (
             find_program(name, *_folders()) for name in ("initdb", "postgres", "psql")
         )
@@ -162,7 +171,7 @@ class Postgres:
         assert self._postgres is not None
         for attempt in range(3):
             self.port = free_port()
-            options = [argument for name, value in _SETTINGS.items() for argument in ("-c", f"{name}={value}")]
+            options = [argument for name, value in self._settings.items() for argument in ("-c", f"{name}={value}")]
             # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients.
             self._server = Server(
                 [self._postgres, "-D", str(self.folder / "data"), "-p", str(self.port), *options],

@@ -43,7 +43,7 @@ from mailgate.jobs.stamp import Stamper
 from mailgate.jobs.worker import Worker
 from mailgate.metrics import Metrics
 from mailgate.settings import Settings
-from mailgate.store import notices, orphans, overview, tenants
+from mailgate.store import leftovers, notices, orphans, overview, tenants
 from mailgate.store.access_log import AccessLog
 from mailgate.store.billing import StripeBook
 from mailgate.store.erasures import Erasures
@@ -283,11 +283,12 @@ class Application:
         await self.access.tick()
 
     async def _index_behind(self) -> None:
-        """Index what waits; while a mailbox is being imported only a little at a time, so that it costs the import
-        nothing that could be felt.
+        """Index what waits, then take out the words of what is gone; while a mailbox is being imported only a little at
+        a time, so that it costs the import nothing that could be felt.
         """
-        while await self._indexer.work(batches=1):
-            if await overview.importing(self.core.db):
+        db = self.core.db
+        while await self._indexer.work(batches=1) or await leftovers.sweep(db, pieces=1):
+            if await overview.importing(db):
                 break
 
     async def _sign(self) -> None:

@@ -52,7 +52,7 @@ async def serve(settings: Settings, secrets: Secrets, *, clock: Clock = system_c
             )
             with _signals(server, application.leave):
                 await application.start()
-                _spare_the_collector()
+                spare_the_collector()
                 host, port = listening.getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 _log.info("serving", url=f"http://{host}:{port}", version=__version__)
@@ -72,7 +72,7 @@ def _share_arenas() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """What was loaded until now stays: the garbage collector need not look at it again and again, and not after every
     seven hundred new objects (measured: 6 % of the processor time of an import).
     """

@@ -12,7 +12,7 @@ from mailgate.app.core import Core
 from mailgate.cli import session
 from mailgate.clock import Instant, to_rfc3339
 from mailgate.jobs.erase import EraseWorker
-from mailgate.store import overview, runs, tenants
+from mailgate.store import leftovers, overview, runs, tenants
 from mailgate.store.erasures import Erasures
 from retention.engine import Preview
 
@@ -101,7 +101,8 @@ def _listed(counts: dict[str, int]) -> str:
 
 
 async def finish(core: Core) -> None:
-    """What follows a purge, also when no gateway runs beside: the bytes are erased, the logs signed."""
+    """What follows a purge, also when no gateway runs beside: bytes and words are erased, the logs signed."""
     await EraseWorker(Erasures(core.db, core.log), core.blobs, core.clock, core.owner).work()
+    await leftovers.sweep(core.db)
     for tenant_id in await overview.unsigned_logs(core.db):
         await core.log_reader.checkpoint(await tenants.get(core.db, tenant_id, erased=True), core.clock())

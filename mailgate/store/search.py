@@ -6,7 +6,8 @@ own (FTS5, tsvector with GIN).
 
 Messages stand in it under numbers that follow their anchors, so that the newest with some words are found without a
 look at all that have them, of which there may be half a million. It is written behind the import, so it costs the
-import nothing, and in the transaction that ends a copy its words go too (`mailgate.store.discard`).
+import nothing. In the transaction that ends a copy its number loses its meaning; its words go behind that
+(`mailgate.store.leftovers`).
 """
 
 from __future__ import annotations

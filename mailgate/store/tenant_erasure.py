@@ -48,6 +48,7 @@ from mailgate.store.schema import (
     messages,
     metadata,
     pins,
+    search_leftovers,
     submissions,
     tenant_heads,
     tenants,
@@ -75,6 +76,9 @@ LEASE_TTL: Instant = 2 * MINUTE
 
 KEPT = frozenset({tenants, tenant_heads, log_leaves, log_tiles, log_checkpoints})
 """What stays of an erased tenant: its log, which tells of items by random references only."""
+
+LEFT_TO_WORKERS = (blob_erasures, search_leftovers)
+"""What is to be erased: a row goes when that was done, by the worker that does it."""
 
 _T = tenants.c
 _M = messages.c
@@ -300,9 +304,10 @@ class TenantErasures:
 
     async def _over(self, tenant_id: str, tx: Transaction) -> bool:
         row = await _locked(tx, tenant_id)
-        left = select(blob_erasures.c.blob_id).where(blob_erasures.c.tenant_id == tenant_id).limit(1)
-        if (await tx.conn.execute(left)).first() is not None:
-            return False
+        for table in LEFT_TO_WORKERS:
+            left = select(table.c.tenant_id).where(table.c.tenant_id == tenant_id).limit(1)
+            if (await tx.conn.execute(left)).first() is not None:
+                return False
         now = self._clock()
         end = update(tenants).where(_T.id == tenant_id, _T.erased_at.is_(None))
         if (await tx.conn.execute(end.values(erased_at=now, name=""))).rowcount:
@@ -420,8 +425,8 @@ def _of(table: Table, tenant_id: str) -> ColumnElement[bool] | None:
     if table is user_sessions or table is user_recovery_codes:
         column = table.c.user_id
         return column.in_(select(users.c.id).where(users.c.tenant_id == tenant_id))
-    if table in KEPT or table is blob_erasures or "tenant_id" not in table.c:
-        return None  # what is to be erased goes when it was, by the worker that does it
+    if table in KEPT or table in LEFT_TO_WORKERS or "tenant_id" not in table.c:
+        return None
     column = table.c.tenant_id
     return column == tenant_id
 

@@ -48,7 +48,7 @@ from connectors.imap.connection import ImapConnection, connect_imap
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
-from mailgate.app.serve import _share_arenas, _spare_the_collector
+from mailgate.app.serve import _share_arenas, spare_the_collector
 from mailgate.clock import DAY, MINUTE, system_clock
 from mailgate.settings import SyncSettings
 from mailgate.sync.supervisor import Supervisor
@@ -139,7 +139,7 @@ async def ours(job: dict[str, object]) -> dict[str, float]:
         return applied
 
     engine.store.commit = watched  # type: ignore[method-assign, assignment]
-    _spare_the_collector()
+    spare_the_collector()
     before = _processor_time()
     begin = time.perf_counter()
     supervisor: Supervisor = engine.supervisor()

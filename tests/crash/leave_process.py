@@ -21,6 +21,7 @@ from mailgate.actors import SYSTEM
 from mailgate.blobs import BlobStore
 from mailgate.jobs.erase import EraseWorker
 from mailgate.keys import KeyRing
+from mailgate.store import leftovers
 from mailgate.store.database import Database
 from mailgate.store.erasures import Erasures
 from mailgate.store.key_epochs import KeyRotation
@@ -53,6 +54,7 @@ async def main(url: str, folder: str, now: int, kill_at: str | None) -> None:
     erasures = TenantErasures(db, ring, log, subscriptions, clock, owner, batch=2, step=step)
     await erasures.work()
     await EraseWorker(Erasures(db, log), blobs, clock, owner).work()
+    await leftovers.sweep(db)
     told: dict[str, Any] = {"destroyed": len(rotated.destroyed), "erased": await erasures.work()}
     print(json.dumps(told), flush=True)
     await db.close()

@@ -6,7 +6,7 @@ The rows are those that sync writes, in the same shapes; the store's doctor find
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import insert, select, update
@@ -17,11 +17,11 @@ from mailgate.clock import DAY, Instant
 from mailgate.ids import new_id, new_ref
 from mailgate.keys import KeyRing
 from mailgate.store import tenants
-from mailgate.store.bulk import Step, in_turn
 from mailgate.store.database import Database
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import blobs as blob_table
 from mailgate.store.schema import folders, mailboxes, messages, origins, search_docs
+from mailgate.store.search import insert_words
 from mailgate.store.subscriptions import SubscriptionChange, Subscriptions
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
@@ -39,13 +39,16 @@ class Home:
 
 @dataclass(frozen=True)
 class Seed:
-    """One copy to make. `content` equal to another's shares its blob; None: bytes of its own."""
+    """One copy to make. `content` equal to another's shares its blob; None: bytes of its own. `tokens`: what stands in
+    the text index if it is `indexed`.
+    """
 
     anchor_at: Instant
     content: bytes | None = None
     originals: int = 1
     indexed: bool = False
     stored_at: Instant | None = None
+    tokens: Sequence[str] = ("abc", "def")
 
 
 @dataclass
@@ -116,7 +119,8 @@ class Builder:
         """Copies, written in one transaction; their ids in order."""
         keys = self.ring.tenant(home.tenant.ref)
         committer = Committer(keys.ledger_key)
-        message_rows, origin_rows, blob_rows, docs = [], [], dict[str, dict[str, object]](), []
+        message_rows, origin_rows, blob_rows = [], [], dict[str, dict[str, object]]()
+        words = dict[str, Sequence[str]]()
         shared = dict[str, int]()
         known = await self._known(home, [seed.content for seed in seeds if seed.content is not None])
         for seed in seeds:
@@ -196,7 +200,7 @@ class Builder:
                 for number in range(seed.originals)
             ]
             if seed.indexed:
-                docs.append({"tenant_id": home.tenant.id, "message_id": id_})
+                words[id_] = seed.tokens
         if self.blobs is not None:
             self.blobs.settle()
 
@@ -209,8 +213,8 @@ class Builder:
             await tx.conn.execute(insert(messages), message_rows)
             if origin_rows:
                 await tx.conn.execute(insert(origins), origin_rows)
-            if docs:
-                await self._index(tx, docs)
+            if words:
+                await self._index(tx, home.tenant.id, words)
             size = sum(int(str(row["size"])) for row in message_rows)
             tx.count(home.tenant.id, copies=len(message_rows), storage_bytes=size)
 
@@ -228,14 +232,8 @@ class Builder:
         async with self.db.read() as conn:
             return {row[0]: row[1] for row in (await conn.execute(query)).all()}
 
-    async def _index(self, tx: Transaction, docs: list[dict[str, str]]) -> None:
-        made = insert(search_docs).returning(search_docs.c.doc, search_docs.c.tenant_id)
-        rows = [tuple(row) for row in (await tx.conn.execute(made, docs)).all()]
-        if tx.sqlite:
-            words = Step(
-                "INSERT INTO search_index(rowid, terms) VALUES (?, 'abc def')", [row[:1] for row in rows], True
-            )
-        else:
-            statement = "INSERT INTO search_index(doc, tenant_id, terms) VALUES ($1, $2, 'abc def'::tsvector)"
-            words = Step(statement, rows, True)
-        await in_turn(tx.conn, [words], sqlite=tx.sqlite)
+    async def _index(self, tx: Transaction, tenant_id: str, words: Mapping[str, Sequence[str]]) -> None:
+        c = search_docs.c
+        docs = [{"tenant_id": tenant_id, "message_id": id_} for id_ in words]
+        made = (await tx.conn.execute(insert(search_docs).returning(c.doc, c.message_id), docs)).all()
+        await insert_words(tx, [{"doc": doc, "tenant_id": tenant_id, "terms": words[id_]} for doc, id_ in made])

@@ -6,14 +6,25 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import IntegrityError
 
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY
 from mailgate.ids import new_id
-from mailgate.store import runs
+from mailgate.store import leftovers, runs
 from mailgate.store.leases import LeaseLostError
 from mailgate.store.purge_lease import PurgeLease
-from mailgate.store.schema import blob_erasures, blobs, events, holds, mailboxes, search_docs, tombstones
+from mailgate.store.schema import (
+    blob_erasures,
+    blobs,
+    events,
+    holds,
+    mailboxes,
+    search_docs,
+    search_leftovers,
+    tombstones,
+)
+from mailgate.store.search import insert_words
 from tests.store.builder import Seed
 from tests.store.conftest import NOW, Store
 from tests.store.purging import Purging, make_purging
@@ -106,7 +117,42 @@ async def test_what_was_derived_goes_too(purging: Purging) -> None:
     kept = await purging.builder.copy(home, age_days=1, indexed=True)
     await purging.purge()
     assert await rows(purging, select(search_docs.c.message_id)) == [(kept,)]
+    assert await leftovers.sweep(purging.store.db) == 3
     assert await one(purging, text("SELECT count(*) FROM search_index")) == 1
+    assert await rows(purging, select(search_leftovers)) == []
+
+
+async def test_no_words_are_taken_out_while_a_purge_runs(purging: Purging) -> None:
+    home = await purging.builder.home()
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY, indexed=True) for _ in range(3)])
+
+    class CutError(Exception):
+        pass
+
+    def cut(step: str) -> None:
+        if step == "closed":
+            raise CutError
+
+    with pytest.raises(CutError):
+        await purging.purge(step=cut)
+    db = purging.store.db
+    assert await leftovers.sweep(db) == 0
+    assert await one(purging, text("SELECT count(*) FROM search_index")) == 3
+    assert await purging.engine().resume("ab" * 32) is not None
+    assert await leftovers.sweep(db, pieces=1) == 3
+    assert await one(purging, text("SELECT count(*) FROM search_index")) == 0
+
+
+async def test_a_number_in_the_index_is_not_given_out_again_before_its_words_went(purging: Purging) -> None:
+    home = await purging.builder.home()
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY, indexed=True)])
+    doc = await one(purging, select(search_docs.c.doc))
+    await purging.purge()
+    words = {"doc": doc, "tenant_id": "acme", "terms": ["xyz"]}
+    with pytest.raises(IntegrityError):
+        await purging.store.db.transact(lambda tx: insert_words(tx, [words]))
+    await leftovers.sweep(purging.store.db)
+    await purging.store.db.transact(lambda tx: insert_words(tx, [words]))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 500])

@@ -17,7 +17,7 @@ from mailgate.errors import ConflictError, NotFoundError
 from mailgate.ids import new_id
 from mailgate.jobs.erase import EraseWorker
 from mailgate.keys import KeyMissingError
-from mailgate.store import tenants
+from mailgate.store import leftovers, tenants
 from mailgate.store.erasures import Erasures
 from mailgate.store.leases import acquire
 from mailgate.store.legal_holds import LegalHolds, Scope
@@ -128,7 +128,9 @@ class Leaving:
         )
 
     async def erase_blobs(self) -> tuple[int, int]:
+        """What the workers do behind: words go too."""
         store = self.store
+        await leftovers.sweep(store.db)
         return await EraseWorker(Erasures(store.db, store.log), store.blobs, self.purging.clock, "test").work()
 
     async def bodies(self) -> list[bytes]:
@@ -208,11 +210,21 @@ async def test_nothing_is_left_but_the_log_and_another_tenant_is_as_it_was(leavi
     with pytest.raises(NotFoundError):
         await leaving.purging.builder.plan("acme", "professional")
 
-    assert await leaving.erasures.work() == 0  # bytes wait to be erased
+    assert await leaving.erasures.work() == 0  # bytes wait to be erased, and words
     assert await leaving.erase_blobs() == (3, 0)
     assert await leaving.erasures.work() == 1
     await leaving.is_gone(4)
     assert await snapshot(leaving.store, "other") == before
+
+
+async def test_a_tenant_is_not_gone_before_its_words_are(leaving: Leaving) -> None:
+    await leaving.erasures.begin("acme", Reason.ERASURE_REQUEST, ADMIN)
+    await leaving.erasures.work()
+    store = leaving.store
+    await EraseWorker(Erasures(store.db, store.log), store.blobs, leaving.purging.clock, "test").work()
+    assert await leaving.erasures.work() == 0
+    await leftovers.sweep(store.db)
+    assert await leaving.erasures.work() == 1
     async with leaving.store.db.read() as conn:
         query = select(events.c.type, events.c.payload).where(events.c.tenant_id == GATEWAY).order_by(events.c.seq)
         told = [tuple(row) for row in (await conn.execute(query)).all()]

@@ -24,7 +24,16 @@ from mailgate.store.schema.hooks import webhook_deliveries, webhook_lanes, webho
 from mailgate.store.schema.links import connect_links
 from mailgate.store.schema.log import log_checkpoints, log_leaves, log_tiles
 from mailgate.store.schema.mailboxes import folders, mailboxes
-from mailgate.store.schema.messages import blobs, message_links, messages, origins, pins, search_docs, tombstones
+from mailgate.store.schema.messages import (
+    blobs,
+    message_links,
+    messages,
+    origins,
+    pins,
+    search_docs,
+    search_leftovers,
+    tombstones,
+)
 from mailgate.store.schema.retention import blob_erasures, hold_messages, holds, runs
 from mailgate.store.schema.submissions import sent_counts, submissions
 from mailgate.store.schema.sync import guards, operations, quarantine
@@ -75,6 +84,7 @@ __all__ = [
     "runs",
     "samples",
     "search_docs",
+    "search_leftovers",
     "sent_counts",
     "sign_in_failures",
     "submissions",

@@ -209,3 +209,12 @@ search_docs = Table(
     Column("message_id", Id, ForeignKey("messages.id"), nullable=False, unique=True),
     comment="a message's number in search_index, which the migrations make",
 )
+
+search_leftovers = Table(
+    "search_leftovers",
+    metadata,
+    Column("doc", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=False),
+    Column("tenant_id", Name, nullable=False),
+    Index("ix_search_leftovers_tenant_id", "tenant_id"),
+    comment="numbers in search_index whose messages are gone: their tokens go behind the purge",
+)
