@@ -86,7 +86,8 @@ def export(
 
 async def _tlog(core: Core, tenant: Tenant, signed: SignedCheckpoint, folder: Path, *, certificates: bool) -> None:
     batch: list[bytes] = []
-    with DirectoryExport(folder, core.log_reader.verifier(tenant), certificates=certificates) as writing:
+    signer = core.log_reader.signer(tenant)
+    with DirectoryExport(folder, signer.verifier, certifier=signer if certificates else None) as writing:
         async for body in core.log_reader.entries(tenant, 0, signed.size):
             batch.append(body)
             if len(batch) == _BATCH:

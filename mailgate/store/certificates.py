@@ -16,7 +16,7 @@ from mailgate.store.runs import RunRecord
 from mailgate.store.schema import log_leaves
 from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.tenants import Tenant
-from retention.ledger.certificate import RunTally, certify
+from retention.ledger.certificate import RunTally, certify, sign_certificate
 from retention.ledger.tiles import TileNodes
 
 MAX_TENANTS = 100
@@ -71,7 +71,8 @@ async def _certificate(
 
     def build(sync: Connection) -> Mapping[str, Any] | None:
         nodes = TileNodes(signed.size, TileReader(sync, tenant.id))
-        return certify(tally, signed.note, nodes, reader.verifier(tenant))
+        certificate = certify(tally, signed.note, nodes, reader.verifier(tenant))
+        return None if certificate is None else sign_certificate(certificate, reader.signer(tenant))
 
     async with db.read() as conn:
         return await conn.run_sync(build)

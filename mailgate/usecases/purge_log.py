@@ -212,7 +212,7 @@ async def _tar(
 ) -> Path:
     """The exported log as one file. Memory does not grow with the log; the disk does, until it is sent."""
     with contextlib.ExitStack() as stack:
-        writing = DirectoryExport(folder / "log", reader.verifier(tenant), certificates=True)
+        writing = DirectoryExport(folder / "log", reader.verifier(tenant), certifier=reader.signer(tenant))
         made = await asyncio.to_thread(stack.enter_context, writing)
         batch: list[bytes] = []
         async for body in reader.entries(tenant, 0, size):

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .canonical import CanonicalError, load
-from .certificate import certificates, check_certificate, is_certificate
+from .certificate import Checked, certificates, check_certificate, is_certificate
+from .certificate_page import open_page
 from .checkpoint import parse_checkpoint
 from .directory import CHECKPOINT, LogDirectory, NotRegularError
 from .disclosure import check_disclosure
@@ -21,6 +22,11 @@ from .verify import verify_directory
 
 MAX_PROOFS = 64 << 20
 """Bytes of a file with proofs that are read."""
+
+_UNSIGNED = (
+    "its counts, times, actor and policy are proven, but nobody signed the certificate as a whole: "
+    "compare the rest with one that `certificate DIR RUN` makes of the exported log"
+)
 
 
 def load_key(text: str) -> Verifier:
@@ -70,6 +76,8 @@ def check_proof_file(path: Path, key: Verifier) -> Report:
     opened: dict[str, str] = {}
     try:
         text = LogDirectory(path.parent).read(path.name, MAX_PROOFS).decode("utf-8")
+        if text.startswith("<"):
+            return _page(text.encode(), key)
         told = _object(text) if text.startswith("{") else None
         if is_certificate(told):
             return _certified([check_certificate(told, key)], key)
@@ -86,7 +94,7 @@ def check_proof_file(path: Path, key: Verifier) -> Report:
     except OSError as error:
         found.add(Verdict.UNREADABLE, f"{error.strerror}: {error.filename}")
         return Report("", found)
-    except (ProofError, NoteError, LeafError, NotRegularError, UnicodeDecodeError) as error:
+    except (ProofError, NoteError, LeafError, CanonicalError, NotRegularError, UnicodeDecodeError) as error:
         found.add(Verdict.INVALID, str(error))
         return Report("", found)
     facts = {"index": proven.index, "size": proven.checkpoint.size, "root": proven.checkpoint.root.hex()}
@@ -95,26 +103,33 @@ def check_proof_file(path: Path, key: Verifier) -> Report:
 
 
 def _object(text: str) -> dict[str, Any] | None:
-    try:
-        told = load(text.encode())
-    except (CanonicalError, UnicodeEncodeError):
-        return None
+    told = load(text.encode())
     return told if isinstance(told, dict) else None
 
 
-def _certified(runs: Sequence[tuple[ProvenLeaf, ProvenLeaf]], key: Verifier) -> Report:
+def _page(there: bytes, key: Verifier) -> Report:
+    """The report on a certificate as a page."""
+    found = Findings()
+    if not open_page(there, key)[1]:
+        found.add(Verdict.INCOMPLETE, "nobody signed the page: compare it with what `certificate DIR RUN --html` makes")
+    return Report(f"the page is the one that the key of {key.name} signed", found)
+
+
+def _certified(runs: Sequence[Checked], key: Verifier) -> Report:
     """The report on certificates: a line for each run."""
     found = Findings()
     if not runs:
         found.add(Verdict.INCOMPLETE, "there is no certificate in it")
         return Report("", found)
     told = {}
-    for opened, ended in runs:
+    for opened, ended, signed in runs:
+        if not signed:
+            found.add(Verdict.INCOMPLETE, _UNSIGNED)
         counts = ", ".join(f"{name} {ended.leaf[name]}" for name in ("candidates", "purged", "failed"))
         kept = ", ".join(f"{name} {count}" for name, count in ended.leaf["kept"].items())
         told[opened.leaf["run"]] = f"{ended.leaf['type']} {ended.leaf['at']}: {counts}, kept {kept or 'none'}"
-    purged = sum(ended.leaf["purged"] for _, ended in runs)
-    subject = f"{len(runs)} certified runs of {key.name}, {purged} purged; the log has the same counts"
+    purged = sum(checked.ended.leaf["purged"] for checked in runs)
+    subject = f"{len(runs)} certified runs of {key.name}, {purged} purged; the log has the same counts, its key signed"
     return Report(subject, found, {"runs": told})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -44,7 +45,7 @@ def encode_checked(value: object) -> bytes:
 
 def decode(data: bytes) -> Any:
     """The value whose canonical JSON `data` is, byte for byte. Raises CanonicalError."""
-    value = load(data)
+    value = read(data)
     check_value(value)
     if encode_checked(value) != data:
         raise CanonicalError("not in canonical form")
@@ -52,15 +53,38 @@ def decode(data: bytes) -> Any:
 
 
 def load(data: bytes) -> Any:
-    """Any JSON value. Raises CanonicalError, whatever the bytes are."""
+    """Any JSON value, in which no member is named twice: readers would not agree which of them counts (RFC 8259
+    section 4). Raises CanonicalError, whatever the bytes are.
+    """
+    return read(data, members=_members)
+
+
+def read(data: bytes, members: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None) -> Any:
+    """Any JSON value, for what is compared with its canonical form afterwards. Raises CanonicalError."""
     try:
-        return json.loads(data.decode("utf-8"))
+        return json.loads(data.decode("utf-8"), object_pairs_hook=members)
+    except CanonicalError:
+        raise
     except (ValueError, RecursionError):
         raise CanonicalError("not JSON") from None
 
 
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise CanonicalError("a member is there twice")
+    return members
+
+
 def check_value(value: object) -> None:
     """Raise CanonicalError unless `value` is of the kinds that a leaf may hold, all the way down."""
+    try:
+        _check(value)
+    except RecursionError:
+        raise CanonicalError("nested too deep") from None
+
+
+def _check(value: object) -> None:
     if isinstance(value, str | bool):
         return
     if isinstance(value, int):
@@ -68,12 +92,12 @@ def check_value(value: object) -> None:
             raise CanonicalError("an integer beyond 2**53 - 1")
     elif isinstance(value, list):
         for item in value:
-            check_value(item)
+            _check(item)
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str) or not key.isascii():
                 raise CanonicalError("a key that is not ASCII")
-            check_value(item)
+            _check(item)
     else:
         raise CanonicalError(f"no {type(value).__name__} in a leaf")
 

@@ -3,9 +3,11 @@
 Its fields are those that NIST SP 800-88 Rev. 1 asks for in section 4.8, as far as they make sense where records are
 sanitized and not whole media. Two leaves of the run, its first and its last, come with their proofs, so that the counts
 can be checked with the certificate alone; everything else can be with the exported log: who has that builds the same
-document again.
+document again. One that the gateway hands out is signed as a whole by the log's key, so that every change to it shows
+without the log as well.
 
-A certificate is a JSON object of what canonical JSON has. `certificate_page` shows it for people.
+A certificate is a JSON object of what canonical JSON has. `certificate_page` shows it for people. Its `signed` is a
+signed note (`note`) of two lines: what it is, and the hexadecimal SHA-256 of the canonical JSON of everything else.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
 
-from .canonical import CanonicalError, load
+from .canonical import CanonicalError, encode, read
 from .checkpoint import open_checkpoint, parse_checkpoint
-from .note import Verifier
+from .note import Signer, Verifier, open_note, sign_note
 from .proof import ProvenLeaf, check_proof, prove
 from .purge_template import match_item_purge
 from .schema import Leaf, LeafError
@@ -57,7 +60,7 @@ class RunTally:
         """Take the next leaf of the run, in the order of the log."""
         purge = match_item_purge(body)
         if purge is None:
-            self._other(index, body, load(body))
+            self._other(index, body, read(body))
         else:
             self.feed_purge(purge)
 
@@ -240,16 +243,47 @@ def is_certificate(value: Any) -> bool:
     return isinstance(value, dict) and value.get("kind") == KIND
 
 
-def check_certificate(told: Any, key: Verifier) -> tuple[ProvenLeaf, ProvenLeaf]:
+def sign_certificate(told: dict[str, Any], signer: Signer) -> dict[str, Any]:
+    """The certificate with the log's signature over all of it."""
+    return {**told, "signed": sign_note(_statement(told), [signer]).decode()}
+
+
+def is_signed(told: dict[str, Any], key: Verifier) -> bool:
+    """Whether the log's key signed exactly this; False: nobody did. Raises NoteError or LeafError when it signed
+    something else, CanonicalError for what no certificate has.
+    """
+    note = told.get("signed")
+    if note is None:
+        return False
+    if open_note(str(note).encode(), [key])[0] != _statement(told):
+        raise LeafError("the certificate is not the one that was signed")
+    return True
+
+
+def _statement(told: dict[str, Any]) -> str:
+    rest = {name: value for name, value in told.items() if name != "signed"}
+    return f"{KIND}\n{sha256(encode(rest)).hexdigest()}\n"
+
+
+class Checked(NamedTuple):
+    """What a certificate proves: the run's first and last leaf, and whether the log's key signed all that it says."""
+
+    opened: ProvenLeaf
+    ended: ProvenLeaf
+    signed: bool
+
+
+def check_certificate(told: Any, key: Verifier) -> Checked:
     """The first and the last leaf of the run that a certificate tells of, proven under the log's key.
 
     What the certificate takes from these two is compared with them: run, times, outcome, actor, policy, program,
     counts; and its evidence is one signed state. How the purged divide by reason, plan and method, and what became of
-    objects, only the log tells (`certificates`). Raises ProofError, NoteError, LeafError.
+    objects, only its signature shows, or the log (`certificates`). Raises ProofError, NoteError, LeafError.
     """
     try:
         if told["v"] != VERSION:
             raise ProofError("a certificate of another version")
+        whole = is_signed(told, key)
         evidence = told["evidence"]
         opened, ended = (check_proof(evidence[which]["proof"], key) for which in ("opened", "ended"))
         signed = open_checkpoint(evidence["checkpoint"].encode(), key)
@@ -286,4 +320,4 @@ def check_certificate(told: Any, key: Verifier) -> tuple[ProvenLeaf, ProvenLeaf]
         raise ProofError("not a certificate") from None
     if any(claimed != proven for claimed, proven in same):
         raise LeafError("the certificate says something else than the leaves that it proves")
-    return opened, ended
+    return Checked(opened, ended, whole)

@@ -8,6 +8,8 @@ from hashlib import sha256
 from html import escape
 from typing import Any
 
+from .note import NoteError, Signer, Verifier, open_note, sign_note
+
 STYLE = """
 @page { size: A4; margin: 18mm }
 body { font: 11pt/1.45 Georgia, 'Times New Roman', serif; color: #111;
@@ -28,6 +30,8 @@ td.line { border-bottom: 1px solid #555; height: 1.9em }
 GENERATOR = '<meta name="generator" content="purge certificate page 1">'
 """Which version of this module made a page; to be counted up when anything of a page's bytes changes."""
 
+_SEAL = "<!-- signed\n"
+
 POLICY = f"default-src 'none'; style-src 'sha256-{b64encode(sha256(STYLE.encode()).digest()).decode()}'"
 """The Content-Security-Policy that the page works under: nothing may be loaded, nothing may run."""
 
@@ -45,6 +49,25 @@ def page(certificates: Sequence[Mapping[str, Any]], title: str) -> str:
 def run_page(certificate: Mapping[str, Any]) -> str:
     """The page of one certificate."""
     return page([certificate], f"Purge {certificate['run']['id']}")
+
+
+def sign_page(made: str, signer: Signer) -> str:
+    """A page with the log's signature behind it, in a comment: a signed note of what it is and its SHA-256."""
+    return f"{made}{_SEAL}{sign_note(_statement(made.encode()), [signer]).decode()}-->\n"
+
+
+def open_page(there: bytes, key: Verifier) -> tuple[bytes, bool]:
+    """The page that these bytes hold, and whether the log's key signed it. Raises NoteError when it signed another."""
+    made, seal, note = there.rpartition(_SEAL.encode())
+    if not seal:
+        return there, False
+    if open_note(note.removesuffix(b"-->\n"), [key])[0] != _statement(made):
+        raise NoteError("the page is not the one that was signed")
+    return made, True
+
+
+def _statement(made: bytes) -> str:
+    return f"purge certificate page\n{sha256(made).hexdigest()}\n"
 
 
 def _certificate(told: Mapping[str, Any]) -> str:

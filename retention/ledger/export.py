@@ -16,11 +16,11 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self, TextIO
 
 from .canonical import encode_checked
-from .certificate import RunTallies, dumps
-from .certificate_page import run_page
+from .certificate import RunTallies, dumps, sign_certificate
+from .certificate_page import run_page, sign_page
 from .checkpoint import open_checkpoint
 from .directory import CERTIFICATES, CHECKPOINT, STAMP, STAMPED, SUMS, VKEY, LogDirectory
-from .note import Verifier
+from .note import Signer, Verifier
 from .schema import Leaf, parse_leaf
 from .tiles import ENTRIES, TILE_WIDTH, Tile, TileBuilder, encode_bundle
 from .tree import leaf_hash
@@ -41,11 +41,12 @@ class DirectoryExport:
     Leaving the block without `finish` leaves nothing behind. Blocking: call it from a thread.
     """
 
-    def __init__(self, path: Path, key: Verifier, *, certificates: bool = False) -> None:
-        """`certificates`: with one of every run that ended, for programs and for people."""
+    def __init__(self, path: Path, key: Verifier, *, certifier: Signer | None = None) -> None:
+        """`certifier`: the log's key signs a certificate of every run that ended, for programs and for people."""
         self._path = path
         self._key = key
-        self._tallies = RunTallies() if certificates else None
+        self._certifier = certifier
+        self._tallies = None if certifier is None else RunTallies()
         self._bodies: list[bytes] = []
         self._size = 0
         self._folders: set[Path] = set()
@@ -90,13 +91,13 @@ class DirectoryExport:
         _put(self._folder, self._path)
 
     def _certificates(self, checkpoint: bytes) -> None:
-        if self._tallies is None:
+        if self._tallies is None or self._certifier is None:
             return
         nodes = LogDirectory(self._folder).nodes(self._size)
         for told in self._tallies.certify(checkpoint, nodes, self._key):
             name = f"{CERTIFICATES}/{told['run']['id']}"
-            self._write(f"{name}.json", dumps(told).encode())
-            self._write(f"{name}.html", run_page(told).encode())
+            self._write(f"{name}.json", dumps(sign_certificate(told, self._certifier)).encode())
+            self._write(f"{name}.html", sign_page(run_page(told), self._certifier).encode())
 
     def _bundle(self) -> None:
         tile = Tile(ENTRIES, self._size // TILE_WIDTH, len(self._bodies))

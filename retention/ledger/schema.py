@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .canonical import MAX_INT, CanonicalError, check_value, encode_checked, load, parse_instant
+from .canonical import MAX_INT, CanonicalError, check_value, encode_checked, parse_instant, read
 
 VERSION = 1
 MAX_LEAF = 0xFFFF
@@ -203,7 +203,7 @@ def parse_leaf(body: bytes) -> Leaf:
     if len(body) > MAX_LEAF:
         raise LeafError("longer than 65 535 bytes")
     try:
-        leaf = load(body)
+        leaf = read(body)
         check_leaf(leaf)
         if encode_checked(leaf) != body:
             raise LeafError("not in canonical form")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,8 +16,8 @@ import pytest
 from retention.ledger import leaves as ledger
 from retention.ledger.audit import certify_run, check_proof_file
 from retention.ledger.canonical import encode
-from retention.ledger.certificate import check_certificate, dumps
-from retention.ledger.certificate_page import POLICY, STYLE, page, run_page
+from retention.ledger.certificate import check_certificate, dumps, sign_certificate
+from retention.ledger.certificate_page import GENERATOR, POLICY, STYLE, page, run_page, sign_page
 from retention.ledger.directory import LogDirectory
 from retention.ledger.export import DirectoryExport
 from retention.ledger.note import Signer
@@ -70,17 +72,93 @@ def test_a_run_that_was_aborted_and_one_that_never_was(exported: Exporter, leave
 
 def test_it_is_checked_with_nothing_but_the_key(told: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "certificate.json"
-    file.write_text(dumps(told))
+    signed = sign_certificate(told, SIGNER)
+    file.write_text(dumps(signed))
     report = check_proof_file(file, KEY)
     assert report.verdict is Verdict.OK, report.lines()
     assert "candidates 4, purged 2, failed 0" in report.facts["runs"][RUN]
-    file.write_text(json.dumps({"run_id": RUN, "certificates": [told, told]}))  # as the gateway answers
+    file.write_text(json.dumps({"run_id": RUN, "certificates": [signed, signed]}))  # as the gateway answers
     assert check_proof_file(file, KEY).headline.startswith("ok: 2 certified runs")
     file.write_text(json.dumps({"certificates": []}))
     assert check_proof_file(file, KEY).verdict is Verdict.INCOMPLETE
-    thief = Signer(ORIGIN, bytes(32)).verifier
+    thief = Signer(ORIGIN, bytes(32))
+    file.write_text(dumps(signed))
+    assert check_proof_file(file, thief.verifier).verdict is Verdict.INVALID
+    file.write_text(dumps(sign_certificate(told, thief)))
+    assert check_proof_file(file, KEY).verdict is Verdict.INVALID
+
+
+def places(value: Any, *path: str | int) -> Iterator[tuple[str | int, ...]]:
+    """Where every single value of a JSON document stands."""
+    inside: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, dict):
+        inside = value.items()
+    elif isinstance(value, list):
+        inside = enumerate(value)
+    else:
+        yield path
+    for name, part in inside:
+        yield from places(part, *path, name)
+
+
+def edits(told: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every single value changed, every member left out, and one more put in everywhere."""
+    for path in places(told):
+        for how in ("change", "drop", "add"):
+            edited = copy.deepcopy(told)
+            part: Any = edited
+            for name in path[:-1]:
+                part = part[name]
+            if how == "change":
+                value = part[path[-1]]
+                part[path[-1]] = value + 1 if isinstance(value, int) else f"{value}x"
+            elif how == "drop":
+                del part[path[-1]]
+            elif isinstance(part, dict):
+                part["also"] = "approved by the auditors"
+            yield edited
+
+
+def test_every_change_to_a_signed_certificate_shows_without_the_log(told: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "certificate.json"
+    signed = sign_certificate(told, SIGNER)
+    for edited in edits(signed):
+        file.write_text(dumps(edited))
+        verdict = check_proof_file(file, KEY).verdict
+        assert verdict is (Verdict.INVALID if "signed" in edited else Verdict.INCOMPLETE) or edited == signed, edited
+    for told_twice in (
+        '{"objects": {"erased": 9},' + dumps(signed)[1:],  # a reader might believe the first
+        dumps(signed).replace('"failed": 0', '"failed": 0.0'),
+        '{"kind": "purge certificate", "v": 1, "signed": "", "x":' + "[" * 5_000 + "]" * 5_000 + "}",
+    ):
+        file.write_text(told_twice)
+        assert check_proof_file(file, KEY).verdict is Verdict.INVALID
+
+
+def test_without_a_signature_it_says_what_is_not_proven(told: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "certificate.json"
+    told["objects"]["erased"] += 1  # nothing but the log could tell
     file.write_text(dumps(told))
-    assert check_proof_file(file, thief).verdict is Verdict.INVALID
+    report = check_proof_file(file, KEY)
+    assert report.verdict is Verdict.INCOMPLETE
+    assert "nobody signed the certificate" in report.headline
+
+
+def test_a_signed_page_is_checked_with_the_key(told: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "certificate.html"
+    made = sign_page(run_page(told), SIGNER)
+    file.write_text(made)
+    assert check_proof_file(file, KEY).verdict is Verdict.OK
+    for forged in (
+        made.replace("2 copies purged", "1 copies purged"),
+        f"{made}<p>approved",
+        made.replace("</html>", ""),
+    ):
+        assert forged != made
+        file.write_text(forged)
+        assert check_proof_file(file, KEY).verdict is Verdict.INVALID
+    file.write_text(run_page(told))
+    assert check_proof_file(file, KEY).verdict is Verdict.INCOMPLETE
 
 
 @pytest.mark.parametrize(
@@ -187,7 +265,7 @@ def test_the_page_needs_nothing_from_anywhere_and_escapes_everything(told: dict[
 
 def test_an_export_has_them_and_verify_builds_them_again(leaves: list[bytes], tmp_path: Path) -> None:
     path = tmp_path / "log"
-    with DirectoryExport(path, KEY, certificates=True) as export:
+    with DirectoryExport(path, KEY, certifier=SIGNER) as export:
         export.add(leaves)
         export.finish(sign(leaves))
     names = {name for name in LogDirectory(path).names() if name.startswith("certificates/")}
@@ -211,15 +289,31 @@ def test_an_export_has_them_and_verify_builds_them_again(leaves: list[bytes], tm
         assert forged != good
         file.write_text(forged)
         assert verify_directory(path, KEY).verdict is Verdict.INVALID, forged[:20]
-    file.write_text(good.replace("Cryptographic Erase", "Crypto erase"))  # as another version may put it
+    told = json.loads(good)
+    del told["signed"]
+    file.write_text(dumps(told))  # it is what the log says
     assert verify_directory(path, KEY).verdict is Verdict.OK
+    reworded = json.loads(dumps(told).replace("800-88 Rev. 1", "800-88 Rev. 2"))
+    file.write_text(dumps(sign_certificate(reworded, SIGNER)))  # as another version may put it
+    assert verify_directory(path, KEY).verdict is Verdict.OK
+    for unsigned in (reworded, json.loads(dumps(told).replace('"description": "Purge"', '"description": "Destroy"'))):
+        file.write_text(dumps(unsigned))
+        assert verify_directory(path, KEY).verdict is Verdict.INVALID
+    file.write_text(good)
     shown = path / f"certificates/{RUN}.html"
+    shown_before = shown.read_text().partition("<!-- signed")[0]
     shown.write_text(shown.read_text().replace("2 copies purged", "1 copies purged"))
     assert verify_directory(path, KEY).verdict is Verdict.INVALID
     shown.write_text("<p>a page that does not say by what it was made")
     assert verify_directory(path, KEY).verdict is Verdict.INVALID
-    shown.write_text('<meta name="generator" content="purge certificate page 999"><p>a page of another version')
-    assert verify_directory(path, KEY).facts["pages_of_other_versions"] == 1
+    newer = shown_before.replace(GENERATOR, '<meta name="generator" content="purge certificate page 999">')
+    shown.write_text(newer)
+    assert verify_directory(path, KEY).verdict is Verdict.INVALID
+    shown.write_text(sign_page(newer.replace(RUN, ABORTED), SIGNER))
+    assert verify_directory(path, KEY).verdict is Verdict.INVALID
+    shown.write_text(sign_page(newer, SIGNER))
+    report = verify_directory(path, KEY)
+    assert (report.verdict, report.facts["pages_of_other_versions"]) == (Verdict.OK, 1)
     shown.rename(path / f"certificates/{ulid(7)}.html")
     assert "certificates/" in verify_directory(path, KEY).headline
 

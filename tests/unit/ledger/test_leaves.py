@@ -7,7 +7,7 @@ import json
 import pytest
 
 from retention.ledger import leaves
-from retention.ledger.canonical import encode
+from retention.ledger.canonical import CanonicalError, encode
 from retention.ledger.leaves import Actor, Blobs, LeafError, parse_leaf
 from retention.ledger.schema import RUN_OPTIONAL, RUN_REQUIRED, TYPES
 from tests.ledger_samples import DIGEST, DOCUMENT, NOW, common, every_type, purge_fields, ulid
@@ -149,3 +149,12 @@ def test_a_hold_has_one_scope() -> None:
 def test_a_matter_is_one_printable_line(matter: str) -> None:
     with pytest.raises(LeafError):
         leaves.hold_place(common(1), hold_ref="h", matter=matter, reason_commit=DIGEST.hex())
+
+
+def test_what_is_nested_too_deep_is_refused_in_words() -> None:
+    """From Python 3.12 on the standard library reads more levels than a function may call itself."""
+    deep: list[object] = []
+    for _ in range(5_000):
+        deep = [deep]
+    with pytest.raises(CanonicalError, match="too deep"):
+        encode({"document": deep})
