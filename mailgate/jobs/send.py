@@ -100,6 +100,7 @@ class Sender:
             await self._queue.enter(self._owner, LEASE, now)
             self._renew_at = now + LEASE // 3
         await self._queue.recover(now)
+        await self._queue.resolve(now)
         await self._queue.file_due(now)
         for _ in range(_ROUNDS):
             room = self._limits.at_once - len(self._tasks)

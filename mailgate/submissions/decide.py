@@ -8,6 +8,7 @@
 | the server can't carry it (SMTPUTF8, SIZE) | refused | failed |
 | the login was refused | waiting | queued until the credentials change, or an hour passed |
 | the end of the content was sent, no answer | uncertain | uncertain; tried again only by request |
+| … and a trace of it turns up (`store.sending.queue`, 4) | accepted where uncertain | sent, or queued for others |
 | whatever waits when its time is over | refused (`gave_up`) | sent or failed |
 """
 
@@ -85,6 +86,20 @@ def verdict(
             return Verdict(SubmissionState.QUEUED, after, newly, now + wait, code, text)
         after = give_up(after)
     return Verdict(ended(after), after, newly, code=code, text=text)
+
+
+def taken(recipients: Sequence[Recipient], *, now: Instant, give_up_at: Instant) -> Verdict:
+    """What follows when it turns out that the server took what was uncertain."""
+    after = tuple(
+        replace(recipient, state=RecipientState.ACCEPTED, code=None, text=None)
+        if recipient.state is RecipientState.UNCERTAIN
+        else recipient
+        for recipient in recipients
+    )
+    if waiting(after) and now < give_up_at:
+        return Verdict(SubmissionState.QUEUED, after, len(accepted(after)), now)
+    after = give_up(after)
+    return Verdict(ended(after), after, len(accepted(after)))
 
 
 def ended(recipients: Sequence[Recipient]) -> SubmissionState:

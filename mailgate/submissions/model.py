@@ -6,7 +6,7 @@
        │◀──refused──  sending ──the server's 250──▶ sent
        │                 │ killed, or the line was lost behind the last byte
        │ (by request)    ▼
-       └───────────  uncertain
+       └───────────  uncertain ──its copy, an answer or a report turns up──▶ sent
 
 A submission that is queued was not handed over, or not to those recipients that wait; one that is `sending` may have
 been. What may have been is never sent again by itself.

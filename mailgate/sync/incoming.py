@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
+from connectors.model import SpecialUse
 from mailgate.clock import Instant
 from mailgate.messages.returned import Undelivered
 from mailgate.sync.actions import Action
@@ -103,6 +105,10 @@ class Draft:
 
     message_id: str
     item_ref: str
+
+
+FILED_IN: Final = frozenset({SpecialUse.SENT, SpecialUse.ALL})
+"""Where servers put what was sent through them; Gmail has it in All Mail."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from mailgate.clock import Instant
 from mailgate.sync.actions import Action, Pull, Return
 from mailgate.sync.arriving import HEAD, HUGE, Arrived, MessageSink
 from mailgate.sync.context import Context
-from mailgate.sync.incoming import Aside, Batch, Cause, PreparedMessage, View
+from mailgate.sync.incoming import FILED_IN, Aside, Batch, Cause, PreparedMessage, View
 from mailgate.sync.port import BatchRefusedError
 from mailgate.sync.recognise import Unlisted, recognise
 from mailgate.sync.reconcile import decide
@@ -45,9 +45,6 @@ asked for, and nobody would ever let go of it.
 
 AT_HAND: Final = 256 << 10
 """Of new mail that is no larger together, header tokens are made at once: a thread takes longer to be woken."""
-
-FILED_IN: Final = frozenset({SpecialUse.SENT, SpecialUse.ALL})
-"""Where servers put what was sent through them; Gmail has it in All Mail."""
 
 _PATIENCE_S: Final = 0.2
 """How long a prepared batch waits for the next one, so that the checkpoint can go with the last."""

@@ -21,11 +21,11 @@ from mailgate.store.reading import MessageReader
 from mailgate.store.sending.accept import LetterRequest, Submissions, Wish
 from mailgate.store.sending.allowance import CountedAllowance
 from mailgate.store.sending.filing import Filing
-from mailgate.store.sending.queue import SendQueue
+from mailgate.store.sending.queue import Claim, SendQueue
 from mailgate.store.sending.records import Submission
 from mailgate.store.wishes.locks import Locks
 from mailgate.submissions.compose import File
-from mailgate.submissions.decide import Outcome
+from mailgate.submissions.decide import Answer, Outcome
 from mailgate.submissions.model import RecipientState, SubmissionState
 from retention.model import AnchorFrom, Graces
 from retention.policy import ClockLimits
@@ -81,20 +81,42 @@ class Desk:
 
     async def send(self, *, wait: Instant = 0, to: str = "cy@example.com") -> Submission:
         """A letter that the server takes; for `wait` it may file it by itself."""
+        return await self.answered(await self.hand_over(to=to), wait=wait)
+
+    async def hand_over(self, *, to: str = "cy@example.com", parent_id: str | None = None) -> Claim:
+        """A letter that the server has to its last byte."""
         engine = self.engine
         tenant = await tenants.get(engine.db, engine.tenant_id)
         letter = LetterRequest(to=(("Cy", to),), subject="Offer", text="Dear Cy", html="<p>Dear Cy</p>", files=FILES)
-        made = await self.submissions.send_letter(tenant, Wish(engine.mailbox_id), letter, engine.clock(), SYSTEM)
+        wish = Wish(engine.mailbox_id, parent_id=parent_id, pin_to_parent=parent_id is not None)
+        made = await self.submissions.send_letter(tenant, wish, letter, engine.clock(), SYSTEM)
         await self.queue.enter("p", HOUR, engine.clock())
         claim = await self.queue.claim("p", made.id, engine.tenant_id, engine.mailbox_id, engine.clock())
         assert claim is not None
         await self.queue.journal(claim, [to], engine.clock())
-        await self.queue.finish(claim, Outcome({to: None}), "250 ok", engine.clock(), wait)
-        return await self.look(made.id)
+        return claim
+
+    async def answered(self, claim: Claim, *, wait: Instant = 0) -> Submission:
+        """The server says that it took it."""
+        outcome = Outcome({recipient.address: None for recipient in claim.envelope.recipients})
+        await self.queue.finish(claim, outcome, "250 ok", self.engine.clock(), wait)
+        return await self.look(claim.id)
+
+    async def unanswered(self, claim: Claim) -> Submission:
+        """The answer is lost."""
+        lost = Answer("no_answer", "the line was closed")
+        outcome = Outcome({recipient.address: None for recipient in claim.envelope.recipients}, lost, unknown=True)
+        await self.queue.finish(claim, outcome, None, self.engine.clock(), 0)
+        return await self.look(claim.id)
 
     async def look(self, submission_id: str) -> Submission:
         tenant = await tenants.get(self.engine.db, self.engine.tenant_id)
         return await self.submissions.get(tenant, self.engine.mailbox_id, submission_id)
+
+    async def told(self, type_: str) -> list[tuple[str | None, dict[str, Any]]]:
+        """What the feed says of submissions: copies and payloads."""
+        events = await self.engine.rows("events", lambda c: c.type == type_)
+        return [(event.message_id, event.payload) for event in events]
 
     async def raw(self, sent: Submission) -> bytes:
         """The bytes of the copy."""
@@ -108,6 +130,7 @@ class Desk:
         self.engine.account.now = self.engine.clock.now
         await self.queue.file_due(self.engine.clock())
         await self.engine.sync()
+        await self.queue.resolve(self.engine.clock())
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@
 3. Whatever appears in Sent meanwhile is paired with a copy that stands nowhere: by Message-ID, else by likeness within
    ten minutes. Paired, the copy gets the bytes that the server has (`mailgate.store.drafts`), and an operation that
    waits finds it there.
+4. What the server filed before its answer was known, or in place of it, is the copy: no other is made.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Row, exists, or_, select, update
+from sqlalchemy import ColumnElement, FromClause, Row, Select, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from connectors.model import SpecialUse
@@ -31,7 +32,7 @@ from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.folders import create_for, folder_for
 from mailgate.store.wishes.locks import LockedMailbox
-from mailgate.sync.incoming import Draft, PreparedBlob, SentToken
+from mailgate.sync.incoming import FILED_IN, Draft, PreparedBlob, SentToken
 from mailgate.sync.operations import OperationKind
 from retention.model import AnchorFrom
 
@@ -58,10 +59,25 @@ class Filing:
 
     async def make_copy(
         self, tx: Transaction, mailbox: LockedMailbox, row: Row[Any], key: bytes, now: Instant, wait: Instant
-    ) -> Instant | None:
-        """The server took it just now: make the copy. `key`: the submission's data key; `wait`: for so long the server
-        may file it itself. Returns `file_at`.
+    ) -> dict[str, Any]:
+        """The server took it: make the copy, unless the server has filed one already. `key`: the submission's data key;
+        `wait`: for so long the server may file it itself. Returns the submission's columns that say what the copy is.
         """
+        filed = await tx.conn.execute(filed_of(submissions).where(_S.id == row.id).limit(1))
+        message_id = filed.scalar_one_or_none()
+        if message_id is None:
+            message_id = row.message_id
+            file_at = await self._make(tx, mailbox, row, key, now, wait)
+        else:
+            file_at = None
+        if row.parent_id is not None and row.pin_to_parent:
+            actor = Actor(*row.requested_by.split(":", 1))
+            await self._pins.inherit(tx, mailbox.tenant, row.parent_id, message_id, now=now, actor=actor)
+        return {"message_id": message_id, "file_at": file_at}
+
+    async def _make(
+        self, tx: Transaction, mailbox: LockedMailbox, row: Row[Any], key: bytes, now: Instant, wait: Instant
+    ) -> Instant | None:
         blob = await self._blob(tx, row.blob_id)
         received_at = now - now % SECOND
         message = open_prepared(
@@ -71,11 +87,8 @@ class Filing:
         folder_id = None if wait or mailbox.refusal is not None else await _sent_folder(tx, mailbox, now)
         place = copies.Place(row.tenant_id, row.mailbox_id, folder_id, None)
         await copies.add(tx, place, [message], horizon=horizon, initial=False)
-        actor = Actor(*row.requested_by.split(":", 1))
-        if row.parent_id is not None and row.pin_to_parent:
-            await self._pins.inherit(tx, mailbox.tenant, row.parent_id, message.id, now=now, actor=actor)
         if folder_id is not None:
-            await _ask(tx, row, folder_id, received_at, now, actor)
+            await _ask(tx, row, folder_id, received_at, now, Actor(*row.requested_by.split(":", 1)))
             return None
         return now + (wait or FOLDERS_PAUSE)
 
@@ -89,6 +102,9 @@ class Filing:
             return None
         if (await tx.conn.execute(stands)).first() is not None:
             return None
+        filed = filed_of(submissions).where(_S.id == row.id).limit(1)
+        if (await tx.conn.execute(filed)).first() is not None:
+            return None  # it came in the moment of the answer, too early to be paired: one in Sent is enough
         if mailbox.refusal is not None:
             return now + FOLDERS_PAUSE if mailbox.refusal.slug != "mailbox_removed" else None
         folder_id = await _sent_folder(tx, mailbox, now)
@@ -156,6 +172,29 @@ async def _ask(
 
 
 # Pairing.
+
+
+def filed_of(of: FromClause) -> Select[Any]:
+    """Ids of messages in Sent that are what a server filed of a submission (`of`: its table) which has no copy yet: of
+    the same Message-ID, come since it was asked for, and no other submission's.
+    """
+    other = submissions.alias("other")
+    theirs = exists().where(other.c.message_id == _M.id)
+    return (
+        select(_M.id)
+        .join(origins, origins.c.message_id == _M.id)
+        .join(folders, folders.c.id == origins.c.folder_id)
+        .where(
+            _M.tenant_id == of.c.tenant_id,
+            _M.msgid_token == of.c.msgid_token,
+            _M.mailbox_id == of.c.mailbox_id,
+            _M.deleted_at.is_(None),
+            _M.stored_at >= of.c.requested_at,
+            origins.c.vanished_at.is_(None),
+            folders.c.special_use.in_(sorted(FILED_IN)),
+            ~theirs,
+        )
+    )
 
 
 def _unfiled(mailbox_id: str, now: Instant) -> ColumnElement[bool]:

@@ -7,7 +7,8 @@ blobs → heads.
 1. A claim promises nothing to anybody: a process killed before the journal leaves a submission that is queued.
 2. `journal` commits before DATA is sent: from then on the server may have the message.
 3. A submission that is `sending` and whose process is gone becomes `uncertain`. It is never sent again by itself.
-4. The answer that comes after all is believed, unless somebody asked for another attempt meanwhile.
+4. The answer that comes after all is believed, unless somebody asked for another attempt meanwhile. So is what only a
+   message that was taken brings about: its copy in Sent, an answer to it, a report that it was returned.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from mailgate.errors import ConflictError, MailgateError
 from mailgate.keys import KeyRing
 from mailgate.store import leases
 from mailgate.store.database import Database
-from mailgate.store.schema import blobs, mailboxes, submissions
+from mailgate.store.schema import blobs, mailboxes, message_links, messages, submissions
 from mailgate.store.schema import leases as leases_table
 from mailgate.store.sending.allowance import Allowance
-from mailgate.store.sending.filing import Filing, drop_bytes
+from mailgate.store.sending.filing import FOLDERS_PAUSE, Filing, drop_bytes, filed_of
 from mailgate.store.sending.records import Envelope
+from mailgate.store.sending.returns import RETURNED
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.locks import LockedMailbox, Locks
 from mailgate.submissions import decide
@@ -299,6 +301,36 @@ class SendQueue:
             await self._db.transact(work)
         return len(ids)
 
+    async def resolve(self, now: Instant, limit: int = 100) -> int:
+        """What is uncertain, and was taken as it turns out (invariant 4). How many."""
+        filed = filed_of(submissions).correlate(submissions).exists()
+        link, answer = message_links.c, messages.c
+        answered = exists().where(
+            link.tenant_id == _S.tenant_id,
+            link.token == _S.msgid_token,
+            answer.id == link.message_id,
+            answer.stored_at >= _S.requested_at,
+        )
+        mine = (_S.state == SubmissionState.UNCERTAIN.value) & (_S.blob_id > "")  # > "": by the index
+        known = mine & or_(_S.code == RETURNED, _S.sent_at.is_(None) & or_(filed, answered))
+        query = select(_S.id, _S.tenant_id, _S.mailbox_id).where(known).limit(limit)
+        async with self._db.read() as conn:
+            rows = (await conn.execute(query)).all()
+        for found in rows:
+
+            async def work(tx: Transaction, found: Any = found) -> None:
+                mailbox = await self._locks.mailbox(tx, found.tenant_id, found.mailbox_id, now)
+                row = await self._lock(tx, (_S.id == found.id) & mine, skip=True)
+                if row is not None:
+                    key = self._ring.tenant(mailbox.tenant.ref).unwrap(row.data_key, row.key_epoch)
+                    envelope = Envelope.open(key, row.id, row.sealed)
+                    verdict = decide.taken(envelope.recipients, now=now, give_up_at=row.give_up_at)
+                    envelope = replace(envelope, recipients=verdict.recipients)
+                    await self._settle(tx, mailbox, row, envelope, verdict, None, now, FOLDERS_PAUSE)
+
+            await self._db.transact(work)
+        return len(rows)
+
     async def file_due(self, now: Instant, limit: int = 100) -> int:
         """Put copies into Sent that their servers did not file in time. How many were looked at."""
         query = select(_S.id, _S.tenant_id, _S.mailbox_id).where(_S.file_at <= now).order_by(_S.file_at).limit(limit)
@@ -340,7 +372,9 @@ class SendQueue:
             values["next_at"] = verdict.next_at
         if verdict.newly and row.sent_at is None:
             key = self._ring.tenant(mailbox.tenant.ref).unwrap(row.data_key, row.key_epoch)
-            values |= {"sent_at": now, "file_at": await self._filing.make_copy(tx, mailbox, row, key, now, wait)}
+            copy = await self._filing.make_copy(tx, mailbox, row, key, now, wait)
+            await tx.conn.execute(update(submissions).where(_S.id == row.id).values(sent_at=now, **copy))
+            row = (await tx.conn.execute(select(submissions).where(_S.id == row.id))).one()
             _tell(tx, row, "message.sent", now, **_counts(envelope.recipients))
         ended = verdict.state in (SubmissionState.SENT, SubmissionState.FAILED)
         if ended:

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, or_, select, update
 
 from mailgate.clock import Instant
 from mailgate.keys import TenantKeys
 from mailgate.store.schema import messages, submissions
 from mailgate.store.sending.records import Envelope
 from mailgate.store.transaction import Transaction
-from mailgate.submissions.model import Recipient, RecipientState
+from mailgate.submissions.model import Recipient, RecipientState, SubmissionState
 from mailgate.sync.incoming import Bounce, PreparedMessage
 
+RETURNED: Final = "returned"
+"""The code of what was uncertain when a report said that it was returned: so the server had taken it."""
+
 _S = submissions.c
+_UNCERTAIN = _S.state == SubmissionState.UNCERTAIN.value
 
 
 async def answered(tx: Transaction, tenant_id: str, arrived: Sequence[PreparedMessage]) -> Mapping[str, dict[str, Any]]:
@@ -27,7 +31,7 @@ async def answered(tx: Transaction, tenant_id: str, arrived: Sequence[PreparedMe
     query = (
         select(_S.id, _S.msgid_token, messages.c.id.label("copy_id"))
         .outerjoin(messages, messages.c.id == _S.message_id)
-        .where(_S.tenant_id == tenant_id, _S.sent_at.is_not(None), _S.msgid_token.in_(sorted(tokens)))
+        .where(_S.tenant_id == tenant_id, or_(_S.sent_at.is_not(None), _UNCERTAIN), _S.msgid_token.in_(sorted(tokens)))
         .order_by(_S.id)
     )
     found: dict[bytes, dict[str, Any]] = {}
@@ -56,7 +60,8 @@ async def bounced(
 
 
 async def _mark(tx: Transaction, row: Row[Any], keys: TenantKeys, report: Bounce, report_id: str, now: Instant) -> None:
-    if row.sealed is None or row.sent_at is None:
+    uncertain = row.state == SubmissionState.UNCERTAIN.value
+    if row.sealed is None or (row.sent_at is None and not uncertain):
         return
     key = keys.unwrap(row.data_key, row.key_epoch)
     envelope = Envelope.open(key, row.id, row.sealed)
@@ -66,14 +71,14 @@ async def _mark(tx: Transaction, row: Row[Any], keys: TenantKeys, report: Bounce
     if not count:
         return
     sealed = replace(envelope, recipients=after).seal(key, row.id)
-    await tx.conn.execute(update(submissions).where(_S.id == row.id).values(sealed=sealed))
+    values = {"sealed": sealed} | ({"code": RETURNED} if uncertain else {})
+    await tx.conn.execute(update(submissions).where(_S.id == row.id).values(values))
     payload = {"submission_id": row.id, "report_message_id": report_id, "bounced": count}
-    tx.emit(
-        row.tenant_id, "message.bounced", at=now, mailbox_id=row.mailbox_id, message_id=row.message_id, payload=payload
-    )
+    message_id = None if row.sent_at is None else row.message_id
+    tx.emit(row.tenant_id, "message.bounced", at=now, mailbox_id=row.mailbox_id, message_id=message_id, payload=payload)
 
 
 def _after(recipient: Recipient, said: Any) -> Recipient:
-    if said is None or recipient.state is not RecipientState.ACCEPTED:
+    if said is None or recipient.state not in (RecipientState.ACCEPTED, RecipientState.UNCERTAIN):
         return recipient
     return replace(recipient, state=RecipientState.BOUNCED, code=said.status, text=said.text or None)
