@@ -84,9 +84,9 @@ def folder_name(raw: bytes) -> str:
 def folders_of(items: Iterable[ListItem]) -> list[Folder]:
     """All folders once, INBOX first, then by name.
 
-    A use belongs to whom an attribute gives it; names are looked at only for uses that no attribute names, and then
-    the best name alone gets it. A folder that cannot be selected (RFC 9051 §7.3.1 \\Noselect, \\NonExistent) has no
-    use.
+    A use belongs to whom an attribute gives it; of several only to those whose name means it, if there are any. Names
+    are looked at else only for uses that no attribute names, and then the best name alone gets it. A folder that cannot
+    be selected (RFC 9051 §7.3.1 \\Noselect, \\NonExistent) has no use.
     """
     by_name: dict[str, ListItem] = {}
     for item in items:
@@ -101,6 +101,9 @@ def folders_of(items: Iterable[ListItem]) -> list[Folder]:
                 if attribute in ATTRIBUTES:
                     uses[name] = ATTRIBUTES[attribute]
                     break
+    meant = {name: use for name, use in uses.items() if name in by_name and _meaning(name, by_name[name])[0] is use}
+    known = set(meant.values())
+    uses = {name: use for name, use in uses.items() if name in meant or use not in known}
     _guess(by_name, uses)
     folders = [
         Folder(
@@ -125,13 +128,16 @@ def _guess(by_name: dict[str, ListItem], uses: dict[str, SpecialUse]) -> None:
     for name, item in by_name.items():
         if name in uses or not _selectable(item):
             continue
-        parts = name.split(item.delimiter) if item.delimiter else [name]
-        if len(parts) > 2 or (len(parts) == 2 and _plain(parts[0]) not in _PARENTS):
-            continue
-        found = _BY_NAME.get(_plain(parts[-1]))
-        if found is not None and found[0] not in claimed:
-            candidate = (found[1], name)
-            if found[0] not in best or candidate < best[found[0]]:
-                best[found[0]] = candidate
+        use, rank = _meaning(name, item)
+        if use is not None and use not in claimed:
+            best[use] = min((rank, name), best.get(use, (rank, name)))
     for use, (_, name) in best.items():
         uses[name] = use
+
+
+def _meaning(name: str, item: ListItem) -> tuple[SpecialUse | None, int]:
+    """The use that this name means, and how well it is known for it: 0 is best."""
+    parts = name.split(item.delimiter) if item.delimiter else [name]
+    if len(parts) > 2 or (len(parts) == 2 and _plain(parts[0]) not in _PARENTS):
+        return None, 0
+    return _BY_NAME.get(_plain(parts[-1]), (None, 0))

@@ -147,6 +147,12 @@ QUIRKS: Final = (
         "Cyrus", "writes special uses in lower case", "compared without case", "RFC 9051 §9: attributes have no case"
     ),
     Quirk(
+        "Cyrus",
+        "once in a while gives a new folder the use of another one as well (`\\archive`)",
+        "of several folders with one use those have it whose name means it, if there are any",
+        "RFC 6154 §2 lets several have one; but mail is moved to such a folder, and it can't be deleted",
+    ),
+    Quirk(
         "Courier, pymap",
         "have no SPECIAL-USE",
         "Sent, Drafts, Trash, Junk and Archive are known by their names, in many languages",

@@ -223,6 +223,16 @@ def test_the_same_use_twice_by_attribute_is_kept_twice() -> None:
     assert uses(item("a", "\\archive"), item("b", "\\archive")) == {"a": SpecialUse.ARCHIVE, "b": SpecialUse.ARCHIVE}
 
 
+def test_of_those_with_one_use_the_names_that_mean_it_have_it() -> None:
+    """As Cyrus has it once in a while: an ordinary folder gets the use of another one as well."""
+    assert uses(item("Archive", "\\archive"), item("Stars", "\\archive"), item("Bin", "\\flagged")) == {
+        "Archive": SpecialUse.ARCHIVE,
+        "Bin": SpecialUse.FLAGGED,
+    }
+    both = {"Sent": SpecialUse.SENT, "Gesendet": SpecialUse.SENT}
+    assert uses(item("Sent", "\\sent"), item("Gesendet", "\\sent"), item("A/Sent", "\\sent")) == both
+
+
 @pytest.mark.parametrize(
     ("name", "use"),
     [
