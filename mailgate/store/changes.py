@@ -160,7 +160,9 @@ class _Changes:
         for folder_id in sorted({at.folder_id for at in action.left}):
             # Nothing proves that it went: that folder's next look counts anew, and reads what it knows nothing of.
             await conn.execute(update(folders).where(folders.c.id == folder_id).values(exists_count=UNSURE))
-        before = (await conn.execute(select(origins.c.folder_id).where(mine, void))).scalars().all()
+        left_there = select(origins.c.folder_id, folders.c.gone_at).join(folders, folders.c.id == origins.c.folder_id)
+        rows = (await conn.execute(left_there.where(mine, void))).all()
+        before = [row.folder_id for row in rows]
         await conn.execute(delete(origins).where(mine, void))
         statement = self._tx.insert(origins).values(
             folder_id=batch.folder.id,
@@ -173,10 +175,12 @@ class _Changes:
             labels=null() if action.labels is None else sorted(action.labels),
         )
         await conn.execute(statement.on_conflict_do_nothing())
-        if self._alive[action.message_id].moving_to == batch.folder.id:
-            return False  # where the CRM has it already
         moving_to = self._alive[action.message_id].moving_to
-        if not before and moving_to is not None:  # appended, and moved on by somebody at once
+        if moving_to == batch.folder.id:  # where the CRM has it already
+            if any(row.gone_at is None for row in rows):
+                return False
+            self._emit("message.updated", action.message_id, {"origin_present": True})
+        elif not before and moving_to is not None:  # appended, and moved on by somebody at once
             moved = {"from_folder_id": moving_to, "folder_id": batch.folder.id}
             self._emit("message.moved", action.message_id, moved)
         elif not before:

@@ -237,7 +237,7 @@ async def save_listing(
             await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(values))
             # What vanished with it is shown in it again, until it is known where it is.
             inside = origins.c.folder_id == folder_id
-            await places.tell(tx, owner.tenant_id, owner.mailbox_id, inside, now)
+            await places.tell(tx, owner.tenant_id, owner.mailbox_id, inside, now, moving=True)
         if revived is None or revived.on_its_way != "create":  # the CRM has it already
             tell("folder.created", folder_id)
     for folder_id, (folder, followed) in changes.updated.items():
@@ -246,9 +246,9 @@ async def save_listing(
         )
     for folder_id in changes.gone:
         await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(gone_at=now))
-        left = (origins.c.folder_id == folder_id) & origins.c.vanished_at.is_(None)
-        await tx.conn.execute(update(origins).where(left).values(vanished_at=now))
-        await places.tell(tx, owner.tenant_id, owner.mailbox_id, origins.c.folder_id == folder_id, now)
+        inside = origins.c.folder_id == folder_id
+        await tx.conn.execute(update(origins).where(inside, origins.c.vanished_at.is_(None)).values(vanished_at=now))
+        await places.tell(tx, owner.tenant_id, owner.mailbox_id, inside, now, moving=True)
         await forget_folder(tx, folder_id)
         tell("folder.deleted", folder_id)
 

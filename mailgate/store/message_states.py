@@ -138,7 +138,7 @@ class MessageStates:
         naming = await self._naming(conn, horizon, ids)
         pinned = await self._pins(conn, [row.id for row in rows if row.pins])
         removed = await self._removed(conn, {row.mailbox_id for row in rows})
-        standing, present = await self._places(conn, ids, removed)
+        standing = await self._places(conn, ids, removed)
         return [
             MessageState(
                 id=row.id,
@@ -161,7 +161,7 @@ class MessageStates:
                 held=held[row.id] > 0,
                 hold_ids=naming.get(row.id, ()),
                 mailbox_removed_at=removed.get(row.mailbox_id),
-                origin_present=row.id in present,
+                origin_present=row.id in standing,
             )
             for row in rows
         ]
@@ -194,8 +194,8 @@ class MessageStates:
 
     async def _places(
         self, conn: AsyncConnection, ids: Sequence[str], removed: Mapping[str, Instant]
-    ) -> tuple[dict[str, list[str]], set[str]]:
-        """Folders by message, as `mailgate.store.reading` shows them; and whose original is present."""
+    ) -> dict[str, list[str]]:
+        """Folders of those whose original is present, as `mailgate.store.reading` shows them."""
         query = (
             select(origins.c.message_id, origins.c.folder_id, origins.c.vanished_at, origins.c.mailbox_id)
             .join(folders, folders.c.id == origins.c.folder_id)
@@ -209,4 +209,4 @@ class MessageStates:
                 of = stands if row.vanished_at is None else stood
                 of.setdefault(row.message_id, []).append(row.folder_id)
         # What has disappeared is not believed to be gone yet: until then it is where it was.
-        return {id_: sorted(set(found)) for id_, found in {**stood, **stands}.items()}, set(stands)
+        return {id_: sorted(set(found)) for id_, found in {**stood, **stands}.items()}

@@ -22,17 +22,22 @@ def has_another() -> ColumnElement[bool]:
     return exists().where(other.c.message_id == origins.c.message_id, apart).correlate(origins)
 
 
-async def tell(tx: Transaction, tenant_id: str, mailbox_id: str, where: Any, now: Instant) -> None:
+async def tell(
+    tx: Transaction, tenant_id: str, mailbox_id: str, where: Any, now: Instant, *, moving: bool = False
+) -> None:
     """An event for each message with an original of which this holds, but for those that users deleted, and those that
-    are on their way somewhere: they show in that folder only, wherever their originals are meanwhile.
+    are on their way somewhere: they show in that folder only, wherever their originals are meanwhile. With `moving`
+    these too: whether the server has them at all changed.
     """
     query = (
         select(messages.c.id)
         .join(origins, origins.c.message_id == messages.c.id)
-        .where(where, messages.c.deleted_at.is_(None), messages.c.moving_to.is_(None))
+        .where(where, messages.c.deleted_at.is_(None))
         .distinct()
         .order_by(messages.c.id)
     )
+    if not moving:
+        query = query.where(messages.c.moving_to.is_(None))
     for message_id in (await tx.conn.execute(query)).scalars().all():
         tx.emit(tenant_id, "message.updated", at=now, mailbox_id=mailbox_id, message_id=message_id)
 

@@ -111,6 +111,11 @@ class MessageView:
     pending: int
     deleted_at: Instant | None
 
+    @property
+    def origin_present(self) -> bool:
+        """Whether the server has it. What has disappeared is not believed to be gone yet: it may have moved."""
+        return any(origin.listed for origin in self.origins)
+
 
 @dataclass(frozen=True, slots=True)
 class _Blob:

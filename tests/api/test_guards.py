@@ -63,7 +63,8 @@ async def test_what_a_guard_keeps_stays_in_its_folder(gateway: Gateway) -> None:
     listed = (await gateway.client.get("/v1/tenants/acme/messages", params={"folder": folder_id})).json()["items"]
     assert sorted(item["id"] for item in listed) == sorted(ids)
     assert [[folder["id"] for folder in item["folders"]] for item in listed] == [[folder_id]] * 3
-    assert not any(item["origin"]["present"] for item in listed)
+    assert all(item["origin"]["present"] for item in listed), "nobody believes yet that it went"
+    assert not any(at["present"] for item in listed for at in item["origin"]["locations"])
 
 
 async def _events(gateway: Gateway) -> list[str]:

@@ -22,7 +22,7 @@ from connectors.model import SpecialUse
 from connectors.port import Connect
 from mailgate.actors import SYSTEM
 from mailgate.clock import Instant
-from mailgate.errors import ConflictError, GoneError, NotFoundError
+from mailgate.errors import ConflictError, GoneError, NotFoundError, PreconditionError
 from mailgate.ids import new_id
 from mailgate.settings import SyncSettings
 from mailgate.store.expiry import Expiry
@@ -45,7 +45,7 @@ FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - mkdtemp
 PLANS = {0: "free", 30: "crm_plus", 60: "standard", 90: "professional"}
 """By days of retention."""
 
-REFUSED = (ConflictError, GoneError, NotFoundError)
+REFUSED = (ConflictError, GoneError, NotFoundError, PreconditionError)
 """What the CRM is told when it asks for what can't be: pinned, gone, not entitled, protected."""
 
 

@@ -5,9 +5,11 @@ what the gateway lists, and so is a table made anew from a snapshot.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule
 from sqlalchemy import insert, update
@@ -146,7 +148,7 @@ def _of_view(view: MessageView) -> dict[str, Any]:
         "stored_at": to_rfc3339(view.stored_at),
         "expires_at": view.expires_at,
         "held": view.held,
-        "origin_present": any(origin.present for origin in view.origins),
+        "origin_present": view.origin_present,
     }
 
 
@@ -175,6 +177,47 @@ class Watched(MemoryMachine):
 
 class WatchedPlain(Watched, PlainMachine):
     """Neither CONDSTORE nor MOVE: messages stand in two folders for a while."""
+
+
+@contextmanager
+def story() -> Iterator[Watched]:
+    """A machine that is played by hand, after its first pass."""
+    machine = Watched()
+    try:
+        machine.begin()
+        machine.sync()
+        yield machine
+    finally:
+        machine.world.close()
+
+
+@settings(max_examples=1)
+@given(which=st.just(3))
+def test_what_disappeared_is_there_until_that_is_believed(which: int) -> None:
+    """It waits for a look at another folder, which the server refuses."""
+    with story() as play:
+        play.user_deletes_at_server(which=which)
+        play.sync_with_a_folder_refused(folder=play.far.names().index("Archive"))
+        assert any(row.vanished_at is not None for row in play.world.rows("origins"))
+        play.the_reader_has_what_is_listed()
+
+
+@settings(max_examples=1)
+@given(which=st.just(3))
+def test_a_folder_that_goes_with_what_is_on_its_way_out_of_it(which: int) -> None:
+    with story() as play:
+        play.user_moves_at_server(which=which, folder=play.far.names().index("Archive"))
+        play.sync()
+        folders = dict(play.world.crm_folders())
+        (archived,) = [seen.id for seen in play.world.visible() if seen.folder == "Archive"]
+        assert play.world.crm_move(archived, folders["Trash"])
+        play.the_reader_has_what_is_listed()
+        play.user_deletes_folder_at_server(name="Archive")
+        play.sync_and_be_cut(steps=4)
+        (folder,) = [row for row in play.world.rows("folders") if row.name == "Archive"]
+        assert folder.gone_at is not None
+        assert play.world.open_operations()
+        play.the_reader_has_what_is_listed()
 
 
 LIMITS = settings()

@@ -75,7 +75,9 @@ class Location(Answer):
 
 
 class OriginAnswer(Answer):
-    """Whether the original is still at the server, and where it stands or stood."""
+    """Whether the original is at the server, for all that is believed yet, and where it stands or stood: an address may
+    be gone at once, and whether the message went from it or moved is known a little later.
+    """
 
     present: bool
     locations: list[Location]
@@ -326,7 +328,7 @@ def _fields(view: MessageView, who: Principal) -> dict[str, Any]:
         "pins": [show_pin(pin) for pin in view.pins],
         "held": view.held,
         "origin": OriginAnswer(
-            present=any(origin.present for origin in view.origins),
+            present=view.origin_present,
             locations=[
                 Location(
                     folder_id=origin.folder_id, uidvalidity=origin.uidvalidity, uid=origin.uid, present=origin.present
