@@ -4,7 +4,8 @@ Message ids are *names* of a thread: a message's own, and the few that it refers
 a chain of messages leads from one to the other, each sharing a name with the next. What shares a name with what does
 not depend on who came first, so any order of arrival gives the same threads, also where a link comes late or never.
 
-A forged message can refer to any ids; that it refers to `LINKS` at most bounds how many threads it can draw together.
+A forged message can refer to any ids; that it refers to `LINKS` at most bounds how many threads it can draw together,
+and `MOVED` how many messages that takes. What is beyond it stays apart, whatever the order.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from mailgate.messages.model import Summary
 
 LINKS: Final = 4
 """How many of the messages that it refers to a message is joined to, at most."""
+
+MOVED: Final = 1_000
+"""How many messages get another thread in one transaction because threads are joined, at most."""
 
 
 def thread_root(message: Summary) -> str | None:
@@ -95,3 +99,32 @@ def thread(arriving: Sequence[Arriving], known: Mapping[bytes, Collection[str]])
         top = root(message.names[0]) if message.names else message.id
         threads[message.id] = stays.get(top) or begun.get(top, message.begins)
     return Threading(threads, {found: stays[root(found)] for found in standing if stays[root(found)] != found})
+
+
+def groups(joined: Mapping[str, str]) -> list[list[str]]:
+    """The threads that become one, each with those that are joined to it; it comes first."""
+    found: dict[str, list[str]] = {}
+    for old, stays in joined.items():
+        found.setdefault(stays, [stays]).append(old)
+    return list(found.values())
+
+
+def bounded(threading: Threading, sizes: Mapping[str, int], most: int = MOVED) -> Threading:
+    """The same, moving `most` messages at most. `sizes`: how many each thread that is joined has now, or any number
+    beyond `most`.
+
+    Where too many would move the largest thread stays in place of that with the least id; where too many would even so,
+    the threads stay apart, and what arrives is in the one with the least id.
+    """
+    joined: dict[str, str] = {}
+    becomes: dict[str, str] = {}
+    for group in sorted(groups(threading.joined), key=lambda group: (sum(sizes[id_] for id_ in group), group)):
+        largest = max(group, key=lambda id_: sizes[id_])
+        for stays in (group[0], largest):
+            moved = sum(sizes[id_] for id_ in group if id_ != stays)
+            if moved <= most:
+                most -= moved
+                joined |= {id_: stays for id_ in group if id_ != stays}
+                becomes[group[0]] = stays
+                break
+    return Threading({id_: becomes.get(found, found) for id_, found in threading.threads.items()}, joined)

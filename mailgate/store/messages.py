@@ -152,7 +152,8 @@ async def write(tx: Transaction, place: Place, prepared: Sequence[PreparedMessag
 async def replace(tx: Transaction, place: Place, uidvalidity: int, message: PreparedMessage, now: Instant) -> None:
     """The locked copy with this id has these bytes now and stands there. Its old blob is still referred to."""
     await threads.unlink(tx, message.id)
-    thread_ids = await threads.place(tx, place.tenant_id, [message], now)
+    before = (await tx.conn.execute(select(messages.c.thread_id).where(messages.c.id == message.id))).scalar_one()
+    thread_ids = await threads.place(tx, place.tenant_id, [message], now, stays_in=before)
     blob_ids = await refer(tx, place.tenant_id, [message.blob], now)
     flags = {message.flags: json.dumps(message.flags)}
     row = _message_row(

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.messages.model import Summary
-from mailgate.messages.threads import LINKS, Arriving, thread, thread_links, thread_root
+from mailgate.messages.threads import LINKS, Arriving, Threading, bounded, thread, thread_links, thread_root
 
 
 class Mail(NamedTuple):
@@ -161,3 +161,34 @@ def test_the_least_id_stays() -> None:
     assert thread(arriving, {b"a": {"t2"}, b"b": {"t1"}}) == ({"m": "t1"}, {"t2": "t1"})
     assert thread([Arriving("m", (), "m")], {}) == ({"m": "m"}, {})
     assert thread([Arriving("m", (b"x",), "t2"), Arriving("n", (b"x",), "t1")], {}) == ({"m": "t1", "n": "t1"}, {})
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 12), min_size=8),
+    st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=5, unique=True), max_size=3),
+    st.integers(0, 12),
+)
+def test_few_messages_move_and_who_stays_apart_stays_whole(
+    sizes: dict[str, int], groups: list[list[str]], most: int
+) -> None:
+    apart = []
+    for group in groups:  # as `thread` gives them: no thread in two
+        new = [id_ for id_ in group if not any(id_ in other for other in apart)]
+        apart += [sorted(new)] if len(new) > 1 else []
+    joined = {id_: group[0] for group in apart for id_ in group[1:]}
+    arriving = {f"m{group[0]}": group[0] for group in apart}
+    after = bounded(Threading(arriving, joined), sizes, most)
+    assert sum(sizes[id_] for id_ in after.joined) <= most
+    for group in apart:
+        (stays,) = {after.threads[f"m{group[0]}"]}
+        assert stays in group
+        moved = {id_ for id_ in group if id_ in after.joined}
+        assert moved in (set(), set(group) - {stays})
+        if sum(sizes[id_] for id_ in group) <= most and len(apart) == 1:
+            assert after.joined == dict.fromkeys(group[1:], group[0])
+
+
+def test_the_largest_stays_where_too_many_would_move() -> None:
+    threading = Threading({"m": "a"}, {"b": "a", "c": "a"})
+    assert bounded(threading, {"a": 1, "b": 9, "c": 2}, 5) == Threading({"m": "b"}, {"a": "b", "c": "b"})
+    assert bounded(threading, {"a": 6, "b": 9, "c": 2}, 5) == Threading({"m": "a"}, {})

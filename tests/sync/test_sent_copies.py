@@ -290,3 +290,27 @@ async def test_an_answer_names_what_it_answers(desk: Desk, engine: Engine, accou
     created = await engine.rows("events", lambda c: c.type == "message.created")
     named = [event.payload for event in created if "reply_to_submission_id" in event.payload]
     assert [(p["reply_to_submission_id"], p["in_reply_to_message_id"]) for p in named] == [(sent.id, sent.message_id)]
+
+
+@pytest.mark.parametrize("filed_as", [None, "<x@exchange.example>"])
+async def test_an_answer_to_mail_without_a_message_id_is_in_its_thread(
+    desk: Desk, engine: Engine, account: MemoryAccount, filed_as: str | None
+) -> None:
+    lines = mail(3).split(b"\r\n")
+    account.append(
+        "INBOX", b"\r\n".join(line for line in lines if not line.lower().startswith(b"message-id")), internal_date=NOW
+    )
+    await desk.pass_()
+    parent = await only(engine)
+    claim = await desk.hand_over(parent_id=parent.id)
+    sent = await desk.answered(claim, wait=WAIT if filed_as else 0)
+    if filed_as is not None:
+        raw = rewritten(await desk.raw(sent), filed_as)
+        account.append("Sent", raw, internal_date=engine.clock.now - engine.clock.now % SECOND)
+    await desk.pass_(10)
+    answer = filed_as or claim.envelope.rfc_message_id
+    account.append("INBOX", mail(7, extra=f"In-Reply-To: {answer}\r\n"), internal_date=NOW)
+    await desk.pass_()
+    rows = await engine.rows("messages")
+    assert len(rows) == 3
+    assert len({row.thread_id for row in rows}) == 1

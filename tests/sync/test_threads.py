@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy import select, text
 from connectors.memory import MemoryAccount
 from mailgate.clock import DAY
 from mailgate.messages.parser import parse_summary
+from mailgate.messages.threads import bounded
 from mailgate.store import threads as placing
 from mailgate.store.schema import message_links
 from mailgate.store.threads import _LOOK_UP
@@ -148,6 +150,24 @@ async def test_two_mailboxes_of_a_tenant_share_threads(engine: Engine) -> None:
     other.append("INBOX", letter(1), internal_date=NOW - DAY)
     await engine.supervisor().sync_once(second)
     assert await threads(engine) == {frozenset({1, 2})}
+
+
+async def test_few_messages_move_at_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "MOVED", 3)
+    monkeypatch.setattr(placing, "bounded", partial(bounded, most=3))
+    await arrive(engine, *(letter(n, answers=0) for n in range(1, 6)), *(letter(n, answers=10) for n in range(11, 16)))
+    await arrive(engine, letter(20), letter(21, answers=20))
+    before = await engine.events("message.updated")
+    await arrive(engine, letter(90, references=(0, 20)))  # two of seven move
+    one = {*range(1, 6), 20, 21, 90}
+    assert await threads(engine) == {frozenset(one), frozenset(range(11, 16))}
+    moved = len(await engine.events("message.updated")) - len(before)
+    assert 0 < moved <= 3
+    await arrive(engine, letter(91, references=(0, 10)))  # five of eight would
+    assert {len(part) for part in await threads(engine)} in ({9, 5}, {8, 6})
+    assert len(await engine.events("message.updated")) - len(before) == moved
+    await arrive(engine, letter(92, answers=0))
+    assert {*range(1, 6), 20, 21, 90, 92} <= max(await threads(engine), key=len)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from connectors.model import SpecialUse
 from mailgate.actors import Actor
 from mailgate.clock import DAY, MINUTE, SECOND, Instant
 from mailgate.store import messages as copies
-from mailgate.store import operations
+from mailgate.store import operations, threads
 from mailgate.store.discard import prepare_end
 from mailgate.store.expiry import Expiry
 from mailgate.store.pins import Pins
@@ -70,6 +70,8 @@ class Filing:
             file_at = await self._make(tx, mailbox, row, key, now, wait)
         else:
             file_at = None
+        if row.parent_id is not None:  # which may have no Message-ID by which the headers could name it
+            await threads.join(tx, row.tenant_id, [row.parent_id, message_id], now)
         if row.parent_id is not None and row.pin_to_parent:
             actor = Actor(*row.requested_by.split(":", 1))
             await self._pins.inherit(tx, mailbox.tenant, row.parent_id, message_id, now=now, actor=actor)
