@@ -143,6 +143,15 @@ class TooLargeToParseError(MailgateError):
     default_slug = "too_large_to_parse"
 
 
+@dataclass(frozen=True, slots=True)
+class Found(Page[MessageView]):
+    """A page of messages. `complete`: false where words of some messages are not written yet, so that a look for words
+    may have missed them.
+    """
+
+    complete: bool = True
+
+
 class MessageReader:
     """Reads the copies of tenants. `limits` bound a clock that can be believed; `parse_bytes` what is taken apart."""
 
@@ -176,7 +185,7 @@ class MessageReader:
         oldest_first: bool = False,
         limit: int,
         now: Instant,
-    ) -> Page[MessageView]:
+    ) -> Found:
         """Copies that are served, the newest anchor first, with words always so. The page's key is (anchor_at, id).
         Raises PreconditionError (`prefix_invalid`).
         """
@@ -188,14 +197,17 @@ class MessageReader:
             query = select(messages).where(_M.tenant_id == tenant.id, horizon.visible(), *conditions).order_by(*order)
             if after is not None:
                 query = query.where(key > tuple_(*after) if oldest_first else key < tuple_(*after))
+            complete = True
             if wanted.words:
+                unwritten = select(_M.id).where(_M.tenant_id == tenant.id, ~_M.indexed).limit(1)
+                complete = (await conn.execute(unwritten)).first() is None  # before the look: what comes now is no gap
                 bounds = [at for at in (wanted.before, None if after is None else after[0] + 1) if at is not None]
                 found = await self._with_words(conn, query, tenant, wanted, min(bounds, default=_EVER), limit + 1)
             else:
                 found = (await conn.execute(query.limit(limit + 1))).all()
             rows, more = cut(found, limit)
             views = await self._views(conn, tenant, horizon, rows)
-        return Page(views, (rows[-1].anchor_at, rows[-1].id) if more else None)
+        return Found(views, (rows[-1].anchor_at, rows[-1].id) if more else None, complete)
 
     async def get(self, tenant: Tenant, message_id: str, now: Instant, *, deleted: bool = False) -> MessageView:
         """One copy; one that a user deleted only with `deleted`. Raises NotFoundError, GoneError (`expired`,

@@ -75,3 +75,19 @@ async def test_a_number_that_is_taken_is_drawn_again(gateway: Gateway, monkeypat
     ids = [await post.deliver(letter(f"wood {n}"), index=False) for n in range(3)]
     assert await post.index() == 3
     assert sorted(await pages(gateway, 2, q="wood")) == sorted(ids)
+
+
+async def test_an_answer_says_whether_words_are_missing(gateway: Gateway) -> None:
+    post = await postman(gateway)
+    await post.deliver(letter("wood"), index=False)
+
+    async def look(**params: str) -> tuple[int, bool]:
+        page = (await gateway.client.get("/v1/tenants/acme/messages", params=params)).json()
+        return len(page["items"]), page["complete"]
+
+    assert await look(q="wood") == (0, False)
+    assert await look(subject="woo*") == (0, False)
+    assert await look(unseen="true") == (1, True)
+    await post.index()
+    assert await look(q="wood") == (1, True)
+    assert await look(q="steel") == (0, True)

@@ -167,10 +167,18 @@ class MessageQuery(PageQuery):
         )
 
 
+class FoundAnswer(Items[MessageAnswer]):
+    """A page of messages."""
+
+    complete: bool = Field(
+        description="false: words of some messages are not written yet, so some may be missing; look again later"
+    )
+
+
 @router.get("/messages", dependencies=[only(Scope.CRM, Scope.COMPLIANCE)], responses=problems(400, 404))
 async def list_messages(
     tenant: TenantOf, query: Annotated[MessageQuery, Query()], parts: Parts, who: Who
-) -> Items[MessageAnswer]:
+) -> FoundAnswer:
     """Copies that are served, the newest anchor first; expired ones are left out, purged or not."""
     if query.q is not None and not who.may(Scope.CRM):
         raise ForbiddenError("searching the text of messages needs a token of scope crm")
@@ -184,7 +192,8 @@ async def list_messages(
         limit=query.limit,
         now=parts.clock(),
     )
-    return cursors.page(page, lambda view: MessageAnswer(**_fields(view, who)))
+    answer = cursors.page(page, lambda view: MessageAnswer(**_fields(view, who)))
+    return FoundAnswer(items=answer.items, next_cursor=answer.next_cursor, complete=page.complete)
 
 
 @router.get("/messages/{message_id}", dependencies=[only(Scope.CRM, Scope.COMPLIANCE)], responses=problems(404, 410))
