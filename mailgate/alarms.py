@@ -63,7 +63,8 @@ REMEDIES: Final[Mapping[Kind, str]] = {
     "checkpoints stay without a time-stamp until then.",
     Kind.WEBHOOK_PAUSED: "Set right what its `detail` says at GET /v1/webhooks, or remove it; then enable it again "
     "(PATCH /v1/webhooks/{id}, state enabled). It goes on where it stopped, as long as the feed has it.",
-    Kind.WITNESS_MISSING: "Mount or make the directory of ledger.witness; no log can be signed until it is there.",
+    Kind.WITNESS_MISSING: "Mount or make the directory of ledger.witness, and make it writable (space, "
+    "permissions); no log can be signed until then.",
 }
 
 Key: TypeAlias = tuple[Kind, str | None]

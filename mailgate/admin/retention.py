@@ -194,7 +194,7 @@ async def _preview(page: Page, tenant_id: str | None, filters: dict[str, str]) -
             at = from_rfc3339(f"{filters['at']}T00:00:00Z")
         except (ValueError, OverflowError):
             raise PreconditionError("write the date as YYYY-MM-DD", slug="invalid") from None
-    found = await retention.preview(page.parts, tenant_id, at, plan)
+    found = await page.parts.retention.preview(tenant_id, at, plan)
     days = found.rules.days if found.rules is not None else await retention.longest_days(page.parts, plan)
     window = min(max(days or 0, 28), _LONGEST)
     step = DAY if window <= _BY_DAY else 7 * DAY

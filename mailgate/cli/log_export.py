@@ -16,9 +16,9 @@ from mailgate.cli import session
 from mailgate.clock import Instant
 from mailgate.errors import ConflictError
 from mailgate.store import stamps, tenants
-from mailgate.store.log_reading import SignedCheckpoint
+from mailgate.store.log_reading import SignedCheckpoint, not_whole
 from mailgate.store.tenants import Tenant
-from retention.ledger.export import DirectoryExport, ExportError, TableExport
+from retention.ledger.export import DirectoryExport, ExportError, OtherLogError, TableExport
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
@@ -66,6 +66,8 @@ def export(
                 else:
                     leaves = core.log_reader.between(found, signed.size, since, until)
                     entries = await _table(leaves, folder, format_)
+            except OtherLogError as error:
+                raise not_whole(found, error) from None
             except ExportError as error:
                 raise ConflictError(str(error), slug="export_failed") from None
             except OSError as error:

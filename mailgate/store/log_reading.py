@@ -32,6 +32,7 @@ from retention.ledger.tree import Frontier, leaf_hash, tree_root
 
 _SIGNER_LEASE = MINUTE
 _ENTRIES_A_READ = 4096
+_FREE = "no log can be signed until it can: look at its space and permissions"
 
 
 class LogDivergedError(ConflictError):
@@ -65,11 +66,14 @@ class LogReader:
         self._owner = owner
         self.on_damage: Callable[[str, int], None] = _nobody
         """Called with tenant and index when an entry that was read is not what was hashed."""
+        self._refused: str | None = None
 
     @property
     def witness_fault(self) -> str | None:
-        """Why no checkpoint can be kept outside the database, and so none be signed; None when all is well."""
-        return self._witness.fault
+        """Why no checkpoint can be kept outside the database, and so none be signed; None when all is well, as far as
+        was tried.
+        """
+        return self._witness.fault or self._refused
 
     def signer(self, tenant: Tenant) -> Signer:
         """The key that signs the tenant's log."""
@@ -140,14 +144,21 @@ class LogReader:
         try:
             signed = await self._db.transact(work)
         except tiles.TileError as error:
-            raise _not_whole(tenant, error) from None
+            raise not_whole(tenant, error) from None
         try:
             await self._keep_entries(tenant, 0 if kept is None else known[0].size, signed.size)
+            self._witness.keep(tenant.ref, signed.note)
+            self._witness.forget_partial(tenant.ref, signed.size)
         except LogDivergedError:
             await self._db.transact(partial(_forget, tenant.id, signed.size))  # so that it stands as not signed
             raise
-        self._witness.keep(tenant.ref, signed.note)
-        self._witness.forget_partial(tenant.ref, signed.size)
+        except OSError as error:
+            if last is None or last.size < signed.size:
+                await self._db.transact(partial(_forget, tenant.id, signed.size))
+            where = error.filename or "the directory"
+            self._refused = f"{where} can't be written (ledger.witness): {error.strerror}; {_FREE}"
+            raise UnavailableError(self._refused, slug="witness_missing") from error
+        self._refused = None
         return signed
 
     async def _keep_entries(self, tenant: Tenant, kept: int, size: int) -> None:
@@ -188,7 +199,7 @@ class LogReader:
             self.on_damage(tenant.id, odd[0])
         if odd or len(rows) != end - first:
             which = f"entry {odd[0]} is not what was hashed" if odd else "an entry is missing"
-            raise _not_whole(tenant, which)
+            raise not_whole(tenant, which)
         return [row.body for row in rows]
 
     def _grow(self, conn: Connection, tenant: Tenant, size: int, known: Sequence[Checkpoint]) -> Checkpoint:
@@ -234,7 +245,7 @@ class LogReader:
             async with self._db.read() as conn:
                 return await conn.run_sync(lambda sync: TileReader(sync, tenant.id).bundle(tile))
         except tiles.TileError as error:
-            raise _not_whole(tenant, error) from None
+            raise not_whole(tenant, error) from None
 
     async def proofs(self, tenant: Tenant, signed: SignedCheckpoint, indices: Sequence[int]) -> list[str]:
         """Of each of these leaves a text that proves it under the checkpoint (`retention.ledger.proof`).
@@ -254,7 +265,7 @@ class LogReader:
             async with self._db.read() as conn:
                 return await conn.run_sync(work)
         except tiles.TileError as error:
-            raise _not_whole(tenant, error) from None
+            raise not_whole(tenant, error) from None
 
     async def entries(self, tenant: Tenant, start: int, end: int) -> AsyncIterator[bytes]:
         """The leaves [start, end), in order; bounded memory."""
@@ -293,7 +304,7 @@ class LogReader:
             for index, body, digest in rows:
                 if leaf_hash(body) != digest:
                     self.on_damage(tenant.id, index)
-                    raise _not_whole(tenant, f"entry {index} is not what was hashed")
+                    raise not_whole(tenant, f"entry {index} is not what was hashed")
                 yield index, body
 
     async def item_ref(self, tenant_id: str, item: str) -> str:
@@ -326,7 +337,8 @@ class LogReader:
         return (signed.size, signed.root) == (last.size, last.root)
 
 
-def _not_whole(tenant: Tenant, why: object) -> LogDivergedError:
+def not_whole(tenant: Tenant, why: object) -> LogDivergedError:
+    """What to say when entries in the database are other ones than those that were hashed and signed."""
     return LogDivergedError(
         f"the entries of the purge log of tenant {tenant.id} are not those that were written ({why}); compare the "
         "database with its backups, ledger.witness and exports. Nothing more is signed until then"

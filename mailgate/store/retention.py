@@ -167,10 +167,11 @@ class RetentionService:
 
     async def preview(self, tenant_id: str | None, at: Instant | None = None, plan: str | None = None) -> Preview:
         """What a run over this tenant, or over all, would do: now or at a later time, by the plan that holds then or as
-        if this one began then. Reads only. Raises NotFoundError, PreconditionError (plan_unknown).
+        if this one began then. Reads only. Raises NotFoundError, PreconditionError (plan_unknown, at_in_the_past).
         """
         supposed = self._supposed(plan)
         now = self._clock()
+        _check_not_past(at, now)
         then, fault = now if at is None else at, await self._clock_fault(now)
         if tenant_id is None:
             return await self._engine.preview_all(then, fault, supposed)
@@ -247,8 +248,7 @@ class RetentionService:
         if tenant_id is not None:
             await tenants.get(self._db, tenant_id)
         now = self._clock()
-        if at is not None and at < now:
-            raise PreconditionError("`at` lies in the past", slug="at_in_the_past")
+        _check_not_past(at, now)
         return RunRecord(
             id=new_id(now),
             kind=runs.PURGE,
@@ -383,6 +383,11 @@ class RetentionService:
 
     def _leased(self) -> _Leased:
         return _Leased(self._lease, self._db, self._clock)
+
+
+def _check_not_past(at: Instant | None, now: Instant) -> None:
+    if at is not None and at < now:
+        raise PreconditionError("`at` lies in the past", slug="at_in_the_past")
 
 
 def _jumped(fault: str, now: Instant, last: Instant | None) -> str:

@@ -19,14 +19,14 @@ from mailgate.actors import Actor
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.store import log_search, stamps, tenants
-from mailgate.store.log_reading import LogDivergedError, LogReader, SignedCheckpoint
+from mailgate.store.log_reading import LogReader, SignedCheckpoint, not_whole
 from mailgate.store.log_search import Entry, EntryFilter
 from mailgate.store.paging import Page
 from mailgate.store.stamps import Stamped
 from mailgate.store.tenants import Tenant
 from mailgate.usecases.parts import Services
 from retention.ledger.checkpoint import open_checkpoint
-from retention.ledger.export import DirectoryExport, ExportError, write_csv
+from retention.ledger.export import DirectoryExport, OtherLogError, write_csv
 from retention.ledger.note import NoteError
 from retention.ledger.replay import Replay
 from retention.ledger.report import Findings, Report, Verdict
@@ -138,10 +138,8 @@ async def export(
             archive = await _tar(reader, tenant, signed.size, signed.note, stamped, folder)
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, ExportError):
-                raise LogDivergedError(
-                    f"the entries of the purge log of tenant {tenant.id} are not those that were signed ({error})"
-                ) from None
+            if isinstance(error, OtherLogError):
+                raise not_whole(tenant, error) from None
             raise
         return Export(f"{name}.tar", "application/x-tar", archive, folder)
     wanted = reader.between(tenant, signed.size, since, until)

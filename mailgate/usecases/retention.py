@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mailgate.clock import Instant
-from mailgate.errors import NotFoundError, PreconditionError
+from mailgate.errors import NotFoundError
 from mailgate.store import preview as preview_rows
 from mailgate.store import runs, tenants
 from mailgate.store.certificates import certificates
 from mailgate.store.runs import RunRecord
 from mailgate.usecases.parts import Services
-from retention.engine import Preview
 from retention.model import Sum, Supposed
 
 
@@ -26,13 +25,6 @@ def tenant_of(bound: str | None, tenant_id: str | None) -> str | None:
     if tenant_id is not None and bound not in (None, tenant_id):
         raise NotFoundError(f"there is no tenant {tenant_id!r}", slug="tenant_not_found")
     return tenant_id or bound
-
-
-async def preview(parts: Services, tenant_id: str | None, at: Instant | None, plan: str | None) -> Preview:
-    """What a purge would do, as `RetentionService.preview` has it; never in the past. Raises PreconditionError."""
-    if at is not None and at < parts.clock():
-        raise PreconditionError("`at` lies in the past", slug="at_in_the_past")
-    return await parts.retention.preview(tenant_id, at, plan)
 
 
 async def ahead(

@@ -27,7 +27,11 @@ from .tree import leaf_hash
 
 
 class ExportError(Exception):
-    """The leaves are not the log that the checkpoint signs, or the target is in use."""
+    """The target is in use."""
+
+
+class OtherLogError(ExportError):
+    """The leaves are not the log that the checkpoint signs."""
 
 
 class DirectoryExport:
@@ -74,14 +78,14 @@ class DirectoryExport:
         """Write what is left and the signed checkpoint, and put the folder in its place. `stamped`: a checkpoint of the
         log, this or an older one, and the answer of a time-stamping authority about it.
 
-        Raises ExportError when the leaves added are not what the checkpoint signs.
+        Raises OtherLogError when the leaves added are not what the checkpoint signs.
         """
         if self._bodies:
             self._bundle()
         root = self._tiles.finish()
         signed = open_checkpoint(checkpoint, self._key)
         if (signed.size, signed.root) != (self._size, root):
-            raise ExportError(f"the checkpoint signs {signed.size} leaves, these are {self._size} or others")
+            raise OtherLogError(f"the checkpoint signs {signed.size} leaves, these are {self._size} or others")
         self._write(CHECKPOINT, checkpoint)
         self._write(VKEY, self._key.vkey.encode() + b"\n")
         self._certificates(checkpoint)
@@ -222,7 +226,8 @@ def _cells(leaf: Leaf) -> Iterator[tuple[str, Any]]:
         elif field != "v":
             more[field] = value
     if more:
-        yield "more", encode_checked(more).decode()
+        # Where the separator of lists is a semicolon, a spreadsheet would begin a cell behind each.
+        yield "more", encode_checked(more).decode().replace(";", "\\u003b")
 
 
 def neutral(cell: str) -> str:

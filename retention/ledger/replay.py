@@ -7,13 +7,13 @@ What is shown of every purge:
 2. no pin and no hold stood on it, and what the run says to have counted is what the log counts (R1);
 3. it was due: `due_at` not after the run's `now`, not before anchor + days, with the days of the plan that was
    effective then, from the anchor with which it was brought back if it was, and not before the time until which it
-   was to stay then (R2);
+   was to stay then, nor within the grace after its last pin that its policy has (R2);
 4. the time by which it was judged was not still to come when the run opened;
 5. it names a policy that was set before;
 
 of every removal that no hold stood on it, nor a pin where the server expunged it; of every run that its counts balance
 and equal its leaves (R6, R13), and that its `now` did not go back without approval; of every hold on messages that all
-its items are named.
+its items are named, and were there; of its release that it protects for as long as the policy says.
 
 Purges for other reasons than age and plan (erasure, offboarding, a removed mailbox) are due by their reason; a removed
 mailbox spares pinned copies, the others do not; a hold stops all of them, and after its release until its grace ends.
@@ -96,9 +96,10 @@ class Replay:
     def __init__(self) -> None:
         self.findings = Findings()
         self._index = -1
-        self._policy_hashes: set[str] = set()
+        self._graces_of: dict[str, Mapping[str, int]] = {}
         self._plans: list[tuple[str, int, str, int]] = []
         self._pins: dict[str, set[str]] = {}
+        self._unpinned: dict[str, str] = {}
         self._holds: dict[str, _Hold] = {}
         self._graces: list[tuple[str, _Hold]] = []
         self._runs: dict[str, _Run] = {}
@@ -169,7 +170,17 @@ class Replay:
     def _policy_set(self, leaf: Leaf) -> None:
         if leaf["policy"]["sha256"] != policy_sha256(leaf["document"]):
             self._broken("the hash of the policy is not its document's")
-        self._policy_hashes.add(leaf["policy"]["sha256"])
+        graces = leaf["document"].get("graces_days")
+        days = graces.items() if isinstance(graces, dict) else ()
+        self._graces_of[leaf["policy"]["sha256"]] = {name: count for name, count in days if type(count) is int}
+
+    def _grace_over(self, since: str, policy: str, name: str) -> str:
+        """When a grace of the policy that began then is over; empty, before all instants, where the policy has none."""
+        days = self._graces_of.get(policy, {}).get(name, 0)
+        try:
+            return format_instant(parse_instant(since) + days * DAY) if days else ""
+        except CanonicalError:
+            return "the year 10000"
 
     def _plan_effective(self, leaf: Leaf) -> None:
         # By effective time; of two for one time the later leaf counts.
@@ -190,6 +201,7 @@ class Replay:
         if pin_ref in pins:
             self._broken(f"pin {pin_ref} was added twice")
         pins.add(pin_ref)
+        self._unpinned.pop(item_ref, None)
 
     def _pin_remove(self, leaf: Leaf) -> None:
         pins = self._pins.get(leaf["item_ref"], set())
@@ -198,6 +210,7 @@ class Replay:
         pins.discard(leaf["pin_ref"])
         if not pins:
             self._pins.pop(leaf["item_ref"], None)
+            self._unpinned[leaf["item_ref"]] = leaf["at"]
 
     def _hold_place(self, leaf: Leaf) -> None:
         scope = leaf["scope"]
@@ -211,6 +224,8 @@ class Replay:
             self._broken(f"items for {leaf['hold_ref']}, which is no hold on messages")
         else:
             hold.covered.update(leaf["items"])
+            for item_ref in self._gone.intersection(leaf["items"]):
+                self._broken(f"hold {leaf['hold_ref']} is on {item_ref}, which was gone when its items were named")
 
     def _hold_release(self, leaf: Leaf) -> None:
         hold = self._holds.pop(leaf["hold_ref"], None)
@@ -218,6 +233,11 @@ class Replay:
             self._broken(f"hold {leaf['hold_ref']} was released but never placed")
         else:
             self._graces.append((leaf["grace_until"], hold))
+            least = self._grace_over(leaf["at"], leaf["policy"]["sha256"], "after_release")
+            if leaf["grace_until"] < least:
+                self._broken(
+                    f"hold {leaf['hold_ref']} protects until {leaf['grace_until']}, by its policy until {least}"
+                )
 
     def _check_covers(self) -> None:
         for ref, hold in self._holds.items():
@@ -272,10 +292,11 @@ class Replay:
     def _judge(self, purge: Mapping[str, str], pins: int, holds: int, days: int) -> None:
         item_ref, reason = purge["item_ref"], purge["reason"]
         self._purged[reason] += 1
-        if purge["policy"] not in self._policy_hashes:
+        if purge["policy"] not in self._graces_of:
             self._broken(f"{item_ref} was purged under a policy that was never set")
         run = self._runs.get(purge["run"])
         now = run.now if run is not None else self._latest_now
+        unpinned = self._unpinned.get(item_ref)
         self._check_gone(item_ref, purge["mailbox_ref"], now, pins, holds, spare_pins=reason in _SPARING_PINS)
         if run is None:
             self._broken(f"{item_ref} was purged outside an open run")
@@ -285,6 +306,9 @@ class Replay:
             self._broken(f"{item_ref} was due at {purge['due_at']}, after the run's {run.now}")
         if reason in _BY_AGE:
             self._judge_age(purge, days, run.now)
+            waited = "" if unpinned is None else self._grace_over(unpinned, purge["policy"], "after_unpin")
+            if purge["due_at"] < waited:
+                self._broken(f"{item_ref} lost its last pin at {unpinned} and was not due before {waited}")
 
     def _judge_age(self, purge: Mapping[str, str], days: int, now: str) -> None:
         item_ref = purge["item_ref"]
@@ -326,6 +350,7 @@ class Replay:
         if item_ref in self._gone:
             self._broken(f"{item_ref} was gone already")
         self._gone.add(item_ref)
+        self._unpinned.pop(item_ref, None)
         pinned = len(self._pins.pop(item_ref, ()))
         held = self._held(item_ref, mailbox_ref, now) if self._holds or self._graces else 0
         if held:

@@ -44,6 +44,9 @@ from .tree import HASH_SIZE, tree_root
 AUTHORITY_UNCHECKED = "not examined; give its root certificates"
 """What is said of a time-stamp while nobody gave any."""
 
+_LINE = 300
+"""Bytes of a line in `SHA256SUMS` at most, by which a file that has more than there is to list is not read."""
+
 _BLOCK = 64
 """Bundles that a process takes at a time: 16 384 leaves."""
 
@@ -289,8 +292,9 @@ def _stamped(directory: LogDirectory, size: int, key: Verifier, found: Findings)
 
 def _sums(directory: LogDirectory, found: Findings) -> None:
     """`SHA256SUMS`, as `sha256sum -c` would: every listed file, and every file listed."""
+    there = sum(1 for name in directory.names() if name != SUMS)
     try:
-        file = directory.open(SUMS, 2**40)
+        file = directory.open(SUMS, there * _LINE)
     except FileNotFoundError:
         return
     except NotRegularError as error:
@@ -298,7 +302,7 @@ def _sums(directory: LogDirectory, found: Findings) -> None:
         return
     listed = set[str]()
     with file:
-        while line := file.readline(300):
+        while line := file.readline(_LINE):
             digest, _, name = line.rstrip(b"\n").decode("utf-8", "replace").partition("  ")
             try:
                 if not is_log_file(name):
@@ -313,6 +317,5 @@ def _sums(directory: LogDirectory, found: Findings) -> None:
             listed.add(name)
             if sha256(data).hexdigest() != digest:
                 found.add(Verdict.INVALID, f"{name} does not have the sum in {SUMS}")
-    there = sum(1 for name in directory.names() if name != SUMS)
     if len(listed) < there and found.verdict is Verdict.OK:
         found.add(Verdict.INCOMPLETE, f"{SUMS} names {len(listed)} of {there} files")

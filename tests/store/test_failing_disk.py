@@ -14,11 +14,13 @@ from sqlalchemy.exc import OperationalError
 
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY
+from mailgate.errors import UnavailableError
 from mailgate.jobs.erase import EraseWorker
 from mailgate.keys import KeyMissingError, KeyStoreError, directory
 from mailgate.store import tenants
 from mailgate.store.erasures import Erasures, pause
 from mailgate.store.key_epochs import KeyRotation
+from mailgate.store.overview import unsigned_logs
 from mailgate.store.schema import blob_erasures, log_leaves
 from mailgate.store.tenant_erasure import Reason, TenantErasures
 from tests.store.builder import Seed
@@ -199,7 +201,10 @@ async def test_a_tenant_whose_keys_can_not_be_destroyed_is_erased_later(
     assert len(await told(purging, "key.rotate")) == 1
 
 
-async def test_a_witness_that_takes_nothing_is_told_later(purging: Purging, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["keep_bundles", "keep"])
+async def test_a_witness_that_takes_nothing_is_told_later(
+    purging: Purging, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
     """What was signed in the database is signed again outside, the same."""
     store = purging.store
     tenant = (await purging.builder.home()).tenant
@@ -208,11 +213,15 @@ async def test_a_witness_that_takes_nothing_is_told_later(purging: Purging, monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.reader._witness, "keep_bundles", full)
-        with pytest.raises(OSError, match="No space"):
+        patch.setattr(store.reader._witness, step, full)
+        with pytest.raises(UnavailableError, match=r"can't be written \(ledger.witness\): No space"):
             await store.reader.checkpoint(tenant, NOW)
     assert store.reader._witness.last(tenant.ref) is None
+    assert await unsigned_logs(store.db) == ["acme"]  # so that the alarms know of it, and it is tried again
+    assert "look at its space" in (store.reader.witness_fault or "")  # readyz, the doctor and the alarms say so at once
     signed = await store.reader.checkpoint(await tenants.get(store.db, "acme"), NOW)
+    assert store.reader.witness_fault is None
+    assert await unsigned_logs(store.db) == []
     assert store.reader._witness.last(tenant.ref) == signed.note
     async with store.db.read() as conn:
         bodies = (await conn.execute(select(log_leaves.c.body).order_by(log_leaves.c.idx))).scalars().all()

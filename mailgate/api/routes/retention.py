@@ -167,7 +167,7 @@ async def get_preview(query: Annotated[PreviewQuery, Query()], parts: Parts, who
     judges, and changes nothing.
     """
     tenant_id = retention.tenant_of(who.tenant_id, query.tenant)
-    preview = await retention.preview(parts, tenant_id, query.at, query.plan)
+    preview = await parts.retention.preview(tenant_id, query.at, query.plan)
     items = []
     if query.limit:
         items = await parts.retention.examples(tenant_id, query.at, query.plan, limit=query.limit)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +157,7 @@ def test_tenants(shell: Shell) -> None:
         (["purge", "--at", NOW], 2, "--dry-run"),
         (["purge", "--plan", "free"], 2, "--dry-run"),
         (["purge", "--dry-run", "--plan", "gold"], 4, "plan_unknown"),
+        (["purge", "--dry-run", "--at", "2020-01-01T00:00:00Z"], 4, "at_in_the_past"),
         (["token", "revoke", "x"], 4, "token_not_found"),
         (["token", "create", "x", "--scope", "root"], 2, "root"),
         (["token", "create", "x", "--scope", "crm", "--tenant", "nobody"], 4, "tenant_not_found"),
@@ -301,8 +304,6 @@ def test_a_folder_that_can_not_be_made_is_named(bare: Shell) -> None:
 
 
 def test_doctor_finds_a_contradiction(shell: Shell) -> None:
-    import sqlite3
-
     with sqlite3.connect(shell.folder / "data" / "mailgate.db") as conn:
         conn.execute("UPDATE tenant_heads SET copies = copies + 1")
     conn.close()
@@ -315,6 +316,10 @@ def test_a_log_is_exported_and_verified(shell: Shell) -> None:
     assert done["entries"] >= 2
     shell("audit", "verify", "out", "--vkey", done["vkey"])
     assert "not empty" in shell("audit", "export", "acme", "out", expect=4).stderr
+    with contextlib.closing(sqlite3.connect(shell.folder / "data/mailgate.db")) as db, db:
+        forged = "CAST(replace(CAST(body AS TEXT), 'standard', 'excluded') AS BLOB)"
+        db.execute(f"UPDATE log_leaves SET body = {forged} WHERE type = 'plan.effective'")  # noqa: S608 - words above
+    assert "compare the database with its backups" in shell("audit", "export", "acme", "forged", expect=4).stderr
 
 
 def test_texts_of_others_do_not_reach_the_terminal_as_codes(shell: Shell) -> None:

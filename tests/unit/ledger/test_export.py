@@ -83,8 +83,13 @@ def test_formulas_are_neutralised(start: str) -> None:
 
 
 def test_no_cell_begins_a_formula() -> None:
-    odd = hold_place(common(1), hold_ref="-12", matter="=HYPERLINK(1)", reason_commit=DIGEST.hex(), mailbox_ref="-x")
+    matter = "=HYPERLINK(1);=1+1"
+    odd = hold_place(common(1), hold_ref="-12", matter=matter, reason_commit=DIGEST.hex(), mailbox_ref="-x")
     out = io.StringIO(newline="")
     write_csv([(0, odd), *enumerate(every_type(), 1)], out)
-    for row in csv.reader(io.StringIO(out.getvalue(), newline="")):
+    comma = csv.reader(io.StringIO(out.getvalue(), newline=""))
+    semicolon = csv.reader(io.StringIO(out.getvalue(), newline=""), delimiter=";")  # as half of Europe's spreadsheets
+    for row in (*comma, *semicolon):
         assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in row)
+    rows = csv.DictReader(io.StringIO(out.getvalue(), newline=""))
+    assert json.loads(next(rows)["more"])["matter"] == matter

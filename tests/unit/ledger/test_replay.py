@@ -11,6 +11,7 @@ from retention.ledger import leaves as make
 from retention.ledger.leaves import Anchor, Blobs, Common, Policy
 from retention.ledger.replay import replay_directory, replay_leaves
 from retention.ledger.report import Verdict
+from retention.ledger.schema import build_leaf, parse_leaf
 from tests.ledger_samples import COMMITTER, DAY, DOCUMENT, NOW, common, every_type, purge_fields, purge_run, ulid
 from tests.unit.ledger.conftest import SIGNER, Exporter
 
@@ -167,6 +168,48 @@ def test_the_grace_after_a_release() -> None:
     Log().hold().release(until=NOW + 1).remove(1, "user_deleted", holds=1).check("was held 1 times")
     Log().hold(mailbox_ref="box2").release(until=NOW + 1).open().purge().close(1).check()
     Log().hold().release(until=NOW).open().purge().close(1).check()
+
+
+def under(graces: object, *steps: Callable[[Log], Log]) -> Log:
+    """A log whose policy has these graces."""
+    log = Log()
+    for step in steps:
+        step(log)
+    document = {**DOCUMENT, "graces_days": graces}
+    policy = {"ver": 1, "sha256": make.policy_sha256(document)}
+    parsed = [{**parse_leaf(body), "policy": policy} for body in log.bodies]
+    parsed[0]["document"] = document
+    log.bodies = [build_leaf(leaf) for leaf in parsed]
+    return log
+
+
+def test_a_release_protects_for_as_long_as_the_policy_says() -> None:
+    def released(until: int) -> Callable[[Log], Log]:
+        return lambda log: log.hold().release(until=until)
+
+    under({"after_release": 30}, released(NOW + 30 * DAY)).check()
+    under({"after_release": 30}, released(NOW + 30 * DAY - 1)).check("by its policy until 2026-02-01T03:00:00.000000Z")
+    under({"after_release": 0}, released(NOW)).check()
+    under({"after_release": 2**50}, released(NOW)).check("the year 10000")
+    under(["after_release"], released(NOW)).check()
+
+
+def test_the_grace_after_the_last_pin() -> None:
+    def unpinned(**purge: Any) -> Callable[[Log], Log]:
+        return lambda log: log.pin().unpin().open(NOW + 5 * DAY).purge(**purge).close(1)
+
+    due = {"due_at": NOW + 5 * DAY}
+    under({"after_unpin": 5}, unpinned(**due)).check()
+    under({"after_unpin": 5}, unpinned(due_at=NOW + 5 * DAY - 1)).check("lost its last pin at")
+    under({"after_unpin": 0}, unpinned()).check()
+    early = {"anchor": Anchor(NOW - DAY, "stored"), "due_at": NOW}
+    under({"after_unpin": 5}, unpinned(reason="mailbox_removed", **early)).check()
+
+
+def test_a_hold_on_what_is_gone() -> None:
+    """Named a moment too late: the hold stood when the copy was purged."""
+    Log().open().hold(items=1).purge().cover(1).close(1).check("was gone when its items were named")
+    Log().open().hold(items=1).cover(2).purge().close(1).check()
 
 
 def test_due_to_the_microsecond() -> None:

@@ -88,6 +88,13 @@ def test_a_file_that_is_named_twice_does_not_stand_for_one_that_is_not_named(
     assert verify_directory(sums.parent, SIGNER.verifier).verdict is Verdict.INCOMPLETE
 
 
+def test_sums_of_any_size_are_not_read(exported: Exporter, leaves: list[bytes]) -> None:
+    sums = exported(leaves) / "SHA256SUMS"
+    os.truncate(sums, 1 << 26)
+    report = verify_directory(sums.parent, SIGNER.verifier)
+    assert (report.verdict, "no regular file of at most" in report.headline) == (Verdict.INVALID, True)
+
+
 def without_sums(path: Path) -> Path:
     (path / "SHA256SUMS").unlink()
     return path
