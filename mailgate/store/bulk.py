@@ -45,11 +45,13 @@ class Insert(NamedTuple):
 
 
 def ids_of(ids: Collection[str], *, sqlite: bool) -> Any:
-    """A set of ids as the one parameter of a statement with `AMONG[sqlite]`."""
-    return json.dumps(list(ids)) if sqlite else list(ids)
+    """A set of ids as the one parameter of a statement with `AMONG[sqlite]`: text, since asyncpg asks each member of an
+    array several times of what kind it is.
+    """
+    return json.dumps(list(ids)) if sqlite else ",".join(ids)
 
 
-AMONG = {True: "IN (SELECT value FROM json_each(?))", False: "= ANY($1::varchar[])"}
+AMONG = {True: "IN (SELECT value FROM json_each(?))", False: "= ANY(string_to_array($1, ','))"}
 """What stands behind a column in a statement, by whether it is SQLite's: whether it is one of `ids_of`."""
 
 
@@ -71,7 +73,7 @@ async def in_turn(conn: AsyncConnection, steps: Sequence[Step | Insert], *, sqli
         return await _on_postgresql(conn, steps)
     plain = [_insert(step) if isinstance(step, Insert) else step for step in steps]
     if is_visiting(conn):  # in SQLite's thread already
-        return [await _here(conn, step) for step in plain]
+        return _on_sqlite(conn.driver_connection, plain)
     driver: Any = (await conn.get_raw_connection()).driver_connection
     found: list[Rows] = await driver._execute(_on_sqlite, driver, plain)
     return found
@@ -81,15 +83,6 @@ def _insert(step: Insert) -> Step:
     marks = ", ".join("?" * len(step.columns))
     sql = f"INSERT INTO {step.table.name} ({', '.join(step.columns)}) VALUES ({marks})"  # noqa: S608 - of the schema
     return Step(sql, step.rows, many=True)
-
-
-async def _here(conn: AsyncConnection, step: Step) -> Rows:
-    if step.many:
-        if step.parameters:
-            await conn.exec_driver_sql(step.sql, list(step.parameters))
-        return []
-    result = await conn.exec_driver_sql(step.sql, tuple(step.parameters))
-    return [tuple(row) for row in result] if result.returns_rows else []
 
 
 def _on_sqlite(driver: Any, steps: Sequence[Step]) -> list[Rows]:

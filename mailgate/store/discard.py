@@ -85,13 +85,12 @@ class End:
     _shared: Sequence[tuple[int, str]]
     _queue: Sequence[tuple[Any, ...]]
 
-    async def carry_out(self, first: Sequence[Insert] = ()) -> None:
-        """Insert what is to be there `first`; delete the rows, drop the references, queue the erasures."""
+    async def carry_out(self, also: Sequence[Insert] = ()) -> None:
+        """Delete the rows, drop the references, queue the erasures; then insert what is to be there `also`."""
         sqlite = self._tx.sqlite
         ids = (ids_of(self._ids, sqlite=sqlite),)
         gone = f"message_id {AMONG[sqlite]}"
         steps: list[Step | Insert] = [
-            *first,
             Step(f"DELETE FROM quarantine WHERE {gone}", ids),  # noqa: S608 - no values
             Step(f"DELETE FROM origins WHERE {gone}", ids),  # noqa: S608
             Step(f"DELETE FROM message_links WHERE {gone}", ids),  # noqa: S608
@@ -99,7 +98,7 @@ class End:
         if self._indexed:  # before the messages: they refer to them
             steps += _forget_words(self._indexed, sqlite=sqlite)
         steps.append(Step(f"DELETE FROM messages WHERE id {AMONG[sqlite]}", ids))  # noqa: S608
-        await in_turn(self._tx.conn, [*steps, *self._release()], sqlite=sqlite)
+        await in_turn(self._tx.conn, [*steps, *self._release(), *also], sqlite=sqlite)
 
     async def drop_references(self) -> None:
         """The copies stay, with other bytes, and refer to other blobs by now: forget what was derived from the old."""

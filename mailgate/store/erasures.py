@@ -108,7 +108,7 @@ class Erasures:
         """
         pairs = list(zip(queued, outcomes, strict=True))
         for start in range(0, len(pairs), SETTLED_TOGETHER):
-            await self._db.transact(partial(self._settle, pairs[start : start + SETTLED_TOGETHER], now))
+            await self._db.transact(partial(self._settle, pairs[start : start + SETTLED_TOGETHER], now), at_once=True)
         return sum(not isinstance(outcome, Erased) for outcome in outcomes)
 
     async def _settle(

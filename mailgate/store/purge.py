@@ -151,7 +151,7 @@ class SqlPurgeStore:
             )
 
         try:
-            return await self._db.transact(attempt)
+            return await self._db.transact(attempt, at_once=True)
         except (IntegrityError, DataError) as error:
             raise BatchFailedError(str(error.orig)) from error
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from mailgate.errors import NotFoundError
 from mailgate.ids import new_ids
 from mailgate.store import runs, tenants, timelines
 from mailgate.store.brake import load
-from mailgate.store.bulk import AMONG, Step, in_turn
+from mailgate.store.bulk import AMONG, Step, ids_of, in_turn
 from mailgate.store.discard import Freed, prepare_end
 from mailgate.store.expiry import Expiry, Horizon, of_age
 from mailgate.store.log import PurgeLog
@@ -42,6 +43,8 @@ METHOD = "data_key_destroyed"
 _M = messages.c
 _YIELD = 100
 """Entries written before the event loop may send the database's next statement."""
+_ASIDE = ThreadPoolExecutor(1, "purge")
+"""Writes entries while SQLite works, which does not hold the interpreter's lock."""
 
 
 class _Row(NamedTuple):
@@ -132,7 +135,7 @@ class SqlPurgeUnit:
         horizon = self._known_horizon()
         ids = [id_ for _, id_ in candidates]
         if not self._tx.sqlite:
-            (found,) = await in_turn(self._tx.conn, [Step(_READ, (ids,))], sqlite=False)
+            (found,) = await in_turn(self._tx.conn, [Step(_READ, (ids_of(ids, sqlite=False),))], sqlite=False)
             self._rows = {row[0]: _Row._make(row) for row in found}
         holds = await horizon.holds.count(
             self._tx.conn, {row.id: row.mailbox_id for row in self._rows.values()}, sqlite=self._tx.sqlite
@@ -168,20 +171,27 @@ class SqlPurgeUnit:
         return {row[0]: row[1] for row in (await self._tx.conn.execute(query)).all()}
 
     async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
-        """Tombstones, rows, blob references, log entries, events, usage."""
+        """Tombstones, rows, blob references, log entries, events, usage. Entries are made while the database works."""
         rows = [self._rows[copy[0]] for copy, _ in due]
         reasons = [verdict.reason or Reason.AGE for _, verdict in due]
         at, run_id = self._at, self._run.id
         graves = await prepare_graves(self._tx, self._tenant_id, rows, reasons, at=at, run_id=run_id)
         end = await prepare_end(self._tx, self._tenant_id, rows, now=at, run_id=run_id)
-        ending = asyncio.create_task(end.carry_out([graves]))  # the database works while the entries are written here
-        try:
-            templates = {reason: self._template(rules, reason) for reason in set(reasons)}
-            for start in range(0, len(rows), _YIELD):
-                await asyncio.sleep(0)
-                self._tell(templates, rows[start : start + _YIELD], due[start : start + _YIELD], end.freed)
-        finally:
-            await ending
+        templates = {reason: self._template(rules, reason) for reason in set(reasons)}
+        if self._tx.sqlite:  # this is its thread, in which nothing else is done while it works
+            telling = _ASIDE.submit(self._tell, templates, rows, due, end.freed)
+            try:
+                await end.carry_out([graves])
+            finally:
+                telling.result()
+        else:
+            ending = asyncio.create_task(end.carry_out([graves]))
+            try:
+                for start in range(0, len(rows), _YIELD):
+                    await asyncio.sleep(0)
+                    self._tell(templates, rows[start : start + _YIELD], due[start : start + _YIELD], end.freed)
+            finally:
+                await ending
         size: int = sum([row.size for row in rows])
         self._tx.count(self._tenant_id, copies=-len(rows), storage_bytes=-size)
         if self._on_purged is not None:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from threading import get_ident
-from typing import Any, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar, cast
 
 import aiosqlite
 from sqlalchemy import Connection, CursorResult, Dialect, Executable
@@ -43,14 +43,14 @@ async def visit(conn: AsyncConnection, work: Callable[[AsyncConnection], Corouti
     return result
 
 
-def is_visiting(conn: object) -> bool:
+def is_visiting(conn: object) -> TypeGuard[Visited]:
     """Whether this is the connection of a visit's work: its statements are carried out where they are given."""
-    return isinstance(conn, _Here)
+    return isinstance(conn, Visited)
 
 
 def _transact(conn: Connection, work: Callable[[AsyncConnection], Coroutine[Any, Any, T]]) -> T:
     with conn.begin():
-        coroutine = work(cast("AsyncConnection", _Here(conn)))
+        coroutine = work(cast("AsyncConnection", Visited(conn)))
         try:
             coroutine.send(None)
         except StopIteration as end:
@@ -61,7 +61,7 @@ def _transact(conn: Connection, work: Callable[[AsyncConnection], Coroutine[Any,
         raise RuntimeError("a transaction awaited something that is no statement of its own")
 
 
-class _Here:
+class Visited:
     """A connection in its own thread: what the statements of a transaction use of an AsyncConnection, and nothing of it
     ever suspends.
     """
@@ -74,6 +74,11 @@ class _Here:
     @property
     def dialect(self) -> Dialect:
         return self._conn.dialect
+
+    @property
+    def driver_connection(self) -> Any:
+        """What `get_raw_connection` would lead to."""
+        return self._conn.connection.driver_connection
 
     async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
         return self._conn.execute(statement, parameters)
