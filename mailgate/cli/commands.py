@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -70,13 +71,30 @@ app.add_typer(keys.app, name="key")
 app.add_typer(users.app, name="user")
 
 
-def main() -> None:
+def main() -> NoReturn:
     """The entry point. What the gateway makes is for its own user only: keys and mail."""
     os.umask(0o077)
     if not all(_is_text(argument) for argument in sys.argv[1:]):
         session.err.print("mailgate: an argument is not UTF-8 text")
         sys.exit(session.USAGE)
-    app()
+    try:
+        app()
+    except SystemExit as ending:
+        _leave(ending.code if isinstance(ending.code, int) else int(ending.code is not None))
+    _leave(0)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process as it would end by itself, but for taking the interpreter apart: obstore's threads, which nothing
+    can stop, may come into it meanwhile, and that aborts the process (SIGABRT) when its work was well done.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # as the interpreter has it: what was said did not arrive
+            code = code or 120
+    os._exit(code)
 
 
 def _is_text(argument: str) -> bool:

@@ -225,6 +225,32 @@ def test_bytes_that_are_no_text_are_wrong_usage(bare: Shell) -> None:
     assert done.stderr.decode() == "mailgate: an argument is not UTF-8 text\n"
 
 
+ABORTS = """
+import atexit, os, sys
+class Aborts:
+    def __del__(self):
+        os.abort()
+kept = Aborts()  # as a thread of obstore's would: the interpreter is taken apart under it
+atexit.register(print, "bye", end="")
+from mailgate.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--version"], 0), (["tenant", "list"], 3)])
+def test_nothing_aborts_a_process_that_is_done(bare: Shell, words: list[str], code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", ABORTS, *words], capture_output=True, check=False, cwd=bare.folder)
+    assert (done.returncode, done.stdout[-3:]) == (code, b"bye"), done.stderr
+
+
+def test_what_cannot_be_said_is_no_success(shell: Shell) -> None:
+    with Path("/dev/full").open("wb") as full:
+        words = [sys.executable, "-m", "mailgate.cli", "tenant", "list", "--json"]
+        environ = {"MAILGATE_DATA_DIR": str(shell.folder / "data")}
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, check=False, cwd=shell.folder, env=environ)
+    assert done.returncode == 120, done.stderr
+
+
 def test_no_command_takes_a_password_as_an_argument(shell: Shell) -> None:
     assert "No such option" in shell("mailbox", "add", "acme", "a@b", "--host", "h", "--password", "x", expect=2).stderr
 
