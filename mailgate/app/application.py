@@ -104,6 +104,7 @@ class Application:
             erasures=core.tenant_erasures.work,
             sample=self._sampler.work,
             consents=core.tokens.renew_due,
+            ended=core.free_ended,
             clock=core.clock,
             intervals=intervals_of(core.settings),
         )

@@ -177,7 +177,8 @@ class Core:
             origin = await _origin(db, settings)
             owner = f"{socket.gethostname()}:{os.getpid()}:{new_ref()[:8]}"
             presence = Presence(settings.data_dir.absolute() / "processes", owner)
-            await _meet_the_others(db, presence)
+            await asyncio.to_thread(presence.announce)
+            await _free_ended(db, presence)
             witness = await _witness_of(db, ring, settings)
             late = await _behind(db, witness, allowed=restored)
         except BaseException:
@@ -294,6 +295,10 @@ class Core:
             behind=late,
         )
 
+    async def free_ended(self) -> None:
+        """Free what was owned by processes that were killed since, however far off their leases end."""
+        await _free_ended(self.db, self.presence)
+
     async def close(self) -> None:
         """Give everything back."""
         self.presence.leave()
@@ -328,9 +333,8 @@ def webhooks_of(db: Database, ring: KeyRing, feed: Feed, clock: Clock, settings:
     return Webhooks(db, ring, feed.reader, clock, checked, most=settings.webhooks.per_tenant)
 
 
-async def _meet_the_others(db: Database, presence: Presence) -> None:
-    """Be seen, and free what processes owned that were killed: nobody needs to wait until their leases run out."""
-    await asyncio.to_thread(presence.announce)
+async def _free_ended(db: Database, presence: Presence) -> None:
+    """Free what processes owned that were killed: nobody needs to wait until their leases run out."""
     ended = await asyncio.to_thread(presence.ended)
     freed = await leases.release_ended(db, ended) + await consents.release_ended(db, ended)
     if freed:

@@ -41,6 +41,7 @@ class Intervals:
     erasures: int = 60
     sample: int = 60
     consents: int = 20
+    ended: int = 30
 
 
 class Jobs:
@@ -49,7 +50,7 @@ class Jobs:
     `sign` makes log checkpoints where a log grew, `prune` forgets what is no longer needed, `plans_file` takes over a
     changed catalogue, `notices` says what will happen to subscriptions, `alarms` looks at what is wrong, `keys`
     whether keys are to be rotated, `erasures` goes on with tenants that leave, `sample` keeps how the gateway stands,
-    `consents` renews access tokens.
+    `consents` renews access tokens, `ended` frees what killed processes owned.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Jobs:
         erasures: Callable[[], Awaitable[object]],
         sample: Callable[[], Awaitable[object]],
         consents: Callable[[], Awaitable[object]],
+        ended: Callable[[], Awaitable[object]],
         clock: Clock,
         intervals: Intervals | None = None,
     ) -> None:
@@ -91,6 +93,7 @@ class Jobs:
                 Worker("erasures", erasures),
                 Worker("sample", sample),
                 Worker("consents", consents),
+                Worker("ended", ended),
                 Worker("clock", self._note_time),
                 Worker("alarms", alarms),
             )

@@ -80,6 +80,7 @@ async def background(store: Store) -> AsyncIterator[Background]:
         erasures=nothing,
         sample=nothing,
         consents=nothing,
+        ended=nothing,
         clock=purging.clock,
         intervals=Intervals(purge=3_600, runs=3_600, erase=3_600, plans=3_600, notices=3_600, clock=3_600),
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
+from mailgate.app.application import Application
 from mailgate.app.core import Core, Secrets
 from mailgate.app.presence import Presence
-from mailgate.clock import HOUR, SECOND
+from mailgate.clock import DAY, HOUR, SECOND
 from mailgate.settings import Settings
 from mailgate.store import leases
 
@@ -88,3 +90,27 @@ async def test_a_start_frees_what_the_killed_one_owned(tmp_path: Path) -> None:
     await core.close()
     living.communicate("")
     assert list(folder.iterdir()) == []
+
+
+async def test_the_living_free_it_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    """A command was killed beside the gateway, whose clock is a day behind what that one took its lease by."""
+    core = await Core.open(Settings(data_dir=tmp_path / "data"), secrets=Secrets())
+    application = Application(core)
+    application.jobs.start()
+    try:
+        killed = start(tmp_path / "data" / "processes", "host:2:killed")
+        now = core.clock()
+        assert await leases.acquire(core.db, "mailbox:1", "host:2:killed", HOUR, now + DAY) == 1
+        application.jobs.wake("ended")
+        assert await leases.acquire(core.db, "mailbox:1", core.owner, SECOND, now) is None
+        kill(killed)
+        application.jobs.wake("ended")
+        async with asyncio.timeout(60):
+            fence = None
+            while fence is None:
+                await asyncio.sleep(0.01)
+                fence = await leases.acquire(core.db, "mailbox:1", core.owner, SECOND, now)
+        assert fence == 2
+    finally:
+        await application.jobs.stop()
+        await core.close()
