@@ -26,6 +26,7 @@ from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_pla
 from mailgate.app.core import Core
 from mailgate.clock import system_clock
 from mailgate.settings import Settings
+from tests.authserver import CLIENT_ID, CLIENT_SECRET
 from tests.browser.showroom import PASSWORD, Showroom, furnish
 from tests.servers import free_port, leave_out
 
@@ -46,6 +47,8 @@ class Site:
     base: str
     client: httpx.Client
     room: Showroom
+    provider_port: int
+    """Where an OpenID provider is looked for (tests/browser/provider.py)."""
 
     def tenant(self, tenant_id: str) -> None:
         self.client.put(f"/v1/tenants/{tenant_id}", json={"name": tenant_id.title()}).raise_for_status()
@@ -66,7 +69,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             await core.close()
 
     room = asyncio.run(prepare())
-    port = free_port()
+    port, provider_port = free_port(), free_port()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MAILGATE_")},
         "MAILGATE_DATA_DIR": str(settings.data_dir),
@@ -78,6 +81,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         "MAILGATE_ONBOARDING__RETURN_URLS": f"http://127.0.0.1:{port}/healthz",
         "MAILGATE_ONBOARDING__SERVICE_NAME": "Example CRM",
         "MAILGATE_WEBHOOKS__ALLOW_HTTP": "true",
+        "MAILGATE_OIDC__ISSUER": f"http://localhost:{provider_port}",
+        "MAILGATE_OIDC__TITLE": "Example ID",
+        "MAILGATE_OIDC__CLIENT_ID": CLIENT_ID,
+        "MAILGATE_OIDC__CLIENT_SECRET": CLIENT_SECRET,
+        "MAILGATE_OIDC__NAME_CLAIM": "preferred_username",
     }
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "mailgate.cli", "serve"], env=environment, stderr=log)
@@ -85,7 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with httpx.Client(base_url=base, headers={"authorization": f"Bearer {TOKEN}"}, timeout=30) as client:
         try:
             until(lambda: answers(client), "the gateway does not answer")
-            yield Site(base, client, room)
+            yield Site(base, client, room, provider_port)
         finally:
             process.terminate()
             process.wait(30)
@@ -137,10 +145,12 @@ class Seat:
 
 @pytest.fixture
 def sit(site: Site, chromium: Browser) -> Iterator[Callable[..., Seat]]:
-    """Sit down at the browser: `sit(width=…, …)`; with a profile of its own each time."""
+    """Sit down at the browser: `sit(width=…, …)`; with a profile of its own each time. `also`: a host beside the gateway's
+    that may be asked.
+    """
     seats: list[Seat] = []
 
-    def sit_down(width: int = 1280, height: int = 800, **more: Any) -> Seat:
+    def sit_down(width: int = 1280, height: int = 800, also: str = "", **more: Any) -> Seat:
         wanted = {"locale": "en-GB", **more}
         context = chromium.new_context(viewport={"width": width, "height": height}, **wanted)
         context.set_default_timeout(PATIENCE_S * 1_000)
@@ -148,7 +158,7 @@ def sit(site: Site, chromium: Browser) -> Iterator[Callable[..., Seat]]:
 
         def watch(route: Any) -> None:
             host = urlsplit(route.request.url).netloc
-            if host == urlsplit(site.base).netloc:
+            if host in (urlsplit(site.base).netloc, also):
                 route.continue_()
             else:
                 seat.faults.append(f"asked {host}")
