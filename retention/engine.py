@@ -28,7 +28,7 @@ from functools import partial
 
 from retention.model import Brake, Copy, Counts, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
 from retention.policy import cutoffs, judge
-from retention.port import BatchFailedError, Load, Position, Progress, PurgeStore, PurgeUnit, Run
+from retention.port import BatchFailedError, Load, Position, Progress, PurgeStore, PurgeUnit, Run, Survey
 
 BATCH = 500
 """Copies per transaction, at most: about 50 ms of work, so that nobody waits long."""
@@ -123,8 +123,8 @@ class Engine:
         """
         opened = set(await self._store.tenants_due(now, now, supposed))
         counts, due, kept = Counts(), dict[Reason, Sum](), dict[KeptBy, Sum]()
-        for tenant_id in await self._store.tenants():
-            one = await self.preview(tenant_id, now, clock_fault, supposed)
+        for tenant_id, (rules, survey) in (await self._store.surveys(now, supposed)).items():
+            one = _preview(tenant_id, rules, survey, now, clock_fault)
             if tenant_id in opened:
                 counts.add(one.counts)
             for reason, sum_ in one.due.items():
@@ -138,19 +138,9 @@ class Engine:
     ) -> Preview:
         """What a run at `now` would do to this tenant's copies, as they are. Changes nothing."""
         rules = await self._store.rules(tenant_id, now, supposed)
-        counts = Counts()
         if rules is None:
-            return Preview(tenant_id, now, None, counts)
-        survey = await self._store.survey(tenant_id, rules, now)
-        for kept_by, count in survey.candidates.items():
-            counts.keep(kept_by, count)
-        preview = Preview(tenant_id, now, rules, counts, survey.due, survey.kept)
-        if clock_fault is None:
-            counts.purge(preview.going.copies, preview.going.bytes)
-            return preview
-        counts.keep(KeptBy.CLOCK, preview.going.copies)
-        stopped = {KeptBy.CLOCK: preview.going} if preview.going.copies else {}
-        return replace(preview, rules=replace(rules, clock_fault=clock_fault), due={}, kept={**survey.kept, **stopped})
+            return Preview(tenant_id, now, None, Counts())
+        return _preview(tenant_id, rules, await self._store.survey(tenant_id, rules, now), now, clock_fault)
 
     async def _walk(self, run: Run, progress: Progress) -> Counts:
         for tenant_id in await self._tenants(run, progress):
@@ -305,6 +295,19 @@ class Engine:
             self._step("aborted")
         await self._store.finish(run, progress, "failed", reason)
         return progress.totals
+
+
+def _preview(tenant_id: str, rules: Rules, survey: Survey, now: Instant, clock_fault: str | None) -> Preview:
+    counts = Counts()
+    for kept_by, count in survey.candidates.items():
+        counts.keep(kept_by, count)
+    preview = Preview(tenant_id, now, rules, counts, survey.due, survey.kept)
+    if clock_fault is None:
+        counts.purge(preview.going.copies, preview.going.bytes)
+        return preview
+    counts.keep(KeptBy.CLOCK, preview.going.copies)
+    stopped = {KeptBy.CLOCK: preview.going} if preview.going.copies else {}
+    return replace(preview, rules=replace(rules, clock_fault=clock_fault), due={}, kept={**survey.kept, **stopped})
 
 
 def _halted(tenants: Sequence[str]) -> str:

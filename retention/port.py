@@ -163,9 +163,6 @@ class PurgeStore(Protocol):
     async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
         """Write down how the run ended: `completed`, `halted` or `failed`."""
 
-    async def tenants(self) -> Sequence[str]:
-        """The ids of all tenants, in order."""
-
     async def tenants_due(self, now: Instant, plans_at: Instant, supposed: Supposed | None = None) -> Sequence[str]:
         """The ids, in order, of the tenants that may have something to purge at `now` by their plans at `plans_at`, or
         by the supposed one.
@@ -184,3 +181,6 @@ class PurgeStore(Protocol):
 
     async def survey(self, tenant_id: str, rules: Rules, now: Instant) -> Survey:
         """All copies of the tenant by what becomes of them at `now`. Reads only."""
+
+    async def surveys(self, now: Instant, supposed: Supposed | None = None) -> Mapping[str, tuple[Rules, Survey]]:
+        """Of each tenant, in order of ids: the rules at `now`, and that. Reads only."""

@@ -19,6 +19,7 @@ from mailgate.clock import DAY, SECOND, Instant, from_rfc3339, to_rfc3339
 from mailgate.errors import PreconditionError
 from mailgate.ids import is_id
 from mailgate.store import runs
+from mailgate.store.preview import Days
 from mailgate.store.runs import RunRecord
 from mailgate.store.users import Role
 from mailgate.usecases import retention
@@ -195,14 +196,14 @@ async def _preview(page: Page, tenant_id: str | None, filters: dict[str, str]) -
         except (ValueError, OverflowError):
             raise PreconditionError("write the date as YYYY-MM-DD", slug="invalid") from None
     found = await page.parts.retention.preview(tenant_id, at, plan)
-    days = found.rules.days if found.rules is not None else await retention.longest_days(page.parts, plan)
-    window = min(max(days or 0, 28), _LONGEST)
+    kept = found.rules.days if found.rules is not None else await retention.longest_days(page.parts, plan)
+    window = min(max(kept or 0, 28), _LONGEST)
     step = DAY if window <= _BY_DAY else 7 * DAY
     start = found.now_at
     first = (start // DAY + 1) * DAY  # days are whole days in UTC, but for what is left of the first
     turns = [start, *(first + n * step for n in range(-(-window * DAY // step)))]
-    instants = [start, *(turn - 1 for turn in turns[1:])]  # what is due at midnight belongs to the day that begins
-    sums = await retention.ahead(page.parts, tenant_id, instants, plan)
+    days = Days(start, first - 1, step, len(turns) - 1)  # what is due at midnight belongs to the day that begins
+    sums = await retention.ahead(page.parts, tenant_id, days, plan)
     ahead = [Ahead(begins, ends, due) for begins, ends, due in zip(turns, turns[1:], sums[1:], strict=False)]
     last = max((n for n, one in enumerate(ahead) if one.due.copies), default=0)
     ahead = ahead[: max(last + 2, 28 * DAY // step)]  # what follows is empty

@@ -9,19 +9,23 @@ The scalar form is `retention.policy.judge`; `Horizon.copy` makes what it judges
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, bindparam, exists, false, or_, select
+from sqlalchemy import BigInteger, ColumnElement, and_, exists, false, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mailgate.clock import Instant
+from mailgate.clock import DAY, Instant
 from mailgate.store import installation, timelines
-from mailgate.store.holds import ActiveHolds, active
+from mailgate.store.holds import ActiveHolds, HoldsAhead, active
+from mailgate.store.holds import ahead as holds_ahead
 from mailgate.store.schema import mailboxes, messages
+from mailgate.store.sets import among
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.tenants.entitlements import Entitlements
+from mailgate.tenants.timeline import Timeline
 from retention.model import Copy, Cutoffs, Graces, Rules, Supposed
 from retention.policy import ClockLimits, clock_fault, cutoffs, due_at
 
@@ -37,8 +41,7 @@ COPY_COLUMNS = (
 """What a row must have for `Horizon.copy` and `Horizon.expires_at`."""
 
 
-_REMOVED = select(mailboxes.c.id, mailboxes.c.removed_at).where(
-    mailboxes.c.tenant_id == bindparam("tenant"),
+_REMOVED = select(mailboxes.c.tenant_id, mailboxes.c.id, mailboxes.c.removed_at).where(
     mailboxes.c.removed_at.is_not(None),
     exists().where(messages.c.mailbox_id == mailboxes.c.id),
 )
@@ -132,6 +135,24 @@ def of_plan(bounds: Cutoffs) -> ColumnElement[bool]:
     return and_(*parts)
 
 
+def due_by_age_at(rules: Rules, *, sqlite: bool) -> ColumnElement[Any]:
+    """`retention.policy.due_by_age_at` in SQL."""
+    if rules.days is None:
+        return literal(None)
+    graces = rules.graces
+    parts: list[ColumnElement[Any]] = [
+        messages.c.anchor_at + rules.days * DAY,
+        func.coalesce(messages.c.keep_until_at, 0),
+    ]
+    if graces.after_storing:
+        parts.append(messages.c.stored_at + graces.after_storing * DAY)
+    if graces.after_shrink and rules.shrunk_at is not None:
+        parts.append(literal(rules.shrunk_at + graces.after_shrink * DAY))
+    if graces.after_unpin:
+        parts.append(func.coalesce(messages.c.unpinned_at, 0) + graces.after_unpin * DAY)
+    return (func.max if sqlite else func.greatest)(*parts, type_=BigInteger)
+
+
 def young(bounds: Cutoffs, removed: Mapping[str, Instant]) -> ColumnElement[bool]:
     """The opposite of `of_age`, without NOT, which an index can't use."""
     gone = [mailbox_id for mailbox_id, at in sorted(removed.items()) if at <= bounds.removed_at]
@@ -172,47 +193,70 @@ class Expiry:
 
     async def rules(self, conn: AsyncConnection, tenant_id: str, at: Instant) -> Rules:
         """The tenant's rules at `at`."""
-        holds = await self.subscriptions.entitlements_in(conn, tenant_id, at)
-        return await self.rules_of(conn, tenant_id, holds, at)
+        return self._rules(await timelines.read(conn, tenant_id), at)
 
     async def rules_of(self, conn: AsyncConnection, tenant_id: str, holds: Entitlements, at: Instant) -> Rules:
         """The rules under these entitlements."""
         shrunk_at = await self._last_shrink(conn, tenant_id, at) if self._graces.after_shrink else None
-        days = holds.retention_days if holds.known else None
-        return Rules(holds.plan, days, self._graces, shrunk_at)
+        return self._under(holds, shrunk_at)
 
     async def supposed(self, conn: AsyncConnection, tenant_id: str, plan: Supposed, at: Instant) -> Rules:
         """The rules at `at` as if this plan began then: when it shrinks, it waits for that grace like any other."""
-        shrunk_at = None
-        if self._graces.after_shrink:
-            before = (await self.subscriptions.entitlements_in(conn, tenant_id, at - 1)).retention_days
-            shrinks = before is None or plan.days < before
-            shrunk_at = at if shrinks else await self._last_shrink(conn, tenant_id, at - 1)
-        return Rules(plan.plan, plan.days, self._graces, shrunk_at)
+        if not self._graces.after_shrink:
+            return Rules(plan.plan, plan.days, self._graces)
+        return self._supposed(await timelines.read(conn, tenant_id), plan, at)
 
     async def horizons(
-        self, conn: AsyncConnection, tenant_id: str, instants: Sequence[Instant], plan: Supposed | None = None
-    ) -> list[Horizon]:
-        """What decides about the tenant's copies at each of these instants, which are in order, as long as nothing
-        happens; as if this plan began at the first. Rules and holds are read again only where they change.
+        self,
+        conn: AsyncConnection,
+        tenant_ids: Collection[str],
+        instants: Sequence[Instant],
+        plan: Supposed | None = None,
+    ) -> dict[str, list[tuple[int, Horizon]]]:
+        """For each of these tenants what decides about its copies at these instants, which are in order, as long as
+        nothing happens; as if this plan began at the first. Each horizon stands with the number of the first instant
+        at which it decides: the next one is where rules or holds change. Three statements, however many tenants.
         """
-        line = await timelines.read(conn, tenant_id)
-        turns = {period.effective_at for period in line.after(instants[0])} | {instants[0]}
-        lasting = await active(conn, tenant_id, instants[0]) == await active(conn, tenant_id, instants[-1])
-        made: list[Horizon] = []
-        rules: Rules | None = None
-        before = instants[0] - 1
-        for at in instants:
-            if rules is None or (plan is None and any(before < turn <= at for turn in turns)):
-                rules = await (
-                    self.rules(conn, tenant_id, at) if plan is None else self.supposed(conn, tenant_id, plan, at)
+        lines = await timelines.read_many(conn, tenant_ids)
+        held = await holds_ahead(conn, tenant_ids, instants[0])
+        removed = await removed_of(conn, tenant_ids)
+        made: dict[str, list[tuple[int, Horizon]]] = {}
+        for tenant_id, line in lines.items():
+            holding = held.get(tenant_id, HoldsAhead())
+            turns = {instants[0]} | holding.ends
+            if plan is None:
+                turns |= {period.effective_at for period in line.after(instants[0])}
+            numbers = sorted({bisect_left(instants, turn) for turn in turns if turn <= instants[-1]})
+            begun = None if plan is None else self._supposed(line, plan, instants[0])
+            made[tenant_id] = [
+                (
+                    number,
+                    Horizon(
+                        tenant_id,
+                        instants[number],
+                        begun or self._rules(line, instants[number]),
+                        holding.at(instants[number]),
+                        removed.get(tenant_id, {}),
+                    ),
                 )
-            if made and lasting:
-                made.append(replace(made[0], now=at, rules=rules))
-            else:
-                made.append(await Horizon.under(conn, tenant_id, rules, at))
-            before = at
+                for number in numbers
+            ]
         return made
+
+    def _rules(self, line: Timeline, at: Instant) -> Rules:
+        shrunk_at = self._shrunk_at(line, at) if self._graces.after_shrink else None
+        return self._under(self.subscriptions.judge(line, at), shrunk_at)
+
+    def _under(self, holds: Entitlements, shrunk_at: Instant | None) -> Rules:
+        return Rules(holds.plan, holds.retention_days if holds.known else None, self._graces, shrunk_at)
+
+    def _supposed(self, line: Timeline, plan: Supposed, at: Instant) -> Rules:
+        shrunk_at = None
+        if self._graces.after_shrink:
+            before = self.subscriptions.judge(line, at - 1).retention_days
+            shrinks = before is None or plan.days < before
+            shrunk_at = at if shrinks else self._shrunk_at(line, at - 1)
+        return Rules(plan.plan, plan.days, self._graces, shrunk_at)
 
     async def last_shrink(
         self, conn: AsyncConnection, tenant_id: str, at: Instant
@@ -230,8 +274,10 @@ class Expiry:
         return [period.effective_at for period in line.after(now)[:most]]
 
     async def _last_shrink(self, conn: AsyncConnection, tenant_id: str, at: Instant) -> Instant | None:
+        return self._shrunk_at(await timelines.read(conn, tenant_id), at)
+
+    def _shrunk_at(self, line: Timeline, at: Instant) -> Instant | None:
         """When the days last became fewer, up to `at`; a plan that is not known counts as keeping everything."""
-        line = await timelines.read(conn, tenant_id)
         days: float | None = None
         shrunk_at: Instant | None = None
         for period in line.periods:
@@ -248,4 +294,13 @@ class Expiry:
 
 async def removed_mailboxes(conn: AsyncConnection, tenant_id: str) -> Mapping[str, Instant]:
     """The tenant's removed mailboxes that still have copies, and when they were removed."""
-    return {row[0]: row[1] for row in (await conn.execute(_REMOVED, {"tenant": tenant_id})).all()}
+    return (await removed_of(conn, [tenant_id])).get(tenant_id, {})
+
+
+async def removed_of(conn: AsyncConnection, tenant_ids: Collection[str]) -> dict[str, dict[str, Instant]]:
+    """The same of each of these tenants that has any, in one statement."""
+    found: dict[str, dict[str, Instant]] = {}
+    wanted = among(mailboxes.c.tenant_id, tenant_ids, sqlite=conn.dialect.name == "sqlite")
+    for row in await conn.execute(_REMOVED.where(wanted)):
+        found.setdefault(row.tenant_id, {})[row.id] = row.removed_at
+    return found

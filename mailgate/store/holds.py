@@ -7,8 +7,9 @@ lock what `active` read stays true.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, exists, false, func, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -70,8 +71,41 @@ class ActiveHolds:
 
 async def active(conn: AsyncConnection, tenant_id: str, at: Instant) -> ActiveHolds:
     """The tenant's holds that protect at `at`: not released, or released and still protecting."""
+    return _together((await conn.execute(_ACTIVE, {"tenant": tenant_id, "at": at})).all())
+
+
+@dataclass(frozen=True, slots=True)
+class HoldsAhead:
+    """The holds of one tenant that protect at an instant, as (id, scope, mailbox id), each with until when."""
+
+    each: Sequence[tuple[tuple[str, str, str | None], Instant | None]] = ()
+
+    @property
+    def ends(self) -> set[Instant]:
+        """When one of them ends."""
+        return {until for _, until in self.each if until is not None}
+
+    def at(self, at: Instant) -> ActiveHolds:
+        """Those that protect at that later instant, if nothing happens."""
+        return _together([hold for hold, until in self.each if until is None or until > at])
+
+
+async def ahead(conn: AsyncConnection, tenant_ids: Collection[str], at: Instant) -> dict[str, HoldsAhead]:
+    """Of those of these tenants that have any: the holds that protect at `at`, in one statement."""
+    query = select(holds).where(
+        among(holds.c.tenant_id, tenant_ids, sqlite=conn.dialect.name == "sqlite"),
+        or_(holds.c.released_at.is_(None), holds.c.protects_until_at > at),
+    )
+    found: dict[str, list[tuple[tuple[str, str, str | None], Instant | None]]] = {}
+    for row in await conn.execute(query):
+        until = None if row.released_at is None else row.protects_until_at
+        found.setdefault(row.tenant_id, []).append(((row.id, row.scope, row.mailbox_id), until))
+    return {tenant_id: HoldsAhead(each) for tenant_id, each in found.items()}
+
+
+def _together(rows: Iterable[Any]) -> ActiveHolds:
     tenant, mailboxes, named = 0, dict[str, int](), list[str]()
-    for id_, scope, mailbox_id in (await conn.execute(_ACTIVE, {"tenant": tenant_id, "at": at})).all():
+    for id_, scope, mailbox_id in rows:
         if scope == "tenant":
             tenant += 1
         elif scope == "mailbox":

@@ -1,28 +1,31 @@
-"""What a purge would do, in sums: the evaluator of the purge (a `Horizon`'s expressions) in one statement that reads
-one index from end to end, so that a million copies take less than a second and no memory.
-
-Everything is counted once and nothing is grouped: what is left over is subtracted, which costs a third of what a CASE
-for each copy does.
+"""What a purge would do, in sums: the evaluator of the purge (a `Horizon`'s expressions) in statements that read one
+index from end to end, so that a million copies take less than a second and no memory. How many statements there are
+hangs on how many kinds of rules hold, not on the number of tenants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, true
+from sqlalchemy import ColumnElement, and_, case, func, literal_column, or_, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
 from mailgate.store.database import Database
-from mailgate.store.expiry import COPY_COLUMNS, Expiry, Horizon
+from mailgate.store.expiry import COPY_COLUMNS, Expiry, Horizon, due_by_age_at
 from mailgate.store.schema import messages
-from retention.model import KeptBy, Reason, Sum, Supposed, Verdict
+from mailgate.store.sets import among
+from retention.model import KeptBy, Reason, Rules, Sum, Supposed, Verdict
 from retention.policy import judge
 from retention.port import Survey
 
 _M = messages.c
+_Key = tuple[Rules, str, int]
+_TENANTS_AT_ONCE = 500
+_NAMES = ("all", "held", "held of age", "pinned", "pinned of age", "due", "due by plan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,73 +41,142 @@ class Example:
     verdict: Verdict
 
 
-async def survey(conn: AsyncConnection, horizon: Horizon) -> Survey:
-    """All copies of the horizon's tenant by their fate at its instant, whatever its clock."""
-    found = _Sums(horizon.tenant_id)
+async def surveys(conn: AsyncConnection, horizons: Iterable[Horizon]) -> dict[str, Survey]:
+    """All copies of these tenants by their fate at an instant, the same for all, whatever the clock. Tenants that are
+    judged alike are read in one statement.
+    """
+    found: dict[str, Survey] = {}
+    for horizon, tenant_ids in _together((_key(horizon), horizon) for horizon in horizons).values():
+        sums = await _sums(conn, horizon, tenant_ids)
+        found |= {tenant_id: _survey(horizon, sums.get(tenant_id, {})) for tenant_id in tenant_ids}
+    return found
+
+
+async def _sums(conn: AsyncConnection, horizon: Horizon, tenant_ids: Collection[str]) -> dict[str, Mapping[str, Sum]]:
+    """Conditional sums over the tenants' copies, by tenant and name."""
     held, bounds = horizon.holds.held(), horizon.bounds
     free = true() if horizon.holds.none else ~held
     of_age, of_plan = horizon.of_age(), horizon.of_plan()
-    found.ask("all", None)
+    wanted: dict[str, ColumnElement[bool]] = {"all": true()}
     if not horizon.holds.none:
-        found.ask("held", held)
-        found.ask("held of age", and_(held, of_age))
+        wanted |= {"held": held, "held of age": and_(held, of_age)}
     if not horizon.holds.tenant:
-        found.ask("pinned", and_(_M.pins > 0, free))
+        wanted["pinned"] = and_(_M.pins > 0, free)
         if bounds is not None:
-            found.ask("pinned of age", and_(_M.pins > 0, free, of_age))
-            found.ask("due", and_(_M.pins == 0, free, of_age))
+            wanted |= {"pinned of age": and_(_M.pins > 0, free, of_age), "due": and_(_M.pins == 0, free, of_age)}
             if horizon.removed:
-                found.ask("due by plan", and_(_M.pins == 0, free, of_plan))
-    await found.read(conn)
+                wanted["due by plan"] = and_(_M.pins == 0, free, of_plan)
+    columns: list[ColumnElement[Any]] = [_M.tenant_id]
+    for name, condition in wanted.items():
+        count, size = func.count(), func.sum(_M.size)
+        columns += (count, size) if name == "all" else (count.filter(condition), size.filter(condition))
+    query = select(*columns).where(_of(conn, tenant_ids)).group_by(_M.tenant_id)
+    return {
+        row.tenant_id: {name: Sum(row[2 * n + 1], int(row[2 * n + 2] or 0)) for n, name in enumerate(wanted)}
+        for row in await conn.execute(query)
+    }
 
-    held_sum, pinned, due = found["held"], found["pinned"], found["due"]
-    rest = found["all"] - held_sum - pinned - due
-    if bounds is None:
-        kept = _nonzero({KeptBy.HELD: held_sum, KeptBy.PINNED: pinned, KeptBy.PLAN_UNKNOWN: rest})
+
+def _survey(horizon: Horizon, sums: Mapping[str, Sum]) -> Survey:
+    """What is left over is subtracted, which costs a third of what a CASE for each copy does."""
+    found = {name: sums.get(name, Sum()) for name in _NAMES}
+    held, pinned, due = found["held"], found["pinned"], found["due"]
+    rest = _less(found["all"], held + pinned + due)
+    if horizon.bounds is None:
+        kept = _nonzero({KeptBy.HELD: held, KeptBy.PINNED: pinned, KeptBy.PLAN_UNKNOWN: rest})
         return Survey({}, kept, {kept_by: sum_.copies for kept_by, sum_ in kept.items()})
     by_plan = found["due by plan"] if horizon.removed else due
     of_plan_reason = Reason.PLAN_END if horizon.rules.days == 0 else Reason.AGE
     of_age_kept = _nonzero({KeptBy.HELD: found["held of age"], KeptBy.PINNED: found["pinned of age"]})
     return Survey(
-        _nonzero({of_plan_reason: by_plan, Reason.MAILBOX_REMOVED: due - by_plan}),
-        _nonzero({KeptBy.HELD: held_sum, KeptBy.PINNED: pinned, KeptBy.NOT_DUE: rest}),
+        _nonzero({of_plan_reason: by_plan, Reason.MAILBOX_REMOVED: _less(due, by_plan)}),
+        _nonzero({KeptBy.HELD: held, KeptBy.PINNED: pinned, KeptBy.NOT_DUE: rest}),
         {kept_by: sum_.copies for kept_by, sum_ in of_age_kept.items()},
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Days:
+    """When is counted what becomes due: at `now`, then `count` times, first at `first`, always `step` apart."""
+
+    now: Instant
+    first: Instant
+    step: Instant
+    count: int
+
+    @property
+    def instants(self) -> list[Instant]:
+        """All of them, in order."""
+        return [self.now, *(self.first + number * self.step for number in range(self.count))]
+
+
 async def ahead(
-    db: Database, expiry: Expiry, tenant_ids: Iterable[str], instants: Sequence[Instant], plan: Supposed | None = None
+    db: Database, expiry: Expiry, tenant_ids: Collection[str], days: Days, plan: Supposed | None = None
 ) -> list[Sum]:
-    """What will be due by each of these instants (in order) and was not by the one before, of the copies that these
-    tenants have: the first is all that is due by then. By the plans that hold then, or as if this one began at the
-    first instant.
+    """What will be due by each of these instants and was not by the one before, of the copies that these tenants have:
+    the first is all that is due by then. By the plans that hold then, or as if this one began at the first instant.
     """
-    copies, sizes = [0] * len(instants), [0] * len(instants)
-    for tenant_id in tenant_ids:
+    found, ids = [Sum()] * (days.count + 1), sorted(tenant_ids)
+    for start in range(0, len(ids), _TENANTS_AT_ONCE):
         async with db.read() as conn:
-            sums = await due_by(conn, await expiry.horizons(conn, tenant_id, instants, plan))
-        seen, size = 0, 0
-        for number, sum_ in enumerate(sums):
-            # what was due once is gone, though a plan that begins later would have kept it
-            copies[number] += max(0, sum_.copies - seen)
-            sizes[number] += max(0, sum_.bytes - size)
-            seen, size = max(seen, sum_.copies), max(size, sum_.bytes)
-    return [Sum(*each) for each in zip(copies, sizes, strict=True)]
+            horizons = await expiry.horizons(conn, ids[start : start + _TENANTS_AT_ONCE], days.instants, plan)
+            stretches = ((_key(horizon, number), horizon) for turns in horizons.values() for number, horizon in turns)
+            due = {key: await _due_by(conn, *alike, days) for key, alike in _together(stretches).items()}
+        for tenant_id, turns in horizons.items():
+            seen, ends = Sum(), [number for number, _ in turns[1:]] + [len(found)]
+            for (begins, horizon), end in zip(turns, ends, strict=True):
+                sums = due[_key(horizon, begins)].get(tenant_id, [])
+                for number in range(begins, end if sums else begins):
+                    # what was due once is gone, though a plan that begins later would have kept it
+                    more = Sum(max(0, sums[number].copies - seen.copies), max(0, sums[number].bytes - seen.bytes))
+                    found[number], seen = found[number] + more, seen + more
+    return found
 
 
-async def due_by(conn: AsyncConnection, horizons: Sequence[Horizon]) -> list[Sum]:
-    """For each of these instants of one tenant, what would be due by then, as if nothing had gone before; in order."""
-    found = _Sums(horizons[0].tenant_id)
-    for number, horizon in enumerate(horizons):
-        if not horizon.holds.tenant and horizon.bounds is not None:
-            found.ask(str(number), and_(_M.pins == 0, ~horizon.holds.held(), horizon.of_age()))
-    if not found.asked:
-        return [Sum()] * len(horizons)
-    anchors = [bounds.anchor_at for horizon in horizons if (bounds := horizon.bounds) and bounds.anchor_at is not None]
-    old = _M.anchor_at <= max(anchors, default=0)  # nothing younger is due by any of them
-    left = horizons[0].removed
-    await found.read(conn, or_(old, _M.mailbox_id.in_(sorted(left))) if left else old)
-    return [found[str(number)] for number in range(len(horizons))]
+async def _due_by(
+    conn: AsyncConnection, horizon: Horizon, tenant_ids: Collection[str], days: Days
+) -> dict[str, list[Sum]]:
+    """For each of these tenants, which are judged alike, what would be due by each instant if nothing had gone before.
+    One statement, whatever the number of instants: each copy falls due at one of them.
+    """
+    if horizon.holds.tenant or horizon.rules.days is None:
+        return {}
+    at, last = due_by_age_at(horizon.rules, sqlite=conn.dialect.name == "sqlite"), days.instants[-1]
+    number: ColumnElement[Any] = case(
+        (at <= days.now, 0), (at <= days.first, 1), else_=(at - days.first + 2 * days.step - 1) // days.step
+    )
+    due = at <= last
+    if horizon.removed:
+        gone = _M.mailbox_id.in_(sorted(horizon.removed))
+        number, due = case((gone, 0), else_=number), or_(gone, due)
+    query = (
+        select(_M.tenant_id, number.label("which"), func.count(), func.sum(_M.size))
+        .where(_of(conn, tenant_ids), _M.pins == 0, due, true() if horizon.holds.none else ~horizon.holds.held())
+        .group_by(_M.tenant_id, literal_column("which"))  # the same parameters twice are two for PostgreSQL
+    )
+    found: dict[str, list[Sum]] = {}
+    for tenant_id, which, count, size in await conn.execute(query):
+        found.setdefault(tenant_id, [Sum()] * (days.count + 1))[which] = Sum(count, int(size))
+    return {tenant_id: [*accumulate(sums)] for tenant_id, sums in found.items()}
+
+
+def _key(horizon: Horizon, number: int = 0) -> _Key:
+    """The same for tenants that are judged alike: by the same rules, with nothing held and no mailbox removed."""
+    if horizon.holds.none and not horizon.removed:
+        return horizon.rules, "", 0
+    return horizon.rules, horizon.tenant_id, number
+
+
+def _together(horizons: Iterable[tuple[_Key, Horizon]]) -> dict[_Key, tuple[Horizon, set[str]]]:
+    """One of the horizons that are alike, and whose they are."""
+    found: dict[_Key, tuple[Horizon, set[str]]] = {}
+    for key, horizon in horizons:
+        found.setdefault(key, (horizon, set()))[1].add(horizon.tenant_id)
+    return found
+
+
+def _of(conn: AsyncConnection, tenant_ids: Collection[str]) -> ColumnElement[bool]:
+    return among(_M.tenant_id, sorted(tenant_ids), sqlite=conn.dialect.name == "sqlite")
 
 
 async def examples(conn: AsyncConnection, horizon: Horizon, limit: int, *, sqlite: bool) -> list[Example]:
@@ -131,48 +203,9 @@ async def examples(conn: AsyncConnection, horizon: Horizon, limit: int, *, sqlit
     ]
 
 
-class _Sums:
-    """Conditional sums over a tenant's copies, asked for by name and read in one statement."""
-
-    def __init__(self, tenant_id: str) -> None:
-        self._tenant_id = tenant_id
-        self._wanted: dict[str, ColumnElement[bool] | None] = {}
-        self._found: dict[str, _Total] = {}
-
-    @property
-    def asked(self) -> bool:
-        """Whether anything was asked for."""
-        return bool(self._wanted)
-
-    def ask(self, name: str, condition: ColumnElement[bool] | None) -> None:
-        """Of which copies; None: of all."""
-        self._wanted[name] = condition
-
-    async def read(self, conn: AsyncConnection, only: ColumnElement[bool] | None = None) -> None:
-        columns: list[ColumnElement[Any]] = []
-        for condition in self._wanted.values():
-            count, size = func.count(), func.sum(_M.size)
-            columns += (count, size) if condition is None else (count.filter(condition), size.filter(condition))
-        query: Select[Any] = select(*columns).select_from(messages).where(_M.tenant_id == self._tenant_id)
-        if only is not None:
-            query = query.where(only)
-        row = (await conn.execute(query)).one()
-        for number, name in enumerate(self._wanted):
-            self._found[name] = _Total(row[2 * number], int(row[2 * number + 1] or 0))
-
-    def __getitem__(self, name: str) -> _Total:
-        """What was found; nothing of what was not asked for."""
-        return self._found.get(name, _Total())
-
-
-class _Total(Sum):
-    """A sum from which a part can be taken."""
-
-    __slots__ = ()
-
-    def __sub__(self, part: Sum) -> _Total:
-        return _Total(self.copies - part.copies, self.bytes - part.bytes)
+def _less(whole: Sum, part: Sum) -> Sum:
+    return Sum(whole.copies - part.copies, whole.bytes - part.bytes)
 
 
 def _nonzero(sums: Mapping[Any, Sum]) -> dict[Any, Sum]:
-    return {fate: Sum(sum_.copies, sum_.bytes) for fate, sum_ in sums.items() if sum_.copies}
+    return {fate: sum_ for fate, sum_ in sums.items() if sum_.copies}

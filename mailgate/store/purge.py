@@ -4,7 +4,7 @@ under the purge's lease. What a unit does stands in `mailgate.store.purge_unit`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import Row, exists, func, select
@@ -14,9 +14,9 @@ from mailgate.clock import Clock, Instant
 from mailgate.store import runs
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
-from mailgate.store.holds import active
+from mailgate.store.holds import ahead as holds_ahead
 from mailgate.store.log import PurgeLog
-from mailgate.store.preview import survey
+from mailgate.store.preview import surveys
 from mailgate.store.purge_lease import PurgeLease
 from mailgate.store.purge_unit import SqlPurgeUnit
 from mailgate.store.schema import mailboxes, messages
@@ -103,15 +103,6 @@ class SqlPurgeStore:
 
         await self._db.transact(work)
 
-    async def tenants(self) -> Sequence[str]:
-        """Everybody."""
-        async with self._db.read() as conn:
-            return (
-                (await conn.execute(select(tenants_table.c.id).where(LIVING).order_by(tenants_table.c.id)))
-                .scalars()
-                .all()
-            )
-
     async def tenants_due(self, now: Instant, plans_at: Instant, supposed: Supposed | None = None) -> Sequence[str]:
         """Tenants whose oldest unpinned copy is of age, and those with copies of removed mailboxes."""
         oldest = (
@@ -128,6 +119,7 @@ class SqlPurgeStore:
         async with self._db.read() as conn:
             query = select(tenants_table.c.id, oldest, left).where(LIVING).order_by(tenants_table.c.id)
             rows = (await conn.execute(query)).all()
+            held = await holds_ahead(conn, [row.id for row in rows], now)
             for tenant_id, anchor_at, has_left in rows:
                 if anchor_at is None or tenant_id not in entitled:
                     continue
@@ -136,8 +128,9 @@ class SqlPurgeStore:
                 else:
                     rules = await self._expiry.supposed(conn, tenant_id, supposed, plans_at)
                 bounds = cutoffs(rules, now)
+                whole = tenant_id in held and held[tenant_id].at(now).tenant
                 of_plan = bounds is not None and bounds.anchor_at is not None and anchor_at <= bounds.anchor_at
-                if bounds is not None and (of_plan or has_left) and not (await active(conn, tenant_id, now)).tenant:
+                if bounds is not None and (of_plan or has_left) and not whole:
                     due.append(tenant_id)
         return due
 
@@ -168,7 +161,17 @@ class SqlPurgeStore:
     async def survey(self, tenant_id: str, rules: Rules, now: Instant) -> Survey:
         """Sums over all copies (`mailgate.store.preview`)."""
         async with self._db.read() as conn:
-            return await survey(conn, await Horizon.under(conn, tenant_id, rules, now))
+            return (await surveys(conn, [await Horizon.under(conn, tenant_id, rules, now)]))[tenant_id]
+
+    async def surveys(self, now: Instant, supposed: Supposed | None = None) -> Mapping[str, tuple[Rules, Survey]]:
+        """The same of everybody, by their rules at `now`."""
+        async with self._db.read() as conn:
+            query = select(tenants_table.c.id).where(LIVING).order_by(tenants_table.c.id)
+            tenant_ids = (await conn.execute(query)).scalars().all()
+            horizons = await self._expiry.horizons(conn, tenant_ids, [now], supposed)
+            at_now = {tenant_id: horizon for tenant_id, ((_, horizon),) in horizons.items()}
+            found = await surveys(conn, at_now.values())
+        return {tenant_id: (horizon.rules, found[tenant_id]) for tenant_id, horizon in at_now.items()}
 
 
 def _run(row: Row[Any]) -> Run:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, select
+from sqlalchemy import and_, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mailgate.clock import DAY, Instant
-from mailgate.store.expiry import Horizon
+from mailgate.clock import Instant
+from mailgate.store.expiry import Horizon, due_by_age_at
 from mailgate.store.schema import messages
 
 _M = messages.c
@@ -42,24 +41,8 @@ async def standing(conn: AsyncConnection, horizon: Horizon, *, sqlite: bool) -> 
         func.count(case((_M.pins > 0, 1))),
         func.count(case((held, 1))),
         func.count(case((horizon.expired(), 1))),
-        func.min(case((and_(served, free), _due_at(horizon, sqlite=sqlite)))),
+        func.min(case((and_(served, free), due_by_age_at(horizon.rules, sqlite=sqlite)))),
     ).where(_M.tenant_id == horizon.tenant_id)
     copies, size, pinned, held_count, due, next_due_at = (await conn.execute(query)).one()
     rules = horizon.rules
     return RetentionStatus(rules.plan, rules.days, copies, int(size), pinned, held_count, due, next_due_at)
-
-
-def _due_at(horizon: Horizon, *, sqlite: bool) -> ColumnElement[Any]:
-    """`retention.policy.due_by_age_at` in SQL."""
-    rules = horizon.rules
-    if rules.days is None:
-        return literal(None)
-    graces = rules.graces
-    parts: list[ColumnElement[Any]] = [_M.anchor_at + rules.days * DAY, func.coalesce(_M.keep_until_at, 0)]
-    if graces.after_storing:
-        parts.append(_M.stored_at + graces.after_storing * DAY)
-    if graces.after_shrink and rules.shrunk_at is not None:
-        parts.append(literal(rules.shrunk_at + graces.after_shrink * DAY))
-    if graces.after_unpin:
-        parts.append(func.coalesce(_M.unpinned_at, 0) + graces.after_unpin * DAY)
-    return func.max(*parts) if sqlite else func.greatest(*parts)

@@ -27,9 +27,7 @@ def tenant_of(bound: str | None, tenant_id: str | None) -> str | None:
     return tenant_id or bound
 
 
-async def ahead(
-    parts: Services, tenant_id: str | None, instants: Sequence[Instant], plan: str | None = None
-) -> list[Sum]:
+async def ahead(parts: Services, tenant_id: str | None, days: preview_rows.Days, plan: str | None = None) -> list[Sum]:
     """What will become due from each of these instants to the next, as `preview` judges
     (`mailgate.store.preview.ahead`). Raises PreconditionError (plan_unknown), NotFoundError.
     """
@@ -40,8 +38,8 @@ async def ahead(
     if tenant_id is not None:
         ids = [(await tenants.get(parts.db, tenant_id)).id]
     else:
-        ids = sorted(await parts.subscriptions.all_entitlements(instants[0]))
-    return await preview_rows.ahead(parts.db, parts.expiry, ids, instants, supposed)
+        ids = list(await parts.subscriptions.all_entitlements(days.now))
+    return await preview_rows.ahead(parts.db, parts.expiry, ids, days, supposed)
 
 
 async def longest_days(parts: Services, plan: str | None) -> int:

@@ -145,8 +145,8 @@ class Seat:
 
 @pytest.fixture
 def sit(site: Site, chromium: Browser) -> Iterator[Callable[..., Seat]]:
-    """Sit down at the browser: `sit(width=…, …)`; with a profile of its own each time. `also`: a host beside the gateway's
-    that may be asked.
+    """Sit down at the browser: `sit(width=…, …)`; with a profile of its own each time. `also`: a host that
+    may be asked beside the gateway's.
     """
     seats: list[Seat] = []
 

@@ -47,7 +47,6 @@ class Provider(AuthServer):
         return 302, f"HTTP/1.1 302 Found\r\nlocation: {back}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".encode()
 
 
-
 _key = functools.cache(lambda: RSAKey.generate_key(2048, {"kid": "one"}))
 """One for all: the gateway keeps it for an hour."""
 

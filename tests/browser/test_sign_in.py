@@ -1,4 +1,4 @@
-"""Signing in, in a real Chromium: by a password, and through an OpenID provider that is another site for the browser."""
+"""Signing in, in a real Chromium: by a password, and through an OpenID provider that is another site for it."""
 
 from __future__ import annotations
 

@@ -54,9 +54,6 @@ class MemoryStore:
         self.state.runs[run.id] = (run, progress, state)
         self.details[run.id] = detail or ""
 
-    async def tenants(self) -> Sequence[str]:
-        return sorted(self.state.rules)
-
     async def tenants_due(self, now: Instant, plans_at: Instant, supposed: Supposed | None = None) -> Sequence[str]:
         due = []
         for tenant, copies in sorted(self.state.copies.items()):
@@ -90,6 +87,14 @@ class MemoryStore:
                 if bounds is None or of_age(copy, bounds):
                     candidates[verdict.kept_by] = candidates.get(verdict.kept_by, 0) + 1
         return Survey(due, kept, candidates)
+
+    async def surveys(self, now: Instant, supposed: Supposed | None = None) -> Mapping[str, tuple[Rules, Survey]]:
+        found = {}
+        for tenant in sorted(self.state.rules):
+            rules = await self.rules(tenant, now, supposed)
+            assert rules is not None
+            found[tenant] = rules, await self.survey(tenant, rules, now)
+        return found
 
 
 class Unit:

@@ -292,7 +292,8 @@ async def test_a_supposed_plan_gives_the_days(subject: Subject) -> None:
     supposed = Supposed("standard", 60)
     assert await subject.port.rules("acme", NOW, supposed) == Rules("standard", 60)
     assert await subject.port.rules("nobody", NOW, supposed) is None
-    assert await subject.port.tenants() == ["acme"]
+    everybody = await subject.port.surveys(NOW, supposed)
+    assert everybody == {"acme": (Rules("standard", 60), await subject.port.survey("acme", Rules("standard", 60), NOW))}
     assert await subject.port.tenants_due(NOW, NOW, supposed) == ["acme"]
     assert await subject.port.tenants_due(NOW - 2 * DAY, NOW, supposed) == []
 

@@ -22,10 +22,11 @@ from mailgate.clock import DAY, Instant
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
 from mailgate.store.database import Database
-from mailgate.store.expiry import Expiry
+from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.log_reading import LogReader
 from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.preview import Days, ahead, surveys
 from mailgate.store.retention import RetentionService
 from mailgate.store.schema import hold_messages, holds, messages
 from mailgate.store.subscriptions import Subscriptions
@@ -33,7 +34,7 @@ from mailgate.store.witness import Witness
 from mailgate.tenants.catalogue import parse_catalogue
 from mailgate.tenants.timeline import SubscriptionRules
 from retention.engine import Preview
-from retention.model import Graces, Sum
+from retention.model import Graces, Sum, Supposed
 from retention.policy import ClockLimits, Policy
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, PLANS, Store
@@ -283,6 +284,59 @@ def test_a_preview_of_all_tenants_equals_the_purge_of_all(database_url: str, tmp
         assert sum((*whole.kept.values(),), Sum()) == sum((sum_ for one in alone for sum_ in one.kept.values()), Sum())
         for id_, preview in zip(tenants, alone, strict=True):
             assert (await bench.reasons(id_)).total() - before[id_] == preview.going.copies
+
+    try:
+        equals()
+    finally:
+        bench.close()
+
+
+def test_what_becomes_due_is_what_previews_of_those_instants_say(database_url: str, tmp_path: Path) -> None:
+    """For several tenants at once as for each; what was due once is gone."""
+    bench = Bench(database_url, tmp_path)
+
+    @settings(max_examples=15)
+    @given(
+        worlds=st.lists(WORLDS, min_size=1, max_size=3),
+        graces=st.builds(Graces, after_storing=GRACE, after_shrink=GRACE, after_unpin=GRACE),
+        then=st.none() | st.tuples(st.integers(1, 60), NAMES),
+        step=st.sampled_from((1, 7)),
+        supposed=st.none() | NAMES,
+    )
+    def equals(
+        worlds: list[World], graces: Graces, then: tuple[int, str] | None, step: int, supposed: str | None
+    ) -> None:
+        bench.purging.now = NOW
+        bench.do(all_of(worlds, graces, then, step, supposed))
+
+    async def all_of(
+        worlds: list[World], graces: Graces, then: tuple[int, str] | None, step: int, supposed: str | None
+    ) -> None:
+        service, store = bench.service(graces), bench.purging.store
+        tenants = [await bench.tenant(world) for world in worlds]
+        if then is not None:
+            await bench.purging.builder.plan(tenants[0], then[1], NOW + then[0] * DAY)
+        days = Days(NOW, NOW + DAY // 3, step * DAY, 12)
+        plan = None
+        if supposed is not None:
+            found = store.subscriptions.plan(supposed)
+            plan = Supposed(found.name, found.retention_days)
+        whole = await ahead(store.db, Expiry(store.subscriptions, graces), tenants, days, plan)
+        expected = [Sum()] * (days.count + 1)
+        for id_ in tenants:
+            seen = Sum()
+            for number, at in enumerate(days.instants):
+                async with store.db.read() as conn:
+                    expiry = Expiry(store.subscriptions, graces)
+                    rules = await (
+                        expiry.rules(conn, id_, at) if plan is None else expiry.supposed(conn, id_, plan, NOW)
+                    )
+                    survey = (await surveys(conn, [await Horizon.under(conn, id_, rules, at)]))[id_]
+                due = sum(survey.due.values(), Sum())
+                more = Sum(max(0, due.copies - seen.copies), max(0, due.bytes - seen.bytes))
+                expected[number], seen = expected[number] + more, seen + more
+        assert whole == expected
+        assert whole[0] == sum([(await service.preview(id_, NOW, supposed)).going for id_ in tenants], Sum())
 
     try:
         equals()
