@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -15,7 +17,7 @@ from mailgate.admin.people import names
 from mailgate.admin.plots import NARROW, WIDE, Bar, bars
 from mailgate.admin.purge_words import ALARMS, KEPT, PASSED, REASONS, TRIGGERS
 from mailgate.admin.words import RUN_STATES
-from mailgate.clock import DAY, SECOND, Instant, from_rfc3339, to_rfc3339
+from mailgate.clock import DAY, SECOND, Instant, from_rfc3339, monotonic_s, to_rfc3339
 from mailgate.errors import PreconditionError
 from mailgate.ids import is_id
 from mailgate.store import runs
@@ -24,6 +26,8 @@ from mailgate.store.runs import RunRecord
 from mailgate.store.users import Role
 from mailgate.usecases import retention
 from mailgate.usecases.cursors import Cursors
+from mailgate.usecases.parts import Services
+from retention.engine import Preview
 from retention.ledger.certificate_page import POLICY
 from retention.ledger.certificate_page import page as certificate_page
 from retention.model import Sum
@@ -34,6 +38,10 @@ _HOLDS_SHOWN = 200
 _BY_DAY = 92
 """So many days are shown one by one; what is longer, week by week."""
 _LONGEST = 366
+_SHARE = 10
+"""Counting all tenants takes at most one part in so many of the time."""
+_LONGEST_KEPT_S = 60.0
+_MOST_KEPT = 20
 NOT_HALTED = marked("This purge was not halted: there is nothing to approve.")
 _CERTIFICATE_POLICY = f"{POLICY}; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
@@ -187,6 +195,54 @@ def _run_id(page: Page) -> str:
     return run_id if is_id(run_id) else ""
 
 
+_Counted = tuple[Preview, list[Instant], Instant, list[Sum]]
+
+
+class Everybodys:
+    """What was counted of all tenants. That takes seconds where there are many, so it is done once at a time, and what
+    took long is counted less often; the page says of which time it is.
+    """
+
+    def __init__(self) -> None:
+        self._turn = asyncio.Lock()
+        self._known: OrderedDict[tuple[Instant | None, str | None], tuple[float, _Counted]] = OrderedDict()
+
+    async def of(self, parts: Services, at: Instant | None, plan: str | None) -> _Counted:
+        """The same for this time and plan."""
+        async with self._turn:
+            began = monotonic_s()
+            until, made = self._known.get((at, plan), (0.0, None))
+            if made is None or until <= began:
+                made = await _count(parts, None, at, plan)
+                ended = monotonic_s()
+                self._known[at, plan] = ended + min(_SHARE * (ended - began), _LONGEST_KEPT_S), made
+                self._known.move_to_end((at, plan))
+                if len(self._known) > _MOST_KEPT:
+                    self._known.popitem(last=False)
+            return made
+
+
+async def _count(parts: Services, tenant_id: str | None, at: Instant | None, plan: str | None) -> _Counted:
+    """The preview, when the stretches ahead begin, how long one is, and what becomes due by each."""
+    found = await parts.retention.preview(tenant_id, at, plan)
+    kept = found.rules.days if found.rules is not None else await retention.longest_days(parts, plan)
+    window = min(max(kept or 0, 28), _LONGEST)
+    step = DAY if window <= _BY_DAY else 7 * DAY
+    start = found.now_at
+    first = (start // DAY + 1) * DAY  # days are whole days in UTC, but for what is left of the first
+    turns = [start, *(first + n * step for n in range(-(-window * DAY // step)))]
+    days = Days(start, first - 1, step, len(turns) - 1)  # what is due at midnight belongs to the day that begins
+    return found, turns, step, await retention.ahead(parts, tenant_id, days, plan)
+
+
+def _everybodys(page: Page) -> Everybodys:
+    state = page.request.app.state
+    if not hasattr(state, "everybodys_preview"):
+        state.everybodys_preview = Everybodys()
+    kept: Everybodys = state.everybodys_preview
+    return kept
+
+
 async def _preview(page: Page, tenant_id: str | None, filters: dict[str, str]) -> dict[str, Any]:
     plan = filters["plan"] or None
     at = None
@@ -195,15 +251,10 @@ async def _preview(page: Page, tenant_id: str | None, filters: dict[str, str]) -
             at = from_rfc3339(f"{filters['at']}T00:00:00Z")
         except (ValueError, OverflowError):
             raise PreconditionError("write the date as YYYY-MM-DD", slug="invalid") from None
-    found = await page.parts.retention.preview(tenant_id, at, plan)
-    kept = found.rules.days if found.rules is not None else await retention.longest_days(page.parts, plan)
-    window = min(max(kept or 0, 28), _LONGEST)
-    step = DAY if window <= _BY_DAY else 7 * DAY
-    start = found.now_at
-    first = (start // DAY + 1) * DAY  # days are whole days in UTC, but for what is left of the first
-    turns = [start, *(first + n * step for n in range(-(-window * DAY // step)))]
-    days = Days(start, first - 1, step, len(turns) - 1)  # what is due at midnight belongs to the day that begins
-    sums = await retention.ahead(page.parts, tenant_id, days, plan)
+    if tenant_id is None:
+        found, turns, step, sums = await _everybodys(page).of(page.parts, at, plan)
+    else:
+        found, turns, step, sums = await _count(page.parts, tenant_id, at, plan)
     ahead = [Ahead(begins, ends, due) for begins, ends, due in zip(turns, turns[1:], sums[1:], strict=False)]
     last = max((n for n, one in enumerate(ahead) if one.due.copies), default=0)
     ahead = ahead[: max(last + 2, 28 * DAY // step)]  # what follows is empty

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.store import preview as preview_rows
 from mailgate.store import runs, tenants

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from typing import Any
 
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
+from mailgate.admin import retention as pages
 from mailgate.admin.languages import language
 from mailgate.clock import DAY, SECOND, to_rfc3339
+from mailgate.store.preview import Days
 from mailgate.store.users import Role
+from mailgate.usecases import retention
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
 from tests.api.people import person
@@ -160,3 +167,57 @@ async def test_holds_are_placed_and_released_by_compliance(gateway: Gateway) -> 
     text = (await cleo.get(at)).text
     assert "Released, protects until" in text
     assert text.count("cleo") >= 2
+
+
+async def test_everybody_is_counted_in_as_few_statements_as_one(gateway: Gateway) -> None:
+    """The page of all tenants stands as soon with many of them as with few."""
+
+    async def statements() -> int:
+        asked: list[str] = []
+
+        def count(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+            asked.append(statement)
+
+        event.listen(Engine, "before_cursor_execute", count)
+        try:
+            services = gateway.app.state.services
+            assert (await services.retention.preview(None)).going.copies == 0
+            now = gateway.clock()
+            await retention.ahead(services, None, Days(now, now + DAY, DAY, 90))
+        finally:
+            event.remove(Engine, "before_cursor_execute", count)
+        return len(asked)
+
+    for number in range(2):
+        await gateway.tenant(f"t{number}")
+        await gateway.mailbox(f"t{number}")
+    few = await statements()
+    for number in range(2, 12):
+        await gateway.tenant(f"t{number}")
+        await gateway.mailbox(f"t{number}")
+    assert await statements() == few
+
+
+async def test_everybody_is_counted_once_for_all_who_ask_at_once(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await gateway.tenant("acme")
+    ann = await person(gateway)
+    real, counted = pages._count, []
+
+    async def count(*asked: Any) -> Any:
+        counted.append(asked[1:])
+        return await real(*asked)
+
+    monkeypatch.setattr(pages, "_count", count)
+    monkeypatch.setattr(pages, "monotonic_s", lambda: 7.0)  # nothing took any time: what was counted is old at once
+    await asyncio.gather(*(ann.client.get("/admin/retention?show=1") for _ in range(2)))
+    assert len(counted) == 2
+    seconds = iter(range(10, 100))
+    monkeypatch.setattr(pages, "monotonic_s", lambda: next(seconds))
+    answers = await asyncio.gather(*(ann.client.get("/admin/retention?show=1") for _ in range(5)))
+    assert [answer.status_code for answer in answers] == [200] * 5
+    assert len(counted) == 3
+    await ann.client.get("/admin/retention?show=1&plan=free")
+    await ann.client.get("/admin/retention?tenant=acme")
+    assert counted[3:] == [(None, None, "free"), ("acme", None, None)]
