@@ -21,7 +21,9 @@ def at(value: str | None) -> Instant | None:
 
 @dataclass
 class Consumer:
-    """One tenant's table. `seen`: numbers of the events that were applied."""
+    """One tenant's table. `seen`: numbers of the events that were applied; `created`: by message, the event that said
+    that it is there, of which there is one.
+    """
 
     tenant_id: str
     rows: dict[str, Row] = field(default_factory=dict)
@@ -29,6 +31,7 @@ class Consumer:
     holds: dict[str, Row] = field(default_factory=dict)
     cursor: str | None = None
     seen: list[int] = field(default_factory=list)
+    created: dict[str, str] = field(default_factory=dict)
 
     def begin(self, page: Mapping[str, Any]) -> None:
         """A snapshot's page: the first one replaces what there was."""
@@ -45,6 +48,10 @@ class Consumer:
             assert item["tenant_id"] == self.tenant_id
             self.cursor = item["cursor"]
             self.seen.append(int(item["id"].rpartition(":")[2]))
+            if item["type"] == "message.created":
+                assert self.created.setdefault(item["message_id"], item["id"]) == item["id"]
+            if item["type"] in ("message.created", "message.deleted", "message.purged"):
+                assert item["data"]["anchor_at"] is not None, item
             if "message_id" in item:
                 if item["message"] is None:
                     self.rows.pop(item["message_id"], None)

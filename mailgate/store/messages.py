@@ -379,7 +379,8 @@ async def remove(
             original=original,
         )
         if row.deleted_at is None:
-            tx.emit(tenant_id, "message.deleted", at=now, mailbox_id=mailbox_id, message_id=row.id)
+            ages = {"anchor_at": row.anchor_at}
+            tx.emit(tenant_id, "message.deleted", at=now, mailbox_id=mailbox_id, message_id=row.id, payload=ages)
     payload = {"origin_present": False, "expires_at": None}
     for row in kept:
         if row.deleted_at is None:

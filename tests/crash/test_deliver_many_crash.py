@@ -106,19 +106,24 @@ async def test_killed_again_and_again_with_much_that_waits(count: int, postgresq
     while await publisher.publish(core.clock()):
         pass
     child: Forked | None = None
+    ended: asyncio.Task[int] | None = None
     try:
         while len(got.ids) < count:
             if got.child is None:
-                if child is not None:
-                    await asyncio.to_thread(child.wait)
+                if ended is not None:
+                    await ended
                 await _let_lapse(core)
                 got.child = child = fork("tests.crash.deliver_process", url=postgresql_url, folder=str(tmp_path))
+                ended = asyncio.create_task(asyncio.to_thread(child.wait))
+                ended.add_done_callback(lambda _: got.changed.set())
             got.changed.clear()
             await got.changed.wait()
+            assert got.child is None or not ended.done(), ended.result()
     finally:
-        if child is not None:
+        if child is not None and ended is not None:
+            got.child = None
             child.kill()
-            child.wait()
+            await ended
         server.close()
     assert not got.kills_at
     assert got.refused == 1

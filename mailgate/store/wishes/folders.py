@@ -133,7 +133,9 @@ class FolderWishes:
             .limit(DELETED_WITH_FOLDER + 1)
             .with_for_update()
         )
-        query = select(_M.id, _M.pins).where(in_folder(folder_id), _M.deleted_at.is_(None)).order_by(_M.id)
+        query = (
+            select(_M.id, _M.pins, _M.anchor_at).where(in_folder(folder_id), _M.deleted_at.is_(None)).order_by(_M.id)
+        )
         return (await tx.conn.execute(query.limit(DELETED_WITH_FOLDER + 1))).all()
 
     async def _delete_inside(
@@ -154,8 +156,11 @@ class FolderWishes:
             raise ConflictError(why, slug="folder_not_empty", exists=len(inside))
         ids = [row.id for row in inside]
         await tx.conn.execute(update(messages).where(among(_M.id, ids, sqlite=tx.sqlite)).values(deleted_at=now))
-        for message_id in ids:
-            tx.emit(mailbox.tenant.id, "message.deleted", at=now, mailbox_id=mailbox.id, message_id=message_id)
+        for row in inside:
+            ages = {"anchor_at": row.anchor_at}
+            tx.emit(
+                mailbox.tenant.id, "message.deleted", at=now, mailbox_id=mailbox.id, message_id=row.id, payload=ages
+            )
         await operations.ask_to_delete(
             tx,
             tenant_id=mailbox.tenant.id,

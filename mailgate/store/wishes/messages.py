@@ -161,7 +161,7 @@ class MessageWishes:
 async def hide(tx: Transaction, message: LockedMessage, now: Instant) -> None:
     """A user deleted it: from now on it is there for compliance only."""
     await tx.conn.execute(update(messages).where(messages.c.id == message.id).values(deleted_at=now))
-    message.emit(tx, "message.deleted", now, {})
+    message.emit(tx, "message.deleted", now, message.ages)
 
 
 class _Asking:
