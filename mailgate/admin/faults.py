@@ -1,18 +1,16 @@
-"""What went wrong, in the reader's language: by the slug of an error, the status of a refusal, what a mailbox says.
+"""What went wrong, in the reader's language: by the slug of an error, or the status of a refusal.
 
 The core says it in English, with what only it knows (which limit, which date). English readers get exactly that;
-others the text of the slug, in their language. What a mail server said stays as it came, in any language.
+others the text of the slug, in their language.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Final
 
 from mailgate.admin.languages import ENGLISH, Language, marked
 from mailgate.admin.words import REFUSALS
-from mailgate.clock import from_rfc3339
 from mailgate.errors import MailgateError
 from mailgate.tenants.limits import MailboxLimit
 
@@ -103,46 +101,6 @@ _OTHERWISE: Final = (
     marked("Its address or form is not right. Go back and begin anew."),
 )
 
-_STATES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
-    (re.compile(pattern, re.DOTALL), text)
-    for pattern, text in (
-        (r"switched off", marked("switched off")),
-        (r"removed", marked("removed")),
-        (r"waiting in line", marked("waiting in line")),
-        (r"(?P<what>.*); enter the credentials again", marked("%(what)s – enter the credentials again")),
-        (
-            r"(?P<what>.*); tried again when the settings change, or at the next start",
-            marked("%(what)s – tried again when the settings change, or at the next start"),
-        ),
-        (r"(?P<what>.*); tried again at (?P<when>\S+)", marked("%(what)s – tried again %(when)s UTC")),
-        (r"no process has this mailbox( since .+)?", marked("no process of the gateway has this mailbox")),
-        (
-            r"takes turns with other mailboxes at (?P<host>\S+) \(sync\.host_connections\)",
-            marked("takes turns with other mailboxes at %(host)s (sync.host_connections)"),
-        ),
-        (
-            r"the server refused the user name or password: (?P<said>.*)",
-            marked("the server refused the login: %(said)s"),
-        ),
-        (r"the connection was lost(?P<said>.*)", marked("the connection was lost%(said)s")),
-        (
-            r"cannot connect to (?P<host>.+), port (?P<port>\d+): (?P<said>.*)",
-            marked("%(host)s, port %(port)s, can't be reached: %(said)s"),
-        ),
-        (
-            r"TLS with (?P<host>\S+) failed: (?P<said>.*)",
-            marked("the connection to %(host)s can't be secured: %(said)s"),
-        ),
-        (r"switched off: all \d+ seats are in use.*", marked("switched off: all seats are in use")),
-        (r"plan \S+ has no synchronization", marked("the plan has no synchronization")),
-        (
-            r"the server has no IDLE: it is asked at an interval",
-            marked("the server has no IDLE: it is asked at an interval"),
-        ),
-        (r"switched off: plan .*", marked("switched off: the plan allows no more mailboxes")),
-    )
-)
-
 
 def why(language: Language, error: MailgateError) -> str:
     """What is wrong, for the reader."""
@@ -154,26 +112,3 @@ def refusal(language: Language, status: int) -> tuple[str, str]:
     """Title and meaning of a refusal with this status."""
     title, meaning = STATUSES.get(status, _OTHERWISE)
     return language.text(title), language.text(meaning)
-
-
-def reason(language: Language, text: str) -> str:
-    """Why a mailbox is as it is; what was put into the sentence is looked at in the same way."""
-    if language.code == ENGLISH:
-        return text
-    for pattern, known in _STATES:
-        found = pattern.fullmatch(text)
-        if found is not None:
-            parts = {name: "" if part is None else part for name, part in found.groupdict().items()}
-            if "what" in parts:
-                parts["what"] = reason(language, parts["what"])
-            if "when" in parts:
-                parts["when"] = _moment(language, parts["when"])
-            return language.text(known) % parts
-    return text
-
-
-def _moment(language: Language, text: str) -> str:
-    try:
-        return language.moment(from_rfc3339(text))
-    except (ValueError, OverflowError):
-        return text

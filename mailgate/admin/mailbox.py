@@ -15,7 +15,7 @@ from mailgate.admin.account_forms import SECURITIES, AccountForm
 from mailgate.admin.languages import marked
 from mailgate.admin.mailboxes import pace, rows_of
 from mailgate.admin.page import Page, Route
-from mailgate.admin.words import HAPPENED, NEEDS, OUTCOMES, RUN_STATES, SOURCES, STATES, STEPS
+from mailgate.admin.words import CAUSES_ASIDE, HAPPENED, NEEDS, OUTCOMES, RUN_STATES, SOURCES, STATES, STEPS
 from mailgate.clock import SECOND
 from mailgate.consents.model import ProviderName
 from mailgate.errors import ConflictError, PreconditionError
@@ -278,6 +278,7 @@ async def _past(page: Page, mailbox: Mailbox) -> Mapping[str, Any]:
             (entry.at, STATES.get(entry.state or ""), HAPPENED.get(entry.type, entry.type)) for entry in happened
         ],
         "outcomes": OUTCOMES,
+        "causes": CAUSES_ASIDE,
         "run_states": RUN_STATES,
         "most": _SHOWN,
         "consent": await _provider(page, mailbox),

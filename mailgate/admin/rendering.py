@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mailgate.admin import faults
+from mailgate.admin import details
 from mailgate.admin.languages import Language, language
 from mailgate.clock import Instant, to_rfc3339
 
@@ -49,7 +49,7 @@ def environment(code: str) -> Environment:
         "day": words.day,
         "lasting": words.lasting,
         "said": words.text,
-        "reason": functools.partial(faults.reason, words),
+        "detail": functools.partial(details.detail, words),
         "brief": _brief,
         "when": functools.partial(_when, words),
         "exactly": functools.partial(_exactly, words),

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from starlette.responses import RedirectResponse, Response
 
-from mailgate.admin import security
+from mailgate.admin import details, security
 from mailgate.admin.page import Page, Route
 from mailgate.clock import SECOND
 from mailgate.errors import TooManyRequestsError, UnauthorizedError, UnavailableError
@@ -79,7 +79,8 @@ async def come_back(page: Page) -> Response:
     except UnavailableError as error:
         answer = _form(page, "", status=error.status, why=page.text("The sign-in provider can't be reached now."))
     except UnauthorizedError as error:
-        why = page.text("The sign-in provider's answer did not let you in: %(why)s.") % {"why": error.detail}
+        why = page.text("The sign-in provider's answer did not let you in: %(why)s.")
+        why %= {"why": details.said(page.language, error.detail)}
         answer = _form(page, "", status=error.status, why=why)
     else:
         answer = _begun(page, begun, wanted)

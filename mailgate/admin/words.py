@@ -8,6 +8,7 @@ from typing import Final
 
 from mailgate.admin.languages import marked
 from mailgate.store.connect_links import LinkState
+from mailgate.sync.incoming import Cause
 from mailgate.sync.state import MailboxState
 from mailgate.tenants.commands import Command
 
@@ -238,6 +239,17 @@ OUTCOMES: Final[Mapping[str, str]] = {
     "restored": marked("Turned up again"),
     "changed": marked("Replaced: other messages are gone by now"),
 }
+
+CAUSES_ASIDE: Final[Mapping[Cause, str]] = {
+    Cause.TOO_LARGE: marked("It is larger than the gateway takes (limits)."),
+    Cause.INCOMPLETE: marked("The server sends only a part of it."),
+    Cause.NOT_SENT: marked("The server lists it but does not send it."),
+    Cause.ENDS_THE_LINE: marked("The server ends the connection when it is asked for."),
+    Cause.UNREADABLE: marked("It can't be read as a message."),
+    Cause.REFUSED: marked("It could not be stored."),
+    Cause.UNKNOWN: marked("It could not be fetched or stored."),
+}
+"""Why a message was set aside."""
 
 HAPPENED: Final[Mapping[str, str]] = {
     "mailbox.import_finished": marked("The first import was complete"),

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from mailgate.admin import application as pages
-from mailgate.admin import faults
+from mailgate.admin import details, faults
 from mailgate.admin.languages import LANGUAGES, language
 from mailgate.admin.purge_words import ALARMS
 from mailgate.alarms import Alarm, Kind
@@ -145,16 +145,16 @@ def test_what_a_mailbox_says_of_itself_is_said_in_the_readers_language() -> None
         "the server has no IDLE: it is asked at an interval": "the server has no IDLE: it is asked at an interval",
     }
     for text, english in known.items():
-        assert faults.reason(french, text) == french.text(english) != english
-        assert faults.reason(language("en"), text) == text
+        assert details.said(french, text) == french.text(english) != english
+        assert details.said(language("en"), text) == text
     nested = "the server refused the user name or password: [AUTH] 100% no; enter the credentials again"
-    assert "[AUTH] 100% no" in faults.reason(french, nested)
-    assert "enter the" not in faults.reason(french, nested)
-    later = faults.reason(french, "the connection was lost; tried again at 2026-11-29T10:00:00Z")
+    assert "[AUTH] 100% no" in details.said(french, nested)
+    assert "enter the" not in details.said(french, nested)
+    later = details.said(french, "the connection was lost; tried again at 2026-11-29T10:00:00Z")
     assert "29 nov. 2026 10:00" in later
     assert "lost" not in later
-    assert "tried" not in faults.reason(french, "x; tried again at never")
-    assert faults.reason(french, "anything else") == "anything else"
+    assert "tried" not in details.said(french, "x; tried again at never")
+    assert details.said(french, "anything else") == "anything else"
     assert faults.why(french, ConflictError("only here", slug="never_heard")) == "only here"
 
 
