@@ -142,7 +142,8 @@ class Postgres:
         self._names = itertools.count(1)
         self._lent: dict[str, _Copy] = {}
         self._free: list[_Copy] = []
-        self._make_cluster()
+        if not (folder / "data").exists():
+            self._make_cluster()
         self.start()
 
     def _make_cluster(self) -> None:
