@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Row, Select, and_, case, desc, exists, or_, select, tuple_
+from sqlalchemy import Row, case, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.blobs import BlobStore
@@ -21,43 +21,22 @@ from mailgate.keys import KeyRing
 from mailgate.messages.model import ParsedMessage, Part, Summary
 from mailgate.messages.parser import parse, part_content
 from mailgate.messages.summary import decode_summary, open_summary
-from mailgate.store import pending, search
+from mailgate.store import pending
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
+from mailgate.store.listing import Listing, MessageFilter
 from mailgate.store.messages import USER_DELETED
 from mailgate.store.near_folders import Renames, renames
 from mailgate.store.paging import Page, cut
 from mailgate.store.pins import Pin, Pins
 from mailgate.store.schema import blobs as blobs_table
-from mailgate.store.schema import folders, messages, origins, search_docs, tombstones
-from mailgate.store.sets import among, among_numbers
+from mailgate.store.schema import folders, messages, origins, tombstones
+from mailgate.store.sets import among
 from mailgate.store.tenants import Tenant
 from retention.policy import ClockLimits
 
 T = TypeVar("T")
 _M = messages.c
-_EVER: Instant = 1 << 62
-_LARGEST_PIECE = 10_000
-"""Of the text index that is looked at in one statement."""
-
-
-@dataclass(frozen=True, slots=True)
-class MessageFilter:
-    """What to list; None or empty means any. `since` and `before` bound the anchor: since ≤ anchor < before."""
-
-    mailbox_id: str | None = None
-    folder_id: str | None = None
-    thread_id: str | None = None
-    words: Mapping[str, str] | None = None
-    """Words that a message must have, by field of `search.FIELDS`."""
-    since: Instant | None = None
-    before: Instant | None = None
-    unseen: bool | None = None
-    flagged: bool | None = None
-    pinned: bool | None = None
-    has_files: bool | None = None
-    deleted: bool = False
-    """Also those that users deleted, which compliance sees as long as they are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,32 +161,49 @@ class MessageReader:
         wanted: MessageFilter,
         *,
         after: tuple[Instant, str] | None = None,
-        oldest_first: bool = False,
         limit: int,
         now: Instant,
     ) -> Found:
-        """Copies that are served, the newest anchor first, with words always so. The page's key is (anchor_at, id).
+        """Copies that are served, the newest anchor first. The page's key is (anchor_at, id). It may hold fewer than
+        `limit`, even none, though others follow (see `mailgate.store.listing`).
         Raises PreconditionError (`prefix_invalid`).
         """
-        conditions = self._conditions(wanted)
-        key = tuple_(_M.anchor_at, _M.id)
-        order = (_M.anchor_at, _M.id) if oldest_first else (desc(_M.anchor_at), desc(_M.id))
         async with self._db.read() as conn:
             horizon = await self._expiry.served(conn, tenant.id, now, self._clock_limits)
-            query = select(messages).where(_M.tenant_id == tenant.id, horizon.visible(), *conditions).order_by(*order)
-            if after is not None:
-                query = query.where(key > tuple_(*after) if oldest_first else key < tuple_(*after))
             complete = True
             if wanted.words:
                 unwritten = select(_M.id).where(_M.tenant_id == tenant.id, ~_M.indexed).limit(1)
                 complete = (await conn.execute(unwritten)).first() is None  # before the look: what comes now is no gap
-                bounds = [at for at in (wanted.before, None if after is None else after[0] + 1) if at is not None]
-                found = await self._with_words(conn, query, tenant, wanted, min(bounds, default=_EVER), limit + 1)
-            else:
-                found = (await conn.execute(query.limit(limit + 1))).all()
-            rows, more = cut(found, limit)
+            keys = self._ring.tenant(tenant.ref)
+            listing = Listing(conn, tenant.id, keys, wanted, horizon.visible(), after, sqlite=self._db.sqlite)
+            found = await listing.newest(limit + 1)
+            rows, more = cut(found.rows, limit)
             views = await self._views(conn, tenant, horizon, rows)
-        return Found(views, (rows[-1].anchor_at, rows[-1].id) if more else None, complete)
+        further = None if found.further is None else (found.further, "")
+        return Found(views, (rows[-1].anchor_at, rows[-1].id) if more else further, complete)
+
+    async def thread_page(
+        self,
+        tenant: Tenant,
+        thread_id: str,
+        *,
+        after: tuple[Instant, str] | None = None,
+        deleted: bool = False,
+        limit: int,
+        now: Instant,
+    ) -> Page[MessageView]:
+        """A thread's copies that are served, the oldest first; those that a user deleted only with `deleted`."""
+        async with self._db.read() as conn:
+            horizon = await self._expiry.served(conn, tenant.id, now, self._clock_limits)
+            query = select(messages).where(_M.tenant_id == tenant.id, _M.thread_id == thread_id, horizon.visible())
+            if not deleted:
+                query = query.where(_M.deleted_at.is_(None))
+            if after is not None:
+                query = query.where(tuple_(_M.anchor_at, _M.id) > tuple_(*after))
+            query = query.order_by(_M.anchor_at, _M.id).limit(limit + 1)
+            rows, more = cut((await conn.execute(query)).all(), limit)
+            views = await self._views(conn, tenant, horizon, rows)
+        return Page(views, (rows[-1].anchor_at, rows[-1].id) if more else None)
 
     async def get(self, tenant: Tenant, message_id: str, now: Instant, *, deleted: bool = False) -> MessageView:
         """One copy; one that a user deleted only with `deleted`. Raises NotFoundError, GoneError (`expired`,
@@ -273,70 +269,6 @@ class MessageReader:
             if row is None:  # purged since the statement before
                 raise await why_gone(conn, tenant.id, message_id)
         return _Blob(tenant.id, row.id, self._ring.tenant(tenant.ref).unwrap(row.data_key, row.key_epoch), row.size)
-
-    @staticmethod
-    def _conditions(wanted: MessageFilter) -> list[ColumnElement[bool]]:
-        """The filter in SQL, without its words."""
-        found: list[ColumnElement[bool]] = [] if wanted.deleted else [_M.deleted_at.is_(None)]
-        if wanted.mailbox_id is not None:
-            found.append(_M.mailbox_id == wanted.mailbox_id)
-        if wanted.thread_id is not None:
-            found.append(_M.thread_id == wanted.thread_id)
-        if wanted.since is not None:
-            found.append(_M.anchor_at >= wanted.since)
-        if wanted.before is not None:
-            found.append(_M.anchor_at < wanted.before)
-        for column, flag in (
-            (~_M.seen, wanted.unseen),
-            (_M.flagged, wanted.flagged),
-            (_M.pins > 0, wanted.pinned),
-            (_M.has_files, wanted.has_files),
-        ):
-            if flag is not None:
-                found.append(column if flag else ~column)
-        if wanted.folder_id is not None:
-            found.append(in_folder(wanted.folder_id))
-        return found
-
-    async def _with_words(
-        self,
-        conn: AsyncConnection,
-        query: Select[Any],
-        tenant: Tenant,
-        wanted: MessageFilter,
-        before: Instant,
-        most: int,
-    ) -> Sequence[Row[Any]]:
-        """The first rows of the query, which is ordered by the newest, that have the words and anchors up to `before`.
-
-        The index is read a piece at a time, from the newest back, until there are enough: what is looked for stands
-        mostly at the front.
-        """
-        keys = self._ring.tenant(tenant.ref)
-        tokens = search.query_tokens(keys, wanted.words or {})
-        if tokens is None:
-            return ()
-        if wanted.mailbox_id is not None:
-            tokens.append(search.mailbox_token(keys, wanted.mailbox_id))
-        if wanted.folder_id is not None:
-            # A message moves among the folders of its mailbox, never out of it: the index knows the mailbox.
-            of_folder = select(folders.c.mailbox_id).where(folders.c.id == wanted.folder_id)
-            tokens += [search.mailbox_token(keys, id_) for id_ in (await conn.execute(of_folder)).scalars()]
-        sqlite = self._db.sqlite
-        span: search.Span | None = search.Span.of(since=wanted.since, before=before)
-        found: list[Row[Any]] = []
-        filters = (wanted.folder_id, wanted.thread_id, wanted.unseen, wanted.flagged, wanted.pinned, wanted.has_files)
-        # PostgreSQL overestimates how many have an uncommon word: asked for a page only, it would walk back for them.
-        piece = most if sqlite and all(wish is None for wish in filters) else 4 * most
-        if not sqlite:
-            await search.reckon(conn)
-        while span is not None and len(found) < most:
-            numbers, span = await search.newest(conn, tenant.id, tokens, span, most=piece, sqlite=sqlite)
-            if numbers:
-                these = select(search_docs.c.message_id).where(among_numbers(search_docs.c.doc, numbers, sqlite=sqlite))
-                found += (await conn.execute(query.where(_M.id.in_(these)).limit(most - len(found)))).all()
-            piece = min(4 * piece, _LARGEST_PIECE)
-        return found
 
     async def _views(
         self, conn: AsyncConnection, tenant: Tenant, horizon: Horizon, rows: Sequence[Row[Any]]
@@ -438,20 +370,6 @@ def expired(message_id: str) -> MailgateError:
     """The error for a copy whose time is over and that was not purged yet."""
     why = "this copy's time is over and it will be purged; a pin that comes before keeps it"
     return GoneError(why, slug="expired", message_id=message_id)
-
-
-def in_folder(folder_id: str) -> ColumnElement[bool]:
-    """Whether the near side has a row of `messages` in this folder: a move that is on its way has been made here, and
-    a disappearance that is not believed yet (it may be a move, or a guard refused it) has changed nothing.
-    """
-    other = origins.alias("other")
-    elsewhere = exists().where(other.c.message_id == origins.c.message_id, other.c.vanished_at.is_(None))
-    standing = and_(
-        origins.c.message_id == _M.id,
-        origins.c.folder_id == folder_id,
-        or_(origins.c.vanished_at.is_(None), ~elsewhere.correlate(origins)),
-    )
-    return or_(_M.moving_to == folder_id, and_(_M.moving_to.is_(None), exists().where(standing)))
 
 
 async def why_gone(conn: AsyncConnection, tenant_id: str, message_id: str) -> MailgateError:

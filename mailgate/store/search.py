@@ -23,7 +23,6 @@ import structlog
 from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.blobs import BlobStore
 from mailgate.blobs.errors import BlobStoreError
@@ -33,7 +32,7 @@ from mailgate.keys import KeyRing, TenantKeys
 from mailgate.messages.model import ParsedMessage, Summary
 from mailgate.messages.parser import parse
 from mailgate.messages.summary import decode_summary, open_summary
-from mailgate.messages.tokens import MessageTerms, message_terms, query_terms
+from mailgate.messages.tokens import MessageTerms, message_terms
 from mailgate.store import leases
 from mailgate.store.database import Database
 from mailgate.store.schema import blobs as blobs_table
@@ -71,98 +70,13 @@ def mailbox_token(keys: TenantKeys, mailbox_id: str) -> str:
     return tokens_of(keys, "mailbox", [mailbox_id])[0]
 
 
-def query_tokens(keys: TenantKeys, wanted: Mapping[str, str]) -> list[str] | None:
-    """Tokens that a message must all have, for words wanted by field. None when one of the texts has no word at all:
-    then nothing matches. Raises PreconditionError as `query_terms` does.
-    """
-    found: list[str] = []
-    for field, words in wanted.items():
-        terms = query_terms(words)
-        if not terms:
-            return None
-        found += tokens_of(keys, field, terms.words) + prefix_tokens(keys, field, terms.prefixes)
-    return found
-
-
-_SPREAD: Final = 30
+SPREAD: Final = 30
 """Bits of a message's number below the second of its anchor: chance, so that messages of one second rarely meet."""
-
-
-_OLDEST, _NEWEST = -(1 << 63), (1 << 63) - 1
-"""The numbers that there are."""
 
 
 def number(anchor: Instant) -> int:
     """A number in the index for a message with this anchor: newer messages have larger ones, to the second."""
-    return anchor // SECOND << _SPREAD | secrets.randbits(_SPREAD)
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Numbers from `first` up to, and without, `end`."""
-
-    first: int
-    end: int
-
-    @classmethod
-    def of(cls, *, since: Instant | None, before: Instant | None) -> Span:
-        """A span that has every message with since ≤ anchor < before, and others of the same seconds."""
-        return cls(
-            _OLDEST if since is None else since // SECOND << _SPREAD,
-            _NEWEST if before is None else min(_NEWEST, (before - 1) // SECOND + 1 << _SPREAD),
-        )
-
-
-async def reckon(conn: AsyncConnection) -> None:
-    """Let PostgreSQL choose well in what is left of a transaction that looks for words.
-
-    It takes a look whether a message has a word for as cheap as a comparison of numbers, while it reads and unpacks all
-    words of the message: it would walk back through ten thousand of them for a word that hundreds have. A plan that is
-    made once for all words is right for none; and starting other processes takes longer than the search.
-    """
-    await conn.execute(
-        text(
-            "SELECT set_config('cpu_operator_cost', '0.5', true), set_config('jit', 'off', true),"
-            " set_config('plan_cache_mode', 'force_custom_plan', true),"
-            " set_config('max_parallel_workers_per_gather', '0', true)"
-        )
-    )
-
-
-async def newest(
-    conn: AsyncConnection, tenant_id: str, tokens: Sequence[str], span: Span, *, most: int, sqlite: bool
-) -> tuple[list[int], Span | None]:
-    """The newest `most` messages of the span that have all these tokens, by number, and all others of the second in
-    which they end; and the span that is left below it, None when there is nothing more.
-    """
-    found = await _numbers(conn, tenant_id, tokens, span, most, sqlite=sqlite)
-    if len(found) < most:
-        return found, None
-    second = found[-1] >> _SPREAD << _SPREAD
-    rest = Span(max(second, span.first), found[-1])
-    return found + await _numbers(conn, tenant_id, tokens, rest, None, sqlite=sqlite), Span(span.first, second)
-
-
-async def _numbers(
-    conn: AsyncConnection, tenant_id: str, tokens: Sequence[str], span: Span, most: int | None, *, sqlite: bool
-) -> list[int]:
-    """Numbers, the largest first. SQLite reads the lists of the words backwards; PostgreSQL chooses by how common the
-    words are (see `reckon`) between walking back by number and fetching all that the words have.
-    """
-    first, end = span.first, span.end
-    if sqlite:
-        sql = "SELECT rowid FROM search_index WHERE search_index MATCH :match AND rowid >= :first AND rowid < :end"
-        sql += " ORDER BY rowid DESC"
-        values: dict[str, Any] = {"match": " ".join(f'"{token}"' for token in tokens)}
-    else:
-        # A literal of the type tsquery: the text search parser would take some hex words for numbers.
-        sql = "SELECT doc FROM search_index WHERE tenant_id = :tenant AND terms @@ CAST(:match AS tsquery)"
-        sql += " AND doc >= :first AND doc < :end ORDER BY doc DESC"
-        values = {"tenant": tenant_id, "match": " & ".join(f"'{token}'" for token in tokens)}
-    if most is not None:
-        sql += " LIMIT :most"
-        values["most"] = most
-    return list((await conn.execute(text(sql), {**values, "first": first, "end": end})).scalars())
+    return anchor // SECOND << SPREAD | secrets.randbits(SPREAD)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from mailgate.store import tenants
 from mailgate.store.expiry import Expiry
 from mailgate.store.feed import BATCH, Publisher
 from mailgate.store.feed_items import Feed, show_hold, show_state, show_terms
+from mailgate.store.listing import MessageFilter
 from mailgate.store.message_states import SnapshotPage
 from mailgate.store.pins import Pins
-from mailgate.store.reading import MessageFilter, MessageReader, MessageView
+from mailgate.store.reading import MessageReader, MessageView
 from mailgate.store.schema import holds
 from mailgate.store.transaction import Transaction
 from retention.model import Graces

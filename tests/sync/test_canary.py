@@ -26,8 +26,9 @@ from mailgate.settings import LogSettings
 from mailgate.store import tenants
 from mailgate.store.erasures import Erasures
 from mailgate.store.expiry import Expiry
+from mailgate.store.listing import MessageFilter
 from mailgate.store.pins import Pins
-from mailgate.store.reading import MessageFilter, MessageReader
+from mailgate.store.reading import MessageReader
 from mailgate.store.search import Indexer
 from retention.model import Graces
 from retention.policy import ClockLimits

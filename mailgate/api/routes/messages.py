@@ -19,7 +19,8 @@ from mailgate.api.security import Parts, Principal, TenantOf, Who, only
 from mailgate.errors import ForbiddenError, NotFoundError
 from mailgate.messages.html import sanitize_html
 from mailgate.messages.model import Address, Part
-from mailgate.store.reading import MessageFilter, MessageView
+from mailgate.store.listing import MessageFilter
+from mailgate.store.reading import MessageView
 from mailgate.store.tokens import Scope
 from mailgate.usecases.types import Answer, ObjectId, Time, TimeIn, text
 
@@ -179,7 +180,10 @@ class FoundAnswer(Items[MessageAnswer]):
 async def list_messages(
     tenant: TenantOf, query: Annotated[MessageQuery, Query()], parts: Parts, who: Who
 ) -> FoundAnswer:
-    """Copies that are served, the newest anchor first; expired ones are left out, purged or not."""
+    """Copies that are served, the newest anchor first; expired ones are left out, purged or not. What filters and words
+    leave little of is looked for a stretch at a time: a page may hold fewer than `limit`, even none, and have a
+    `next_cursor`. Only one without is the last.
+    """
     if query.q is not None and not who.may(Scope.CRM):
         raise ForbiddenError("searching the text of messages needs a token of scope crm")
     wanted = query.filter()
@@ -277,11 +281,11 @@ async def get_thread(
     """The messages of a thread, the oldest first."""
     cursors = Cursors("thread", (int, str), tenant.id, thread_id)
     key = cursors.read(query.cursor)
-    page = await parts.reader.list_page(
+    page = await parts.reader.thread_page(
         tenant,
-        MessageFilter(thread_id=thread_id, deleted=_sees_deleted(who)),
+        thread_id,
         after=None if key is None else (int(key[0]), str(key[1])),
-        oldest_first=True,
+        deleted=_sees_deleted(who),
         limit=query.limit,
         now=parts.clock(),
     )

@@ -22,8 +22,8 @@ from mailgate.ids import new_id
 from mailgate.store import operations
 from mailgate.store.database import Database
 from mailgate.store.folders import AnyRow
+from mailgate.store.listing import in_folder
 from mailgate.store.near_folders import Renames, find_folder, renames
-from mailgate.store.reading import in_folder
 from mailgate.store.schema import folders, messages, origins
 from mailgate.store.schema import operations as operations_table
 from mailgate.store.sets import among
@@ -126,17 +126,11 @@ class FolderWishes:
 
     async def _lock_inside(self, tx: Transaction, folder_id: str) -> Sequence[AnyRow]:
         """The copies that the near side has in the folder, locked."""
-        await tx.conn.execute(
-            select(_M.id)
-            .where(in_folder(folder_id), _M.deleted_at.is_(None))
-            .order_by(_M.id)
-            .limit(DELETED_WITH_FOLDER + 1)
-            .with_for_update()
-        )
-        query = (
-            select(_M.id, _M.pins, _M.anchor_at).where(in_folder(folder_id), _M.deleted_at.is_(None)).order_by(_M.id)
-        )
-        return (await tx.conn.execute(query.limit(DELETED_WITH_FOLDER + 1))).all()
+        mailbox_id = select(folders.c.mailbox_id).where(folders.c.id == folder_id).scalar_subquery()
+        inside = (_M.mailbox_id == mailbox_id, in_folder(folder_id), _M.deleted_at.is_(None))
+        query = select(_M.id, _M.pins, _M.anchor_at).where(*inside).order_by(_M.id).limit(DELETED_WITH_FOLDER + 1)
+        await tx.conn.execute(query.with_for_update(of=messages))
+        return (await tx.conn.execute(query)).all()
 
     async def _delete_inside(
         self,
