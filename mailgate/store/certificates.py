@@ -65,9 +65,10 @@ async def _certificate(
 ) -> Mapping[str, Any] | None:
     signed = await reader.checkpoint(tenant, now)
     since = await _first_at(db, tenant.id, signed.size, run.started_at - _SLACK)
-    tally = await _tally(db, tenant.id, run.id, since, signed.size)
+    tally = await _tally(db, reader, tenant, run.id, since, signed.size)
     if tally.opened is None and since:
-        tally = await _tally(db, tenant.id, run.id, 0, signed.size)  # the clock went back: the log is not in its order
+        # The clock went back: the log is not in its order.
+        tally = await _tally(db, reader, tenant, run.id, 0, signed.size)
 
     def build(sync: Connection) -> Mapping[str, Any] | None:
         nodes = TileNodes(signed.size, TileReader(sync, tenant.id))
@@ -78,15 +79,18 @@ async def _certificate(
         return await conn.run_sync(build)
 
 
-async def _tally(db: Database, tenant_id: str, run_id: str, start: int, end: int) -> RunTally:
-    """Add up the run's leaves from `start` on, until nothing of it can follow."""
+async def _tally(db: Database, reader: LogReader, tenant: Tenant, run_id: str, start: int, end: int) -> RunTally:
+    """Add up the run's leaves from `start` on, until nothing of it can follow. Raises LogDivergedError at one that is
+    not what was hashed: a certificate is signed.
+    """
     leaf = log_leaves.c
     tally = RunTally(run_id)
     for first in range(start, end, _ENTRIES_A_READ):
-        here = (leaf.tenant_id == tenant_id, leaf.idx >= first, leaf.idx < min(first + _ENTRIES_A_READ, end))
-        query = select(leaf.idx, leaf.body).where(*here, leaf.run_id == run_id).order_by(leaf.idx)
+        here = (leaf.tenant_id == tenant.id, leaf.idx >= first, leaf.idx < min(first + _ENTRIES_A_READ, end))
+        query = select(leaf.idx, leaf.body, leaf.hash).where(*here, leaf.run_id == run_id).order_by(leaf.idx)
         async with db.read() as conn:
-            for index, body in (await conn.execute(query)).all():
+            for index, body, digest in (await conn.execute(query)).all():
+                reader.check_leaf(tenant, index, body, digest)
                 tally.feed(index, body)
         if tally.complete:
             break

@@ -302,10 +302,14 @@ class LogReader:
             async with self._db.read() as conn:
                 rows = (await conn.execute(query.order_by(leaf.idx))).all()
             for index, body, digest in rows:
-                if leaf_hash(body) != digest:
-                    self.on_damage(tenant.id, index)
-                    raise not_whole(tenant, f"entry {index} is not what was hashed")
+                self.check_leaf(tenant, index, body, digest)
                 yield index, body
+
+    def check_leaf(self, tenant: Tenant, index: int, body: bytes, digest: bytes) -> None:
+        """Raise LogDivergedError, and the alarm, when a leaf that was read is not what was hashed."""
+        if _is_damaged(body, digest):
+            self.on_damage(tenant.id, index)
+            raise not_whole(tenant, f"entry {index} is not what was hashed")
 
     async def item_ref(self, tenant_id: str, item: str) -> str:
         """What the log calls a copy, of which `item` is the message's id; else `item` itself."""

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select, update
 
 from mailgate.clock import DAY, HOUR
 from mailgate.jobs.erase import EraseWorker
 from mailgate.store.erasures import Erasures
+from mailgate.store.schema import log_leaves
 from retention.ledger.audit import check_proof_file
 from retention.ledger.note import Verifier
 from retention.ledger.report import Verdict
@@ -50,6 +52,27 @@ async def test_a_certificate_checks_offline(gateway: Gateway, tmp_path: Path) ->
 def database_url(sqlite_url: str) -> str:
     """What is tested here does not hang on the database."""
     return sqlite_url
+
+
+async def test_what_somebody_changed_is_not_certified(gateway: Gateway) -> None:
+    await purged_tenant(gateway)
+    path = f"/v1/retention/runs/{await newest(gateway)}/certificate"
+    good = (await gateway.client.get(path)).json()
+    purges = log_leaves.c.type == "item.purge"
+
+    async def put(body: bytes) -> None:
+        async with gateway.core.db.write() as tx:
+            await tx.conn.execute(update(log_leaves).where(purges).values(body=body))
+
+    async with gateway.core.db.read() as conn:
+        body = (await conn.execute(select(log_leaves.c.body).where(purges))).scalar_one()
+    for forged in (body.replace(b'"age"', b'"offboarding"'), b"\xff junk"):
+        assert forged != body
+        await put(forged)
+        refused = await gateway.client.get(path)
+        assert (refused.status_code, refused.json()["type"]) == (409, "log_diverged"), forged
+    await put(body)
+    assert (await gateway.client.get(path)).json() == good
 
 
 async def test_a_browser_gets_a_page_that_loads_nothing(gateway: Gateway) -> None:

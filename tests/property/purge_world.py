@@ -48,15 +48,15 @@ from retention.ledger.replay import Replay, replay_directory
 from retention.ledger.report import Report, Verdict
 from retention.ledger.schema import parse_leaf
 from retention.ledger.tree import Frontier, leaf_hash
-from retention.model import Reason, Sum
+from retention.model import Graces, Reason, Sum
 from retention.policy import Policy
 from tests import scan
 from tests.store.builder import Home
 from tests.store.conftest import PLANS, Store
 
 DAYS = {"free": 0, "crm_plus": 30, "standard": 60, "professional": 90}
-POLICY = Policy(1, "ab" * 32)
 RELEASE_DAYS = 1
+POLICY = Policy(1, "ab" * 32, graces=Graces(after_release=RELEASE_DAYS))
 
 
 class Held(NamedTuple):
