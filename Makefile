@@ -75,7 +75,7 @@ picture: ## Take the pictures in README and docs anew: of make demo (docs/demo.s
 	@.ci/setup-venv dev
 	@.ci/setup-servers
 	@$(BIN)/mailgate demo --exit --record docs/demo.svg
-	@PICTURES=$(CURDIR)/docs $(BIN)/python -m pytest -n0 -q -k pictures tests/browser
+	@PICTURES=$(CURDIR)/docs $(BIN)/python -m pytest -n0 -q -k "picture" tests/browser
 
 clean: ## Remove .venv, caches and the data of demo and run
 	rm -rf .venv .servers .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist data

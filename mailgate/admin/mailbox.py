@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ from mailgate.admin.account_forms import SECURITIES, AccountForm
 from mailgate.admin.languages import marked
 from mailgate.admin.mailboxes import pace, rows_of
 from mailgate.admin.page import Page, Route
-from mailgate.admin.words import CAUSES_ASIDE, HAPPENED, NEEDS, OUTCOMES, RUN_STATES, SOURCES, STATES, STEPS
-from mailgate.clock import SECOND
+from mailgate.admin.plots import NARROW, Bar, bars
+from mailgate.admin.words import CAUSES_ASIDE, FILTERS, HAPPENED, NEEDS, OUTCOMES, RUN_STATES, SOURCES, STATES, STEPS
+from mailgate.clock import DAY, SECOND, Instant
 from mailgate.consents.model import ProviderName
 from mailgate.errors import ConflictError, PreconditionError
 from mailgate.store import consents, guards, mailbox_overview, overview, quarantine, runs
@@ -30,6 +31,8 @@ from mailgate.usecases.remedies import remedy_of
 
 _AT = "/tenants/{tenant_id}/mailboxes/{mailbox_id}"
 _SHOWN = 20
+_DAYS, _CHANGES = 30, 1_000
+_TROUBLE = frozenset(FILTERS["trouble"][1])
 _MOVING = frozenset({MailboxState.CONNECTING, MailboxState.IMPORTING, MailboxState.BACKOFF})
 
 
@@ -266,9 +269,34 @@ async def _standing(page: Page, mailbox: Mailbox) -> dict[str, Any]:
     }
 
 
+def troubled(changes: Sequence[tuple[Instant, str]], now: Instant, days: int) -> list[tuple[Instant, Instant]]:
+    """For each of the last days in UTC, today's the last: when it begins, and how long the mailbox was in trouble.
+    `changes`: when it got into which state, newest first; nothing is known of the time before the first.
+    """
+    today = now // DAY * DAY
+    found = [0] * days
+    until = now
+    for at, state in changes:
+        begins = max(at, today - (days - 1) * DAY)
+        while state in _TROUBLE and begins < until:
+            ends = min(until, (begins // DAY + 1) * DAY)
+            found[days - 1 - (today - begins // DAY * DAY) // DAY] += ends - begins
+            begins = ends
+        until = min(until, at)
+    return [(today - (days - 1 - number) * DAY, lasted) for number, lasted in enumerate(found)]
+
+
 async def _past(page: Page, mailbox: Mailbox) -> Mapping[str, Any]:
     """What it was like, and what waits for a person."""
     db, id_ = page.parts.db, mailbox.id
+    words = page.language
+    since = page.now // DAY * DAY - (_DAYS - 1) * DAY
+    bad = troubled(await mailbox_overview.states_since(db, id_, since, _CHANGES), page.now, _DAYS)
+    drawn = [
+        Bar(lasted, words.short_day(at), f"{words.day(at)}: {words.lasting(lasted / SECOND)}", "bad")
+        for at, lasted in bad
+    ]
+    longest = max(lasted for _, lasted in bad)
     happened = await mailbox_overview.happened(db, id_, _SHOWN)
     return {
         "guards": (await guards.list_page(db, page.of.id, id_, limit=_SHOWN)).items,
@@ -277,6 +305,9 @@ async def _past(page: Page, mailbox: Mailbox) -> Mapping[str, Any]:
         "happened": [
             (entry.at, STATES.get(entry.state or ""), HAPPENED.get(entry.type, entry.type)) for entry in happened
         ],
+        "trouble": [(at, lasted / SECOND) for at, lasted in bad if lasted],
+        "trouble_plot": bars(drawn, words.lasting(longest / SECOND), NARROW) if longest else None,
+        "days": _DAYS,
         "outcomes": OUTCOMES,
         "causes": CAUSES_ASIDE,
         "run_states": RUN_STATES,

@@ -140,6 +140,21 @@ async def happened(db: Database, mailbox_id: str, limit: int) -> list[Happened]:
         return [Happened(row.at, row.type, row.payload.get("state")) for row in await conn.execute(query)]
 
 
+async def states_since(db: Database, mailbox_id: str, since: Instant, limit: int) -> list[tuple[Instant, str]]:
+    """When the mailbox got into which state, newest first: from its last change before `since` on, at most so many, as
+    far back as events are kept.
+    """
+    about = and_(events.c.mailbox_id == mailbox_id, events.c.message_id.is_(None))
+    of = and_(about, events.c.type == "mailbox.state_changed")
+    columns = select(events.c.at, events.c.payload)
+    order = (desc(events.c.at), desc(events.c.seq))
+    async with db.read() as conn:
+        rows = list((await conn.execute(columns.where(of, events.c.at >= since).order_by(*order).limit(limit))).all())
+        if len(rows) < limit:
+            rows += (await conn.execute(columns.where(of, events.c.at < since).order_by(*order).limit(1))).all()
+    return [(row.at, row.payload["state"]) for row in rows]
+
+
 def _source() -> Any:
     of = leases.c.name == LEASE_PREFIX + _M.id
     return mailboxes.join(tenants, tenants.c.id == _M.tenant_id).outerjoin(leases, of)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import insert, update
 
-from mailgate.clock import DAY, MINUTE, SECOND
+from mailgate.clock import DAY, HOUR, MINUTE, SECOND
 from mailgate.store import mailbox_overview, runs
 from mailgate.store.mailbox_overview import Which
 from mailgate.store.schema import leases, mailboxes
@@ -346,3 +346,28 @@ async def test_what_is_written_in_another_language(gateway: Gateway) -> None:
     assert '<html lang="it">' in (await ann.get("/admin/mailboxes", headers={"accept-language": "vi"})).text
     await ann.post("/admin/account/language", {"language": "tlh"})
     assert '<html lang="en">' in (await ann.get("/admin/mailboxes")).text
+
+
+async def test_a_mailbox_shows_how_long_it_was_in_trouble_day_by_day(gateway: Gateway) -> None:
+    await gateway.tenant("acme")
+    box = await gateway.mailbox("acme", "ann@acme.example")
+    ann = await person(gateway)
+    at = f"/admin/tenants/acme/mailboxes/{box['id']}"
+    assert "In trouble" not in (await ann.get(at)).text
+
+    async def work(tx: Transaction) -> None:
+        for ago, state in ((40 * DAY, "live"), (2 * DAY, "backoff"), (2 * DAY - 3 * HOUR, "live")):
+            payload = {"state": state}
+            tx.emit("acme", "mailbox.state_changed", at=START - ago, mailbox_id=box["id"], payload=payload)
+
+    await gateway.core.db.transact(work)
+    text = (await ann.get(at)).text
+    assert "In trouble in the last 30 days" in text
+    assert '<svg class="plot"' in text
+    shown = re.findall(r'data-label="Day">([^<]+)</th><td data-label="In trouble" class="num">([^<]+)<', text)
+    assert sum(int(lasted.split()[0]) for _, lasted in shown) == 3
+    found = await mailbox_overview.states_since(gateway.core.db, box["id"], START - 30 * DAY, 1_000)
+    assert [state for _, state in found][-3:] == ["live", "backoff", "live"]
+    assert [state for _, state in await mailbox_overview.states_since(gateway.core.db, box["id"], 0, 1)] == [
+        "connecting"
+    ]

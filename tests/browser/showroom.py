@@ -284,7 +284,7 @@ async def _past(tx: Transaction, tenant_id: str, values: dict[str, Any], now: In
         "attempts": 3,
         "first_seen_at": now - DAY,
         "last_seen_at": now - HOUR,
-        "cause": "not_sent",
+        "cause": "ends_the_line",
         "size": 31_000_000,
     }
     await tx.conn.execute(quarantine.insert(), [entry])

@@ -174,6 +174,7 @@ def pages_of(site: Site) -> dict[str, str]:
         "mailboxes": "/admin/mailboxes",
         "nothing": "/admin/mailboxes?q=nobody",
         "guard": found["needs_approval"],
+        "mailbox": found["importing"],
         "refused login": found["auth_failed"],
         "settings": f"{found['live']}/edit",
         "remove": f"{found['live']}/remove",
@@ -230,7 +231,20 @@ def test_pictures_of_the_pages(sit: Sit, site: Site) -> None:
     expect(seat.page.locator(".chips")).to_contain_text("Trouble 4")
     seat.picture("pages-mailboxes")
     paths = pages_of(site)
-    for name in ("guard", "tenant", "retention", "purge log", "events", "webhook", "system"):
+    for name in ("guard", "mailbox", "tenant", "retention", "purge log", "events", "webhook", "system"):
         seat.go(paths[name])
         expect(seat.page.locator("h1")).to_be_visible()
         seat.picture(f"pages-{name.replace(' ', '-')}", full_page=name != "events")
+    phone = sit(width=390, height=760, color_scheme="dark")
+    phone.sign_in()
+    phone.picture("pages-phone")
+
+
+def test_a_picture_of_the_page_behind_a_connect_link(sit: Sit, site: Site) -> None:
+    made = site.client.post(f"/v1/tenants/{site.room.tenant_ids[1]}/connect-links", json={"address": "ann@gmail.com"})
+    seat = sit(width=720, height=760)
+    seat.go(made.json()["url"].removeprefix(site.base))
+    seat.picture("pages-connect", full_page=True)
+    seat.page.click("text=Continue")
+    expect(seat.page.locator("h1")).to_have_text("ann@gmail.com")
+    seat.picture("pages-connect-password", full_page=True)
