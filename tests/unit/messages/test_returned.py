@@ -43,7 +43,15 @@ def test_a_report_with_headers_in_base64_and_its_own_id() -> None:
     found = read(HEAD + status + recipient(Original_Recipient="rfc822;<C@D.example>") + headers + END)
     assert found is not None
     assert found.message_ids == ("<1@x.example>", "<2@x.example>")
-    assert found.recipients[0].address == "c@d.example"
+    assert [item.address for item in found.recipients] == ["c@d.example", "a@b.example"]
+
+
+@pytest.mark.parametrize("name", ["bj\u00f6rn@d.example", "bj\\x{F6}rn@d.example"])
+def test_a_report_about_an_address_of_any_script(name: str) -> None:
+    status = STATUS.replace(b"message/delivery-status", b"message/global-delivery-status")
+    whole = WHOLE.replace(b"message/rfc822", b"message/global-headers")
+    found = read(HEAD + status + recipient(**{"Final-Recipient": f"utf-8; {name}"}) + whole + END)
+    assert found == Returned(("<1@x.example>",), (Undelivered("bj\u00f6rn@d.example", "5.1.1", ""),))
 
 
 @pytest.mark.parametrize(
