@@ -70,6 +70,13 @@ class PreconditionError(MailgateError):
     default_slug = "unprocessable"
 
 
+class TooSlowError(MailgateError):
+    """The body of a request came too slowly, or not at all."""
+
+    status = 408
+    default_slug = "too_slow"
+
+
 class TooManyRequestsError(MailgateError):
     """`retry_after_s`: whole seconds until asking again can help."""
 

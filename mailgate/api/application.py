@@ -191,7 +191,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         return
     statuses = [400, 401, 403, 422, 429]
     if "requestBody" in operation:
-        statuses += [413, 415]
+        statuses += [408, 413, 415]
     for status, response in problems.problems(*statuses).items():
         responses.setdefault(str(status), response)
     if method == "post":

@@ -5,10 +5,12 @@
 3. `Gate`: paths and queries that are no text, NUL, bodies that are too large or no JSON, and authentication of all
    of /v1, so that without a token nothing is parsed, looked up or told; then how often the token asks. Bodies are read
    here, up to their limit; but messages (message/rfc822), which may be large, are read by their route, as they come.
+   A body that comes too slowly is given up: else who sends nothing would keep the places of those who do.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -22,13 +24,15 @@ from mailgate.api.problems import ProblemResponse, from_error
 from mailgate.api.rates import Rates, Taken
 from mailgate.api.security import Authenticator
 from mailgate.clock import Clock, monotonic_s
-from mailgate.errors import MailgateError
+from mailgate.errors import MailgateError, TooSlowError
 from mailgate.ids import new_id
 from mailgate.metrics import Metrics
 from mailgate.store.overview import is_outage
 
 _log = structlog.get_logger("mailgate.api")
 
+_PATIENCE_S = 30.0
+_SLOWEST = 4_096  # bytes a second, beside the patience
 _LONGEST_PATH = 4_096
 _LONGEST_QUERY = 8_192
 _MESSAGE = re.compile(r"message/rfc822\s*(;.*)?", re.IGNORECASE)
@@ -138,8 +142,13 @@ class Gate:
         most = self._most(scope)
         kind = _FORM if _is_page(scope["path"]) else _MESSAGE if streamed else _JSON
         refusal = refusal or self._bad_body(headers, most, kind, streamed=streamed)
+        receive = _paced(receive)
         if refusal is None and not streamed and ("content-length" in headers or "transfer-encoding" in headers):
-            body = await _read(receive, most)
+            try:
+                body = await _read(receive, most)
+            except TooSlowError as error:
+                await from_error(error)(scope, receive, send)
+                return
             if body is None:
                 refusal = self._too_large(most)
             else:
@@ -222,6 +231,29 @@ async def _read(receive: Receive, most: int) -> bytes | None:
             return None
         if not message.get("more_body", False):
             return bytes(body)
+
+
+def _paced(receive: Receive) -> Receive:
+    """Raises TooSlowError when the body stops coming, or drips. What comes behind it (that the client goes away) may
+    take as long as it likes.
+    """
+    loop = asyncio.get_running_loop()
+    until: float | None = loop.time() + _PATIENCE_S
+
+    async def paced() -> Message:
+        nonlocal until
+        try:
+            async with asyncio.timeout_at(until):
+                message = await receive()
+        except TimeoutError:
+            raise TooSlowError("the body comes too slowly") from None
+        if until is not None:
+            until += len(message.get("body", b"")) / _SLOWEST
+            if not message.get("more_body", False):
+                until = None
+        return message
+
+    return paced
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

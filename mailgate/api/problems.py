@@ -71,6 +71,7 @@ _DESCRIPTIONS = {
     404: "No such thing, or another tenant's",
     409: "The state of things forbids it; `type` says which",
     410: "It was here: `expired`, `purged`, or a cursor whose events are not kept any more",
+    408: "The body comes too slowly",
     413: "The body is too large",
     415: "The body is of another type than the route takes",
     422: "A value can't be accepted",
@@ -86,9 +87,10 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in statuses}
 
 
-# A body that was refused for its size is not read to its end.
+# A body that was refused for its size or its pace is not read to its end.
 _HEADERS = {
     401: {"www-authenticate": "Bearer"},
+    408: {"connection": "close"},
     413: {"connection": "close"},
     503: {"retry-after": "5"},
 }

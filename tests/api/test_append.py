@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from mailgate.api import gate
 from mailgate.clock import DAY, HOUR, SECOND, to_rfc3339
 from mailgate.ids import new_id
 from mailgate.store.schema import blobs, events, messages, origins
@@ -243,6 +244,27 @@ async def test_too_many_at_a_time_are_refused_before_they_are_read(gateway: Gate
     assert (await append(gateway, post, letter(), key)).status_code == 202
     assert refused(await append(gateway, post, b"no header")) == (422, "message_invalid")
     with contextlib.ExitStack() as going:  # each gave its place back, however it ended
+        for _ in range(gateway.core.settings.limits.uploads_at_once):
+            going.enter_context(gateway.core.wishes.appends.coming())
+
+
+@pytest.mark.parametrize("kind", ["message/rfc822", "application/json"])
+async def test_who_sends_nothing_more_keeps_no_place(
+    gateway: Gateway, post: Postman, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(gate, "_PATIENCE_S", 0.01)
+
+    async def stalled() -> AsyncIterator[bytes]:
+        yield b"From: "
+        await asyncio.Event().wait()
+
+    path = {"message/rfc822": f"{T}/mailboxes/{post.mailbox_id}/messages", "application/json": "/v1/tokens"}[kind]
+    params = {"folder_id": await post.folder("Sent")} if kind == "message/rfc822" else {}
+    answer = await gateway.client.post(path, content=stalled(), params=params, headers={"content-type": kind})
+    assert refused(answer) == (408, "too_slow")
+    assert answer.headers["connection"] == "close"
+    assert await rows(gateway, messages) == []
+    with contextlib.ExitStack() as going:
         for _ in range(gateway.core.settings.limits.uploads_at_once):
             going.enter_context(gateway.core.wishes.appends.coming())
 
