@@ -26,11 +26,11 @@ _M = messages.c
 _EVER: Instant = 1 << 62
 SOON, WINDOW = 1_000, 20_000
 """Copies that are looked at for one page, when no index knows the filter: first, and then at most."""
-ENOUGH: Final = 10_000
+ENOUGH: Final = 5_000
 """The same of copies whose words are looked for."""
 FEW: Final = 1_000
 """So many are looked at as a whole, `CHECKED` at a time when it is for words."""
-CHECKED: Final = 250
+CHECKED: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
