@@ -28,6 +28,7 @@ from mailgate.store.schema import (
     events,
     feed,
     log_leaves,
+    message_links,
     messages,
     operations,
     origins,
@@ -219,8 +220,11 @@ def _queries() -> dict[str, Select[Any]]:
             )
         ),
         "only indexed messages are in the index": select(search_docs.c.tenant_id, search_docs.c.message_id)
-        .join(messages, messages.c.id == search_docs.c.message_id)
-        .where(~messages.c.indexed),
+        .outerjoin(messages, messages.c.id == search_docs.c.message_id)
+        .where(or_(messages.c.id.is_(None), ~messages.c.indexed)),
+        "what refers to others is here": select(message_links.c.tenant_id, message_links.c.message_id)
+        .outerjoin(messages, messages.c.id == message_links.c.message_id)
+        .where(messages.c.id.is_(None)),
         "what may be sent has its bytes": select(submissions.c.tenant_id, submissions.c.id, submissions.c.state).where(
             submissions.c.state.in_(("queued", "sending", "uncertain")), submissions.c.blob_id.is_(None)
         ),
