@@ -54,6 +54,7 @@ SQLITE_PRAGMAS = (
 # Lock conflicts that PostgreSQL resolves by ending one side: safe to repeat, since nothing was committed.
 _RETRIABLE = frozenset({"40001", "40P01"})
 _ATTEMPTS = 5
+_TRUNCATE_EVERY_S = 0.1
 
 
 def async_url(url: str) -> URL:
@@ -78,6 +79,7 @@ class Database:
     def __init__(self, url: str, *, pool_size: int = 8, busy_timeout_s: float = 30.0) -> None:
         self.url = async_url(url)
         self.sqlite = self.url.get_backend_name() == "sqlite"
+        self._busy_timeout_s = busy_timeout_s
         if self.sqlite:
             self._writer = _sqlite_engine(
                 self.url, pool_size=1, busy_timeout_s=busy_timeout_s, begin="BEGIN IMMEDIATE", query_only=False
@@ -178,13 +180,26 @@ class Database:
 
     async def truncate_wal(self) -> bool:
         """SQLite: move the write-ahead log into the file and empty it, so that what was purged does not linger
-        there. False when somebody read longer than busy_timeout, and the log was left as it is.
+        there. False when somebody read longer than busy_timeout, and the log was left as it is. Nobody waits for that.
         """
         if not self.sqlite:
             return True
+        # SQLite waits for readers with the lock that writers need: it may do so for a moment only, again and again.
+        for _ in range(max(1, round(self._busy_timeout_s / _TRUNCATE_EVERY_S))):
+            if await self._truncate_now():
+                return True
+            await asyncio.sleep(_TRUNCATE_EVERY_S)
+        return False
+
+    async def _truncate_now(self) -> bool:
         async with self._turn, self._writer.connect() as conn:
-            raw = await conn.get_raw_connection()
-            rows = await _execute_outside_transaction(raw.driver_connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+            connection = (await conn.get_raw_connection()).driver_connection
+            await _execute_outside_transaction(connection, "PRAGMA busy_timeout=0")
+            try:
+                rows = await _execute_outside_transaction(connection, "PRAGMA wal_checkpoint(TRUNCATE)")
+            finally:
+                usual = f"PRAGMA busy_timeout={round(self._busy_timeout_s * 1_000)}"
+                await _execute_outside_transaction(connection, usual)
         return not rows[0][0]  # (busy, pages in the log, pages moved): being busy is no error to SQLite
 
 

@@ -208,3 +208,20 @@ async def test_a_write_ahead_log_that_somebody_reads_is_not_emptied(tmp_path: Pa
     assert await db.truncate_wal()
     assert wal.stat().st_size == 0
     await db.close()
+
+
+async def test_no_writer_waits_until_the_write_ahead_log_can_be_emptied(tmp_path: Path) -> None:
+    db = Database(f"sqlite:///{tmp_path}/wal.db", busy_timeout_s=600)
+    async with db.write() as tx:
+        await tx.conn.execute(text("CREATE TABLE t (n INTEGER)"))
+    async with db.read() as reading:
+        await reading.execute(text("SELECT * FROM t"))
+        async with db.write() as tx:
+            await tx.conn.execute(text("INSERT INTO t VALUES (1)"))
+        emptying = asyncio.create_task(db.truncate_wal())
+        await asyncio.sleep(0)  # it has its turn before the writer
+        async with db.write() as tx:
+            await tx.conn.execute(text("INSERT INTO t VALUES (2)"))
+        assert not emptying.done()
+    assert await emptying
+    await db.close()
