@@ -70,6 +70,8 @@ class _Row(NamedTuple):
 _PURGED_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(
     literal_column(f"messages.{name}") for name in _Row._fields
 )  # as the driver gives them
+_CANDIDATES: Mapping[bool, Select[Any]] = {True: select(*_PURGED_COLUMNS), False: select(_M.anchor_at, _M.id)}
+"""By whether it is SQLite, which has one writer: what is read there stays so, and is read once."""
 _READ = f"SELECT {', '.join(_Row._fields)} FROM messages WHERE id {AMONG[False]}"  # noqa: S608 - no values
 
 
@@ -119,12 +121,11 @@ class SqlPurgeUnit:
         horizon = self._known_horizon()
         if horizon.holds.tenant:
             return []
-        wanted = _PURGED_COLUMNS if self._tx.sqlite else (_M.anchor_at, _M.id)
-        query = self._of_age(select(*wanted), bounds, after).where(_M.pins == 0)
+        query = self._of_age(_CANDIDATES[self._tx.sqlite], bounds, after).where(_M.pins == 0)
         if not horizon.holds.none:
             query = query.where(~horizon.holds.held())
         query = query.order_by(_M.anchor_at, _M.id).limit(limit)
-        if self._tx.sqlite:  # one writer: what it reads now stays so, and is read once
+        if self._tx.sqlite:
             self._rows = {row[0]: _Row._make(row) for row in (await self._tx.conn.execute(query)).all()}
             return [(row.anchor_at, row.id) for row in self._rows.values()]
         query = query.with_for_update(skip_locked=True, of=messages)
