@@ -87,7 +87,7 @@ async def find(page: Page, link: ConnectLink) -> Response:
         return await _start(page, link, address[:320], fault=page.text("Write an address like ann@example.com."))
     await page.parts.links.attempt(link, page.now)
     try:
-        found = await onboarding.find(page.parts, address)
+        found = await onboarding.find(page.parts, address, link.tenant_id)
     except NoAddressError:
         return await _start(page, link, address, fault=page.text("There can be no mailbox with this address."))
     about, account = await _about(page, link), _account(page, found)

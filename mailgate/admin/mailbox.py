@@ -129,7 +129,7 @@ async def ask_connect(page: Page) -> Response:
     if not address:
         return _form(page, account_forms.blank())
     try:
-        found = await onboarding.find(page.parts, address)
+        found = await onboarding.find(page.parts, address, page.of.id)
     except NoAddressError:
         faults = {"address": marked("There can be no mailbox with this address.")}
         return _form(page, account_forms.typed({"address": address}, faults), status=422)

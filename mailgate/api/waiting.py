@@ -1,6 +1,6 @@
 """Requests that wait for events: a long poll, and a stream of Server-Sent Events (HTML Living Standard, §9.2).
 
-Both hold a place (`mailgate.usecases.parts.Readers`) while they wait, notice when their client goes away, and end when
+Both hold a place (`mailgate.usecases.parts.Places`) while they wait, notice when their client goes away, and end when
 the process does. A stream reads on only when the client took what was sent, so a slow one costs no memory; one that
 takes nothing for long is cut off.
 """
@@ -29,15 +29,19 @@ Fetch = Callable[[int], Awaitable[ItemsPage]]
 """The page behind a position."""
 
 
-async def long_poll(parts: Services, receive: Receive, fetch: Fetch, after: int, wait_s: float) -> ItemsPage:
-    """The page behind `after`, as soon as there is anything on it, an empty one after so many seconds."""
+async def long_poll(
+    parts: Services, receive: Receive, fetch: Fetch, after: int, wait_s: float, tenant_id: str | None
+) -> ItemsPage:
+    """The page behind `after`, as soon as there is anything on it, an empty one after so many seconds. `tenant_id`:
+    whose token asks.
+    """
     arrivals = parts.feed.arrivals
     seen = arrivals.count
     page = await fetch(after)
     if page.items or not wait_s:
         return page
     until = monotonic_s() + wait_s
-    with parts.readers.place():
+    with parts.readers.place(tenant_id):
         async with _client(receive) as gone:
             while not page.items and not arrivals.closed and not gone.done():
                 left_s = until - monotonic_s()
@@ -51,22 +55,25 @@ async def long_poll(parts: Services, receive: Receive, fetch: Fetch, after: int,
 
 class EventStream(Response):
     """The feed from a position on, for as long as the client listens. `still` is asked once in a while whether it still
-    may: it raises when not.
+    may: it raises when not. `tenant_id`: whose token asks.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, parts: Services, fetch: Fetch, after: int, still: Callable[[], Awaitable[object]]) -> None:
+    def __init__(
+        self, parts: Services, fetch: Fetch, after: int, still: Callable[[], Awaitable[object]], tenant_id: str | None
+    ) -> None:
         super().__init__(None, 200, {"cache-control": "no-store", "x-accel-buffering": "no"})
         self._parts = parts
         self._fetch = fetch
         self._after = after
         self._still = still
+        self._tenant_id = tenant_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name, value) for name, value in self.raw_headers if name != b"content-length"]
         try:
-            with self._parts.readers.place():
+            with self._parts.readers.place(self._tenant_id):
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 if not scope.get("head"):
                     async with _client(receive) as gone:

@@ -60,7 +60,7 @@ from mailgate.sync.state import MailboxConfig
 from mailgate.sync.supervisor import Connector, Supervisor
 from mailgate.sync.supervisor import Parts as SyncParts
 from mailgate.timestamps import load_roots
-from mailgate.usecases.parts import Checks, Readers, Services, Verify
+from mailgate.usecases.parts import Services, Verify, check_places, reader_places
 from mailgate.usecases.signing_in_elsewhere import Elsewhere
 from mailgate.webhooks.calling import Call, Caller
 
@@ -178,8 +178,8 @@ class Application:
                 health=checks(core, self.running, self.why_closed),
                 closed=self.why_closed,
                 admin_token=None if secrets is None else secrets.admin_token,
-                readers=Readers(core.settings.events.readers),
-                checks=Checks(core.settings.onboarding.checks_at_once),
+                readers=reader_places(core.settings.events.readers),
+                checks=check_places(core.settings.onboarding.checks_at_once),
             )
         )
         pages.install(self.api, self.api.state.services)

@@ -112,29 +112,45 @@ class Find(Protocol):
         ...
 
 
-class Checks:
-    """Places for checks of accounts that run at the same time: each holds a connection to a stranger's server. Half of
-    them at most are one tenant's, so that nobody takes all.
+class Places:
+    """Places for what goes on for long at the same time: each holds a connection and a task. Half of them at most are
+    one tenant's, so that nobody takes all. `what`: goes on in all of them, the setting `setting` says how many.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, slug: str, what: str, setting: str) -> None:
+        self.taken = 0
         self._most = most
-        self._taken = 0
+        self._slug = slug
+        self._what = what
+        self._setting = setting
         self._by_tenant: Counter[str] = Counter()
 
     @contextmanager
-    def place(self, tenant_id: str = "") -> Iterator[None]:
-        """Take a place for as long as the block lasts. Raises UnavailableError `too_many_checks`."""
-        if self._taken >= self._most or (tenant_id and self._by_tenant[tenant_id] >= max(1, self._most // 2)):
-            why = f"{self._taken} accounts are being checked already (onboarding.checks_at_once); try again in a moment"
-            raise UnavailableError(why, slug="too_many_checks")
-        self._taken += 1
-        self._by_tenant[tenant_id] += 1
+    def place(self, tenant_id: str | None) -> Iterator[None]:
+        """Take a place for as long as the block lasts; None: for no tenant in particular. Raises UnavailableError with
+        the slug.
+        """
+        whose = tenant_id or ""
+        if self.taken >= self._most or (whose and self._by_tenant[whose] >= max(1, self._most // 2)):
+            why = f"{self.taken} {self._what} already ({self._setting}; half for one tenant); try again in a moment"
+            raise UnavailableError(why, slug=self._slug)
+        self.taken += 1
+        self._by_tenant[whose] += 1
         try:
             yield
         finally:
-            self._taken -= 1
-            self._by_tenant -= Counter([tenant_id])  # keeps nothing of who has none
+            self.taken -= 1
+            self._by_tenant -= Counter([whose])  # keeps nothing of who has none
+
+
+def check_places(most: int) -> Places:
+    """For checks of accounts, which are connections to strangers' servers."""
+    return Places(most, "too_many_checks", "accounts are being checked", "onboarding.checks_at_once")
+
+
+def reader_places(most: int) -> Places:
+    """For readers that wait for events or are streamed to."""
+    return Places(most, "too_many_readers", "readers wait for events here", "events.readers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,26 +165,6 @@ class Health:
 
 
 HealthCheck = Callable[[], Awaitable[Health]]
-
-
-class Readers:
-    """Places for readers that wait for events or are streamed to: each holds a connection and a task."""
-
-    def __init__(self, most: int) -> None:
-        self.taken = 0
-        self._most = most
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Take a place for as long as the block lasts. Raises UnavailableError `too_many_readers`."""
-        if self.taken >= self._most:
-            why = f"{self.taken} readers wait for events here already (events.readers); try again in a moment"
-            raise UnavailableError(why, slug="too_many_readers")
-        self.taken += 1
-        try:
-            yield
-        finally:
-            self.taken -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +205,8 @@ class Services:
     admin_token: str | None = field(default=None, repr=False)
     closed: Callable[[], str | None] = lambda: None
     """Why nothing is served yet; None when everything is."""
-    readers: Readers = field(default_factory=lambda: Readers(200))
-    checks: Checks = field(default_factory=lambda: Checks(20))
+    readers: Places = field(default_factory=lambda: reader_places(200))
+    checks: Places = field(default_factory=lambda: check_places(20))
     passwords: Passwords = field(default_factory=Passwords)
     elsewhere: Elsewhere | None = None
     """Where people sign in to the pages beside here."""

@@ -231,6 +231,20 @@ async def test_places_are_limited_and_given_back(gateway: Gateway) -> None:
     assert readers.taken == 0
 
 
+async def test_one_tenants_readers_leave_places_for_the_others(gateway: Gateway) -> None:
+    await gateway.tenant()
+    await publish(gateway)
+    readers = gateway.app.state.services.readers
+    readers._most = 4
+    with readers.place("acme"), readers.place("acme"):
+        async with await gateway.token("crm", tenant_id="acme") as bound:
+            assert await problem(bound, after="latest", wait=60) == (503, "too_many_readers")
+            assert await problem(bound, "/v1/events/stream", after="latest") == (503, "too_many_readers")
+        async with streaming(gateway, "after=latest") as stream:
+            await stream.piece()
+    assert readers.taken == 0
+
+
 async def test_a_client_that_goes_away_frees_its_place(gateway: Gateway) -> None:
     await gateway.tenant()
     await publish(gateway)

@@ -188,7 +188,7 @@ async def test_checks_are_bounded(gateway: Gateway) -> None:
     checks = gateway.app.state.services.checks
     with contextlib.ExitStack() as taken:
         for _ in range(gateway.core.settings.onboarding.checks_at_once):
-            taken.enter_context(checks.place())
+            taken.enter_context(checks.place(None))
         refused = await gateway.client.post("/v1/mailboxes/verify", json=body)
         assert (refused.status_code, refused.json()["type"]) == (503, "too_many_checks")
         assert (await gateway.client.get("/v1/autoconfig?address=a@x.example")).status_code == 503
@@ -199,6 +199,9 @@ async def test_checks_are_bounded(gateway: Gateway) -> None:
         assert (await gateway.client.post("/v1/mailboxes/verify", json=body)).status_code == 503
         others = await gateway.client.post("/v1/mailboxes/verify", json=body | {"tenant_id": "other"})
         assert others.status_code == 200  # one tenant does not take all
+        async with await gateway.token("crm", tenant_id="acme") as bound:
+            assert (await bound.get("/v1/autoconfig?address=a@gmail.com")).status_code == 503
+        assert (await gateway.client.get("/v1/autoconfig?address=a@gmail.com")).status_code == 200
     assert (await gateway.client.post("/v1/mailboxes/verify", json=body)).status_code == 200
 
 

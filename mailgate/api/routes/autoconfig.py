@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from connectors.autoconfig.model import Attempt, NoAddressError, Offer, Server
 from mailgate.api.problems import problems
-from mailgate.api.security import Parts, only
+from mailgate.api.security import Parts, Who, only
 from mailgate.errors import PreconditionError
 from mailgate.store.tokens import Scope
 from mailgate.usecases import onboarding
@@ -79,13 +79,13 @@ class AutoconfigAnswer(Answer):
 
 
 @router.get("/v1/autoconfig", dependencies=[only(Scope.CRM)], responses=problems(503))
-async def find_settings(query: Annotated[AddressQuery, Query()], parts: Parts) -> AutoconfigAnswer:
+async def find_settings(query: Annotated[AddressQuery, Query()], parts: Parts, who: Who) -> AutoconfigAnswer:
     """The mail servers of an address: a known provider's, what the domain publishes, or a guess that is marked as one.
     No mail server is asked; a redirect, a private address and an answer that is too large are refused as told in
     `tried`.
     """
     try:
-        found = await onboarding.find(parts, query.address)
+        found = await onboarding.find(parts, query.address, who.tenant_id)
     except NoAddressError as error:
         raise PreconditionError(f"`address`: {error}", slug="address_invalid") from None
     return AutoconfigAnswer(

@@ -170,7 +170,7 @@ async def list_events(query: Annotated[EventsQuery, Query()], parts: Parts, who:
     more: then take a snapshot.
     """
     head, after, fetch = await _reading(parts, who, query, query.after, query.limit)
-    page = await long_poll(parts, request.receive, fetch, after, query.wait)
+    page = await long_poll(parts, request.receive, fetch, after, query.wait, who.tenant_id)
     parts.metrics.count("feed_events_given_total", len(page.items))
     return JSONResponse({"items": page.items, "next_cursor": write_cursor(head.ref, page.position)})
 
@@ -204,7 +204,7 @@ async def stream_events(
     async def still() -> None:
         await request.app.state.authenticator.authenticate(request.headers.get("authorization"))
 
-    return EventStream(parts, fetch, after, still)
+    return EventStream(parts, fetch, after, still, who.tenant_id)
 
 
 @router.get(
