@@ -52,6 +52,12 @@ class ActiveHolds:
             )
         return or_(*parts) if parts else false()
 
+    def named(self) -> ColumnElement[bool]:
+        """Whether a hold names a row of `messages`, of which it looks up only those."""
+        return messages.c.id.in_(
+            select(hold_messages.c.message_id).where(hold_messages.c.hold_id.in_(self.on_messages))
+        )
+
     async def count(self, conn: AsyncConnection, copies: Mapping[str, str], *, sqlite: bool) -> Mapping[str, int]:
         """How many holds protect each of these copies (id → mailbox id)."""
         found = {id_: self.tenant + self.mailboxes.get(mailbox_id, 0) for id_, mailbox_id in copies.items()}

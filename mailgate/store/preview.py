@@ -6,11 +6,24 @@ hangs on how many kinds of rules hold, not on the number of tenants.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, literal_column, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    case,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
@@ -53,7 +66,41 @@ async def surveys(conn: AsyncConnection, horizons: Iterable[Horizon]) -> dict[st
 
 
 async def _sums(conn: AsyncConnection, horizon: Horizon, tenant_ids: Collection[str]) -> dict[str, Mapping[str, Sum]]:
-    """Conditional sums over the tenants' copies, by tenant and name."""
+    """Conditional sums over the tenants' copies, by tenant and name.
+
+    What a hold names is added up by itself, as if no hold named it, and moved to what is held: to ask of each of a
+    million copies whether it is among ten thousand takes several times as long as all the rest.
+    """
+    holds = horizon.holds
+    if not holds.on_messages:
+        names, query = _asked(horizon, _of(conn, tenant_ids))
+        return {row.tenant_id: _read(names, row) for row in await conn.execute(query)}
+    others = replace(horizon, holds=replace(holds, on_messages=()))
+    names, query = _asked(others, _of(conn, tenant_ids))
+    named = _asked(others, holds.named())[1]
+    found: dict[str, list[Mapping[str, Sum]]] = {}
+    for row in await conn.execute(union_all(query.add_columns(literal(0)), named.add_columns(literal(1)))):
+        found.setdefault(row.tenant_id, [{}, {}])[row[-1]] = _read(names, row)
+    return {tenant_id: _moved(*sums) for tenant_id, sums in found.items()}
+
+
+def _moved(whole: Mapping[str, Sum], named: Mapping[str, Sum]) -> Mapping[str, Sum]:
+    """The sums over all when those over the ones that holds name, apart from these holds, are held too."""
+    sums = {name: _less(whole.get(name, Sum()), named.get(name, Sum())) for name in _NAMES}
+    of_age = [named.get(name, Sum()) for name in ("held of age", "pinned of age", "due")]
+    return sums | {
+        "all": whole["all"],
+        "held": sums["held"] + named.get("all", Sum()),
+        "held of age": sum(of_age, sums["held of age"]),
+    }
+
+
+def _read(names: Iterable[str], row: Row[Any]) -> Mapping[str, Sum]:
+    return {name: Sum(row[2 * n + 1], int(row[2 * n + 2] or 0)) for n, name in enumerate(names)}
+
+
+def _asked(horizon: Horizon, which: ColumnElement[bool]) -> tuple[list[str], Select[Any]]:
+    """What is added up, and the statement: the tenant, then a count and a size of each."""
     held, bounds = horizon.holds.held(), horizon.bounds
     free = true() if horizon.holds.none else ~held
     of_age, of_plan = horizon.of_age(), horizon.of_plan()
@@ -70,11 +117,7 @@ async def _sums(conn: AsyncConnection, horizon: Horizon, tenant_ids: Collection[
     for name, condition in wanted.items():
         count, size = func.count(), func.sum(_M.size)
         columns += (count, size) if name == "all" else (count.filter(condition), size.filter(condition))
-    query = select(*columns).where(_of(conn, tenant_ids)).group_by(_M.tenant_id)
-    return {
-        row.tenant_id: {name: Sum(row[2 * n + 1], int(row[2 * n + 2] or 0)) for n, name in enumerate(wanted)}
-        for row in await conn.execute(query)
-    }
+    return list(wanted), select(*columns).where(which).group_by(_M.tenant_id)
 
 
 def _survey(horizon: Horizon, sums: Mapping[str, Sum]) -> Survey:

@@ -84,6 +84,30 @@ async def test_each_scope_keeps_what_it_covers_and_what_arrives_later(purging: P
     await proven(purging)
 
 
+async def test_a_preview_counts_each_copy_once_however_many_holds_are_on_it(purging: Purging) -> None:
+    home = await purging.builder.home()
+    other = await purging.builder.mailbox(home.tenant)
+    # of age, young, of age and pinned; then three of each that nothing is on
+    ages = (40, 3, 40)
+    boxed = [await purging.builder.copy(other, age_days=age) for age in ages]
+    named = [await purging.builder.copy(home, age_days=age) for age in ages]
+    loose = [await purging.builder.copy(home, age_days=age) for age in ages]
+    for id_ in (boxed[2], named[2], loose[2]):
+        await purging.pins.put("acme", id_, "deal", "D", note=None, now=NOW, actor=SYSTEM)
+    await place(purging, Scope(other.mailbox_id))
+    await place(purging, Scope(message_ids=(*named, boxed[0])))
+    await place(purging, Scope(message_ids=(named[0], boxed[2])))
+
+    async def fates() -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+        preview = await purging.engine().preview("acme", NOW)
+        due, stays = ({str(fate): sum_.copies for fate, sum_ in sums.items()} for sums in (preview.due, preview.kept))
+        return due, stays, preview.counts.to_json()["kept"]
+
+    assert await fates() == ({"age": 1}, {"held": 6, "pinned": 1, "not_due": 1}, {"held": 4, "pinned": 1})
+    await place(purging)
+    assert await fates() == ({}, {"held": 9}, {"held": 6})
+
+
 async def test_a_hold_that_is_released_by_a_clock_that_went_back_protects_as_long(purging: Purging) -> None:
     await purging.builder.home("acme")
     hold_id = await place(purging)
