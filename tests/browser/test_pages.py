@@ -218,6 +218,31 @@ def test_nobody_is_kept_out(sit: Sit, site: Site, scheme: str, width: int, local
     assert {name: faults for name, faults in found.items() if faults} == {}
 
 
+def test_names_of_any_length_and_direction_stay_within_the_page(sit: Sit, site: Site) -> None:
+    tenant, name = "x" * 64, "\u202e\u0634\u0631\u0643\u0629 " + "Wolfeschlegelsteinhausenbergerdorff" * 5
+    site.client.put(f"/v1/tenants/{tenant}", json={"name": name}).raise_for_status()
+    site.client.put(f"/v1/tenants/{tenant}/subscription", json={"plan": "professional"}).raise_for_status()
+    account = {"host": "127.0.0.1", "port": 9, "security": "none", "username": "u" * 320, "auth": {"password": "x"}}
+    body = {"address": f"{'a' * 60}@{'b' * 200}", "owner": "o" * 200, "imap": account}
+    box = site.client.post(f"/v1/tenants/{tenant}/mailboxes", json=body).raise_for_status().json()["id"]
+    hold = {"scope": {"tenant": True}, "matter": "m" * 100, "reason": "w" * 900}
+    site.client.post(f"/v1/tenants/{tenant}/holds", json=hold).raise_for_status()
+    link = {"owner": "o" * 200, "address": f"{'z' * 60}@{'y' * 200}"}
+    site.client.post(f"/v1/tenants/{tenant}/connect-links", json=link).raise_for_status()
+    at = f"/admin/tenants/{tenant}"
+    of_mailbox = [f"{at}/mailboxes/{box}", f"{at}/mailboxes/{box}/edit", f"{at}/mailboxes/{box}/remove"]
+    about = [f"/admin/{page}{tenant}" for page in ("mailboxes?tenant=", "retention?tenant=", "retention/holds/")]
+    log = [f"/admin/purge-log/{tenant}", f"/admin/purge-log/{tenant}/0", "/admin/purge-log"]
+    for width in (320, 1280):
+        seat = sit(width=width)
+        seat.sign_in()
+        for path in (at, f"{at}/links", f"{at}/connect", *of_mailbox, *about, *log, "/admin/tenants", "/admin/events"):
+            seat.go(path)
+            assert seat.page.evaluate("document.documentElement.scrollWidth") <= width, path
+            if width == 1280:
+                assert violations(Axe(), seat) == [], path
+
+
 def violations(axe: Axe, seat: Seat) -> list[str]:
     seat.page.wait_for_load_state("load")  # before its style sheet is here, a page has the browser's colours
     found = axe.run(seat.page).response["violations"]
