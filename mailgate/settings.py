@@ -552,7 +552,8 @@ class LimitsSettings(Section):
     )
     uploads_at_once: int = setting(
         16,
-        "Messages that clients append at the same time, each in about 3 MiB of memory; more are answered 429.",
+        "Messages that clients append at the same time, each in about 3 MiB of memory, and letters of more than "
+        "limits.request_bytes that they submit; more are answered 429.",
         unit="messages",
         ge=1,
         le=1_000,

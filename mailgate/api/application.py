@@ -52,7 +52,7 @@ from mailgate.api.routes.billing import StripeDoor
 from mailgate.api.routes.submissions import SubmissionBody
 from mailgate.api.security import Authenticator
 from mailgate.settings import Settings
-from mailgate.usecases.parts import Services
+from mailgate.usecases.parts import Services, upload_places
 
 ROUTERS = (
     tenants.router,
@@ -125,6 +125,7 @@ def create_app(services: Services) -> FastAPI:
                 authenticator=authenticator,
                 rates=Rates(limits.requests_per_minute, limits.requests_burst),
                 closed=services.closed,
+                uploads=upload_places(limits.uploads_at_once),
                 **_bounds(services.settings),
             ),
             Middleware(Accesses, services=services),

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ from mailgate.errors import MailgateError, TooSlowError
 from mailgate.ids import new_id
 from mailgate.metrics import Metrics
 from mailgate.store.overview import is_outage
+from mailgate.usecases.parts import Places
 
 _log = structlog.get_logger("mailgate.api")
 
@@ -110,14 +112,18 @@ class Gate:
         closed: Callable[[], str | None],
         request_bytes: int,
         submission_bytes: int,
+        uploads: Places,
     ) -> None:
-        """`closed`: why nothing is served yet, but whether the process is alive and what it waits for."""
+        """`closed`: why nothing is served yet, but whether the process is alive and what it waits for. `uploads`: for
+        submissions of more than `request_bytes`.
+        """
         self._app = app
         self._closed = closed
         self._authenticator = authenticator
         self._rates = rates
         self._request_bytes = request_bytes
         self._submission_bytes = submission_bytes
+        self._uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -142,7 +148,18 @@ class Gate:
         most = self._most(scope)
         kind = _FORM if _is_page(scope["path"]) else _MESSAGE if streamed else _JSON
         refusal = refusal or self._bad_body(headers, most, kind, streamed=streamed)
-        receive = _paced(receive)
+        with contextlib.ExitStack() as place:
+            if refusal is None and self._is_large(scope, headers):
+                try:
+                    place.enter_context(self._uploads.place(scope["principal"].tenant_id))
+                except MailgateError as error:
+                    refusal = from_error(error)
+            await self._pass(scope, _paced(receive), send, headers, refusal)
+
+    async def _pass(
+        self, scope: Scope, receive: Receive, send: Send, headers: Headers, refusal: ProblemResponse | None
+    ) -> None:
+        streamed, most = scope["streamed"], self._most(scope)
         if refusal is None and not streamed and ("content-length" in headers or "transfer-encoding" in headers):
             try:
                 body = await _read(receive, most)
@@ -172,6 +189,11 @@ class Gate:
             await send(message)
 
         return sending
+
+    def _is_large(self, scope: Scope, headers: Headers) -> bool:
+        """Whether it is a letter that may be larger than other requests."""
+        length = headers.get("content-length")
+        return _is_submission(scope) and (length is None or int(length) > self._request_bytes)
 
     def _most(self, scope: Scope) -> int:
         """Bytes of a body of JSON: letters carry files."""

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from connectors.autoconfig.model import Discovery
 from connectors.model import BearerAuth, Endpoint, PasswordAuth
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import Clock, Instant
-from mailgate.errors import UnavailableError
+from mailgate.errors import MailgateError, TooManyRequestsError, UnavailableError
 from mailgate.keys import KeyRing
 from mailgate.keys.passwords import Passwords
 from mailgate.metrics import Metrics
@@ -117,23 +118,21 @@ class Places:
     one tenant's, so that nobody takes all. `what`: goes on in all of them, the setting `setting` says how many.
     """
 
-    def __init__(self, most: int, slug: str, what: str, setting: str) -> None:
+    def __init__(self, most: int, error: Callable[[str], MailgateError], what: str, setting: str) -> None:
         self.taken = 0
         self._most = most
-        self._slug = slug
+        self._error = error
         self._what = what
         self._setting = setting
         self._by_tenant: Counter[str] = Counter()
 
     @contextmanager
     def place(self, tenant_id: str | None) -> Iterator[None]:
-        """Take a place for as long as the block lasts; None: for no tenant in particular. Raises UnavailableError with
-        the slug.
-        """
+        """Take a place for as long as the block lasts; None: for no tenant in particular. Raises the error."""
         whose = tenant_id or ""
         if self.taken >= self._most or (whose and self._by_tenant[whose] >= max(1, self._most // 2)):
             why = f"{self.taken} {self._what} already ({self._setting}; half for one tenant); try again in a moment"
-            raise UnavailableError(why, slug=self._slug)
+            raise self._error(why)
         self.taken += 1
         self._by_tenant[whose] += 1
         try:
@@ -145,12 +144,20 @@ class Places:
 
 def check_places(most: int) -> Places:
     """For checks of accounts, which are connections to strangers' servers."""
-    return Places(most, "too_many_checks", "accounts are being checked", "onboarding.checks_at_once")
+    error = partial(UnavailableError, slug="too_many_checks")
+    return Places(most, error, "accounts are being checked", "onboarding.checks_at_once")
 
 
 def reader_places(most: int) -> Places:
     """For readers that wait for events or are streamed to."""
-    return Places(most, "too_many_readers", "readers wait for events here", "events.readers")
+    error = partial(UnavailableError, slug="too_many_readers")
+    return Places(most, error, "readers wait for events here", "events.readers")
+
+
+def upload_places(most: int) -> Places:
+    """For letters that are larger than other requests may be: each is held in memory."""
+    error = partial(TooManyRequestsError, slug="too_many_uploads", retry_after_s=5)
+    return Places(most, error, "letters are being taken", "limits.uploads_at_once")
 
 
 @dataclass(frozen=True, slots=True)

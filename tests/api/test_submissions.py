@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from email import message_from_bytes
 from email.policy import default
 
 import pytest
+from httpx import Response
 
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY, HOUR, MINUTE, to_rfc3339
 from tests.api.conftest import Gateway
 from tests.api.mail import letter
-from tests.api.sending import Office, office, smtp_settings
+from tests.api.sending import LETTER, Office, office, smtp_settings
 
 
 @pytest.fixture
@@ -219,3 +221,30 @@ async def test_after_a_backup_was_restored_nothing_is_sent_by_itself(acme: Offic
     assert (await acme.get(later["id"]))["state"] == "queued"
     again = await gateway.client.post(f"{acme.base}/{due['id']}/retry")
     assert again.status_code == 202, again.text
+
+
+async def test_large_letters_that_are_taken_at_a_time_are_few(acme: Office) -> None:
+    gateway = acme.gateway
+    limits = gateway.core.settings.limits
+    async with await gateway.token("crm", tenant_id="acme") as bound:
+        started, going = asyncio.Semaphore(0), asyncio.Event()
+
+        async def coming() -> AsyncIterator[bytes]:
+            started.release()
+            await going.wait()
+            yield b"{}"
+
+        async def take() -> Response:
+            return await bound.post(acme.base, content=coming(), headers={"content-type": "application/json"})
+
+        taken = [asyncio.create_task(take()) for _ in range(limits.uploads_at_once // 2)]
+        for _ in taken:
+            await started.acquire()
+        large = {**LETTER, "text": "x" * limits.request_bytes}
+        refused = await bound.post(acme.base, json=large)
+        assert (refused.status_code, refused.json()["type"]) == (429, "too_many_uploads")
+        assert (await bound.post(acme.base, json=LETTER)).status_code == 202
+        assert (await gateway.client.post(acme.base, json=large)).status_code == 202  # one tenant does not take all
+        going.set()
+        assert {answer.status_code for answer in await asyncio.gather(*taken)} == {422}
+        assert (await bound.post(acme.base, json=large)).status_code == 202
