@@ -10,6 +10,9 @@ backup of the database that was restored is brought up to date (`mailgate.store.
 
 Once a log was signed, the folder is never made anew without a word: a volume that is not mounted, or a folder that
 somebody removed, would else look like a log that begins.
+
+Others may be able to write to the folder: it stands on storage of somebody else's. So nothing is read but small regular
+files, no link is followed by what is written, and only what is named as a part of a log is removed.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from retention.ledger.directory import LogDirectory
+from retention.ledger.directory import LogDirectory, NotRegularError
 from retention.ledger.tiles import ENTRIES, TILE_WIDTH, Tile
 
 _MARK = ".installation"
@@ -59,10 +63,8 @@ class Witness:
         return f"{self._folder} is the witness of another installation (ledger.witness)"
 
     def last(self, tenant_ref: str) -> bytes | None:
-        """The last note, or None when there never was one."""
-        with contextlib.suppress(FileNotFoundError):
-            return self._path(tenant_ref).read_bytes()
-        return None
+        """The last note, or None when there never was one; empty where something else has its name."""
+        return self._read(f"{tenant_ref}{_CHECKPOINT}")
 
     def refs(self) -> Iterator[str]:
         """The logs of which there is a checkpoint."""
@@ -92,9 +94,9 @@ class Witness:
         for tile, data in bundles:
             path = self._bundle(tenant_ref, tile)
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.name}.new")
-            temporary.write_bytes(data)
-            written.append((temporary, path))
+            with _beside(path) as file:
+                file.write(data)
+            written.append((Path(file.name), path))
         # All are written before the first is waited for: the disk then does them together.
         for temporary, path in written:
             _sync(temporary)
@@ -106,9 +108,12 @@ class Witness:
         """Remove the shorter forms of the last two bundles: the checkpoint of `size` needs them no more."""
         for number in (size // TILE_WIDTH - 1, size // TILE_WIDTH):
             wanted = str(size - number * TILE_WIDTH)
+            partials = self._partials(tenant_ref, max(0, number))
+            if number < 0 or partials.is_symlink():
+                continue
             with contextlib.suppress(FileNotFoundError):
-                for path in self._partials(tenant_ref, number).iterdir() if number >= 0 else ():
-                    if path.name != wanted:
+                for path in partials.iterdir():
+                    if path.name != wanted and path.name.isdigit():
                         path.unlink()
 
     def _partials(self, tenant_ref: str, number: int) -> Path:
@@ -118,9 +123,16 @@ class Witness:
         return self._folder / f"{tenant_ref}.log" / tile.path
 
     def _marked(self) -> str | None:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return (self._folder / _MARK).read_text(encoding="utf-8").strip()
-        return None
+        mark = self._read(_MARK)
+        return None if mark is None else mark.decode("utf-8", "replace").strip()
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return LogDirectory(self._folder).read(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except NotRegularError:
+            return b""
 
     def _replace(self, path: Path, data: bytes) -> None:
         _write(path, data)
@@ -131,12 +143,18 @@ class Witness:
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.new")
-    with temporary.open("wb") as file:
+    with _beside(path) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+    Path(file.name).replace(path)
+
+
+def _beside(path: Path) -> BinaryIO:
+    """A new file that is to take the place of `path`, never one that somebody put there."""
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    return temporary.open("xb")
 
 
 def _sync(path: Path) -> None:

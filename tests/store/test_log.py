@@ -137,6 +137,32 @@ async def test_a_checkpoint_that_is_not_what_was_signed_is_neither_served_nor_si
     assert await store.reader.checkpoint(tenant, NOW) == signed
 
 
+async def test_what_somebody_plants_in_the_witness_is_neither_followed_nor_harmed(store: Store, tmp_path: Path) -> None:
+    """The folder may stand where others write: links in it must not lead the gateway to files of its own."""
+    tenant = await _grown(store, 3)
+    signed = await store.reader.checkpoint(tenant, NOW)
+    outside, mine = tmp_path / "witness", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "1").write_bytes(signed.note)
+    kept = outside / f"{tenant.ref}.checkpoint"
+    kept.unlink()
+    kept.symlink_to(mine / "1")  # or to /dev/zero, which has no end
+    assert Witness(outside).last(tenant.ref) == b""
+    with pytest.raises(LogDivergedError, match=r"in ledger\.witness is damaged"):
+        await store.reader.checkpoint(tenant, NOW)
+    kept.unlink()
+    Witness(outside).keep(tenant.ref, signed.note)
+    kept.with_name(f"{kept.name}.new").symlink_to(mine / "1")
+    partial = outside / f"{tenant.ref}.log/tile/entries/000.p"
+    partial.rename(mine / "000.p")
+    partial.symlink_to(mine / "000.p")
+    before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+    await _grow(store, tenant, 2)
+    assert (await store.reader.checkpoint(tenant, NOW)).size == 5
+    assert kept.read_bytes() != signed.note
+    assert {path: path.read_bytes() for path in before} == before
+
+
 @pytest.mark.parametrize("harm", ["edited", "missing"])
 async def test_entries_that_are_not_what_was_hashed_are_not_signed_nor_kept_outside(
     store: Store, tmp_path: Path, harm: str
