@@ -14,6 +14,7 @@ _OURS: Final[Mapping[str, str]] = {
     str(SYSTEM): marked("the gateway"),
     str(SCHEDULE): marked("the schedule"),
     str(COMMAND): marked("a command on the machine"),
+    "token:environment": marked("the token of the environment (MAILGATE_ADMIN_TOKEN)"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from mailgate.clock import DAY, to_rfc3339
+from mailgate.store.users import Role
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
 from tests.api.people import person
@@ -44,6 +45,7 @@ async def test_a_tenant_shows_what_it_has(gateway: Gateway) -> None:
     assert "The plan ends: CRM+ → Free" in text
     assert "1 copy becomes due then" in text
     assert "Set by an admin" in text
+    assert "the token of the environment (MAILGATE_ADMIN_TOKEN)" in text
     assert re.search(r'<th scope="col" class="here" aria-current="true">CRM\+<', text)
 
 
@@ -61,6 +63,13 @@ async def test_the_buttons_are_those_that_the_rules_allow_and_the_others_say_fro
     found = (await gateway.client.get("/v1/tenants/acme/subscription")).json()
     assert (found["plan"], found["term_months"], found["seats"]["max"]) == ("standard", 3, 4)
     assert re.search(r"<dt>Renew</dt><dd>Possible in the last 30 days[^<]+<strong>From <time", text)
+    cleo = await person(gateway, "cleo", Role.COMPLIANCE)
+    looked = (await cleo.get("/admin/tenants/acme")).text
+    assert offered(looked) == []
+    assert re.findall(r"<dt>(\w[^<]*)</dt><dd>[^<]*<strong>An admin can do it now", looked) == [
+        *("Upgrade", "Cancel", "Change seats"),
+    ]
+    assert re.search(r"<dt>Renew</dt><dd>Possible in the last 30 days[^<]+<strong>From <time", looked)
     assert re.search(r"<dt>Downgrade</dt><dd>Possible on the last day[^<]+<strong>From <time", text)
     gateway.clock.forward(70 * DAY)
     await ann.sign_in()
