@@ -7,13 +7,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from sqlalchemy import update
 
 from connectors.memory import MemoryAccount
 from connectors.model import SpecialUse
 from mailgate.clock import HOUR, SECOND
+from mailgate.errors import ConflictError
+from mailgate.store import tenants
 from mailgate.store.check import doctor
+from mailgate.store.schema import tenants as tenants_table
+from mailgate.store.sending.accept import Wish
 from mailgate.store.sending.queue import Claim
 from mailgate.store.sync import SqlSyncStore
+from mailgate.store.transaction import Transaction
 from mailgate.submissions.model import RecipientState, SubmissionState
 from tests.sync.engine import NOW, Engine, mail
 from tests.sync.test_sent_copies import REPORT, Desk, only
@@ -148,3 +154,39 @@ async def test_what_was_filed_in_the_moment_of_the_answer_is_filed_once(
     await desk.pass_()
     await desk.pass_()
     assert len(account.folders["Sent"].messages) == 1
+
+
+async def test_what_is_in_sent_by_now_is_not_sent_again(desk: Desk, engine: Engine, account: MemoryAccount) -> None:
+    claim = await desk.hand_over()
+    await desk.unanswered(claim)
+    filed(engine, account, claim)
+    engine.clock.advance(1)
+    await engine.sync()  # nobody has looked at what is uncertain since
+    tenant = await tenants.get(engine.db, engine.tenant_id)
+    with pytest.raises(ConflictError, match="was sent"):
+        await desk.submissions.retry(tenant, Wish(engine.mailbox_id), claim.id, engine.clock())
+    await desk.pass_(1)
+    assert (await desk.look(claim.id)).state is SENT
+
+
+async def test_a_tenant_that_is_being_erased_holds_up_no_other(
+    desk: Desk, engine: Engine, account: MemoryAccount
+) -> None:
+    claim = await desk.hand_over()
+    await desk.unanswered(claim)
+    filed(engine, account, claim)
+    engine.clock.advance(1)
+    await engine.sync()
+
+    async def erasing(at: int | None) -> None:
+        async def work(tx: Transaction) -> None:
+            await tx.conn.execute(update(tenants_table).values(erasing_at=at))
+
+        await engine.db.transact(work)
+
+    await erasing(engine.clock())
+    await desk.queue.resolve(engine.clock())
+    assert await desk.told("message.sent") == []
+    await erasing(None)
+    await desk.queue.resolve(engine.clock())
+    assert len(await desk.told("message.sent")) == 1

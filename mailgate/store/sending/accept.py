@@ -30,7 +30,7 @@ from mailgate.store.paging import Page, cut
 from mailgate.store.reading import MessageReader
 from mailgate.store.schema import messages, submissions
 from mailgate.store.sending.allowance import Allowance
-from mailgate.store.sending.filing import drop_bytes
+from mailgate.store.sending.filing import drop_bytes, filed_of
 from mailgate.store.sending.records import Envelope, Submission, seal_prepared, submission_of
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
@@ -262,6 +262,10 @@ class Submissions:
             if row.state not in (SubmissionState.FAILED.value, SubmissionState.UNCERTAIN.value) or row.blob_id is None:
                 why = f"this submission is {row.state}" + ("" if row.blob_id else " and its bytes are not kept")
                 raise ConflictError(f"{why}: it can't be tried again", slug="not_retryable", state=row.state)
+            filed = filed_of(submissions).where(_S.id == row.id, _S.sent_at.is_(None)).limit(1)
+            if (await tx.conn.execute(filed)).first() is not None:
+                why = "the server has filed it in Sent meanwhile: it was sent, and will say so in a moment"
+                raise ConflictError(why, slug="not_retryable", state=row.state)
             key = self._ring.tenant(tenant.ref).unwrap(row.data_key, row.key_epoch)
             envelope = Envelope.open(key, row.id, row.sealed)
             values: dict[str, Any] = {

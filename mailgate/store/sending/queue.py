@@ -13,15 +13,16 @@ blobs → heads.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, exists, func, literal, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, delete, exists, func, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
 from mailgate.clock import DAY, MINUTE, Instant
-from mailgate.errors import ConflictError, MailgateError
+from mailgate.errors import ConflictError, MailgateError, NotFoundError
 from mailgate.keys import KeyRing
 from mailgate.store import leases
 from mailgate.store.database import Database
@@ -45,6 +46,7 @@ LOGIN_REFUSED = "auth_failed"
 
 _S = submissions.c
 _B = mailboxes.c
+_WHOSE = select(_S.id, _S.tenant_id, _S.mailbox_id)
 
 
 class ClaimLostError(ConflictError):
@@ -313,42 +315,51 @@ class SendQueue:
         )
         mine = (_S.state == SubmissionState.UNCERTAIN.value) & (_S.blob_id > "")  # > "": by the index
         known = mine & or_(_S.code == RETURNED, _S.sent_at.is_(None) & or_(filed, answered))
-        query = select(_S.id, _S.tenant_id, _S.mailbox_id).where(known).limit(limit)
-        async with self._db.read() as conn:
-            rows = (await conn.execute(query)).all()
-        for found in rows:
 
-            async def work(tx: Transaction, found: Any = found) -> None:
-                mailbox = await self._locks.mailbox(tx, found.tenant_id, found.mailbox_id, now)
-                row = await self._lock(tx, (_S.id == found.id) & mine, skip=True)
-                if row is not None:
-                    key = self._ring.tenant(mailbox.tenant.ref).unwrap(row.data_key, row.key_epoch)
-                    envelope = Envelope.open(key, row.id, row.sealed)
-                    verdict = decide.taken(envelope.recipients, now=now, give_up_at=row.give_up_at)
-                    envelope = replace(envelope, recipients=verdict.recipients)
-                    await self._settle(tx, mailbox, row, envelope, verdict, None, now, FOLDERS_PAUSE)
+        async def settle(tx: Transaction, mailbox: LockedMailbox, row: Row[Any]) -> None:
+            key = self._ring.tenant(mailbox.tenant.ref).unwrap(row.data_key, row.key_epoch)
+            envelope = Envelope.open(key, row.id, row.sealed)
+            verdict = decide.taken(envelope.recipients, now=now, give_up_at=row.give_up_at)
+            envelope = replace(envelope, recipients=verdict.recipients)
+            await self._settle(tx, mailbox, row, envelope, verdict, None, now, FOLDERS_PAUSE)
 
-            await self._db.transact(work)
-        return len(rows)
+        return await self._each(_WHOSE.where(known).limit(limit), mine, settle, now)
 
     async def file_due(self, now: Instant, limit: int = 100) -> int:
         """Put copies into Sent that their servers did not file in time. How many were looked at."""
-        query = select(_S.id, _S.tenant_id, _S.mailbox_id).where(_S.file_at <= now).order_by(_S.file_at).limit(limit)
+
+        async def file(tx: Transaction, mailbox: LockedMailbox, row: Row[Any]) -> None:
+            file_at = await self._filing.file(tx, mailbox, row, now)
+            await tx.conn.execute(update(submissions).where(_S.id == row.id).values(file_at=file_at))
+
+        due = _S.file_at <= now
+        return await self._each(_WHOSE.where(due).order_by(_S.file_at).limit(limit), due, file, now)
+
+    # What these have in common.
+
+    async def _each(
+        self,
+        query: Select[Any],
+        still: ColumnElement[bool],
+        act: Callable[[Transaction, LockedMailbox, Row[Any]], Awaitable[None]],
+        now: Instant,
+    ) -> int:
+        """Do this to each that is found and is still so, a transaction each. Those of tenants that are being erased are
+        left alone, and hold up no other.
+        """
         async with self._db.read() as conn:
             rows = (await conn.execute(query)).all()
         for found in rows:
 
             async def work(tx: Transaction, found: Any = found) -> None:
                 mailbox = await self._locks.mailbox(tx, found.tenant_id, found.mailbox_id, now)
-                row = await self._lock(tx, (_S.id == found.id) & (_S.file_at <= now), skip=True)
+                row = await self._lock(tx, (_S.id == found.id) & still, skip=True)
                 if row is not None:
-                    file_at = await self._filing.file(tx, mailbox, row, now)
-                    await tx.conn.execute(update(submissions).where(_S.id == found.id).values(file_at=file_at))
+                    await act(tx, mailbox, row)
 
-            await self._db.transact(work)
+            with contextlib.suppress(NotFoundError):
+                await self._db.transact(work)
         return len(rows)
-
-    # What these have in common.
 
     async def _settle(
         self,
