@@ -58,7 +58,7 @@ from mailgate.store.transaction import Leaf, Transaction
 from mailgate.store.witness import Witness
 from retention.ledger.canonical import parse_instant
 from retention.ledger.checkpoint import open_checkpoint, parse_checkpoint
-from retention.ledger.note import NoteError
+from retention.ledger.note import NoteError, Verifier
 from retention.ledger.schema import parse_leaf
 from retention.ledger.tiles import TileError
 from retention.ledger.tree import Frontier, leaf_hash
@@ -104,12 +104,12 @@ class Replayed:
 
 async def behind(db: Database, witness: Witness) -> list[Behind]:
     """The logs of which more was signed than the database has. Raises ConfigurationError where a checkpoint outside
-    can't be read: then nobody knows.
+    can't be read or is not what was signed: then nobody knows.
     """
 
     def signed() -> dict[str, int]:
         notes = {ref: witness.last(ref) for ref in witness.refs()}
-        return {ref: _size(ref, note) for ref, note in notes.items() if note is not None}
+        return {ref: _size(ref, note, witness.identity) for ref, note in notes.items() if note is not None}
 
     sizes = await asyncio.to_thread(signed)
     query = select(tenants.c.ref, tenants.c.id, tenant_heads.c.log_size).join(tenant_heads)
@@ -122,15 +122,20 @@ async def behind(db: Database, witness: Witness) -> list[Behind]:
     ]
 
 
-def _size(ref: str, note: bytes) -> int:
+def _size(ref: str, note: bytes, identity: str) -> int:
+    """The size that the installation's key signed for this log."""
     try:
-        return parse_checkpoint(note).size
+        checkpoint = parse_checkpoint(note)
+        if identity:
+            name = f"{checkpoint.origin.rpartition('/')[0]}/{ref}"
+            checkpoint = open_checkpoint(note, Verifier(name, bytes.fromhex(identity)))
     except NoteError as error:
         raise ConfigurationError(
             f"{ref}.checkpoint in ledger.witness is damaged ({error}), so nobody knows whether a backup of the "
             "database was restored: put it back from a backup of that folder, or take `checkpoint` of the log's newest "
             "export for it"
         ) from None
+    return checkpoint.size
 
 
 def refusal(found: Sequence[Behind]) -> RestoredBackupError | None:

@@ -37,7 +37,7 @@ class Witness:
     def __init__(self, folder: Path, *, identity: str = "", begun: bool = False, keeps_entries: bool = True) -> None:
         """`identity`: the installation's; empty: anybody's. `begun`: a log was signed before, so it must be there."""
         self._folder = folder
-        self._identity = identity
+        self.identity = identity
         self.keeps_entries = keeps_entries
         if not begun:
             self.begin()
@@ -47,8 +47,8 @@ class Witness:
     def begin(self) -> None:
         """Make it: for a new installation, or because somebody said so."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if self._identity and self._marked() is None:
-            self._replace(self._folder / _MARK, self._identity.encode())
+        if self.identity and self._marked() is None:
+            self._replace(self._folder / _MARK, self.identity.encode())
 
     @property
     def fault(self) -> str | None:
@@ -56,7 +56,7 @@ class Witness:
         if not self._folder.is_dir():
             return f"{self._folder} is not there (ledger.witness): no log can be signed; put it back, or {_NEW_ONE}"
         marked = self._marked()
-        if not self._identity or marked == self._identity:
+        if not self.identity or marked == self.identity:
             return None
         if marked is None:
             return f"{self._folder} is not the witness of before (ledger.witness): put its files there, or {_NEW_ONE}"

@@ -119,6 +119,23 @@ async def test_a_witness_that_is_gone_is_not_made_anew(tmp_path: Path) -> None:
     await core.close()
 
 
+async def test_a_forged_checkpoint_outside_is_no_restored_backup(tmp_path: Path) -> None:
+    """Who can write there could else stop the gateway, which would ask for a restore that there is nothing for."""
+    settings = Settings(data_dir=tmp_path / "data")
+    core = await Core.open(settings)
+    tenant = await acme(core)
+    await core.close()
+    kept = settings.witness_dir / f"{tenant.ref}.checkpoint"
+    good = kept.read_bytes()
+    for forged in (good.replace(b"\n1\n", b"\n1001\n"), good.replace(tenant.ref.encode(), b"0" * 32)):
+        assert forged != good
+        kept.write_bytes(forged)
+        with pytest.raises(ConfigurationError, match="is damaged"):
+            await Core.open(settings)
+    kept.write_bytes(good)
+    await (await Core.open(settings)).close()
+
+
 async def test_the_witness_of_another_installation_is_not_taken(tmp_path: Path) -> None:
     other = await Core.open(Settings(data_dir=tmp_path / "other"))
     await acme(other)
