@@ -445,8 +445,8 @@ class EventsSettings(Section):
     )
     readers: int = setting(
         200,
-        "Readers of the feed that one process keeps waiting or streams to at the same time; others are told to come "
-        "back.",
+        "Readers of the feed that one process keeps waiting or streams to at the same time, half of them at most with "
+        "tokens of one tenant; others are told to come back.",
         unit="readers",
         ge=1,
         le=10_000,
