@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, event, func, insert, select, update
+from sqlalchemy.engine import Engine
 
 from mailgate.actors import SYSTEM
 from mailgate.clock import Instant
@@ -235,3 +236,26 @@ async def test_a_new_policy_is_announced_once_in_every_log(store: Store) -> None
     async with store.db.read() as conn:
         types = (await conn.execute(select(log_leaves.c.type).order_by(log_leaves.c.idx))).scalars().all()
     assert types == ["policy.set", "policy.set"]
+
+
+async def test_a_proof_in_a_longer_log_takes_no_more_statements(store: Store) -> None:
+    """However many full tiles a tile stands upon that is not full itself."""
+
+    async def statements(tenant: tenants.Tenant) -> int:
+        signed = await store.reader.checkpoint(tenant, NOW)
+        asked: list[str] = []
+
+        def count(_conn: object, _cursor: object, statement: str, *_: object) -> None:
+            asked.append(statement)
+
+        event.listen(Engine, "before_cursor_execute", count)
+        try:
+            await store.reader.proofs(tenant, signed, [7])
+        finally:
+            event.remove(Engine, "before_cursor_execute", count)
+        return len(asked)
+
+    tenant = await _grown(store, 2 * tiles.TILE_WIDTH + 9)
+    few = await statements(tenant)
+    await _grow(store, tenant, 6 * tiles.TILE_WIDTH)
+    assert await statements(tenant) == few
