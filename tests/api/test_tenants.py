@@ -6,6 +6,7 @@ import pytest
 
 from mailgate.clock import DAY, to_rfc3339
 from mailgate.jobs.erase import EraseWorker
+from mailgate.store import leftovers
 from mailgate.store.erasures import Erasures
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
@@ -199,6 +200,7 @@ async def test_a_tenant_that_is_erased_is_gone_at_once_and_its_log_stays(gateway
 
     await core.tenant_erasures.work()
     await EraseWorker(Erasures(core.db, core.log), core.blobs, core.clock, "test").work()
+    await leftovers.sweep(core.db)
     await core.tenant_erasures.work()
     again = await gateway.client.delete("/v1/tenants/acme")
     assert again.status_code == 200
