@@ -153,6 +153,12 @@ QUIRKS: Final = (
         "RFC 6154 §2 lets several have one; but mail is moved to such a folder, and it can't be deleted",
     ),
     Quirk(
+        "Cyrus",
+        "gives one UIDVALIDITY to all folders that are made in one second, and lets them swap their names",
+        "where folders share one, the newest messages are looked at before a change is believed",
+        "RFC 9051 §2.3.1.1: name, UIDVALIDITY and UID together never name another message",
+    ),
+    Quirk(
         "Courier, pymap",
         "have no SPECIAL-USE",
         "Sent, Drafts, Trash, Junk and Archive are known by their names, in many languages",

@@ -180,6 +180,10 @@ class Context:
         """The folders that are kept in step, INBOX first."""
         return [folder for folder in self.folders.values() if folder.followed and folder.selectable]
 
+    def is_like_another(self, folder: FolderState) -> bool:
+        """Whether another folder has the same UIDVALIDITY: then that does not tell them apart."""
+        return any(o.uidvalidity == folder.uidvalidity and o.id != folder.id for o in self.folders.values())
+
     def inbox(self) -> FolderState | None:
         """The followed folder that new mail arrives in: INBOX, or All Mail where that is followed instead."""
         by_use = {folder.special_use: folder for folder in reversed(self.followed())}

@@ -79,10 +79,11 @@ class FolderPass(Fetching):
 
     async def _names_others(self, seen: FolderLook) -> bool:
         """Whether the newest UIDs below the checkpoint name other messages than they did: header and INTERNALDATE are
-        others, which never happens to a UID (RFC 9051 §2.3.1.1). A server is not set back under a session.
+        others, which never happens to a UID (RFC 9051 §2.3.1.1). A server is not set back under a session; but where
+        folders share a UIDVALIDITY (Cyrus takes it from the clock), one may get the name of another at any time.
         """
         context, folder = self._context, self._folder
-        if seen.kind is not Kind.DELTA or folder.id in context.verified:
+        if seen.kind is not Kind.DELTA or (folder.id in context.verified and not context.is_like_another(folder)):
             return False
         if not seen.same and seen.status.exists:
             known = await context.store.sample(folder.id, seen.uidvalidity, SAMPLE)

@@ -55,6 +55,8 @@ async def refresh(context: Context, known: Sequence[FolderState] | None = None) 
             gone=[folder.id for folder in gone if folder.id not in renamed],
         )
         known = await context.store.save_listing(context.owner, changes, context.clock())
+        if gone:
+            context.verified.clear()  # one that stayed may be another by now, which took its name
     context.folders = {folder.id: folder for folder in known}
     now = context.clock()
     context.looked_at = {
