@@ -92,7 +92,7 @@ def _checkpoint(directory: LogDirectory, key: Verifier, found: Findings) -> Chec
     try:
         return directory.checkpoint(key)
     except FileNotFoundError:
-        found.add(Verdict.INCOMPLETE, "there is no checkpoint")
+        found.add(Verdict.INCOMPLETE, "there is no checkpoint: only the tlog form of an export can be verified")
     except (NoteError, NotRegularError) as error:
         found.add(Verdict.INVALID, f"checkpoint: {error}")
     except OSError as error:
