@@ -141,6 +141,9 @@ CASES: dict[str, tuple[str, ...]] = {
         "store/test_log.py::test_a_changed_history_is_not_signed",
         "api/test_proofs.py::test_an_entry_that_somebody_changed_is_shown_as_damaged_and_raises_an_alarm",
         "unit/test_timestamps.py::test_without_roots_a_stamp_is_examined_as_far_as_that_goes",
+        "unit/ledger/test_certificate.py::test_every_change_to_a_signed_certificate_shows_without_the_log",
+        "store/test_log.py::test_what_somebody_plants_in_the_witness_is_neither_followed_nor_harmed",
+        "unit/app/test_restored.py::test_a_forged_checkpoint_outside_is_no_restored_backup",
     ),
 }
 
