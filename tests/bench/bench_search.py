@@ -31,6 +31,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from mailgate.actors import SYSTEM
 from mailgate.app.core import Core
+from mailgate.app.serve import spare_the_collector
 from mailgate.clock import DAY, system_clock
 from mailgate.ids import new_id, new_ref
 from mailgate.messages.model import Address, Summary
@@ -348,6 +349,7 @@ async def run(url: str, folder: Path, copies: int, rounds: int) -> None:
             filled.write_text(str(copies))
             print(f"{copies} messages written in {time.monotonic() - began:.0f} s")
         print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+        spare_the_collector()  # as `serve` does
         await measure(core, await tenants.get(core.db, filling.tenant), filling, rounds)
         beside = Filling(core, 0, "beside0")
         await beside.find()
