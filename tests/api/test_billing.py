@@ -24,6 +24,7 @@ from mailgate.errors import NotFoundError
 from mailgate.tenants.stripe_events import StripeNews
 from mailgate.tenants.stripe_objects import Offers
 from mailgate.tenants.timeline import EventType
+from mailgate.usecases.parts import upload_places
 from tests.unit.tenants.stripe_shapes import STANDARD, event, subscription
 
 NOW_S = 1_772_236_800
@@ -66,8 +67,15 @@ class _Door:
 
     def app(self) -> FastAPI:
         nobody: Any = _NoTokens()
-        limits: dict[str, Any] = {"rates": Rates(0, 1), "request_bytes": MOST, "submission_bytes": MOST}
-        gate = Middleware(Gate, authenticator=nobody, closed=lambda: None, **limits)
+        gate = Middleware(
+            Gate,
+            authenticator=nobody,
+            rates=Rates(0, 1),
+            closed=lambda: None,
+            request_bytes=MOST,
+            submission_bytes=MOST,
+            uploads=upload_places(1),
+        )
         app = FastAPI(middleware=[gate])
         problems.install(app)
         offers = Offers({STANDARD: "standard"}, {"free": 0, "standard": 3})
