@@ -303,7 +303,8 @@ async def _past(page: Page, mailbox: Mailbox) -> Mapping[str, Any]:
         "aside": (await quarantine.list_page(db, page.of.id, id_, after=None, limit=_SHOWN)).items,
         "runs": (await runs.list_page(db, kind=(runs.SYNC, runs.BACKFILL), mailbox_id=id_, limit=_SHOWN)).items,
         "happened": [
-            (entry.at, STATES.get(entry.state or ""), HAPPENED.get(entry.type, entry.type)) for entry in happened
+            (entry.at, STATES.get(entry.state or ""), HAPPENED.get(entry.type, entry.type), entry.reason)
+            for entry in happened
         ],
         "trouble": [(at, lasted / SECOND) for at, lasted in bad if lasted],
         "trouble_plot": bars(drawn, words.lasting(longest / SECOND), NARROW) if longest else None,

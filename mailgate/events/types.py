@@ -105,6 +105,7 @@ TYPES: Final[Mapping[str, EventType]] = {
         EventType("mailbox.state_changed", "The mailbox is in another state; `removed` ends its copies.", {
             "state": "connecting, importing, live, polling, backoff, auth_failed, needs_approval, disabled, "
             "not_entitled, removed",
+            "reason": "why, in words, as `state_reason` of the mailbox says it; missing when there is nothing to say",
             "code": "consent_lapsed: only a new consent of the person helps; missing otherwise",
             "limited_by": "the limit of the plan that switched it off",
         }),

@@ -248,7 +248,7 @@ async def _say_lapsed(tx: Transaction, box: Row[Any], reason: str, now: Instant)
         values |= {"state": MailboxState.AUTH_FAILED.value, "state_reason": reason}
         if box.state != MailboxState.AUTH_FAILED.value:
             values["state_changed_at"] = now
-            payload = {"state": MailboxState.AUTH_FAILED.value, "code": "consent_lapsed"}
+            payload = {"state": MailboxState.AUTH_FAILED.value, "reason": reason, "code": "consent_lapsed"}
             tx.emit(box.tenant_id, "mailbox.state_changed", at=now, mailbox_id=box.id, payload=payload)
     await tx.conn.execute(update(mailboxes).where(mailboxes.c.id == box.id).values(values))
 

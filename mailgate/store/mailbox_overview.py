@@ -120,11 +120,14 @@ async def stored(db: Database, tenant_ids: Collection[str], mailbox_ids: Collect
 
 @dataclass(frozen=True, slots=True)
 class Happened:
-    """Something that happened to a mailbox as a whole: an event's type, and the state that it brought, if it did."""
+    """Something that happened to a mailbox as a whole: an event's type, and the state that it brought, if it did, with
+    the reason, if there was one to say.
+    """
 
     at: Instant
     type: str
     state: str | None
+    reason: str | None
 
 
 async def happened(db: Database, mailbox_id: str, limit: int) -> list[Happened]:
@@ -137,7 +140,8 @@ async def happened(db: Database, mailbox_id: str, limit: int) -> list[Happened]:
         .limit(limit)
     )
     async with db.read() as conn:
-        return [Happened(row.at, row.type, row.payload.get("state")) for row in await conn.execute(query)]
+        found = (await conn.execute(query)).all()
+        return [Happened(row.at, row.type, row.payload.get("state"), row.payload.get("reason")) for row in found]
 
 
 async def states_since(db: Database, mailbox_id: str, since: Instant, limit: int) -> list[tuple[Instant, str]]:

@@ -250,9 +250,10 @@ class Mailboxes:
                 )
             ).one()
             if changed.state != row.state:
-                tx.emit(
-                    tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload={"state": changed.state}
-                )
+                payload = {"state": changed.state}
+                if changed.state_reason is not None:
+                    payload["reason"] = changed.state_reason
+                tx.emit(tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload=payload)
             return mailbox_of(changed)
 
         if patch == MailboxPatch():

@@ -149,7 +149,7 @@ class SqlOwning(Fenced):
                 ours = (_C.id == owner.mailbox_id) & _C.enabled & _C.removed_at.is_(None)
                 told = await tx.conn.execute(update(mailboxes).where(ours).values(values))
                 if told.rowcount:
-                    payload = {"state": MailboxState.CONNECTING.value}
+                    payload = {"state": MailboxState.CONNECTING.value, "reason": reason}
                     tx.emit(
                         owner.tenant_id,
                         "mailbox.state_changed",
@@ -193,7 +193,7 @@ class SqlOwning(Fenced):
                 # A plan that comes later brings nothing back by itself: who wants it asks again.
                 await backfills.end(tx, mailbox_id, now, f"the mailbox was not entitled: {text}")
             if row.state != state.value:
-                payload = {"state": state.value}
+                payload = {"state": state.value} if text is None else {"state": state.value, "reason": text}
                 tx.emit(row.tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload=payload)
 
         await self._db.transact(work, at_once=True)

@@ -83,7 +83,7 @@ async def switch_off_surplus(tx: Transaction, tenant_id: str, holds: Entitlement
             "config_version": _C.config_version + 1,
         }
         await tx.conn.execute(update(mailboxes).where(_C.id == mailbox_id, _C.enabled).values(values))
-        payload = {"state": "disabled", "limited_by": limit.value}
+        payload = {"state": "disabled", "reason": values["state_reason"], "limited_by": limit.value}
         tx.emit(tenant_id, "mailbox.state_changed", at=now, mailbox_id=mailbox_id, payload=payload)
     return {mailbox_id: surplus[mailbox_id].value for mailbox_id in sorted(surplus)}
 

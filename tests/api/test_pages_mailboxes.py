@@ -357,7 +357,7 @@ async def test_a_mailbox_shows_how_long_it_was_in_trouble_day_by_day(gateway: Ga
 
     async def work(tx: Transaction) -> None:
         for ago, state in ((40 * DAY, "live"), (2 * DAY, "backoff"), (2 * DAY - 3 * HOUR, "live")):
-            payload = {"state": state}
+            payload = {"state": state} | ({"reason": "it <hung> up"} if state == "backoff" else {})
             tx.emit("acme", "mailbox.state_changed", at=START - ago, mailbox_id=box["id"], payload=payload)
 
     await gateway.core.db.transact(work)
@@ -366,6 +366,7 @@ async def test_a_mailbox_shows_how_long_it_was_in_trouble_day_by_day(gateway: Ga
     assert '<svg class="plot"' in text
     shown = re.findall(r'data-label="Day">([^<]+)</th><td data-label="In trouble" class="num">([^<]+)<', text)
     assert sum(int(lasted.split()[0]) for _, lasted in shown) == 3
+    assert text.count("it &lt;hung&gt; up") == 1  # what happened then, and why
     found = await mailbox_overview.states_since(gateway.core.db, box["id"], START - 30 * DAY, 1_000)
     assert [state for _, state in found][-3:] == ["live", "backoff", "live"]
     assert [state for _, state in await mailbox_overview.states_since(gateway.core.db, box["id"], 0, 1)] == [

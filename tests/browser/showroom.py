@@ -252,10 +252,14 @@ async def _past(tx: Transaction, tenant_id: str, values: dict[str, Any], now: In
     """What happened to a mailbox, and what waits for a person."""
     id_ = values["id"]
     for hours, state in ((400, "connecting"), (399, "importing"), (398, "live"), (52, "backoff"), (51, "live")):
-        tx.emit(tenant_id, "mailbox.state_changed", at=now - hours * HOUR, mailbox_id=id_, payload={"state": state})
+        why = {"reason": "imap.mail.example closed the connection"} if state == "backoff" else {}
+        payload = {"state": state} | why
+        tx.emit(tenant_id, "mailbox.state_changed", at=now - hours * HOUR, mailbox_id=id_, payload=payload)
     if values["state"] != "live":
-        at = values["state_changed_at"]
-        tx.emit(tenant_id, "mailbox.state_changed", at=at, mailbox_id=id_, payload={"state": values["state"]})
+        payload = {"state": values["state"]}
+        if values["state_reason"]:
+            payload["reason"] = values["state_reason"]
+        tx.emit(tenant_id, "mailbox.state_changed", at=values["state_changed_at"], mailbox_id=id_, payload=payload)
     if values["state"] not in ("needs_approval", "backoff"):
         return
     folder = folders.select().where(folders.c.mailbox_id == id_, folders.c.name == "Clients")

@@ -80,7 +80,8 @@ async def test_a_lapsed_consent_is_said_at_once_and_one_given_anew_resumes(world
     assert reason == str(found.value)
     assert "sign in there again" in (reason or "")
     assert woken
-    assert (await world.told())[-1] == {"state": "auth_failed", "code": "consent_lapsed"}
+    told = (await world.told())[-1]
+    assert told == {"state": "auth_failed", "code": "consent_lapsed", "reason": (await world.box())[1]}
     asked = len(world.server.asked)
     with pytest.raises(ConsentLapsedError):
         await world.bearer()

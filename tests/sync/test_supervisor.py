@@ -204,8 +204,10 @@ async def test_the_end_of_an_access_token_is_no_fault(engine: Engine, account: M
         account.connections[0].drop("BYE session expired")
         await logged_in(3)
         await until(is_(engine, "live"))
-        states = [event.payload["state"] for event in await engine.events("mailbox.state_changed")]
-        assert "backoff" in states
+        told = [event.payload for event in await engine.events("mailbox.state_changed")]
+        (why,) = [payload["reason"] for payload in told if payload["state"] == "backoff"]
+        assert "session expired" in why
+        assert "reason" not in told[-1]
 
 
 async def test_an_unreachable_server_is_tried_again(engine: Engine, account: MemoryAccount) -> None:
