@@ -29,15 +29,15 @@ from mailgate.store.database import Database
 from mailgate.store.schema import blobs, mailboxes, message_links, messages, submissions
 from mailgate.store.schema import leases as leases_table
 from mailgate.store.sending.allowance import Allowance
-from mailgate.store.sending.filing import FOLDERS_PAUSE, Filing, drop_bytes, filed_of
+from mailgate.store.sending.filing import FOLDERS_PAUSE, Filing, filed_of
 from mailgate.store.sending.records import Envelope
 from mailgate.store.sending.returns import RETURNED
+from mailgate.store.sending.settlement import Settlement, tell
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.locks import LockedMailbox, Locks
 from mailgate.submissions import decide
 from mailgate.submissions.decide import Outcome, Verdict
-from mailgate.submissions.model import Recipient, RecipientState, SubmissionState, accepted
-from mailgate.tenants.limits import Purpose
+from mailgate.submissions.model import RecipientState, SubmissionState
 
 SENDER = "sender:"
 BLOCKED_PAUSE: Instant = MINUTE
@@ -84,7 +84,7 @@ class SendQueue:
         self._ring = ring
         self._locks = locks
         self._filing = filing
-        self._allowance = allowance
+        self._settlement = Settlement(ring, filing, allowance)
 
     # Owning.
 
@@ -224,7 +224,7 @@ class SendQueue:
                 values["next_at"] = now + decide.LONGEST_PAUSE
             elif row.state == SubmissionState.SENDING.value:
                 values["state"] = SubmissionState.UNCERTAIN.value
-                _tell(tx, row, "message.failed", now, state=SubmissionState.UNCERTAIN, code="internal")
+                tell(tx, row, "message.failed", now, state=SubmissionState.UNCERTAIN, code="internal")
             await tx.conn.execute(update(submissions).where(_S.id == claim.id).values(values))
 
         await self._db.transact(work)
@@ -252,7 +252,7 @@ class SendQueue:
             values = {
                 "state": SubmissionState.SENDING.value,
                 "sending_at": now,
-                "sealed": self._seal(claim.tenant_ref, row, replace(claim.envelope, recipients=maybe)),
+                "sealed": self._settlement.seal(claim.tenant_ref, row, replace(claim.envelope, recipients=maybe)),
             }
             await tx.conn.execute(update(submissions).where(_S.id == claim.id).values(values))
 
@@ -281,7 +281,7 @@ class SendQueue:
             )
             code = LOGIN_REFUSED if outcome.login and verdict.state is SubmissionState.QUEUED else verdict.code
             envelope = replace(claim.envelope, recipients=verdict.recipients, last_response=response)
-            await self._settle(tx, mailbox, row, envelope, verdict, code, now, wait)
+            await self._settlement.settle(tx, mailbox, row, envelope, verdict, code, now, wait)
             return verdict
 
         return await self._db.transact(work)
@@ -298,7 +298,7 @@ class SendQueue:
                 if row is not None:
                     values = {"state": SubmissionState.UNCERTAIN.value, "claimed_by": None, "code": "interrupted"}
                     await tx.conn.execute(update(submissions).where(_S.id == id_).values(values))
-                    _tell(tx, row, "message.failed", now, state=SubmissionState.UNCERTAIN, code="interrupted")
+                    tell(tx, row, "message.failed", now, state=SubmissionState.UNCERTAIN, code="interrupted")
 
             await self._db.transact(work)
         return len(ids)
@@ -321,7 +321,7 @@ class SendQueue:
             envelope = Envelope.open(key, row.id, row.sealed)
             verdict = decide.taken(envelope.recipients, now=now, give_up_at=row.give_up_at)
             envelope = replace(envelope, recipients=verdict.recipients)
-            await self._settle(tx, mailbox, row, envelope, verdict, None, now, FOLDERS_PAUSE)
+            await self._settlement.settle(tx, mailbox, row, envelope, verdict, None, now, FOLDERS_PAUSE)
 
         return await self._each(_WHOSE.where(known).limit(limit), mine, settle, now)
 
@@ -361,54 +361,6 @@ class SendQueue:
                 await self._db.transact(work)
         return len(rows)
 
-    async def _settle(
-        self,
-        tx: Transaction,
-        mailbox: LockedMailbox,
-        row: Row[Any],
-        envelope: Envelope,
-        verdict: Verdict,
-        code: str | None,
-        now: Instant,
-        wait: Instant,
-    ) -> None:
-        values: dict[str, Any] = {
-            "state": verdict.state.value,
-            "claimed_by": None,
-            "sending_at": None,
-            "code": None if code is None else code[:64],
-            "sealed": self._seal(mailbox.tenant.ref, row, envelope),
-        }
-        if verdict.next_at is not None:
-            values["next_at"] = verdict.next_at
-        if verdict.newly and row.sent_at is None:
-            key = self._ring.tenant(mailbox.tenant.ref).unwrap(row.data_key, row.key_epoch)
-            copy = await self._filing.make_copy(tx, mailbox, row, key, now, wait)
-            await tx.conn.execute(update(submissions).where(_S.id == row.id).values(sent_at=now, **copy))
-            row = (await tx.conn.execute(select(submissions).where(_S.id == row.id))).one()
-            _tell(tx, row, "message.sent", now, **_counts(envelope.recipients))
-        ended = verdict.state in (SubmissionState.SENT, SubmissionState.FAILED)
-        if ended:
-            values["finished_at"] = now
-        await tx.conn.execute(update(submissions).where(_S.id == row.id).values(values))
-        if ended:
-            await self._end(tx, row, envelope, verdict.state, code, now)
-        elif verdict.state is SubmissionState.UNCERTAIN:
-            _tell(tx, row, "message.failed", now, state=verdict.state, code=code)
-
-    async def _end(
-        self, tx: Transaction, row: Row[Any], envelope: Envelope, state: SubmissionState, code: str | None, now: Instant
-    ) -> None:
-        """Nobody waits any more. What failed keeps its bytes: it may be asked for again."""
-        if state is SubmissionState.SENT:
-            await drop_bytes(tx, row, now)
-        refused = [item for item in envelope.recipients if item.state is RecipientState.REFUSED]
-        if refused:
-            _tell(tx, row, "message.failed", now, state=state, code=code, **_counts(envelope.recipients))
-        if state is SubmissionState.FAILED and row.charged_at is not None:
-            await self._allowance.give_back(tx, row.tenant_id, Purpose(row.purpose), 1, row.charged_at)
-            await tx.conn.execute(update(submissions).where(_S.id == row.id).values(charged_at=None))
-
     async def _put_off(self, tx: Transaction, mailbox: LockedMailbox, row: Row[Any], code: str, now: Instant) -> None:
         """It may not be sent now. When its time is over, or the mailbox is gone, it has failed."""
         if code != "mailbox_removed" and now + BLOCKED_PAUSE < row.give_up_at:
@@ -420,10 +372,7 @@ class SendQueue:
         left = tuple(replace(item, code=item.code or code) for item in envelope.recipients)
         after = decide.give_up(left)
         verdict = Verdict(decide.ended(after), after, 0, code=code)
-        await self._settle(tx, mailbox, row, replace(envelope, recipients=after), verdict, code, now, 0)
-
-    def _seal(self, tenant_ref: str, row: Row[Any], envelope: Envelope) -> bytes:
-        return envelope.seal(self._ring.tenant(tenant_ref).unwrap(row.data_key, row.key_epoch), row.id)
+        await self._settlement.settle(tx, mailbox, row, replace(envelope, recipients=after), verdict, code, now, 0)
 
     @staticmethod
     async def _lock(tx: Transaction, which: ColumnElement[bool], *, skip: bool = False) -> Row[Any] | None:
@@ -442,17 +391,3 @@ def _forbidden(mailbox: LockedMailbox) -> str | None:
     if mailbox.refusal is not None:
         return mailbox.refusal.slug
     return "no_smtp" if mailbox.row.smtp is None else None
-
-
-def _counts(recipients: Sequence[Recipient]) -> dict[str, int]:
-    return {
-        "accepted": len(accepted(recipients)),
-        "refused": sum(item.state is RecipientState.REFUSED for item in recipients),
-        "waiting": sum(item.state is RecipientState.WAITING for item in recipients),
-    }
-
-
-def _tell(tx: Transaction, row: Row[Any], type_: str, now: Instant, **payload: Any) -> None:
-    message_id = row.message_id if type_ == "message.sent" or row.sent_at is not None else None
-    told = {"submission_id": row.id, **{name: value for name, value in payload.items() if value is not None}}
-    tx.emit(row.tenant_id, type_, at=now, mailbox_id=row.mailbox_id, message_id=message_id, payload=told)
