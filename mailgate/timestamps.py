@@ -1,4 +1,5 @@
-"""Time-stamps of an authority (RFC 3161): what to ask, and what an answer shows. Nothing else imports rfc3161_client.
+"""Time-stamps of an authority (RFC 3161): what to ask, and what an answer shows. Nothing else imports rfc3161_client,
+and this only when it is used: few installations have their logs stamped.
 
 A stamp says that some bytes existed at a time, signed by somebody who is not us: of a signed checkpoint it shows that
 the log was no younger. Whether the authority is believed is the reader's matter: they give its roots.
@@ -10,14 +11,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
-from rfc3161_client import HashAlgorithm, TimestampRequestBuilder, VerifierBuilder, decode_timestamp_response
-from rfc3161_client.errors import VerificationError
-from rfc3161_client.tsp import PKIStatus, TimeStampResponse
 
 from mailgate.clock import Instant, from_datetime
+
+if TYPE_CHECKING:
+    from rfc3161_client.tsp import TimeStampResponse
 
 QUERY_TYPE: Final = "application/timestamp-query"
 REPLY_TYPE: Final = "application/timestamp-reply"
@@ -49,6 +50,8 @@ class Stamp:
 
 def query(data: bytes) -> Query:
     """A query for a stamp on the SHA-256 of `data`; the authority is asked for its certificates as well."""
+    from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
+
     made = TimestampRequestBuilder().data(data).hash_algorithm(HashAlgorithm.SHA256).build()
     nonce = made.nonce
     if nonce is None:
@@ -61,6 +64,10 @@ def check(answer: bytes, data: bytes, roots: Sequence[x509.Certificate] = (), *,
 
     With `roots` its signature is verified up to one of them, at the time that it names; without, only what it says.
     """
+    from rfc3161_client import decode_timestamp_response
+    from rfc3161_client.errors import VerificationError
+    from rfc3161_client.tsp import PKIStatus
+
     try:
         reply = decode_timestamp_response(answer)
         if reply.status != PKIStatus.GRANTED:
@@ -87,6 +94,8 @@ def load_roots(path: Path) -> list[x509.Certificate]:
 
 
 def _verify(reply: TimeStampResponse, data: bytes, roots: Sequence[x509.Certificate]) -> None:
+    from rfc3161_client import VerifierBuilder
+
     # The library trusts whatever it is given here, intermediates too: nothing that came with the answer may be.
     VerifierBuilder(roots=list(roots), intermediates=[]).build().verify_message(reply, data)
 

@@ -1,4 +1,5 @@
-"""What DNS says of a domain: services (SRV, RFC 2782) and where its mail goes (MX). The only importer of dnspython.
+"""What DNS says of a domain: services (SRV, RFC 2782) and where its mail goes (MX). The only importer of dnspython,
+which is loaded with the first question.
 
 The system's resolver for hosts (`connectors.net`) has no SRV and no MX. Answers are bounded and taken for what they
 are: words of whoever answers, since nothing here validates DNSSEC.
@@ -8,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
-
-import dns.asyncresolver
-import dns.exception
-import dns.name
-import dns.rdatatype
-import dns.resolver
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from connectors.errors import NetworkError
+
+if TYPE_CHECKING:
+    import dns.asyncresolver
+    import dns.name
 
 _MOST: Final = 50
 
@@ -55,16 +54,20 @@ class Dns:
         """See `Names`."""
         found = [
             Service(record.priority, record.weight, _host(record.target), record.port)
-            for record in await self._ask(name, dns.rdatatype.SRV)
+            for record in await self._ask(name, "SRV")
         ]
         return sorted(found, key=lambda service: (service.priority, -service.weight, service.host))
 
     async def mail_hosts(self, domain: str) -> Sequence[str]:
         """See `Names`."""
-        found = [(record.preference, _host(record.exchange)) for record in await self._ask(domain, dns.rdatatype.MX)]
+        found = [(record.preference, _host(record.exchange)) for record in await self._ask(domain, "MX")]
         return [host for _, host in sorted(found) if host]
 
-    async def _ask(self, name: str, kind: dns.rdatatype.RdataType) -> list[Any]:
+    async def _ask(self, name: str, kind: str) -> list[Any]:
+        import dns.exception
+        import dns.name
+        import dns.resolver
+
         try:
             resolver = self._resolver()
             answer = await resolver.resolve(
@@ -77,6 +80,8 @@ class Dns:
         return [] if answer.rrset is None else list(answer.rrset)[:_MOST]
 
     def _resolver(self) -> dns.asyncresolver.Resolver:
+        import dns.asyncresolver
+
         made = dns.asyncresolver.Resolver(configure=not self._servers)
         if self._servers:
             made.nameservers = list(self._servers)
@@ -86,4 +91,6 @@ class Dns:
 
 def _host(name: dns.name.Name) -> str:
     """The name as text; of the root nothing is left."""
+    import dns.name
+
     return name.to_text(omit_final_dot=True).lower() if name != dns.name.root else ""

@@ -1,4 +1,5 @@
-"""Whether a webhook comes from Stripe: the one place that knows Stripe's library.
+"""Whether a webhook comes from Stripe: the one place that knows Stripe's library, imported with the
+first webhook: it brings an HTTP client of its own, and few installations are billed by Stripe.
 
 The scheme (docs.stripe.com/webhooks, "verify manually"): `Stripe-Signature: t=<seconds>,v1=<hex>[,v1=…]`, where v1 is
 HMAC-SHA256 of `<t>.<body>` under the endpoint's secret. While a secret is rotated Stripe signs with the old and the new
@@ -8,8 +9,6 @@ one, and we accept either. The time is judged here, by the gateway's clock, sinc
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from stripe import SignatureVerificationError, WebhookSignature
 
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import BadRequestError
@@ -39,6 +38,8 @@ def verify(
 
 
 def _signs(body: str, header: str, secret: str) -> bool:
+    from stripe import SignatureVerificationError, WebhookSignature
+
     try:
         # Without a tolerance the library looks at no clock.
         return bool(WebhookSignature.verify_header(body, header, secret, tolerance=None))

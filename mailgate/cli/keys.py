@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from mailgate.actors import COMMAND
-from mailgate.app.core import Secrets
 from mailgate.cli import session
 from mailgate.clock import to_rfc3339
 from mailgate.errors import ConfigurationError
@@ -73,6 +72,8 @@ async def _change_master() -> dict[str, Any]:
 
 
 def _wrap_under_new_master() -> int:
+    from mailgate.app.core import Secrets
+
     settings, secrets = session.settings(), Secrets.from_environment()
     given = os.environ.get(NEW_MASTER_KEY_VARIABLE)
     if (secrets.master_key is None) != (given is None):

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mailgate.actors import COMMAND
-from mailgate.app.core import Core
 from mailgate.cli import session
 from mailgate.clock import Instant
 from mailgate.errors import ConflictError
@@ -19,6 +18,9 @@ from mailgate.store import stamps, tenants
 from mailgate.store.log_reading import SignedCheckpoint, not_whole
 from mailgate.store.tenants import Tenant
 from retention.ledger.export import DirectoryExport, ExportError, OtherLogError, TableExport
+
+if TYPE_CHECKING:
+    from mailgate.app.core import Core
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 

@@ -6,17 +6,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import ValidationError
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from connectors.model import BearerAuth, Endpoint, PasswordAuth, Security
 from mailgate.actors import COMMAND
-from mailgate.app.application import imap_connector, supervisor_of
-from mailgate.app.core import Core
-from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
 from mailgate.cli import session
 from mailgate.clock import SECOND, to_rfc3339
 from mailgate.consents.model import Consented, auth_of
@@ -24,9 +19,13 @@ from mailgate.errors import ConflictError, MailgateError, NotFoundError
 from mailgate.settings import MAILBOX_PASSWORD_VARIABLE
 from mailgate.store import overview, runs, tenants
 from mailgate.store.mailboxes import Mailbox, MailboxPatch, MailboxSpec
-from mailgate.sync.supervisor import Supervisor
-from mailgate.usecases.accounts import MailboxBody
-from mailgate.usecases.remedies import remedy_of
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from mailgate.app.core import Core
+    from mailgate.sync.supervisor import Supervisor
+    from mailgate.usecases.accounts import MailboxBody
 
 app = typer.Typer(help="Connected accounts.", no_args_is_help=True)
 
@@ -117,6 +116,8 @@ def verify(mailbox: Which, *, json: Json = False) -> None:
     """Try the account's stored settings, step by step, for reading and for sending; says what to do. Exit code 1 when
     one fails.
     """
+    from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
+    from mailgate.usecases.remedies import remedy_of
 
     async def work() -> tuple[bool, list[dict[str, Any]]]:
         async with session.opened() as core:
@@ -186,6 +187,8 @@ def sync(
     json: Json = False,
 ) -> None:
     """One pass over an account now, with its progress. Exit code 1 when it fails."""
+    from mailgate.app.application import imap_connector, supervisor_of
+    from mailgate.app.verify import tls_context
 
     async def work() -> dict[str, Any]:
         async with session.opened() as core:
@@ -238,6 +241,8 @@ async def _ended(core: Core, run_id: str) -> None:
 
 
 def _bar(*, shown: bool) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -293,6 +298,10 @@ async def _account(
 
 def _checked(values: dict[str, Any]) -> MailboxBody:
     """What the HTTP interface would accept, and nothing else."""
+    from pydantic import ValidationError
+
+    from mailgate.usecases.accounts import MailboxBody
+
     try:
         return MailboxBody.model_validate(values)
     except ValidationError as error:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mailgate.actors import COMMAND
-from mailgate.app.core import Core
 from mailgate.cli import session
 from mailgate.clock import Instant, to_rfc3339
-from mailgate.jobs.erase import EraseWorker
 from mailgate.store import leftovers, overview, runs, tenants
-from mailgate.store.erasures import Erasures
-from retention.engine import Preview
+
+if TYPE_CHECKING:
+    from mailgate.app.core import Core
+    from retention.engine import Preview
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
@@ -102,6 +102,9 @@ def _listed(counts: dict[str, int]) -> str:
 
 async def finish(core: Core) -> None:
     """What follows a purge, also when no gateway runs beside: bytes and words are erased, the logs signed."""
+    from mailgate.jobs.erase import EraseWorker
+    from mailgate.store.erasures import Erasures
+
     await EraseWorker(Erasures(core.db, core.log), core.blobs, core.clock, core.owner).work()
     await leftovers.sweep(core.db)
     for tenant_id in await overview.unsigned_logs(core.db):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mailgate.actors import COMMAND
-from mailgate.app.core import Core
 from mailgate.cli import session
 from mailgate.cli.purge import finish
 from mailgate.clock import to_rfc3339
 from mailgate.errors import ConfigurationError
 from mailgate.store import overview, tenants
+
+if TYPE_CHECKING:
+    from mailgate.app.core import Core
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 

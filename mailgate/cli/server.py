@@ -8,14 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from mailgate import logs
-from mailgate.app.core import Secrets
-from mailgate.app.serve import serve as serve_until_stopped
 from mailgate.cli import session
 from mailgate.cli.users import add_user, new_password
 from mailgate.configuration import example
 from mailgate.settings import ADMIN_TOKEN_VARIABLE
 from mailgate.store import installation, migrate, tokens, users
-from mailgate.store.check import doctor as check_store
 from mailgate.store.tokens import Scope
 from mailgate.store.users import Role
 
@@ -35,6 +32,8 @@ def init(
     if print_config:
         sys.stdout.write(example())
         return
+    from mailgate.app.core import Secrets
+
     password = None if user is None else new_password(user, from_stdin=password_stdin)
 
     async def work() -> dict[str, Any]:
@@ -71,6 +70,9 @@ def init(
 
 def serve() -> None:
     """Run the gateway until SIGTERM or Ctrl-C; a second signal ends it at once."""
+    from mailgate.app.core import Secrets
+    from mailgate.app.serve import serve as serve_until_stopped
+
     with session.faults():
         settings = session.settings()
         logs.configure(settings.log)
@@ -101,6 +103,7 @@ def doctor(
     """Check every invariant of the store, and what would raise an alarm. Changes nothing; exit code 1 when something
     is wrong.
     """
+    from mailgate.store.check import doctor as check_store
 
     async def work() -> dict[str, Any]:
         async with session.opened() as core:

@@ -6,6 +6,9 @@
 3  the configuration or the key store is wrong
 4  refused: no such thing, or a rule forbids it
 5  the database, the mail server or another process could not be used now; try again
+
+What a command needs of the gateway is imported when it runs, so that `--help`, a wrong option and the shell's
+completion do not wait for all of it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 import uvloop
@@ -25,11 +28,12 @@ from rich.table import Table
 
 from connectors.errors import ConnectorError
 from mailgate import logs
-from mailgate.app.core import Core, Secrets
 from mailgate.clock import Instant, from_rfc3339
 from mailgate.errors import ConfigurationError, MailgateError
 from mailgate.settings import LogSettings, Settings, load
-from mailgate.store.overview import OUTAGES, first_line
+
+if TYPE_CHECKING:
+    from mailgate.app.core import Core
 
 T = TypeVar("T")
 
@@ -63,6 +67,8 @@ async def opened(*, create: bool = False, restored: bool = False) -> AsyncIterat
     """The store, for one command; warnings of its parts go to standard error. `restored`: also one that is behind its
     purge logs.
     """
+    from mailgate.app.core import Core, Secrets
+
     read = settings()
     logs.configure(LogSettings(level="warning", format=read.log.format))
     core = await Core.open(read, secrets=Secrets.from_environment(), create=create, restored=restored)
@@ -89,7 +95,11 @@ def faults() -> Iterator[None]:
         fail(f"{error.detail} ({error.slug})", REFUSED if error.status < 500 else UNAVAILABLE)
     except ConnectorError as error:
         fail(str(error), UNAVAILABLE)
-    except OUTAGES as error:
+    except Exception as error:
+        from mailgate.store.overview import OUTAGES, first_line
+
+        if not isinstance(error, OUTAGES):
+            raise
         if isinstance(error, OSError) and error.filename is not None:
             fail(f"{error.filename} can't be used: {error.strerror}", UNAVAILABLE)
         fail(f"the database can't be used: {first_line(error)}", UNAVAILABLE)

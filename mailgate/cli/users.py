@@ -5,17 +5,17 @@ input, never taken from the command line, which others on the machine can see.
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailgate.app.core import Core
 from mailgate.cli import session
 from mailgate.clock import to_rfc3339
-from mailgate.keys.passwords import Passwords
 from mailgate.store import users
 from mailgate.store.users import Role, User
-from mailgate.usecases.signing_in import refuse_weak
+
+if TYPE_CHECKING:
+    from mailgate.app.core import Core
 
 app = typer.Typer(help="People who sign in to the pages.", no_args_is_help=True)
 
@@ -84,6 +84,8 @@ def password(
     json: Json = False,
 ) -> None:
     """Give a person a new password; every session ends."""
+    from mailgate.keys.passwords import Passwords
+
     given = new_password(name, from_stdin=password_stdin)
 
     async def work() -> User:
@@ -128,6 +130,8 @@ def new_password(name: str, *, from_stdin: bool) -> str:
     """A password for somebody, asked for twice on a terminal, else a line of standard input. Ends the process for one
     that can't be.
     """
+    from mailgate.usecases.signing_in import refuse_weak
+
     if from_stdin or not sys.stdin.isatty():
         given = sys.stdin.readline().rstrip("\r\n")
     else:
@@ -139,6 +143,8 @@ def new_password(name: str, *, from_stdin: bool) -> str:
 
 async def add_user(core: Core, name: str, role: Role, tenant_id: str | None, password: str) -> User:
     """Add a person to the store. Raises ConflictError (user_exists), NotFoundError, PreconditionError."""
+    from mailgate.keys.passwords import Passwords
+
     kept = await Passwords().hash(password)
     return await users.create(core.db, name=name, role=role, tenant_id=tenant_id, password_hash=kept, now=core.clock())
 

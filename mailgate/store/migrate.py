@@ -2,6 +2,8 @@
 
 Migrations run in one transaction each way: on PostgreSQL under an advisory lock, on SQLite under BEGIN IMMEDIATE, so
 that a kill leaves the old schema or the new one, and two processes never both migrate.
+
+Whether there is anything to do is known without Alembic, which is loaded to migrate only: `serve` never does.
 """
 
 from __future__ import annotations
@@ -9,19 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, event, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mailgate.errors import ConfigurationError
 from mailgate.store.database import SQLITE_PRAGMAS, async_url
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 _ADVISORY_LOCK = 0x6D61696C67617465  # "mailgate"
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def upgrade(url: str) -> None:
@@ -33,30 +35,42 @@ def upgrade(url: str) -> None:
 
 def current(url: str) -> str | None:
     """The revision that the database is at, or None when it has no schema yet. Blocks."""
-    revision: str | None = asyncio.run(_run(url, lambda conn: MigrationContext.configure(conn).get_current_revision()))
+    revision: str | None = asyncio.run(_run(url, _current))
     return revision
 
 
 def newest() -> str:
-    """The revision that this program needs."""
-    head = ScriptDirectory.from_config(config()).get_current_head()
-    if head is None:
+    """The revision that this program needs: the number that the last migration's file begins with."""
+    found = [path.name[:4] for path in (_MIGRATIONS / "versions").glob("[0-9][0-9][0-9][0-9]_*.py")]
+    if not found:
         raise ConfigurationError("the program's migrations are missing; reinstall it")
-    return head
+    return max(found)
 
 
 def config(connection: Connection | None = None) -> Config:
     """Alembic's configuration without a file."""
+    from alembic.config import Config
+
     made = Config()
-    made.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    made.set_main_option("script_location", str(_MIGRATIONS))
     made.attributes["connection"] = connection
     return made
 
 
+def _current(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return revision
+
+
 def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.script import ScriptDirectory
+
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
-    found = MigrationContext.configure(connection).get_current_revision()
+    found = _current(connection)
     script = ScriptDirectory.from_config(config())
     if found is not None and found not in {revision.revision for revision in script.walk_revisions()}:
         raise ConfigurationError(

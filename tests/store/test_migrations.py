@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -56,3 +57,7 @@ def test_other_databases_are_refused() -> None:
     for url in ("mysql://localhost/x", "nonsense"):
         with pytest.raises(ConfigurationError):
             async_url(url)
+
+
+def test_the_newest_schema_is_the_one_that_the_migrations_lead_to() -> None:
+    assert migrate.newest() == ScriptDirectory.from_config(migrate.config()).get_current_head()
