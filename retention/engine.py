@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from retention.model import Brake, Copy, Counts, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
-from retention.policy import cutoffs, judge
+from retention.policy import clock_fault, cutoffs, judge
 from retention.port import BatchFailedError, Load, Position, Progress, PurgeStore, PurgeUnit, Run, Survey
 
 BATCH = 500
@@ -103,8 +103,9 @@ class Engine:
     async def resume(self, policy_sha256: str) -> tuple[Run, Counts] | None:
         """Finish the oldest run that was cut off; None when there is none.
 
-        It goes on under the policy it began with; when the policy is another by now, it is aborted instead: its
-        opening names rules that no longer hold, and the next run judges everything by the new ones.
+        It goes on under the policy it began with; when the policy is another by now, or its own time is still to come
+        since the clock went back, it is aborted instead: its opening names rules or a time that do not hold, and the
+        next run judges everything anew.
         """
         found = await self._store.unfinished()
         if found is None:
@@ -112,6 +113,8 @@ class Engine:
         run, progress = found
         if run.policy_sha256 != policy_sha256:
             return run, await self._abort(run, progress, "policy_changed")
+        if clock_fault(self._clock(), run.now_at) == "back":
+            return run, await self._abort(run, progress, "clock")
         return run, await self._walk(run, progress)
 
     async def preview_all(

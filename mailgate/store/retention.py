@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from mailgate.actors import Actor
 from mailgate.clock import Clock, Instant, to_rfc3339
-from mailgate.errors import ConflictError, NotFoundError, PreconditionError
+from mailgate.errors import ConflictError, NotFoundError, PreconditionError, UnavailableError
 from mailgate.ids import new_id
 from mailgate.store import runs, tenants
 from mailgate.store.database import Database
@@ -84,7 +84,8 @@ class RetentionService:
         self._store = SqlPurgeStore(
             db, log, subscriptions, expiry, clock, self._lease, on_purged=lambda: self.on_purged()
         )
-        self._engine = Engine(self._store, clock, batch=batch, step=step, brake=policy.brake)
+        self._steady = _Steady(clock, self._limits)
+        self._engine = Engine(self._store, self._steady, batch=batch, step=step, brake=policy.brake)
         self._turn = asyncio.Lock()
 
     async def run(
@@ -277,6 +278,7 @@ class RetentionService:
         await self._mark_time(now, force=fault is not None)
         if fault is not None:
             await self._finish_cut_runs()  # they waited for that
+        self._steady.last_at = now
         await self._engine.run(
             Run(
                 id=record.id,
@@ -302,6 +304,7 @@ class RetentionService:
         if await self._clock_fault(self._clock()) is not None:
             return 0
         done = 0
+        self._steady.last_at = self._clock()
         while await self._engine.resume(self.policy.sha256) is not None:
             await self._empty_wal()
             done += 1
@@ -401,6 +404,29 @@ def _approved(*, clock: bool, brake: bool) -> list[str]:
 
 def _nothing() -> None:
     """Nobody listens."""
+
+
+class _Steady:
+    """The clock of a run: plans end by it, batch by batch. When it jumped since the last batch, nothing more is purged:
+    the run stays as it is, and goes on when the clock is right or was approved.
+    """
+
+    def __init__(self, clock: Clock, limits: ClockLimits) -> None:
+        self._clock = clock
+        self._limits = limits
+        self.last_at: Instant | None = None
+
+    def __call__(self) -> Instant:
+        """The time. Raises UnavailableError (clock_jumped)."""
+        now = self._clock()
+        fault = clock_fault(now, self.last_at, self._limits)
+        if fault is not None:
+            raise UnavailableError(
+                f"{_jumped(fault, now, self.last_at)}. The purge waits until it is right, or approved (approve_clock)",
+                slug="clock_jumped",
+            )
+        self.last_at = now if self.last_at is None else max(now, self.last_at)
+        return now
 
 
 class _Leased:

@@ -1,10 +1,10 @@
 """Subscriptions: what happened to a tenant's plan, what holds of it, and what the purge log and the feed were told.
 
 Events are recorded (`mailgate.store.timelines`); what holds at an instant is computed from them. The log gets a
-`plan.effective` leaf whenever plan or days differ from what it last heard, also when a period merely ran out:
-`announce` is called by each change, by the scheduler's tick and before a purge judges, so that the log alone shows
-under which plan each copy was judged. The feed hears of every change of the subscription, and mailboxes beyond a new
-plan's limits are switched off in the same transaction.
+`plan.effective` leaf whenever plan or days differ from what it last heard, also when a period merely ran out, or when
+the past turned out otherwise: `announce` is called by each change, by the scheduler's tick and before a purge judges,
+so that the log alone shows under which plan each copy was judged. The feed hears of every change of the subscription,
+and mailboxes beyond a new plan's limits are switched off in the same transaction.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -216,7 +217,9 @@ class Subscriptions:
         line = await timelines.compute(tx.conn, tenant.id, self._rules)
         await timelines.write(tx, tenant.id, line)
         changed_past = timelines.changed_before(before, line, now)
-        holds = await self.announce(tx, tenant, now, actor=actor, cause=added[-1].type.value, event_ref=added[-1].id)
+        holds = await self.announce(
+            tx, tenant, now, actor=actor, cause=added[-1].type.value, event_ref=added[-1].id, before=before
+        )
         await self._tell_feed(tx, tenant, line, now, changed_past=changed_past)
         return Recorded(holds, line, len(added), changed_past, now)
 
@@ -251,32 +254,46 @@ class Subscriptions:
         actor: Actor = SYSTEM,
         cause: str = "time",
         event_ref: str = "none",
+        before: Timeline | None = None,
     ) -> Entitlements:
-        """What holds at `now`; told to the log if it has not heard of it. The caller holds the tenant's lock, shared is
-        enough.
+        """What holds at `now`; told to the log with whatever led there, as far as it has not heard of it. `before`: the
+        timeline that it heard of. The caller holds the tenant's lock, shared is enough.
         """
-        holds = await self.entitlements_in(tx.conn, tenant.id, now)
+        line = await timelines.read(tx.conn, tenant.id)
+        holds = self.judge(line, now)
         if not holds.known or holds.retention_days is None:
             return holds  # nothing can be purged under it, so there is nothing to prove
-        mark = _log_mark(holds)
-        heard = select(tenant_heads.c.log_plan).where(tenant_heads.c.tenant_id == tenant.id)
-        if (await tx.conn.execute(heard)).scalar_one() == mark:
+        query = select(tenant_heads.c.log_plan).where(tenant_heads.c.tenant_id == tenant.id)
+        heard = (await tx.conn.execute(query)).scalar_one()
+        if before is None and heard == _log_mark(holds):
             return holds
-        self._log.write(
-            tx,
-            tenant.id,
-            tenant.ref,
-            leaves.plan_effective,
-            at=now,
-            actor=actor,
-            plan=holds.plan,
-            days=holds.retention_days,
-            effective_at=holds.since,
-            cause=cause,
-            event_ref=_log_ref(event_ref),
-        )
-        tx.set_head(tenant.id, log_plan=mark)
+        untold = _untold(heard, self._steps(before or line, now), self._steps(line, now))
+        for step in untold:
+            self._log.write(
+                tx,
+                tenant.id,
+                tenant.ref,
+                leaves.plan_effective,
+                at=now,
+                actor=actor,
+                plan=step.plan,
+                days=step.retention_days,
+                effective_at=step.since,
+                cause=cause,
+                event_ref=_log_ref(event_ref),
+            )
+        if untold:
+            tx.set_head(tenant.id, log_plan=_log_mark(holds))
         return holds
+
+    def _steps(self, line: Timeline, now: Instant) -> list[Entitlements]:
+        """What each plan up to now entitled to when it began, of the plans that are known."""
+        begun = [
+            period.effective_at
+            for before, period in zip((None, *line.periods), line.periods, strict=False)
+            if period.effective_at <= now and (before is None or before.plan != period.plan)
+        ]
+        return [holds for at in begun if (holds := self.judge(line, at)).known]
 
     async def recover(
         self, tx: Transaction, tenant_id: str, plan: str, days: int, *, since: Instant, at: Instant, event_id: str
@@ -385,6 +402,19 @@ def _log_ref(event_id: str) -> str:
     Whoever knows it finds it by its hash.
     """
     return event_id if REF(event_id) else f"sha256:{hashlib.sha256(event_id.encode()).hexdigest()[:56]}"
+
+
+def _untold(heard: str | None, before: Sequence[Entitlements], now: Sequence[Entitlements]) -> Sequence[Entitlements]:
+    """Which steps the log is to be told, whose last word was `heard`, a step of `before`. A step takes back those that
+    began then or later; where nothing new begins so early, the last step that was right is said once more.
+    """
+    marks = [_log_mark(step) for step in before]
+    if heard not in marks:  # nothing yet, or by plans that had other days
+        return [] if heard == _log_mark(now[-1]) else now[-1:]
+    told = marks[: marks.index(heard) + 1]
+    same = len(list(takewhile(lambda pair: pair[0] == _log_mark(pair[1]), zip(told, now, strict=False))))
+    takes_back = same == len(told) or (same < len(now) and now[same].since <= before[same].since)
+    return now[same:] if takes_back else now[max(same - 1, 0) :]
 
 
 def _log_mark(holds: Entitlements) -> str:

@@ -12,7 +12,7 @@ configuration, so an auditor copies it anywhere and runs `python -m ledger verif
     export       an exported log on disk, written
     verify       everything in a directory, hashed again
     consistency  two states of one log
-    replay       the rules, proven from the leaves alone
+    replay       the rules, proven from the leaves alone; plans, held: what it knows of plans, policies and holds
     proof        one leaf's proof as a text of its own; disclosure: what its commitments commit to
     certificate  what one run did, from its leaves; certificate_page: the same to be printed
 """

@@ -7,8 +7,10 @@ What is shown of every purge:
 2. no pin and no hold stood on it, and what the run says to have counted is what the log counts (R1);
 3. it was due: `due_at` not after the run's `now`, not before anchor + days, with the days of the plan that was
    effective then, from the anchor with which it was brought back if it was, and not before the time until which it
-   was to stay then, nor within the grace after its last pin that its policy has (R2);
-4. the time by which it was judged was not still to come when the run opened;
+   was to stay then, nor within the graces that its policy has: after its last pin, after the plan's days became fewer,
+   and after storing as far as the anchor tells when that was (R2);
+4. the time by which it was judged was not still to come when the run opened, nor was the plan that its own time made
+   effective, as far as later entries and a time-stamp tell; and it does not lie before its run;
 5. it names a policy that was set before;
 
 of every removal that no hold stood on it, nor a pin where the server expunged it; of every run that its counts balance
@@ -26,20 +28,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .canonical import CanonicalError, format_instant, parse_instant
+from .canonical import format_instant, parse_instant
 from .directory import LogDirectory
+from .held import Holds
 from .leaves import policy_sha256
 from .note import Verifier
+from .plans import Plans, Policies, Told, days_after
 from .purge_template import match_item_purge
 from .report import Findings, Report, Verdict
 from .schema import Leaf, LeafError, parse_leaf
 from .verify import verify_directory
 
-DAY = 86_400_000_000
 CLOCK_SLACK = 300_000_000
 """Microseconds by which a run's `now` may lie before the last one's, or after its own entry's time: five minutes."""
 
@@ -52,7 +55,10 @@ def replay_directory(path: Path, key: Verifier, jobs: int | None = 1) -> Report:
     report = verify_directory(path, key, jobs)
     if report.verdict is not Verdict.OK:
         return report
-    replayed = replay_leaves(LogDirectory(path).leaves(report.facts["size"]))
+    replay = Replay(stamped=_stamped(report.facts))
+    for body in LogDirectory(path).leaves(report.facts["size"]):
+        replay.feed(body)
+    replayed = replay.finish()
     return Report(replayed.subject, replayed.findings, {**report.facts, **replayed.facts})
 
 
@@ -64,24 +70,20 @@ def replay_leaves(bodies: Iterable[bytes]) -> Report:
     return replay.finish()
 
 
+def _stamped(facts: Mapping[str, Any]) -> tuple[int, str] | None:
+    """So many leaves were there when an authority stamped them, and when that was, at the latest."""
+    says = facts.get("stamp_says")
+    if says is None:
+        return None
+    return facts["stamped_size"], format_instant(parse_instant(f"{says[:-1]}.999999Z") + CLOCK_SLACK)
+
+
 @dataclass(slots=True)
 class _Run:
     now: str
+    opened_at: str
     purged: int = 0
     deferred: int = 0
-
-
-@dataclass(slots=True)
-class _Hold:
-    kind: str
-    mailbox_ref: str | None
-    items: int
-    covered: set[str] = field(default_factory=set)
-
-    def covers(self, item_ref: str, mailbox_ref: str) -> bool:
-        if self.kind == "messages":
-            return item_ref in self.covered
-        return self.kind == "tenant" or self.mailbox_ref == mailbox_ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +95,18 @@ class _BroughtBack:
 class Replay:
     """The state that a log's leaves add up to, and what they should not have done."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, stamped: tuple[int, str] | None = None) -> None:
+        """`stamped`: so many leaves are known to have been there at that instant."""
         self.findings = Findings()
         self._index = -1
-        self._graces_of: dict[str, Mapping[str, int]] = {}
-        self._plans: list[tuple[str, int, str, int]] = []
+        self._stamped = stamped
+        self._policies = Policies()
+        self._plans = Plans()
+        self._plan_used: tuple[str, int] = ("", -1)
+        self._unknown_storing = 0
         self._pins: dict[str, set[str]] = {}
         self._unpinned: dict[str, str] = {}
-        self._holds: dict[str, _Hold] = {}
-        self._graces: list[tuple[str, _Hold]] = []
+        self._holds = Holds(self._broken)
         self._runs: dict[str, _Run] = {}
         self._closed: set[str] = set()
         self._gone: set[str] = set()
@@ -115,8 +120,8 @@ class Replay:
             "plan.effective": self._plan_effective,
             "pin.add": self._pin_add,
             "pin.remove": self._pin_remove,
-            "hold.place": self._hold_place,
-            "hold.cover": self._hold_cover,
+            "hold.place": self._holds.place,
+            "hold.cover": lambda leaf: self._holds.cover(leaf, self._gone),
             "hold.release": self._hold_release,
             "run.open": self._run_open,
             "item.purge": self._item_purge,
@@ -148,7 +153,7 @@ class Replay:
 
     def finish(self) -> Report:
         """The verdict over all leaves fed."""
-        self._check_covers()
+        self._holds.check_covers()
         self._expect_pins(None)
         purged = sum(self._purged.values())
         facts: dict[str, Any] = {
@@ -159,6 +164,8 @@ class Replay:
             "pinned_items": len(self._pins),
             "standing_holds": len(self._holds),
         }
+        if self._unknown_storing:
+            facts["storing_not_in_the_log"] = self._unknown_storing
         subject = f"{purged} purges in {facts['runs']} runs, each due, none pinned, none held"
         return Report(subject, self.findings, facts)
 
@@ -170,28 +177,11 @@ class Replay:
     def _policy_set(self, leaf: Leaf) -> None:
         if leaf["policy"]["sha256"] != policy_sha256(leaf["document"]):
             self._broken("the hash of the policy is not its document's")
-        graces = leaf["document"].get("graces_days")
-        days = graces.items() if isinstance(graces, dict) else ()
-        self._graces_of[leaf["policy"]["sha256"]] = {name: count for name, count in days if type(count) is int}
-
-    def _grace_over(self, since: str, policy: str, name: str) -> str:
-        """When a grace of the policy that began then is over; empty, before all instants, where the policy has none."""
-        days = self._graces_of.get(policy, {}).get(name, 0)
-        try:
-            return format_instant(parse_instant(since) + days * DAY) if days else ""
-        except CanonicalError:
-            return "the year 10000"
+        self._policies.set(leaf["policy"]["sha256"], leaf["document"])
 
     def _plan_effective(self, leaf: Leaf) -> None:
-        # By effective time; of two for one time the later leaf counts.
-        self._plans.append((leaf["effective_at"], self._index, leaf["plan"], leaf["days"]))
-        self._plans.sort()
-
-    def _plan_at(self, now: str) -> tuple[str, int] | None:
-        for effective_at, _, plan, days in reversed(self._plans):
-            if effective_at <= now:
-                return plan, days
-        return None
+        catalogue = self._policies.catalogue(leaf["policy"]["sha256"])
+        self._plans.tell(Told(leaf["effective_at"], leaf["plan"], leaf["days"], catalogue))
 
     def _pin_add(self, leaf: Leaf) -> None:
         item_ref, pin_ref = leaf["item_ref"], leaf["pin_ref"]
@@ -212,37 +202,8 @@ class Replay:
             self._pins.pop(leaf["item_ref"], None)
             self._unpinned[leaf["item_ref"]] = leaf["at"]
 
-    def _hold_place(self, leaf: Leaf) -> None:
-        scope = leaf["scope"]
-        if leaf["hold_ref"] in self._holds:
-            self._broken(f"hold {leaf['hold_ref']} was placed twice")
-        self._holds[leaf["hold_ref"]] = _Hold(scope["kind"], scope.get("mailbox_ref"), scope.get("items", 0))
-
-    def _hold_cover(self, leaf: Leaf) -> None:
-        hold = self._holds.get(leaf["hold_ref"])
-        if hold is None or hold.kind != "messages":
-            self._broken(f"items for {leaf['hold_ref']}, which is no hold on messages")
-        else:
-            hold.covered.update(leaf["items"])
-            for item_ref in self._gone.intersection(leaf["items"]):
-                self._broken(f"hold {leaf['hold_ref']} is on {item_ref}, which was gone when its items were named")
-
     def _hold_release(self, leaf: Leaf) -> None:
-        hold = self._holds.pop(leaf["hold_ref"], None)
-        if hold is None:
-            self._broken(f"hold {leaf['hold_ref']} was released but never placed")
-        else:
-            self._graces.append((leaf["grace_until"], hold))
-            least = self._grace_over(leaf["at"], leaf["policy"]["sha256"], "after_release")
-            if leaf["grace_until"] < least:
-                self._broken(
-                    f"hold {leaf['hold_ref']} protects until {leaf['grace_until']}, by its policy until {least}"
-                )
-
-    def _check_covers(self) -> None:
-        for ref, hold in self._holds.items():
-            if hold.kind == "messages" and len(hold.covered) != hold.items:
-                self._broken(f"hold {ref} names {len(hold.covered)} of its {hold.items} items")
+        self._holds.release(leaf, self._policies.grace_over(leaf["at"], leaf["policy"]["sha256"], "after_release"))
 
     def _rehydrate(self, leaf: Leaf) -> None:
         item_ref, anchor = leaf["item_ref"], leaf["anchor"]
@@ -276,9 +237,22 @@ class Replay:
         if parse_instant(now) > parse_instant(leaf["at"]) + CLOCK_SLACK:
             self._broken(f"run {run} judges by {now}, a time that was still to come when it opened")
         self._latest_now = max(self._latest_now, now)
-        self._graces = [grace for grace in self._graces if grace[0] > now]
-        self._check_covers()
-        self._runs[run] = _Run(now)
+        self._check_time(leaf["at"])
+        self._check_stamp(now)
+        self._holds.forget_graces(now)
+        self._holds.check_covers()
+        self._runs[run] = _Run(now, leaf["at"])
+
+    def _check_time(self, at: str) -> None:
+        """Whether it is not before what an earlier purge took for past."""
+        since, index = self._plan_used
+        if at < since and parse_instant(at) + CLOCK_SLACK < parse_instant(since):
+            self._broken(f"it is {at}, and leaf {index} was judged by a plan that holds from {since} on")
+            self._plan_used = ("", -1)
+
+    def _check_stamp(self, at: str) -> None:
+        if self._stamped is not None and self._index < self._stamped[0] and at > self._stamped[1]:
+            self._broken(f"the time {at} was still to come when the log was time-stamped with this leaf in it")
 
     def _item_purge(self, leaf: Leaf) -> None:
         values = {
@@ -292,7 +266,7 @@ class Replay:
     def _judge(self, purge: Mapping[str, str], pins: int, holds: int, days: int) -> None:
         item_ref, reason = purge["item_ref"], purge["reason"]
         self._purged[reason] += 1
-        if purge["policy"] not in self._graces_of:
+        if purge["policy"] not in self._policies:
             self._broken(f"{item_ref} was purged under a policy that was never set")
         run = self._runs.get(purge["run"])
         now = run.now if run is not None else self._latest_now
@@ -305,18 +279,22 @@ class Replay:
         if purge["due_at"] > run.now:
             self._broken(f"{item_ref} was due at {purge['due_at']}, after the run's {run.now}")
         if reason in _BY_AGE:
-            self._judge_age(purge, days, run.now)
-            waited = "" if unpinned is None else self._grace_over(unpinned, purge["policy"], "after_unpin")
-            if purge["due_at"] < waited:
-                self._broken(f"{item_ref} lost its last pin at {unpinned} and was not due before {waited}")
+            self._check_time(purge["at"])
+            self._check_stamp(purge["at"])
+            self._judge_age(purge, days, run)
+            self._judge_graces(purge, unpinned)
 
-    def _judge_age(self, purge: Mapping[str, str], days: int, now: str) -> None:
-        item_ref = purge["item_ref"]
+    def _judge_age(self, purge: Mapping[str, str], days: int, run: _Run) -> None:
+        item_ref, now = purge["item_ref"], run.now
         # A run judges ages by its one `now`, but every batch by the plan of its own time: plans change while it runs.
-        plan = self._plan_at(purge["at"])
-        if plan != (purge["plan"], days):
-            shown = f"{plan[0]}, {plan[1]} days" if plan else "none"
+        plan = self._plans.at(purge["at"])
+        if plan is None or (plan.plan, plan.days) != (purge["plan"], days):
+            shown = f"{plan.plan}, {plan.days} days" if plan else "none"
             self._broken(f"{item_ref} was purged by plan {purge['plan']}, {days} days; effective was {shown}")
+        if plan is not None and plan.since > self._plan_used[0]:
+            self._plan_used = (plan.since, self._index)
+        if purge["at"] < run.opened_at and parse_instant(purge["at"]) + CLOCK_SLACK < parse_instant(run.opened_at):
+            self._broken(f"{item_ref} was purged at {purge['at']}, before its run opened at {run.opened_at}")
         back = self._brought_back.get(item_ref)
         if back is not None:
             # By a backfill it was brought back for its age, which a shorter plan may have ended before it came.
@@ -327,22 +305,33 @@ class Replay:
                 self._broken(f"{item_ref} was brought back with another anchor")
         elif purge["anchor_src"] == "rehydrated":
             self._broken(f"{item_ref} was never brought back")
-        try:
-            earliest = format_instant(parse_instant(purge["anchor_at"]) + days * DAY)
-        except CanonicalError:
-            earliest = ""
-        if not earliest or purge["due_at"] < earliest:
-            self._broken(f"{item_ref} was not due before {earliest or 'the year 10000'}")
+        earliest = days_after(purge["anchor_at"], days)
+        if purge["due_at"] < earliest:
+            self._broken(f"{item_ref} was not due before {earliest}")
+
+    def _judge_graces(self, purge: Mapping[str, str], unpinned: str | None) -> None:
+        policies, policy, item_ref = self._policies, purge["policy"], purge["item_ref"]
+        if unpinned is not None:
+            waited = policies.grace_over(unpinned, policy, "after_unpin")
+            if purge["due_at"] < waited:
+                self._broken(f"{item_ref} lost its last pin at {unpinned} and was not due before {waited}")
+        if policies.grace(policy, "after_shrink"):
+            shrunk = self._plans.shrunk_at(purge["at"], policies.catalogue(policy))
+            waited = "" if shrunk is None else policies.grace_over(shrunk, policy, "after_shrink")
+            if purge["due_at"] < waited:
+                self._broken(f"{item_ref} was not due before {waited}: the plan's days became fewer at {shrunk}")
+        if policies.grace(policy, "after_storing"):
+            # Stored it was not before its anchor; when exactly stands in no leaf unless the anchor is that moment.
+            self._unknown_storing += purge["anchor_src"] != "stored"
+            waited = policies.grace_over(purge["anchor_at"], policy, "after_storing")
+            if purge["due_at"] < waited:
+                self._broken(f"{item_ref} was not due before {waited}: it was stored no earlier than its anchor")
 
     def _item_remove(self, leaf: Leaf) -> None:
         checks = leaf["checks"]
         item = (leaf["item_ref"], leaf["mailbox_ref"])
         self._deleted.add(leaf["item_ref"])
         self._check_gone(*item, leaf["at"], checks["pins"], checks["holds"], spare_pins=True)
-
-    def _held(self, item_ref: str, mailbox_ref: str, now: str) -> int:
-        standing = sum(hold.covers(item_ref, mailbox_ref) for hold in self._holds.values())
-        return standing + sum(until > now and hold.covers(item_ref, mailbox_ref) for until, hold in self._graces)
 
     def _check_gone(
         self, item_ref: str, mailbox_ref: str, now: str, pins: int, holds: int, *, spare_pins: bool
@@ -352,7 +341,7 @@ class Replay:
         self._gone.add(item_ref)
         self._unpinned.pop(item_ref, None)
         pinned = len(self._pins.pop(item_ref, ()))
-        held = self._held(item_ref, mailbox_ref, now) if self._holds or self._graces else 0
+        held = self._holds.count(item_ref, mailbox_ref, now)
         if held:
             self._broken(f"{item_ref} was held {held} times when it went")
         if pinned and spare_pins:
@@ -370,6 +359,7 @@ class Replay:
     def _run_close(self, leaf: Leaf) -> None:
         run = self._runs.pop(leaf["run"], None)
         self._closed.add(leaf["run"])
+        self._check_time(leaf["at"])
         if run is None:
             self._broken(f"run {leaf['run']} ended but was not open")
             return

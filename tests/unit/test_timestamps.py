@@ -15,10 +15,11 @@ from mailgate.clock import DAY, system_clock
 from mailgate.timestamps import TimestampError, load_roots
 from retention.ledger.export import DirectoryExport
 from retention.ledger.note import Signer
+from retention.ledger.replay import replay_directory
 from retention.ledger.report import Verdict
 from retention.ledger.stamp import MAX_STAMP, StampError, check_imprint
 from retention.ledger.verify import verify_directory
-from tests.ledger_samples import every_type
+from tests.ledger_samples import every_type, purge_run
 from tests.timestamping import Authority, make_authority
 from tests.unit.ledger.conftest import SIGNER, sign
 
@@ -72,6 +73,21 @@ def exported(path: Path, authority: Authority, stamped: bytes) -> Path:
         export.add(LEAVES)
         export.finish(sign(LEAVES), (stamped, authority.answer(timestamps.query(stamped).body)))
     return path
+
+
+@pytest.mark.parametrize(("ahead", "verdict"), [(0, Verdict.OK), (30 * DAY, Verdict.RULE_BROKEN)])
+def test_a_log_that_tells_of_a_time_after_its_stamp(
+    tmp_path: Path, authority: Authority, ahead: int, verdict: Verdict
+) -> None:
+    """What purged next month can't have been stamped today."""
+    leaves = [*purge_run(3, at=system_clock() + ahead)]
+    with DirectoryExport(tmp_path / "log", KEY) as export:
+        export.add(leaves)
+        checkpoint = sign(leaves)
+        export.finish(checkpoint, (checkpoint, authority.answer(timestamps.query(checkpoint).body)))
+    assert verify_directory(tmp_path / "log", KEY).verdict is Verdict.OK
+    report = replay_directory(tmp_path / "log", KEY)
+    assert report.verdict is verdict, report.lines()
 
 
 def run(path: Path, roots: Path) -> tuple[int, str]:

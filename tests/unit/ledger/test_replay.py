@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from retention.ledger import leaves as make
+from retention.ledger.canonical import format_instant
 from retention.ledger.leaves import Anchor, Blobs, Common, Policy
-from retention.ledger.replay import replay_directory, replay_leaves
+from retention.ledger.replay import Replay, replay_directory, replay_leaves
 from retention.ledger.report import Verdict
 from retention.ledger.schema import build_leaf, parse_leaf
 from tests.ledger_samples import COMMITTER, DAY, DOCUMENT, NOW, common, every_type, purge_fields, purge_run, ulid
@@ -24,11 +25,17 @@ class Log:
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
+        self.at = NOW
         self.add(make.policy_set, document=DOCUMENT, effective_at=NOW - 90 * DAY)
         self.plan("standard", 60, NOW - 90 * DAY)
 
     def common(self, run: str | None = None) -> Common:
-        return common(len(self.bodies), run=run)
+        return common(len(self.bodies), run=run, at=self.at)
+
+    def time(self, at: int) -> Log:
+        """It is then, from the next leaf on."""
+        self.at = at
+        return self
 
     def add(self, kind: Callable[..., bytes], run: str | None = None, **fields: Any) -> Log:
         self.bodies.append(kind(self.common(run), **fields))
@@ -38,9 +45,8 @@ class Log:
         return self.add(make.plan_effective, plan=plan, days=days, effective_at=at, cause="set", event_ref="e1")
 
     def open(self, now: int = NOW, run: str = RUN, approved: tuple[str, ...] = (), at: int | None = None) -> Log:
-        opened = common(len(self.bodies), run=run, at=max(now, NOW) if at is None else at)
-        self.bodies.append(make.run_open(opened, now=now, trigger="schedule", approved=approved))
-        return self
+        self.at = max(now, NOW) if at is None else at
+        return self.add(make.run_open, run, now=now, trigger="schedule", approved=approved)
 
     def purge(self, number: int = 1, run: str = RUN, **changes: Any) -> Log:
         return self.add(make.item_purge, run, **{**purge_fields(number), **changes})
@@ -206,6 +212,104 @@ def test_the_grace_after_the_last_pin() -> None:
     under({"after_unpin": 5}, unpinned(reason="mailbox_removed", **early)).check()
 
 
+def test_the_grace_after_storing() -> None:
+    """As far as the anchor tells: a copy is not stored before its anchor, and stored then if the anchor says so."""
+
+    def stored(ago: int, source: str = "stored", **more: Any) -> Callable[[Log], Log]:
+        anchor = Anchor(NOW - ago * DAY, source)
+        return lambda log: log.open().purge(anchor=anchor, **{"due_at": NOW, **more}).close(1)
+
+    under({"after_storing": 70}, stored(70)).check()
+    under({"after_storing": 70}, stored(69)).check("stored no earlier than its anchor")
+    under({"after_storing": 70}, stored(69, "internaldate")).check("stored no earlier than its anchor")
+    under({"after_storing": 70}, stored(69, reason="mailbox_removed")).check()
+    assert "storing_not_in_the_log" not in replay_leaves(under({"after_storing": 70}, stored(70)).bodies).facts
+    received = under({"after_storing": 70}, stored(75, "internaldate"))
+    assert replay_leaves(received.bodies).facts["storing_not_in_the_log"] == 1
+    assert "storing_not_in_the_log" not in replay_leaves(under({}, stored(75, "internaldate")).bodies).facts
+
+
+def test_the_grace_after_the_days_became_fewer() -> None:
+    def shrunk(due_at: int, *plans: tuple[str, int, int]) -> Callable[[Log], Log]:
+        def step(log: Log) -> Log:
+            for plan, days, ago in plans:
+                log.plan(plan, days, NOW - ago * DAY)
+            return log.open().purge(plan=plans[-1][0], days=plans[-1][1], due_at=due_at).close(1)
+
+        return step
+
+    crm = ("crm_plus", 30, 10)
+    under({"after_shrink": 10}, shrunk(NOW, crm)).check()
+    under({"after_shrink": 10}, shrunk(NOW - 1, crm)).check("the plan's days became fewer at")
+    under({"after_shrink": 10}, shrunk(NOW - 1, ("professional", 90, 5), ("standard", 60, 5))).check()  # undone
+    under({"after_shrink": 20}, shrunk(NOW - 1, ("free", 0, 20), ("crm_plus", 30, 10))).check("became fewer at")
+    under({"after_shrink": 20}, shrunk(NOW, ("free", 0, 20), ("crm_plus", 30, 10))).check()
+    under({"after_shrink": 10}, lambda log: log.open().purge().close(1)).check()  # it never shrank
+    under({}, shrunk(NOW - 1, crm)).check()
+
+
+def test_other_versions_of_the_plans_are_not_compared() -> None:
+    """What 60 days were by one version may be 20 by the next: that is no plan that became shorter."""
+    document = {**DOCUMENT, "graces_days": {"after_shrink": 10}, "catalogue_sha256": "b"}
+    log = Log()
+    base = log.common()
+    policy = Policy(2, make.policy_sha256(document))
+    changed = Common(base.id, base.at, base.origin, base.tenant_ref, base.actor, policy, base.build)
+    log.bodies.append(make.policy_set(changed, document=document, effective_at=NOW))
+    crm = {"plan": "crm_plus", "days": 30, "effective_at": NOW - DAY, "cause": "set", "event_ref": "e1"}
+    log.bodies.append(make.plan_effective(changed, **crm))
+    log.open()
+    fields = {**purge_fields(1), "plan": "crm_plus", "days": 30, "due_at": NOW - 2 * DAY}
+    run = Common(base.id, base.at, base.origin, base.tenant_ref, base.actor, policy, base.build, RUN)
+    log.bodies.append(make.item_purge(run, **fields))
+    log.check()
+
+
+def test_a_purge_that_is_stamped_ahead_of_its_time() -> None:
+    """Judged by a plan that came later: the entries that follow were written before that plan began."""
+    free = {"plan": "free", "days": 0, "anchor": Anchor(NOW - DAY, "stored"), "due_at": NOW - DAY}
+    slack = 300_000_000
+    later = NOW + 30 * DAY
+
+    def ahead() -> Log:
+        return Log().plan("free", 0, later).open().time(later).purge(**free, reason="plan_end")
+
+    problem = "leaf 4 was judged by a plan that holds from"
+    ahead().time(NOW).close(1).check(problem)
+    ahead().time(later - slack - 1).purge(2, **free).check(problem)
+    ahead().close(1).time(NOW).open(NOW, ulid(8), at=NOW).check(problem)
+    ahead().close(1).time(NOW).open(NOW, ulid(8), ("clock",), at=NOW).check(problem)
+    ahead().time(later - slack).close(1).check()  # no later entry contradicts it
+
+
+def test_a_purge_that_is_stamped_before_its_run() -> None:
+    """Judged by a plan that held before."""
+    free = {"plan": "free", "days": 0, "anchor": Anchor(NOW - 2 * DAY, "stored"), "due_at": NOW - 2 * DAY}
+    log = Log().plan("free", 0, NOW - 2 * DAY).plan("standard", 60, NOW - DAY).open()
+    log.time(NOW - DAY - 1).purge(**free).check("before its run opened")
+    Log().open().time(NOW - 300_000_000).purge().close(1).check()
+    Log().open().time(NOW - 300_000_001).purge().close(1).check("before its run opened")
+
+
+def test_a_time_that_an_authority_knows_to_be_still_to_come() -> None:
+    """The log was stamped with these entries in it, and they tell of a time after that."""
+    later = NOW + 30 * DAY
+    free = {"plan": "free", "days": 0, "anchor": Anchor(NOW - DAY, "stored"), "due_at": NOW - DAY}
+    log = Log().plan("free", 0, later).open().time(later).purge(**free).close(1)
+
+    def verdict(stamped: tuple[int, str] | None) -> Verdict:
+        replay = Replay(stamped=stamped)
+        for body in log.bodies:
+            replay.feed(body)
+        return replay.finish().verdict
+
+    assert verdict(None) is Verdict.OK
+    assert verdict((len(log.bodies), format_instant(NOW + DAY))) is Verdict.RULE_BROKEN
+    assert verdict((4, format_instant(NOW + DAY))) is Verdict.OK  # it was written after the stamp
+    assert verdict((len(log.bodies), format_instant(later))) is Verdict.OK
+    assert verdict((len(log.bodies), format_instant(NOW - 1))) is Verdict.RULE_BROKEN
+
+
 def test_a_hold_on_what_is_gone() -> None:
     """Named a moment too late: the hold stood when the copy was purged."""
     Log().open().hold(items=1).purge().cover(1).close(1).check("was gone when its items were named")
@@ -242,11 +346,12 @@ def test_plans_that_change_while_a_run_goes_on() -> None:
 
 
 def test_late_and_repeated_plan_events() -> None:
-    """R9: a change that took effect earlier but was told later does not undo a newer one."""
-    Log().plan("free", 0, NOW - 70 * DAY).plan("standard", 60, NOW - 80 * DAY).open().purge().check(
-        "effective was free"
-    )
-    Log().plan("free", 0, NOW - 95 * DAY).plan("free", 0, NOW - 95 * DAY).open().purge().close(1).check()
+    """What is told last is what the gateway knew: a payment that is told late undoes the end that time had told."""
+    free = {"plan": "free", "days": 0, "anchor": Anchor(NOW - DAY, "stored"), "due_at": NOW - DAY}
+    late = Log().plan("free", 0, NOW - DAY).plan("standard", 60, NOW - 90 * DAY)
+    late.open().purge().purge(2, **free).check("effective was standard, 60 days")
+    Log().plan("free", 0, NOW - DAY).plan("standard", 60, NOW - 90 * DAY).open().purge().close(1).check()
+    Log().plan("free", 0, NOW - 95 * DAY).plan("free", 0, NOW - 95 * DAY).open().purge().check("effective was free")
     Log().plan("professional", 90, NOW - 90 * DAY).open().purge().check("effective was professional")
 
 
