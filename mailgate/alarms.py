@@ -39,6 +39,7 @@ class Kind(StrEnum):
     TIMESTAMP_FAILING = "timestamp_failing"
     WEBHOOK_PAUSED = "webhook_paused"
     WITNESS_MISSING = "witness_missing"
+    WORDS_LEFT = "words_left"
 
 
 REMEDIES: Final[Mapping[Kind, str]] = {
@@ -63,6 +64,8 @@ REMEDIES: Final[Mapping[Kind, str]] = {
     "checkpoints stay without a time-stamp until then.",
     Kind.WEBHOOK_PAUSED: "Set right what its `detail` says at GET /v1/webhooks, or remove it; then enable it again "
     "(PATCH /v1/webhooks/{id}, state enabled). It goes on where it stopped, as long as the feed has it.",
+    Kind.WORDS_LEFT: "Look at the log of the gateway for why the worker `index` fails, and whether a purge never ends; "
+    "`mailgate purge` takes the words out as well. No search finds them, and nothing ties them to a message.",
     Kind.WITNESS_MISSING: "Mount or make the directory of ledger.witness, and make it writable (space, "
     "permissions); no log can be signed until then.",
 }
@@ -100,6 +103,17 @@ class Failing:
 
 
 @dataclass(frozen=True, slots=True)
+class WordsLeft:
+    """Words of purged copies that stand in the text index: of how many, since when the same ones are next, as far as
+    this process saw; `moved`: it saw them become fewer.
+    """
+
+    copies: int
+    since_at: Instant
+    moved: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What is known at one moment. Mappings are by tenant.
 
@@ -108,7 +122,7 @@ class Facts:
     `unsigned`: logs that grew, with the time of their first entry that is not signed. `diverged`: what signing found in
     this process. `plans`: what is wrong with the file of the plans, as this process reads it. `unstamped`: whose newest
     checkpoint the authority did not stamp, and why. `hooks`: whose webhooks are paused because they can't be delivered
-    to; None: those of no single tenant.
+    to; None: those of no single tenant. `lost`: whose checkpoint was kept outside and is gone there, and what to say.
     """
 
     first_tenant_at: Instant | None = None
@@ -123,14 +137,19 @@ class Facts:
     diverged: Mapping[str, str] = field(default_factory=dict)
     unstamped: Mapping[str, str] = field(default_factory=dict)
     hooks: Mapping[str | None, str] = field(default_factory=dict)
+    lost: Mapping[str, str] = field(default_factory=dict)
+    words_left: WordsLeft | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When something has taken too long. `unsigned`: the age of a log's first entry that is not signed."""
+    """When something has taken too long. `unsigned`: the age of a log's first entry that is not signed. `words_left`:
+    how long the same words of what is gone may be the next to be taken out.
+    """
 
     run_every: Instant = RUN_EVERY
     unsigned: Instant = 3 * HOUR
+    words_left: Instant = 6 * HOUR
 
     @classmethod
     def of(cls, *, purge_interval_s: int, sign_interval_s: int) -> Limits:
@@ -151,7 +170,7 @@ def decide(facts: Facts, standing: Mapping[Key, str], now: Instant, limits: Limi
     """The alarms that should stand. `standing` are those that do, with their details: a log that diverged stays so
     until it is signed, whichever process found it.
     """
-    found = [*_of_gateway(facts, now, limits), *_of_tenants(facts, standing, now, limits)]
+    found = [*_of_gateway(facts, standing, now, limits), *_of_tenants(facts, standing, now, limits)]
     return [Alarm(alarm.kind, alarm.tenant_id, alarm.detail[:LONGEST_DETAIL]) for alarm in found]
 
 
@@ -165,7 +184,7 @@ def changes(standing: Mapping[Key, str], wanted: Sequence[Alarm]) -> Changes:
     )
 
 
-def _of_gateway(facts: Facts, now: Instant, limits: Limits) -> Iterator[Alarm]:
+def _of_gateway(facts: Facts, standing: Mapping[Key, str], now: Instant, limits: Limits) -> Iterator[Alarm]:
     if facts.first_tenant_at is not None:
         since = max(facts.last_run_at or 0, facts.first_tenant_at)
         if now - since > limits.run_every:
@@ -177,6 +196,15 @@ def _of_gateway(facts: Facts, now: Instant, limits: Limits) -> Iterator[Alarm]:
         yield Alarm(Kind.WITNESS_MISSING, None, facts.witness)
     if facts.plans is not None:
         yield Alarm(Kind.PLANS_REFUSED, None, facts.plans)
+    left = facts.words_left
+    if left is not None:
+        # Another process may have seen for longer that nothing moves.
+        known = None if left.moved else standing.get((Kind.WORDS_LEFT, None))
+        if now - left.since_at > limits.words_left:
+            when = to_rfc3339(left.since_at)
+            known = f"the words of {left.copies} purged copies are not taken out of the index since {when}"
+        if known is not None:
+            yield Alarm(Kind.WORDS_LEFT, None, known)
 
 
 def _of_tenants(facts: Facts, standing: Mapping[Key, str], now: Instant, limits: Limits) -> Iterator[Alarm]:
@@ -189,7 +217,11 @@ def _of_tenants(facts: Facts, standing: Mapping[Key, str], now: Instant, limits:
         yield Alarm(Kind.ERASE_FAILING, whose, detail)
     for tenant_id, plan in facts.plans_unknown.items():
         yield Alarm(Kind.PLAN_UNKNOWN, tenant_id, f"its plan {plan!r} is not in the catalogue")
+    for tenant_id, why in facts.lost.items():
+        yield Alarm(Kind.LOG_DIVERGED, tenant_id, why)
     for tenant_id, since_at in facts.unsigned.items():
+        if tenant_id in facts.lost:
+            continue
         diverged = facts.diverged.get(tenant_id, standing.get((Kind.LOG_DIVERGED, tenant_id)))
         if diverged is not None:
             yield Alarm(Kind.LOG_DIVERGED, tenant_id, diverged)

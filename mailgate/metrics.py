@@ -38,6 +38,7 @@ TABLE = (
     Metric("storage_bytes", "gauge", "RFC 822 sizes of the copies that are kept, added up."),
     Metric("messages_unindexed", "gauge", "Copies whose search words are not written yet."),
     Metric("blob_erasures_queued", "gauge", "Blobs that wait to be erased."),
+    Metric("search_leftovers", "gauge", "Purged copies whose words are not taken out of the text index yet."),
     Metric("blob_erasures_failing", "gauge", "Blobs whose erasure failed at least once and is tried again."),
     Metric("purge_last_completed_timestamp_seconds", "gauge", "When the last purge was completed; 0 before the first."),
     Metric("purge_runs_halted", "gauge", "Purge runs that stopped and wait for a person, of the last 100 runs."),

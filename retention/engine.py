@@ -196,22 +196,28 @@ class Engine:
             return progress
         progress.tenant_id = tenant_id
         await unit.open()
-        load = await self._improbable(run, rules, unit)
+        load = await self._improbable(run, tenant_id, rules, unit)
         if load is not None:
             progress.counts.keep(str(KeptBy.BRAKE), load.going)
             await unit.abort(progress.counts, APPROVED_BRAKE)
             progress = _tenant_done(progress)
             progress.halted.append(f"{tenant_id}: {load.going} of {load.copies} copies would go")
+            progress.stopped[tenant_id] = load.going
         await unit.record(progress)
         return progress
 
-    async def _improbable(self, run: Run, rules: Rules, unit: PurgeUnit) -> Load | None:
-        """What the run would take of the tenant, if that is improbably much and nothing explains it."""
+    async def _improbable(self, run: Run, tenant_id: str, rules: Rules, unit: PurgeUnit) -> Load | None:
+        """What the run would take of the tenant, if that is improbably much, nothing explains it, and whoever approved
+        it did not see so many.
+        """
         bounds = cutoffs(rules, run.now_at)
-        if bounds is None or APPROVED_BRAKE in run.approved:
+        approved = run.approved_of(tenant_id) if APPROVED_BRAKE in run.approved else 0
+        if bounds is None or approved is None:
             return None
         load = await unit.load(bounds, self._brake)
-        return None if load is None or load.explained or load.going <= self._brake.limit(load.copies) else load
+        if load is None or load.explained:
+            return None
+        return None if load.going <= max(approved, self._brake.limit(load.copies)) else load
 
     async def _next(self, run: Run, before: Progress, limit: int, unit: PurgeUnit) -> tuple[Progress, bool]:
         """One batch; the progress after it, and whether it was the last."""

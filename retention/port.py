@@ -30,6 +30,9 @@ Position: TypeAlias = tuple[Instant, str]
 """Where a walk stands: (anchor_at, id) of the last copy it saw. Copies are walked in this order."""
 
 
+EVERY_TENANT = "*"
+
+
 class BatchFailedError(Exception):
     """The store refused this unit, but is itself in order: a smaller one may pass."""
 
@@ -38,7 +41,8 @@ class BatchFailedError(Exception):
 class Run:
     """One run as it was opened. `tenant_id` None: all tenants. `now_at` was read once and judges every copy's age.
 
-    `approved` names what a person allowed it to pass: `clock`, `brake`.
+    `approved` names what a person allowed it to pass: `clock`, `brake`. `approved_up_to`: of each tenant's copies the
+    brake lets pass at most so many (`EVERY_TENANT`: of any tenant's); None: whatever it would take.
     """
 
     id: str
@@ -50,6 +54,12 @@ class Run:
     policy_version: int
     policy_sha256: str
     approved: tuple[str, ...] = ()
+    approved_up_to: Mapping[str, int] | None = None
+
+    def approved_of(self, tenant_id: str) -> int | None:
+        """How many of this tenant's copies the approval is of; None: no number was named."""
+        bounds = self.approved_up_to
+        return None if bounds is None else bounds.get(tenant_id, bounds.get(EVERY_TENANT, 0))
 
 
 @dataclass(slots=True)
@@ -58,7 +68,7 @@ class Progress:
 
     `totals` are the finished tenants' counts. `tenant_id` is the one in work (its `run.open` stands in its log),
     with its own counts and position; tenants up to `done_through` (in order of ids) are finished. `halted` says for
-    which of them the run stopped, and why.
+    which of them the run stopped, and why; `stopped`, how many of their copies it would have taken.
     """
 
     totals: Counts = field(default_factory=Counts)
@@ -68,6 +78,7 @@ class Progress:
     counts: Counts = field(default_factory=Counts)
     position: Position | None = None
     halted: list[str] = field(default_factory=list)
+    stopped: dict[str, int] = field(default_factory=dict)
 
     def copy(self) -> Progress:
         """An independent copy."""
@@ -79,6 +90,7 @@ class Progress:
             self.counts.copy(),
             self.position,
             list(self.halted),
+            dict(self.stopped),
         )
 
 

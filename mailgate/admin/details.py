@@ -90,6 +90,14 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
             marked("entry %(index)s of the purge log is not what was hashed"),
         ),
         (
+            r"\S+\.checkpoint, the last of the purge log of tenant (?P<tenant>\S+), is gone from ledger\.witness: .*",
+            marked("the last checkpoint of the purge log of %(tenant)s is gone from ledger.witness"),
+        ),
+        (
+            r"the words of (?P<copies>\d+) purged copies are not taken out of the index since (?P<when>\S+)",
+            marked("the words of %(copies)s purged copies are not taken out of the index since %(when)s UTC"),
+        ),
+        (
             r"the checkpoint of (?P<count>\d+) entries of tenant (?P<tenant>\S+) in the database is not the one .*",
             marked("the checkpoint of %(count)s entries of %(tenant)s in the database is not the one that was signed"),
         ),

@@ -53,6 +53,10 @@ ALARMS: Final[Mapping[Kind, tuple[str, str]]] = {
         marked("Events can't be delivered to a receiver"),
         marked("Set right what is wrong at the receiver, then resume the endpoint: it goes on where it stopped."),
     ),
+    Kind.WORDS_LEFT: (
+        marked("Words of purged mail stay in the text index"),
+        marked("No search finds them. Look at the gateway's own log for why they are not taken out."),
+    ),
     Kind.WITNESS_MISSING: (
         marked("The witness's directory is not there"),
         marked("Mount or make it; no log can be signed until then."),

@@ -138,7 +138,11 @@ async def approve(page: Page) -> Response:
     if halt is None:
         return await _render_run(page, status=409, fault=page.text(NOT_HALTED))
     asked = await page.parts.retention.request_run(
-        actor=page.who.actor, tenant_id=run.tenant_id, approve_brake=halt == "brake", approve_clock=halt == "clock"
+        actor=page.who.actor,
+        tenant_id=run.tenant_id,
+        approve_brake=halt == "brake",
+        approve_clock=halt == "clock",
+        approve_up_to=run.counts.get("stopped"),
     )
     return page.go(f"/admin/retention/runs/{asked.id}", "run_approved")
 

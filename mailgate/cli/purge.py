@@ -33,6 +33,14 @@ def purge(
     approve_brake: Annotated[
         bool, typer.Option(help="Purge although it takes improbably many copies; named in the log.")
     ] = False,
+    approve_up_to: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="COPIES",
+            help="With --approve-brake: of a tenant's copies at most so many; else those the last purge halted at.",
+        ),
+    ] = None,
     approve_clock: Annotated[bool, typer.Option(help="Purge although the clock jumped; named in the log.")] = False,
     json: Json = False,
 ) -> None:
@@ -41,6 +49,8 @@ def purge(
         raise typer.BadParameter("--at needs --dry-run: a purge judges by the time it runs")
     if plan is not None and not dry_run:
         raise typer.BadParameter("--plan needs --dry-run: a purge judges by the plan that holds")
+    if approve_up_to is not None and not approve_brake:
+        raise typer.BadParameter("--approve-up-to needs --approve-brake: it says of how many copies that is")
 
     async def work() -> dict[str, Any]:
         async with session.opened() as core:
@@ -53,6 +63,7 @@ def purge(
                     trigger="command",
                     approve_clock=approve_clock,
                     approve_brake=approve_brake,
+                    approve_up_to=approve_up_to,
                 )
                 await finish(core)
             return {

@@ -11,7 +11,7 @@ from mailgate.cli import session
 from mailgate.cli.purge import finish
 from mailgate.clock import to_rfc3339
 from mailgate.errors import ConfigurationError
-from mailgate.store import overview, tenants
+from mailgate.store import kept_outside, overview, tenants
 
 if TYPE_CHECKING:
     from mailgate.app.core import Core
@@ -103,6 +103,7 @@ async def _begin_witness(core: Core) -> int:
     if fault is not None and "another installation" in fault:
         raise ConfigurationError(fault)
     core.witness.begin()
+    await kept_outside.begin_anew(core.db)
     ids = await overview.logs(core.db)
     for tenant_id in ids:
         await core.log_reader.checkpoint(await tenants.get(core.db, tenant_id, erased=True), core.clock())

@@ -16,10 +16,22 @@ import structlog
 from sqlalchemy import ColumnElement, Row, and_, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mailgate.alarms import ERASE_ATTEMPTS, LONGEST_DETAIL, Alarm, Facts, Failing, Key, Kind, Limits, changes, decide
+from mailgate.alarms import (
+    ERASE_ATTEMPTS,
+    LONGEST_DETAIL,
+    Alarm,
+    Facts,
+    Failing,
+    Key,
+    Kind,
+    Limits,
+    WordsLeft,
+    changes,
+    decide,
+)
 from mailgate.clock import Instant
 from mailgate.ids import new_id
-from mailgate.store import runs
+from mailgate.store import leftovers, runs
 from mailgate.store.database import Database
 from mailgate.store.log_reading import LogReader
 from mailgate.store.overview import OUTAGES, unwritable
@@ -85,6 +97,9 @@ class Alarms:
         self._damaged: dict[str, int] = {}
         log_reader.on_damage = self.damaged
         self._unwritable: AlarmRecord | None = None
+        self._next_words: int | None = None
+        self._words_moved: bool | None = None
+        self._words_since: Instant = 0
 
     def damaged(self, tenant_id: str, index: int) -> None:
         """An entry of a tenant's log, read by somebody, is not what was hashed; so it stays until it is whole again."""
@@ -176,6 +191,7 @@ class Alarms:
         entitled = await self._subscriptions.all_entitlements(now)
         clock = await self._retention.clock_anomaly(now)
         witness = await asyncio.to_thread(lambda: self._log_reader.witness_fault)
+        lost = await self._log_reader.lost()
         async with self._db.read() as conn:
             last_run_at, halted = await _runs(conn)
             return Facts(
@@ -191,7 +207,16 @@ class Alarms:
                 diverged=await self._still_damaged(conn) | self._diverged,
                 unstamped=await _unstamped(conn) if self._stamps else {},
                 hooks=await _hooks(conn, entitled),
+                lost=lost,
+                words_left=await self._words_left(conn, now),
             )
+
+    async def _words_left(self, conn: AsyncConnection, now: Instant) -> WordsLeft | None:
+        """They are taken out in the order of their numbers: while the first stays the same, nothing moves."""
+        copies, first = await leftovers.waiting(conn)
+        if first != self._next_words:
+            self._next_words, self._words_moved, self._words_since = first, self._words_moved is not None, now
+        return None if first is None else WordsLeft(copies, self._words_since, bool(self._words_moved))
 
     async def _still_damaged(self, conn: AsyncConnection) -> dict[str, str]:
         leaf = log_leaves.c

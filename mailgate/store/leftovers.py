@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 
-from sqlalchemy import select
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.store import runs
 from mailgate.store.bulk import Step, in_turn
@@ -38,6 +39,12 @@ async def sweep(db: Database, *, pieces: int | None = None) -> int:
         swept += some
         pieces = None if pieces is None else pieces - 1
     return swept
+
+
+async def waiting(conn: AsyncConnection) -> tuple[int, int | None]:
+    """Of how many messages words still stand there, and the number whose are taken out next; None: none are left."""
+    copies, first = (await conn.execute(select(func.count(), func.min(_L.doc)).select_from(search_leftovers))).one()
+    return copies, first
 
 
 async def _purging(db: Database) -> bool:

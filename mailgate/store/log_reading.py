@@ -9,7 +9,7 @@ rows were changed, and nothing is signed then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from mailgate.clock import MINUTE, Instant
 from mailgate.errors import ConflictError, NotFoundError, UnavailableError
-from mailgate.store import leases
+from mailgate.store import kept_outside, leases
 from mailgate.store.database import Database
 from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, messages, tenant_heads, tombstones
 from mailgate.store.tenants import Tenant
@@ -67,6 +67,7 @@ class LogReader:
         self.on_damage: Callable[[str, int], None] = _nobody
         """Called with tenant and index when an entry that was read is not what was hashed."""
         self._refused: str | None = None
+        self._turns = dict[str, asyncio.Lock]()
 
     @property
     def witness_fault(self) -> str | None:
@@ -87,6 +88,10 @@ class LogReader:
         """The newest checkpoint, signed now if the log grew. Raises LogDivergedError, or UnavailableError when another
         process is signing.
         """
+        async with self._turns.setdefault(tenant.id, asyncio.Lock()):  # the lease is the whole process's
+            return await self._newest(tenant, now)
+
+    async def _newest(self, tenant: Tenant, now: Instant) -> SignedCheckpoint:
         last = await self._last(tenant)
         async with self._db.read() as conn:
             size = (
@@ -112,6 +117,9 @@ class LogReader:
             raise UnavailableError(fault, slug="witness_missing")
         kept = self._witness.last(tenant.ref)
         last = await self._last(tenant)
+        must_be_there = await kept_outside.was_kept(self._db, tenant.id)
+        if kept is None and must_be_there:
+            raise LogDivergedError(kept_outside.why_lost(tenant.id, tenant.ref))
         known = [
             _signed_before(tenant, where, note, signer.verifier)
             for where, note in (("ledger.witness", kept), ("the database", None if last is None else last.note))
@@ -149,6 +157,8 @@ class LogReader:
             await self._keep_entries(tenant, 0 if kept is None else known[0].size, signed.size)
             self._witness.keep(tenant.ref, signed.note)
             self._witness.forget_partial(tenant.ref, signed.size)
+            if not must_be_there:
+                await kept_outside.note_kept(self._db, tenant.id)
         except LogDivergedError:
             await self._db.transact(partial(_forget, tenant.id, signed.size))  # so that it stands as not signed
             raise
@@ -310,6 +320,10 @@ class LogReader:
         if _is_damaged(body, digest):
             self.on_damage(tenant.id, index)
             raise not_whole(tenant, f"entry {index} is not what was hashed")
+
+    async def lost(self) -> Mapping[str, str]:
+        """By tenant, what to say of logs whose checkpoint was kept outside and is not there any more."""
+        return await kept_outside.lost(self._db, self._witness)
 
     async def item_ref(self, tenant_id: str, item: str) -> str:
         """What the log calls a copy, of which `item` is the message's id; else `item` itself."""

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from mailgate.clock import Instant
-from mailgate.store import pending
+from mailgate.store import leftovers, pending
 from mailgate.store.database import Database
 from mailgate.store.near_folders import Renames, renames
 from mailgate.store.runs import COMPLETED, HALTED, PURGE
@@ -111,6 +111,7 @@ class Gauges:
     messages_unindexed: int
     erasures_queued: int
     erasures_failing: int
+    search_leftovers: int
     log_entries: int
     quarantined: int
     guards_open: int
@@ -144,6 +145,7 @@ async def gauges(db: Database) -> Gauges:
                 select(func.count(), func.count(case((blob_erasures.c.attempts > 0, 1)))).select_from(blob_erasures)
             )
         ).one()
+        words_left, _ = await leftovers.waiting(conn)
         aside = (await conn.execute(select(func.count()).select_from(quarantine))).scalar_one()
         refused = select(func.count()).select_from(guards).join(mailboxes, mailboxes.c.id == guards.c.mailbox_id)
         open_ = refused.where(guards.c.closed_at.is_(None), mailboxes.c.removed_at.is_(None))
@@ -167,6 +169,7 @@ async def gauges(db: Database) -> Gauges:
         messages_unindexed=unindexed,
         erasures_queued=queued,
         erasures_failing=failing,
+        search_leftovers=words_left,
         quarantined=aside,
         guards_open=guards_open,
         last_purge_at=last,

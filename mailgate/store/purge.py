@@ -66,6 +66,7 @@ class SqlPurgeStore:
                 "version": run.policy_version,
                 "sha256": run.policy_sha256,
                 "approved": list(run.approved),
+                **({} if run.approved_up_to is None else {"approved_up_to": dict(run.approved_up_to)}),
             },
             "counts": runs.progress_to_json(Progress()),
         }
@@ -95,7 +96,8 @@ class SqlPurgeStore:
     async def finish(self, run: Run, progress: Progress, state: str, detail: str | None = None) -> None:
         """Record how the run ended, and tell the feed of each tenant's run; all tenants' runs are told to nobody."""
         now = self._clock()
-        counts = progress.totals.to_json() | {"tenants": progress.tenants, "halted": list(progress.halted)}
+        stopped = {"halted": list(progress.halted), "stopped": dict(progress.stopped)}
+        counts = progress.totals.to_json() | {"tenants": progress.tenants} | stopped
 
         async def work(tx: Transaction) -> None:
             await self._lease.keep(tx, now)
@@ -186,4 +188,5 @@ def _run(row: Row[Any]) -> Run:
         policy_version=row.policy["version"],
         policy_sha256=row.policy["sha256"],
         approved=tuple(row.policy["approved"]),
+        approved_up_to=row.policy.get("approved_up_to"),
     )

@@ -33,6 +33,7 @@ from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenants import Tenant
 from mailgate.store.tombstones import prepare_graves
 from mailgate.store.transaction import Event, Leaf, Transaction
+from retention.engine import APPROVED_BRAKE
 from retention.ledger import leaves
 from retention.ledger.purge_template import ItemPurgeTemplate
 from retention.model import Brake, Copy, Counts, Cutoffs, KeptBy, Reason, Rules, Verdict
@@ -211,7 +212,10 @@ class SqlPurgeUnit:
 
     async def open(self) -> None:
         """Log the run's opening."""
-        self._write(leaves.run_open, now=self._run.now_at, trigger=self._run.trigger, approved=self._run.approved)
+        run = self._run
+        bound = run.approved_of(self._tenant_id) if APPROVED_BRAKE in run.approved else None
+        fields = {"now": run.now_at, "trigger": run.trigger, "approved": run.approved, "approved_up_to": bound}
+        self._write(leaves.run_open, **fields)
 
     async def close(self, counts: Counts) -> None:
         """Log the run's closing, and tell the feed."""

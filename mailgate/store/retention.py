@@ -9,8 +9,9 @@ with the latest time on record: when it jumped, the run only counts what it woul
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import structlog
 from sqlalchemy import select
@@ -37,7 +38,7 @@ from retention.engine import APPROVED_BRAKE, BATCH, Engine, Preview, Step, no_st
 from retention.model import Actor as RetentionActor
 from retention.model import Counts, Supposed
 from retention.policy import ClockLimits, Policy, clock_fault
-from retention.port import Run
+from retention.port import EVERY_TENANT, Run
 
 _log = structlog.get_logger("mailgate.retention")
 
@@ -98,11 +99,14 @@ class RetentionService:
         trigger: str = "request",
         approve_clock: bool = False,
         approve_brake: bool = False,
+        approve_up_to: int | Mapping[str, int] | None = None,
     ) -> RunRecord:
         """Purge now and come back with the finished run. A dry run only counts, writes nothing, and may look at a later
-        time `at`. Raises PurgeBusyError, PreconditionError, NotFoundError.
+        time `at`. `approve_brake` is of `approve_up_to` copies of each tenant, or of as many as were shown: those that
+        are given by tenant, else what the last purge halted at. Raises PurgeBusyError, PreconditionError,
+        NotFoundError.
         """
-        approved = _approved(clock=approve_clock, brake=approve_brake)
+        approved = await self._approved(tenant_id, clock=approve_clock, brake=approve_brake, up_to=approve_up_to)
         record = await self._new(actor, tenant_id, dry_run, at, trigger, approved)
         if dry_run:
             return await self._counted(record)
@@ -122,9 +126,10 @@ class RetentionService:
         trigger: str = "request",
         approve_clock: bool = False,
         approve_brake: bool = False,
+        approve_up_to: int | Mapping[str, int] | None = None,
     ) -> RunRecord:
         """Queue a run; one that waits already for the same is returned instead. Raises as `run` does."""
-        approved = _approved(clock=approve_clock, brake=approve_brake)
+        approved = await self._approved(tenant_id, clock=approve_clock, brake=approve_brake, up_to=approve_up_to)
         record = await self._new(actor, tenant_id, dry_run, at, trigger, approved)
 
         async def work(tx: Transaction) -> RunRecord:
@@ -240,7 +245,7 @@ class RetentionService:
         dry_run: bool,
         at: Instant | None,
         trigger: str,
-        approved: list[str],
+        approved: Mapping[str, Any],
     ) -> RunRecord:
         if at is not None and not dry_run:
             raise PreconditionError(
@@ -262,16 +267,36 @@ class RetentionService:
             now_at=now if at is None else at,
             started_at=now,
             counts=Counts().to_json(),
-            policy={
-                "version": self.policy.version,
-                "sha256": self.policy.sha256,
-                "approved": approved,
-            },
+            policy={"version": self.policy.version, "sha256": self.policy.sha256, **approved},
         )
+
+    async def _approved(
+        self, tenant_id: str | None, *, clock: bool, brake: bool, up_to: int | Mapping[str, int] | None
+    ) -> Mapping[str, Any]:
+        """What a run's record and its opening leaf name, and of how many copies of which tenant."""
+        names = [name for name, given in ((APPROVED_BRAKE, brake), (CLOCK_APPROVED, clock)) if given]
+        if not brake:
+            return {"approved": names}
+        if isinstance(up_to, int):
+            return {"approved": names, "approved_up_to": {EVERY_TENANT: up_to}}
+        some = self.policy.brake.minimum  # so many more may have become due since: that is never improbable
+        shown = up_to or await self._shown(tenant_id)
+        return {"approved": names, "approved_up_to": {id_: going + some for id_, going in shown.items()}}
+
+    async def _shown(self, tenant_id: str | None) -> Mapping[str, int]:
+        """Of each tenant the number that its last purge halted at; when that did not halt, what would go now."""
+        shown = await runs.stopped(self._db, tenant_id)
+        if shown:
+            return shown
+        if tenant_id is not None:
+            return {tenant_id: (await self._engine.preview(tenant_id, self._clock())).going.copies}
+        surveys = await self._store.surveys(self._clock())
+        return {id_: sum(of.copies for of in survey.due.values()) for id_, (_, survey) in surveys.items()}
 
     async def _purge(self, record: RunRecord) -> RunRecord:
         now = self._clock()
-        approved = tuple((record.policy or {}).get("approved", ()))
+        policy = record.policy or {}
+        approved = tuple(policy.get("approved", ()))
         fault = await self._clock_fault(now)
         if fault is not None and CLOCK_APPROVED not in approved:
             return await self._halt(replace(record, now_at=now, started_at=now), fault)
@@ -290,6 +315,7 @@ class RetentionService:
                 policy_version=self.policy.version,
                 policy_sha256=self.policy.sha256,
                 approved=approved,
+                approved_up_to=policy.get("approved_up_to"),
             )
         )
         await self._empty_wal()
@@ -395,11 +421,6 @@ def _check_not_past(at: Instant | None, now: Instant) -> None:
 
 def _jumped(fault: str, now: Instant, last: Instant | None) -> str:
     return f"the clock went {fault}: it is {to_rfc3339(now)}, the latest time on record is {to_rfc3339(last or 0)}"
-
-
-def _approved(*, clock: bool, brake: bool) -> list[str]:
-    """What a run's record and its opening leaf name."""
-    return [name for name, given in ((APPROVED_BRAKE, brake), (CLOCK_APPROVED, clock)) if given]
 
 
 def _nothing() -> None:

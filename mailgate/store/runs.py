@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, insert, select, update
+from sqlalchemy import Row, Select, delete, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import Actor
@@ -149,6 +149,7 @@ def progress_to_json(progress: Progress) -> dict[str, Any]:
             "counts": progress.counts.to_json(),
             "position": progress.position,
             "halted": progress.halted,
+            "stopped": progress.stopped,
         },
     }
 
@@ -167,7 +168,19 @@ def progress_from_json(counts: Mapping[str, Any]) -> Progress:
         counts=Counts.from_json(saved["counts"]),
         position=None if position is None else (int(position[0]), str(position[1])),
         halted=list(saved.get("halted", ())),  # a run that an older version began has none
+        stopped=dict(saved.get("stopped", {})),
     )
+
+
+async def stopped(db: Database, tenant_id: str | None) -> Mapping[str, int]:
+    """Of the tenant, or of all, how many copies the last purge would have taken where the brake stopped it."""
+    run = runs.c
+    query = select(run.counts).where(run.kind == PURGE, run.dry_run.is_(False), run.finished_at.is_not(None))
+    if tenant_id is not None:
+        query = query.where(or_(run.tenant_id.is_(None), run.tenant_id == tenant_id))
+    async with db.read() as conn:
+        counts = (await conn.execute(query.order_by(run.id.desc()).limit(1))).scalar_one_or_none() or {}
+    return {id_: going for id_, going in counts.get("stopped", {}).items() if tenant_id in (None, id_)}
 
 
 def actor_from_text(text: str) -> Actor:

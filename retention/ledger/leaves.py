@@ -222,9 +222,14 @@ def hold_release(common: Common, *, hold_ref: str, matter: str, reason_commit: s
     )
 
 
-def run_open(common: Common, *, now: int, trigger: str, approved: Sequence[str] = ()) -> bytes:
-    """A purge run begins and judges by `now`; `approved` names what a person allowed (`brake`, `clock`)."""
-    return _leaf("run.open", common, now=_instant(now), trigger=trigger, approved=list(approved))
+def run_open(
+    common: Common, *, now: int, trigger: str, approved: Sequence[str] = (), approved_up_to: int | None = None
+) -> bytes:
+    """A purge run begins and judges by `now`; `approved` names what a person allowed (`brake`, `clock`), and
+    `approved_up_to` of how many items.
+    """
+    bound = {} if approved_up_to is None else {"approved_up_to": approved_up_to}
+    return _leaf("run.open", common, now=_instant(now), trigger=trigger, approved=list(approved), **bound)
 
 
 def item_purge(

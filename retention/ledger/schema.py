@@ -195,6 +195,9 @@ TYPES: dict[str, dict[str, Check]] = {
 RUN_REQUIRED = frozenset({"run.open", "item.purge", "item.deferred", "run.close", "run.abort"})
 RUN_OPTIONAL = frozenset({"blob.erase", "erase.failed", "clock.anomaly"})
 
+OPTIONAL: dict[str, dict[str, Check]] = {"run.open": {"approved_up_to": is_count}}
+"""Type → fields that it may have besides."""
+
 _FIELDS = {kind: {**COMMON, **own} for kind, own in TYPES.items()}
 
 
@@ -238,6 +241,9 @@ def check_leaf(leaf: object) -> None:
             raise LeafError(f"{kind} without its run")
     elif not ULID(run) or (kind not in RUN_REQUIRED and kind not in RUN_OPTIONAL):
         raise LeafError(f"{kind}: run is not as it must be")
+    more = OPTIONAL.get(str(kind))
+    if more is not None:
+        fields = fields | {field: check for field, check in more.items() if field in leaf}
     if len(leaf) != len(fields) + (run is not None):
         odd = sorted((fields.keys() ^ leaf.keys()) - {"run"})
         raise LeafError(f"{kind}: missing or unknown fields {odd[:5]}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from mailgate.store.alarms import Alarms
 from mailgate.store.feed import FeedReader, Publisher
 from mailgate.store.log_reading import LogDivergedError, LogReader
 from mailgate.store.retention import RetentionService
-from mailgate.store.schema import blob_erasures, log_checkpoints, log_leaves, tenant_heads
+from mailgate.store.schema import blob_erasures, log_checkpoints, log_leaves, search_leftovers, tenant_heads
 from mailgate.store.witness import Witness
 from retention.model import Brake
 from retention.policy import Policy
@@ -133,16 +132,48 @@ async def test_the_clock_the_witness_and_a_plan_that_nobody_knows(watched: Watch
     await watched.service.note_time(watched.purging.now)
     await watched.reader.checkpoint(home.tenant, NOW)
     watched.purging.now -= HOUR
-    shutil.rmtree(watched.witness)
+    away = watched.witness.rename(watched.witness.with_name("away"))
     store = watched.purging.store
     known = store.subscriptions.catalogue
     store.subscriptions.catalogue = replace(known, plans={n: p for n, p in known.plans.items() if n != "standard"})
     stands = [(Kind.CLOCK_ANOMALY, None), (Kind.PLAN_UNKNOWN, "acme"), (Kind.WITNESS_MISSING, None)]
     assert await watched.look() == stands
     store.subscriptions.catalogue = known
-    watched.witness.mkdir()
+    away.rename(watched.witness)
     watched.purging.now += HOUR
     assert await watched.look() == []
+    (checkpoint,) = watched.witness.glob("*.checkpoint")
+    kept = checkpoint.rename(watched.witness / "taken")
+    assert await watched.look() == [(Kind.LOG_DIVERGED, "acme")]  # also while the log does not grow
+    kept.rename(checkpoint)
+    assert await watched.look() == []
+
+
+async def test_words_of_purged_mail_that_stay_in_the_index(watched: Watched) -> None:
+    """For as long as nothing takes them out, whoever looks; not while they become fewer."""
+    db = watched.purging.store.db
+
+    async def left(*docs: int) -> None:
+        async with db.write() as tx:
+            await tx.conn.execute(delete(search_leftovers))
+            if docs:
+                await tx.conn.execute(insert(search_leftovers), [{"doc": doc, "tenant_id": "acme"} for doc in docs])
+
+    await watched.purging.builder.home()
+    await watched.service.run(actor=COMMAND)
+    await left(1, 2, 3)
+    stands = (Kind.WORDS_LEFT, None)
+    for later, docs, long in ((0, (1, 2, 3), False), (6, (2, 3), False), (6, (2, 3), False), (1, (2, 3, 4), True)):
+        watched.purging.now += later * HOUR
+        await left(*docs)
+        assert (stands in await watched.look()) is long
+    other = watched.another()
+    await other.look(watched.purging.now)  # it did not see for how long nothing moves
+    assert stands in await watched.look(other)
+    await left(3, 4)
+    assert stands not in await watched.look()
+    await left()
+    assert stands not in await watched.look()
 
 
 async def test_a_log_that_is_not_signed_and_one_that_diverged(watched: Watched) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from mailgate.actors import COMMAND, SYSTEM
-from mailgate.clock import DAY
+from mailgate.clock import DAY, MINUTE
 from mailgate.store.retention import RetentionService
 from mailgate.store.runs import RunRecord
+from mailgate.store.schema import runs
 from mailgate.store.subscriptions import SubscriptionChange
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
@@ -134,3 +135,54 @@ async def test_pins_and_holds_do_not_count_for_the_brake(purging: Purging) -> No
         await purging.pins.put("acme", id_, "deal", "D", note=None, now=NOW, actor=SYSTEM)
     done = await run(purging)
     assert (done.state, done.counts["purged"], done.counts["kept"]) == ("completed", 3, {"pinned": 5})
+
+
+async def test_an_approval_is_of_as_many_as_were_shown(purging: Purging) -> None:
+    """Of 8 and the few that are never improbable, not of the 20 that are due a minute later."""
+    home = await grown(purging, "crm_plus", *range(31, 39))
+    assert (await run(purging)).counts["stopped"] == {"acme": 8}
+    purging.now += MINUTE
+    await purging.builder.copies(home, [Seed(NOW - (31 + age) * DAY) for age in range(12)])
+    again = await run(purging, approve_brake=True)  # the halted run showed 8
+    assert (again.state, again.counts["purged"], again.counts["stopped"]) == ("halted", 0, {"acme": 20})
+    assert again.policy is not None
+    assert again.policy["approved_up_to"] == {"acme": 8 + BRAKE.minimum}
+    purging.now += MINUTE
+    done = await run(purging, approve_brake=True)  # and that one 20
+    assert (done.state, done.counts["purged"]) == ("completed", 20)
+    opening = [leaf for leaf in await purging.leaves() if leaf["type"] == "run.open"][-1]
+    assert (opening["approved"], opening["approved_up_to"]) == (["brake"], 20 + BRAKE.minimum)
+
+
+@pytest.mark.parametrize(("number", "state"), [(8, "completed"), (7, "halted")])
+async def test_an_approval_that_names_a_number_is_of_that(purging: Purging, number: int, state: str) -> None:
+    await grown(purging, "crm_plus", *range(31, 39))
+    assert (await run(purging, approve_brake=True, approve_up_to=number)).state == state
+    opening = [leaf for leaf in await purging.leaves() if leaf["type"] == "run.open"][-1]
+    assert opening["approved_up_to"] == number
+
+
+async def test_an_approval_before_anything_was_shown_is_of_what_is_due_then(purging: Purging) -> None:
+    home = await grown(purging, "crm_plus", *range(31, 39))
+    other = await purging.builder.home("other", "crm_plus")
+    service = a_service(purging)
+    for tenant_id in ("acme", None):
+        asked = await service.request_run(actor=COMMAND, tenant_id=tenant_id, approve_brake=True)
+        assert asked.policy is not None
+        assert asked.policy["approved_up_to"]["acme"] == 8 + BRAKE.minimum
+    await purging.builder.copies(home, [Seed(NOW - 31 * DAY) for _ in range(12)])
+    await purging.builder.copies(other, [Seed(NOW - 31 * DAY) for _ in range(12)])
+    assert await service.work() == 2
+    assert (len(await purging.ids()), len(await purging.ids("other"))) == (20, 12)
+
+
+async def test_a_run_that_was_approved_by_an_older_version_goes_on(purging: Purging) -> None:
+    """It named no number: it was let pass whatever it takes."""
+    await grown(purging, "crm_plus", *range(31, 39))
+    service = a_service(purging)
+    asked = await service.request_run(actor=COMMAND, approve_brake=True, approve_up_to=1)
+    policy = {name: value for name, value in (asked.policy or {}).items() if name != "approved_up_to"}
+    async with purging.store.db.write() as tx:
+        await tx.conn.execute(runs.update().values(policy=policy))
+    assert await service.work() == 1
+    assert await purging.ids() == set()

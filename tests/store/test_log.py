@@ -10,9 +10,9 @@ from sqlalchemy import delete, event, func, insert, select, update
 from sqlalchemy.engine import Engine
 
 from mailgate.actors import SYSTEM
-from mailgate.clock import Instant
+from mailgate.clock import SECOND, Instant
 from mailgate.errors import NotFoundError
-from mailgate.store import log_search, tenants
+from mailgate.store import kept_outside, log_search, tenants
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.log_reading import LogDivergedError
 from mailgate.store.log_search import EntryFilter
@@ -26,9 +26,9 @@ from retention.ledger.tree import Frontier, leaf_hash, tree_root
 from tests.store.conftest import NOW, Store
 
 
-async def _grown(store: Store, entries: int) -> tenants.Tenant:
+async def _grown(store: Store, entries: int, tenant_id: str = "acme") -> tenants.Tenant:
     """A tenant whose log has so many entries."""
-    tenant = (await tenants.put(store.db, store.ring, store.log, "acme", "Acme", NOW, SYSTEM))[0]
+    tenant = (await tenants.put(store.db, store.ring, store.log, tenant_id, "Acme", NOW, SYSTEM))[0]
     await _grow(store, tenant, entries - 1)
     return tenant
 
@@ -113,6 +113,49 @@ async def test_a_restored_backup_is_not_signed(store: Store, tmp_path: Path) -> 
         await tx.conn.execute(update(tenant_heads).values(log_size=100, log_frontier=frontier.to_bytes()))
     with pytest.raises(LogDivergedError, match="300 were signed"):
         await store.reader.checkpoint(tenant, NOW)
+
+
+async def test_a_checkpoint_that_was_kept_outside_and_is_gone_is_not_made_anew(store: Store, tmp_path: Path) -> None:
+    """Nobody could tell any more that an older database was put in its place."""
+    tenant, other = await _grown(store, 3), await _grown(store, 3, "other")
+    signed = await store.reader.checkpoint(tenant, NOW)
+    assert await store.reader.lost() == {}
+    file = tmp_path / "witness" / f"{tenant.ref}.checkpoint"
+    file.rename(tmp_path / "taken")
+    for _ in range(2):
+        with pytest.raises(LogDivergedError, match=r"is gone from ledger\.witness"):
+            await store.reader.checkpoint(tenant, NOW)
+    assert not file.exists()
+    await store.reader.checkpoint(
+        other, NOW
+    )  # it holds up no other log, not even one that is signed for the first time
+    assert list(await store.reader.lost()) == [tenant.id]
+    (tmp_path / "taken").rename(file)
+    assert await store.reader.checkpoint(tenant, NOW) == signed
+    file.unlink()
+    await kept_outside.begin_anew(store.db)
+    assert await store.reader.lost() == {}
+    assert (await store.reader.checkpoint(tenant, NOW)).root == signed.root
+    assert file.exists()
+    file.unlink()
+    assert list(await store.reader.lost()) == [tenant.id]
+
+
+async def test_a_process_that_died_before_it_kept_its_first_checkpoint_outside(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one in the database is the first and was never outside: that is nothing lost."""
+    tenant = await _grown(store, 3)
+
+    def cut(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Witness, "keep", cut)
+        with pytest.raises(KeyboardInterrupt):
+            await store.reader.checkpoint(tenant, NOW)
+    assert await store.reader.lost() == {}
+    await store.reader.checkpoint(tenant, NOW + 61 * SECOND)
 
 
 @pytest.mark.parametrize("where", ["database", "witness"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mailgate.alarms import REMEDIES, Alarm, Facts, Failing, Kind, Limits, changes, decide
+from mailgate.alarms import REMEDIES, Alarm, Facts, Failing, Kind, Limits, WordsLeft, changes, decide
 from mailgate.clock import DAY, HOUR, SECOND, Instant
 
 NOW: Instant = 20_000 * DAY
@@ -38,6 +38,9 @@ def test_nothing_stands_while_all_is_well() -> None:
         ({"unsigned": {"acme": NOW}, "diverged": {"acme": "fewer entries"}}, ("log_diverged", "acme")),
         ({"unstamped": {"acme": "no answer"}}, ("timestamp_failing", "acme")),
         ({"hooks": {None: "no answer"}}, ("webhook_paused", None)),
+        ({"lost": {"acme": "gone"}}, ("log_diverged", "acme")),
+        ({"lost": {"acme": "gone"}, "unsigned": {"acme": NOW - DAY}}, ("log_diverged", "acme")),
+        ({"words_left": WordsLeft(3, NOW - 6 * HOUR - 1, moved=True)}, ("words_left", None)),
     ],
 )
 def test_each_kind(more: dict[str, Any], found: tuple[str, str | None]) -> None:

@@ -86,6 +86,7 @@ async def metrics(parts: Parts) -> Response:
     sink.set("storage_bytes", found.storage_bytes)
     sink.set("messages_unindexed", found.messages_unindexed)
     sink.set("blob_erasures_queued", found.erasures_queued)
+    sink.set("search_leftovers", found.search_leftovers)
     sink.set("blob_erasures_failing", found.erasures_failing)
     sink.set("purge_last_completed_timestamp_seconds", (found.last_purge_at or 0) / SECOND)
     sink.set("purge_runs_halted", found.halted)

@@ -102,6 +102,13 @@ class RunBody(Body):
     approve_brake: bool = Field(
         default=False, description="purge although it takes improbably many copies; named in the purge log"
     )
+    approve_up_to: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**53 - 1,
+        description="with `approve_brake`: of a tenant's copies at most so many; when left out, as many as the last "
+        "purge halted at, and the few more that are never improbable (`retention.brake_min`)",
+    )
     approve_clock: bool = Field(default=False, description="purge although the clock jumped; named in the purge log")
 
 
@@ -126,6 +133,13 @@ class RunAnswer(Counts):
     finished_at: Time | None
     policy: PolicyAnswer | None
     detail: str | None = Field(description="why it was halted or failed")
+    approved: list[str] = Field(description="what a person let it pass: brake, clock")
+    approved_up_to: dict[str, int] | None = Field(
+        description="of how many copies the brake's approval is, by tenant; `*`: of every tenant"
+    )
+    halted_at: dict[str, int] = Field(
+        description="by tenant: how many copies would have gone where the brake stopped it"
+    )
 
 
 class RunQuery(PageQuery):
@@ -189,7 +203,7 @@ async def start_run(parts: Parts, who: Who, body: RunBody | None = None) -> RunA
     """Ask for a purge, or for a dry run, which only counts. One that waits already for the same is answered again.
 
     A run halts where it would take improbably many of a tenant's copies and no change of its plan explains that:
-    `approve_brake` lets this one run pass.
+    `approve_brake` lets this one run pass, as far as somebody saw how many go.
     """
     body = body or RunBody()
     tenant_id = retention.tenant_of(who.tenant_id, body.tenant)
@@ -200,6 +214,7 @@ async def start_run(parts: Parts, who: Who, body: RunBody | None = None) -> RunA
         at=body.at,
         approve_clock=body.approve_clock,
         approve_brake=body.approve_brake,
+        approve_up_to=body.approve_up_to,
     )
     return _show(run)
 
@@ -290,5 +305,8 @@ def _show(run: RunRecord) -> RunAnswer:
         finished_at=run.finished_at,
         policy=None if policy is None else PolicyAnswer(version=policy["version"], sha256=policy["sha256"]),
         detail=run.detail,
+        approved=(policy or {}).get("approved", []),
+        approved_up_to=(policy or {}).get("approved_up_to"),
+        halted_at=run.counts.get("stopped", {}),
         **_counts(run.counts),
     )

@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     UniqueConstraint,
+    false,
 )
 
 from mailgate.store.schema.base import Id, Name, Ref, metadata
@@ -49,6 +50,13 @@ tenant_heads = Table(
     Column("event_seq", BigInteger, nullable=False, server_default="0"),
     Column("log_size", BigInteger, nullable=False, server_default="0"),
     Column("log_frontier", LargeBinary, nullable=False, comment="right edge of the purge log's tree, O(log n)"),
+    Column(
+        "witnessed",
+        Boolean,
+        nullable=False,
+        server_default=false(),
+        comment="a checkpoint of the log was kept outside the database, so one must be there",
+    ),
     Column("log_policy", String(64), comment="SHA-256 of the policy that the log last announced"),
     Column("log_plan", String(128), comment="plan, days and instant that the log last announced"),
     Column("feed_plan", String(64), comment="digest of the subscription that the feed last announced"),

@@ -9,8 +9,9 @@ from markupsafe import escape
 
 from mailgate.admin import details
 from mailgate.admin.languages import language
-from mailgate.alarms import Facts, Failing, Limits, decide
+from mailgate.alarms import Facts, Failing, Limits, WordsLeft, decide
 from mailgate.clock import DAY, HOUR, Instant
+from mailgate.store.kept_outside import why_lost
 from mailgate.store.retention import _jumped
 from mailgate.sync.guards import Disappearance, judge
 from retention.engine import _halted
@@ -27,6 +28,8 @@ FACTS = Facts(
     plans_unknown={"acme": "gold"},
     unsigned={"acme": NOW - DAY, "bad": NOW - DAY},
     diverged={"bad": "entry 7 of the purge log is not what was hashed: compare the database with its backups, x"},
+    lost={"gone": why_lost("gone", "ref")},
+    words_left=WordsLeft(3, NOW - DAY, moved=False),
     hooks={
         None: f"webhook {RUN} to a.example: no answer within 15 s; mailbox.state_changed acme:3 is not delivered; "
         f"webhook {RUN} to b.example: the receiver answered 302 (redirects are not followed); message.created acme:4 "
@@ -57,7 +60,7 @@ GUARDS = judge(
 def test_alarms_and_parts_are_said_in_every_language(code: str) -> None:
     words = language(code)
     alarms = decide(FACTS, {}, NOW, Limits())
-    assert len(alarms) == 9
+    assert len(alarms) == 11
     assert len(GUARDS) == 7
     halted = _halted([f"t{n}: 3 of 4 copies would go" for n in range(2)])
     clock = f"{_jumped('forward', NOW, 0)}. Set the clock right, or approve it (approve_clock)."
