@@ -187,7 +187,8 @@ class Selected:
 
     `vanished` and `changed` are filled only when QRESYNC was used and UIDVALIDITY still agrees; `resynced` says whether
     they are complete.
-    `permanent_flags` is None when the server named none.
+    `permanent_flags` is None when the server named none. `object_id` is the folder's own identity, which stays with it
+    when it is renamed (RFC 8474 §4.2 MAILBOXID); None where the server tells none.
     """
 
     status: FolderStatus
@@ -196,3 +197,4 @@ class Selected:
     vanished: tuple[range, ...] = ()
     changed: tuple[FlagsChange, ...] = ()
     permanent_flags: frozenset[str] | None = None
+    object_id: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
@@ -39,6 +40,8 @@ ITEM_COST: Final = 512
 MANY_RANGES: Final = 200_000
 CHANGES_BYTES: Final = 128 << 20
 """What the changes that EXAMINE tells of may take: a quarter of a million messages."""
+
+_OBJECT_ID: Final = re.compile(rb"\(([A-Za-z0-9_-]{1,255})\)")
 
 GATHERED: Final = 200_000
 """No account has so many folders: more responses of one kind to one command only fill our memory."""
@@ -119,6 +122,7 @@ class Opening:
         self.uidnext: int | None = None
         self.highestmodseq: int | None = None
         self.permanent_flags: bytes | None = None
+        self.object_id: str | None = None
         self.vanished: list[range] = []
         self.changed: dict[int, FlagsChange] = {}
         self.unread: str | None = None
@@ -160,6 +164,8 @@ class Opening:
             self.highestmodseq = None
         elif status.code == "PERMANENTFLAGS":
             self.permanent_flags = status.arguments
+        elif status.code == "MAILBOXID":
+            self.object_id = _object_id(status)
 
     def literal(self, uid: int | None, section: str, octets: int, /) -> tuple[bool, Sink | None]:
         return False, None
@@ -169,6 +175,12 @@ def _code_number(status: Status) -> int | None:
     """The number of a response code; None when it is none or no number can be so large, which counts as not said."""
     number = int(status.arguments) if status.arguments.isdigit() and len(status.arguments) < 20 else None
     return number if number is not None and number <= MAX_NUMBER else None
+
+
+def _object_id(status: Status) -> str | None:
+    """The identifier of `MAILBOXID (…)` (RFC 8474 §7); what is none counts as not said."""
+    match = _OBJECT_ID.fullmatch(status.arguments)
+    return match[1].decode("ascii") if match is not None else None
 
 
 class FetchStream(Generic[T]):

@@ -87,6 +87,7 @@ class ImapLine:
             vanished=tuple(join(opening.vanished)) if resynced else (),
             changed=tuple(opening.changed[uid] for uid in sorted(opening.changed)) if resynced else (),
             permanent_flags=parse_flags.__wrapped__(flags) if flags is not None else None,
+            object_id=opening.object_id,
         )
 
     def _closed(self) -> None:

@@ -155,8 +155,21 @@ QUIRKS: Final = (
     Quirk(
         "Cyrus",
         "gives one UIDVALIDITY to all folders that are made in one second, and lets them swap their names",
-        "where folders share one, the newest messages are looked at before a change is believed",
-        "RFC 9051 §2.3.1.1: name, UIDVALIDITY and UID together never name another message",
+        "a folder is known by its MAILBOXID, where the server tells one; else, where folders share a UIDVALIDITY, "
+        "the newest messages are looked at before a change is believed",
+        "RFC 9051 §2.3.1.1: name, UIDVALIDITY and UID together never name another message; RFC 8474 §4.2",
+    ),
+    Quirk(
+        "pymap",
+        "gives a renamed folder another MAILBOXID",
+        "one that nobody had tells nothing: a few messages are compared",
+        "RFC 8474 §4: it stays with the folder",
+    ),
+    Quirk(
+        "Cyrus 3.6.1",
+        "answers `STATUS (MAILBOXID)` with bytes out of freed memory, other ones each time",
+        "MAILBOXID is taken from SELECT and EXAMINE, and STATUS is not asked for it",
+        "RFC 8474 §4.2 makes it part of every SELECT, where it costs nothing",
     ),
     Quirk(
         "Courier, pymap",

@@ -57,6 +57,7 @@ class MemoryFolder:
     special_use: SpecialUse | None = None
     selectable: bool = True
     read_only: bool = False
+    object_id: str | None = None
     uidnext: int = 1
     highestmodseq: int = 1
     messages: dict[int, MemoryMessage] = field(default_factory=dict)
@@ -70,6 +71,8 @@ class Mailstore:
     * `condstore`, and `qresync`, which implies it: without them MODSEQ is kept but never shown;
     * `move` (RFC 6851), `uidplus` (RFC 4315: UID EXPUNGE, and new UIDs told);
     * `object_ids` (RFC 8474): each message has an email id, which goes along with copies and moves;
+    * `folder_ids` (RFC 8474): each folder has an identity, which stays with it when it is renamed or renumbered;
+    * `alike`: all folders have one UIDVALIDITY, as at servers that take it from the clock, until they are renumbered;
     * `labels` (X-GM-EXT-1): each message has labels, and an email id (X-GM-MSGID);
     * `keeps_flags`: the only flags that it keeps, others are dropped in silence; None: it keeps all;
     * `quota`: how many octets all messages together may have;
@@ -86,6 +89,8 @@ class Mailstore:
         move: bool = True,
         uidplus: bool = True,
         object_ids: bool = False,
+        folder_ids: bool = False,
+        alike: bool = False,
         labels: bool = False,
         keeps_flags: frozenset[str] | None = None,
         quota: int | None = None,
@@ -99,6 +104,8 @@ class Mailstore:
         self.can_move = move
         self.uidplus = uidplus
         self.object_ids = object_ids
+        self.folder_ids = folder_ids
+        self.alike = alike
         self.labels = labels
         self.keeps_flags = keeps_flags
         self.quota = quota
@@ -111,6 +118,7 @@ class Mailstore:
         self.commands: list[str] = []
         self._uidvalidity = uidvalidity
         self._email_ids = 0
+        self._folder_ids = 0
         self.create_folder("INBOX", special_use=SpecialUse.INBOX)
 
     @property
@@ -122,7 +130,7 @@ class Mailstore:
             "QRESYNC": self.qresync,
             "MOVE": self.can_move,
             "UIDPLUS": self.uidplus,
-            "OBJECTID": self.object_ids,
+            "OBJECTID": self.object_ids or self.folder_ids,
             "X-GM-EXT-1": self.labels,
         }
         return frozenset(words | {word for word, has in offered.items() if has})
@@ -145,10 +153,14 @@ class Mailstore:
         selectable: bool = True,
         read_only: bool = False,
     ) -> MemoryFolder:
-        """A new folder with a UIDVALIDITY never used before on this account."""
+        """A new folder with a UIDVALIDITY never used before on this account, unless they are all `alike`."""
         if name in self.folders:
             raise ValueError(f"folder exists: {name}")
-        folder = MemoryFolder(name, self._new_uidvalidity(), special_use, selectable, read_only)
+        uidvalidity = self._uidvalidity if self.alike else self._new_uidvalidity()
+        folder = MemoryFolder(name, uidvalidity, special_use, selectable, read_only)
+        if self.folder_ids:
+            self._folder_ids += 1
+            folder.object_id = f"F{self._folder_ids}"
         self.folders[name] = folder
         return folder
 

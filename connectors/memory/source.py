@@ -63,10 +63,11 @@ class MemorySource(MemoryLine):
         self.open_name, self._change = name, None
         status = self._account.status_of(folder)
         if qresync is None or not self._account.qresync or qresync.uidvalidity != folder.uidvalidity:
-            return Selected(status=status, read_only=True)
+            return Selected(status=status, read_only=True, object_id=folder.object_id)
         return Selected(
             status=status,
             read_only=True,
+            object_id=folder.object_id,
             resynced=True,
             vanished=_ranges(uid for modseq, uid in folder.expunged if modseq > qresync.modseq),
             changed=tuple(

@@ -38,6 +38,7 @@ class MemoryTarget(MemoryLine):
             status=self._account.status_of(folder),
             read_only=folder.read_only,
             permanent_flags=self._account.permanent_flags,
+            object_id=folder.object_id,
         )
 
     async def store_flags(

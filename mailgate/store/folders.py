@@ -7,7 +7,7 @@ into the other in one transaction, so whatever happens in between, a purged mess
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -117,6 +117,7 @@ def state_of(row: AnyRow) -> FolderState:
         unreadable_at=row.unreadable_at,
         progress_done=row.progress_done,
         progress_total=row.progress_total,
+        object_id=row.object_id,
     )
 
 
@@ -199,23 +200,17 @@ async def save_listing(
         tx.emit(owner.tenant_id, type_, at=now, mailbox_id=owner.mailbox_id, payload={"folder_id": folder_id})
 
     mine = folders.c.mailbox_id == owner.mailbox_id
+    # Those that swap their names make room for each other first, with what is buried in them.
+    swapped = await _names(tx, set(changes.renamed), {folder.name for folder in changes.renamed.values()})
+    for folder_id, name in swapped.items():
+        await _rename(tx, owner, account_ref, folder_id, {"name": f"(renamed {folder_id})"}, name)
     for folder_id, folder in changes.renamed.items():
-        old = (await tx.conn.execute(select(folders.c.name).where(folders.c.id == folder_id))).scalar_one()
-        # A folder of that name that went earlier: its row makes room, its originals vanished with it.
-        await _rename_away(tx, owner, folder.name, now)
+        # A folder of that name that went: its row makes room, its originals vanished with it.
+        await _rename_away(tx, owner, account_ref, folder.name, now)
         # Whoever renamed it: a name that the CRM wanted and it has now is no wish any more.
         wanted = case((folders.c.wanted_name == folder.name, None), else_=folders.c.wanted_name)
-        values = {**_listed_values(folder), "wanted_name": wanted}
-        await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(values))
-        await tx.conn.execute(
-            update(tombstones)
-            .where(
-                tombstones.c.tenant_id == owner.tenant_id,
-                tombstones.c.account_ref == account_ref,
-                tombstones.c.folder == old,
-            )
-            .values(folder=folder.name)
-        )
+        old = (await tx.conn.execute(select(folders.c.name).where(folders.c.id == folder_id))).scalar_one()
+        await _rename(tx, owner, account_ref, folder_id, {**_listed_values(folder), "wanted_name": wanted}, old)
         tell("folder.renamed", folder_id)
     for folder, followed in changes.created:
         row = select(folders.c.id, folders.c.on_its_way).where(mine, folders.c.name == folder.name)
@@ -265,9 +260,29 @@ async def distrust(tx: Transaction, owner: Owner, account_ref: bytes, folder: Fo
     return replace(folder, uidvalidity=void)
 
 
-async def _rename_away(tx: Transaction, owner: Owner, name: str, now: Instant) -> None:
-    gone = (folders.c.mailbox_id == owner.mailbox_id) & (folders.c.name == name)
-    await tx.conn.execute(update(folders).where(gone).values(name=f"{name[:900]} (gone {new_id(now)})"))
+async def _names(tx: Transaction, folder_ids: Set[str], among: Set[str]) -> dict[str, str]:
+    """Those of the folders that have one of these names, by id."""
+    found: dict[str, str] = {}
+    for chunk in chunks(sorted(folder_ids)):
+        rows = await tx.conn.execute(select(folders.c.id, folders.c.name).where(folders.c.id.in_(chunk)))
+        found.update((row.id, row.name) for row in rows if row.name in among)
+    return found
+
+
+async def _rename(
+    tx: Transaction, owner: Owner, account_ref: bytes, folder_id: str, values: Mapping[str, Any], old: str
+) -> None:
+    """The folder, and the places of the tombstones in it, which know it by name."""
+    await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(values))
+    buried = (tombstones.c.tenant_id == owner.tenant_id) & (tombstones.c.account_ref == account_ref)
+    await tx.conn.execute(update(tombstones).where(buried, tombstones.c.folder == old).values(folder=values["name"]))
+
+
+async def _rename_away(tx: Transaction, owner: Owner, account_ref: bytes, name: str, now: Instant) -> None:
+    gone = select(folders.c.id).where(folders.c.mailbox_id == owner.mailbox_id, folders.c.name == name)
+    for folder_id in (await tx.conn.execute(gone)).scalars().all():
+        values = {"name": f"{name[:900]} (gone {new_id(now)})"}
+        await _rename(tx, owner, account_ref, folder_id, values, name)
 
 
 def _listed_values(folder: Folder) -> dict[str, Any]:

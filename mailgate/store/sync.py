@@ -7,6 +7,7 @@ credentials) is written by `mailgate.store.mailboxes`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Row, bindparam, func, select, update
@@ -185,6 +186,12 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
         """What is known of the folder by UID is void; the folder as it stands then."""
         _, account_ref = await self._account(owner.mailbox_id)
         return await self._owned(owner, now, lambda tx: folder_rows.distrust(tx, owner, account_ref, folder, now))
+
+    async def identified(self, owner: Owner, folder: FolderState, object_id: str, now: Instant) -> FolderState:
+        """The server's own identity of the folder; the folder as it stands then."""
+        named = update(folders).where(_F.id == folder.id).values(object_id=object_id)
+        await self._owned(owner, now, lambda tx: tx.conn.execute(named))
+        return replace(folder, object_id=object_id)
 
     async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, tuple[bytes, Instant | None]]:
         """Header token and INTERNALDATE of a few copies that stand in the folder, newest first."""

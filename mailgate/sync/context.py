@@ -92,7 +92,8 @@ class Meter:
 class Context:
     """One connected mailbox. `looked_at`: when the last complete look at each followed folder began, in this session.
     `passed_through`: when messages were last noticed to have come to a folder and gone again between two looks at it.
-    `verified`: folders of which it was made sure, in this session, that UIDs name what they named.
+    `verified`: folders of which it was made sure, in this session, that UIDs name what they named. `misnamed`: folders
+    whose name was met with another identity; the next list of folders finds out where they are.
     `in_step`: the folder that is open as it was opened for its last pass, so that IDLE tells all that changed since.
     `push_wanted`: the CRM asked for something, and `push` brings it to the server, in the middle of an import too.
     """
@@ -119,6 +120,7 @@ class Context:
     slices: Slices = field(default_factory=Slices)
     deadline: asyncio.Timeout | None = None
     verified: set[str] = field(default_factory=set)
+    misnamed: set[str] = field(default_factory=set)
     in_step: str | None = None
     push: Callable[[], Awaitable[None]] | None = None
     push_wanted: bool = False
@@ -183,6 +185,15 @@ class Context:
     def is_like_another(self, folder: FolderState) -> bool:
         """Whether another folder has the same UIDVALIDITY: then that does not tell them apart."""
         return any(o.uidvalidity == folder.uidvalidity and o.id != folder.id for o in self.folders.values())
+
+    def is_another(self, folder: FolderState, opened: str | None) -> bool:
+        """Whether the folder that was opened by this one's name is another by now, as its identity tells (RFC 8474
+        §4.2). Then the next list of folders finds out what this one is called.
+        """
+        if opened is None or folder.object_id in (None, opened):
+            return False
+        self.misnamed.add(folder.id)
+        return True
 
     def inbox(self) -> FolderState | None:
         """The followed folder that new mail arrives in: INBOX, or All Mail where that is followed instead."""

@@ -25,6 +25,7 @@ from mailgate.sync import asking
 from mailgate.sync.arriving import received
 from mailgate.sync.context import Context
 from mailgate.sync.fetching import Fetching, Found, folder_error
+from mailgate.sync.folder_list import refresh
 from mailgate.sync.snapshot import FolderLook, Kind, closing, inside, look
 from mailgate.sync.state import FolderState
 from mailgate.sync.uids import among, ranges
@@ -58,11 +59,21 @@ class FolderPass(Fetching):
         context.in_step = None
         began_at = context.clock()
         all_flags = self.flags_due(context, self._folder, began_at)
-        seen = await look(context.source, self._folder, began_at, all_flags=all_flags)
-        if await seen.was_set_back() or await self._names_others(seen):
+        self._seen = seen = await look(context.source, self._folder, began_at, all_flags=all_flags)
+        another = context.is_another(self._folder, seen.object_id)
+        if another:
+            if not await self._has_a_name():
+                return
+            seen = await look(context.source, self._folder, began_at, all_flags=all_flags)
+            another = context.is_another(self._folder, seen.object_id)  # then nobody has had that identity
+        if await seen.was_set_back() or await self._names_others(seen, another=another):
             self._folder = await context.store.distrust(context.owner, self._folder, began_at)
             context.folders[self._folder.id] = self._folder
+            context.verified.clear()  # its place may have been taken by one that was looked at before
             seen = await look(context.source, self._folder, began_at, all_flags=all_flags)
+        if seen.object_id not in (None, self._folder.object_id):
+            self._folder = await context.store.identified(context.owner, self._folder, seen.object_id, began_at)
+            context.folders[self._folder.id] = self._folder
         self._seen, self._writer = seen, Writer(context, self._folder, seen.uidvalidity)
         if self._again and seen.kind is Kind.FIRST:
             return  # nothing of it is trusted yet that could have gone
@@ -77,22 +88,38 @@ class FolderPass(Fetching):
             context.flags_at[self._folder.id] = began_at
         context.in_step = None if self._reopened else self._folder.id
 
-    async def _names_others(self, seen: FolderLook) -> bool:
+    async def _has_a_name(self) -> bool:
+        """Find out what the folder is called now; False when it is gone."""
+        context = self._context
+        await refresh(context)
+        known = context.folders.get(self._folder.id)
+        self._folder = known or self._folder
+        return known is not None
+
+    async def _names_others(self, seen: FolderLook, *, another: bool) -> bool:
         """Whether the newest UIDs below the checkpoint name other messages than they did: header and INTERNALDATE are
         others, which never happens to a UID (RFC 9051 §2.3.1.1). A server is not set back under a session; but where
         folders share a UIDVALIDITY (Cyrus takes it from the clock), one may get the name of another at any time.
+        `another`: the server calls it another folder. Then UIDs are believed only if there is a message to show it.
         """
         context, folder = self._context, self._folder
-        if seen.kind is not Kind.DELTA or (folder.id in context.verified and not context.is_like_another(folder)):
+        if another and seen.kind is Kind.FIRST:
+            return await self._was_begun(seen.uidvalidity)
+        if seen.kind is not Kind.DELTA:
             return False
-        if not seen.same and seen.status.exists:
+        if folder.id in context.verified and not another and not context.is_like_another(folder):
+            return False
+        if another or (not seen.same and seen.status.exists):
             known = await context.store.sample(folder.id, seen.uidvalidity, SAMPLE)
-            if not asking.given_up(context, folder, seen.uidvalidity, list(known)):
-                found = await asking.headers(context, folder.id, seen.uidvalidity, sorted(known))
-                for uid, (meta, token) in found.items():
-                    was, at = known.get(uid, (token, None))
-                    if token != was and at is not None and received(meta.internal_date) not in (None, at):
-                        return True
+            if asking.given_up(context, folder, seen.uidvalidity, list(known)):
+                return another
+            found = await asking.headers(context, folder.id, seen.uidvalidity, sorted(known))
+            for uid, (meta, token) in found.items():
+                was, at = known.get(uid, (token, None))
+                if token != was and at is not None and received(meta.internal_date) not in (None, at):
+                    return True
+            if another and not found:
+                return True
         context.verified.add(folder.id)
         return False
 
@@ -117,7 +144,7 @@ class FolderPass(Fetching):
     async def _first(self) -> None:
         context, folder, seen = self._context, self._folder, self._seen
         uids = await inside(context.source, seen, context.window())
-        here = await self._compare_all(await seen.listing()) if await self._was_begun() else set()
+        here = await self._compare_all(await seen.listing()) if await self._was_begun(self._seen.uidvalidity) else set()
         here.update(await self._marked())
         seen.saw(uids)
         todo = [uid for uid in reversed(uids) if uid not in here]
@@ -125,9 +152,9 @@ class FolderPass(Fetching):
             context.meter.begin_folder(folder.id, len(uids) - len(todo), len(uids))
         await self._take(todo, initial=context.meter is not None)
 
-    async def _was_begun(self) -> bool:
+    async def _was_begun(self, uidvalidity: int) -> bool:
         """Whether copies are here from an earlier pass that was cut."""
-        context, folder, uidvalidity = self._context, self._folder, self._seen.uidvalidity
+        context, folder = self._context, self._folder
         if folder.uidvalidity == uidvalidity:
             return True
         return bool(await context.store.standing(context.owner, folder, uidvalidity, 0, 1))
@@ -223,7 +250,7 @@ class FolderPass(Fetching):
         if seen.absent(listing) is None or await seen.denied():
             raise folder_error("after a UIDVALIDITY change the server's list of messages contradicts its count")
         seen.saw(listing)
-        done = await self._compare_all(listing) if await self._was_begun() else set()
+        done = await self._compare_all(listing) if await self._was_begun(self._seen.uidvalidity) else set()
         done.update(await self._marked())
         todo = [uid for uid in reversed(listing) if uid not in done]
         pulls = await self._recognise(todo)

@@ -134,6 +134,8 @@ class Fetching(ABC):
         reopened = await self._context.source.open(self._folder.name)
         if reopened.status.uidvalidity != self._seen.uidvalidity:
             raise folder_error("the folder was renumbered while it was read")
+        if self._context.is_another(self._folder, reopened.object_id):
+            raise folder_error("the folder was given another name while it was read")
 
     # Fetching.
 

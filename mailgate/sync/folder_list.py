@@ -8,7 +8,7 @@ from typing import Final
 from connectors.errors import ConnectorError, Scope
 from connectors.model import Folder, FolderStatus, SpecialUse
 from mailgate.clock import Instant
-from mailgate.sync import asking, listing
+from mailgate.sync import asking, folder_names, listing
 from mailgate.sync.context import Context
 from mailgate.sync.state import FolderState, ListingChanges
 
@@ -40,13 +40,23 @@ async def refresh(context: Context, known: Sequence[FolderState] | None = None) 
     """
     if known is None:
         known = await context.store.folders(context.config.id)
-    listed = await context.source.list_folders()
-    labelled = listing.is_labelled(context.source.capabilities, listed)
+    found = await context.source.list_folders()
+    listed = listing.storable(found)
+    labelled = listing.is_labelled(context.source.capabilities, found)
     rules = listing.Rules(context.config.include, context.config.exclude, labelled)
     difference = listing.compare(known, listed, rules)
     gone = await _really_gone(context, difference.gone)
-    renamed = await _renames(context, gone, difference.appeared)
-    if difference.appeared or difference.changed or gone:
+    if difference.appeared or gone or context.misnamed:
+        told = await folder_names.told(context, known, listed)
+        difference, gone, renamed = listing.by_identity(known, listed, difference, gone, listing.moved(known, told))
+        renamed |= await _renames(context, gone, difference.appeared, told)
+        context.misnamed.clear()
+        # One that stayed may be another by now, which took its name; a look by its numbers was one at the other.
+        context.verified.clear()
+        context.looked_at = {id_: at for id_, at in context.looked_at.items() if id_ not in renamed}
+    else:
+        renamed = {}
+    if difference.appeared or difference.changed or gone or renamed:
         names = {folder.name for folder in renamed.values()}
         changes = ListingChanges(
             created=[(f, rules.follows(f)) for f in difference.appeared if f.name not in names],
@@ -55,8 +65,6 @@ async def refresh(context: Context, known: Sequence[FolderState] | None = None) 
             gone=[folder.id for folder in gone if folder.id not in renamed],
         )
         known = await context.store.save_listing(context.owner, changes, context.clock())
-        if gone:
-            context.verified.clear()  # one that stayed may be another by now, which took its name
     context.folders = {folder.id: folder for folder in known}
     now = context.clock()
     context.looked_at = {
@@ -64,7 +72,7 @@ async def refresh(context: Context, known: Sequence[FolderState] | None = None) 
         for folder in context.followed()
         if not listing.is_lost(folder, now)
     }
-    return listing.left_out(listed)
+    return listing.left_out(found)
 
 
 async def _really_gone(context: Context, missing: Sequence[FolderState]) -> list[FolderState]:
@@ -79,8 +87,12 @@ async def _really_gone(context: Context, missing: Sequence[FolderState]) -> list
     return [folder for folder in missing if folder.name not in silent]
 
 
-async def _renames(context: Context, gone: Sequence[FolderState], appeared: Sequence[Folder]) -> dict[str, Folder]:
-    """Folders that are called otherwise now: same UIDVALIDITY, and the newest messages are the same ones."""
+async def _renames(
+    context: Context, gone: Sequence[FolderState], appeared: Sequence[Folder], told: Mapping[str, str | None]
+) -> dict[str, Folder]:
+    """Folders that are called otherwise now: same UIDVALIDITY, and the newest messages are the same ones; where there
+    are none, no other identity.
+    """
     if not gone or not appeared:
         return {}
     selectable = [folder.name for folder in appeared if folder.selectable]
@@ -89,7 +101,8 @@ async def _renames(context: Context, gone: Sequence[FolderState], appeared: Sequ
     for folder_id, folder in listing.renames(gone, appeared, statuses).items():
         state = next(state for state in gone if state.id == folder_id)
         sample = await context.store.sample(folder_id, state.uidvalidity or 0, SAMPLE)
-        if not sample or await _holds(context, state, folder.name, sample):
+        others = {state.object_id, told.get(folder.name)} - {None}
+        if await _holds(context, state, folder.name, sample) if sample else len(others) < 2:
             confirmed[folder_id] = folder
     return confirmed
 

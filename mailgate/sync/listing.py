@@ -1,6 +1,7 @@
 """Which folders appeared, changed, were renamed or went, from two lists. Pure.
 
-A renamed folder keeps its UIDVALIDITY and its UIDs. Since UIDVALIDITY alone may be equal by chance (servers take it
+Where the server gives each folder an identity of its own (RFC 8474 §4.2), that tells what a folder is called now. Else
+a renamed folder keeps its UIDVALIDITY and its UIDs. Since UIDVALIDITY alone may be equal by chance (servers take it
 from the clock), a candidate is only a candidate: the caller compares a few messages before it believes it. Otherwise
 a rename is a folder gone and a folder new, and its messages are recognised by content.
 """
@@ -82,10 +83,14 @@ def left_out(listed: Sequence[Folder]) -> str | None:
     return f"folders are left out: {', '.join(said)}" if said else None
 
 
+def storable(listed: Sequence[Folder]) -> list[Folder]:
+    """Those that are not left out."""
+    return [folder for folder in listed if len(folder.name) <= NAME_LIMIT][:FOLDERS_LIMIT]
+
+
 def compare(known: Sequence[FolderState], listed: Sequence[Folder], rules: Rules) -> Difference:
     """What differs. A server that lists a folder twice is believed once."""
-    storable = [folder for folder in listed if len(folder.name) <= NAME_LIMIT][:FOLDERS_LIMIT]
-    by_name = {folder.name: folder for folder in reversed(storable)}
+    by_name = {folder.name: folder for folder in reversed(storable(listed))}
     states = {state.name: state for state in known}
     changed = {
         state.id: by_name[state.name]
@@ -97,6 +102,56 @@ def compare(known: Sequence[FolderState], listed: Sequence[Folder], rules: Rules
         sorted(appeared, key=lambda folder: folder.name),
         changed,
         [state for state in known if state.name not in by_name],
+    )
+
+
+def moved(known: Iterable[FolderState], told: Mapping[str, str | None]) -> dict[str, str]:
+    """Folder id → what it is called now, of those that have another name: by their own identity (RFC 8474 §4.2).
+
+    `told`: the identity of the folder that has each of these names now, None where there is none. One that is told of
+    several names, or of the folder's own as well, tells nothing.
+    """
+    names: dict[str, list[str]] = {}
+    for name, object_id in told.items():
+        if object_id is not None:
+            names.setdefault(object_id, []).append(name)
+    by_identity: dict[str, list[FolderState]] = {}
+    for state in known:
+        if state.object_id is not None:
+            by_identity.setdefault(state.object_id, []).append(state)
+    return {
+        states[0].id: found[0]
+        for object_id, states in by_identity.items()
+        if len(states) == 1 and len(found := names.get(object_id, [])) == 1 and found[0] != states[0].name
+    }
+
+
+def by_identity(
+    known: Sequence[FolderState],
+    listed: Sequence[Folder],
+    difference: Difference,
+    gone: Sequence[FolderState],
+    moved: Mapping[str, str],
+) -> tuple[Difference, list[FolderState], dict[str, Folder]]:
+    """What differs when these folders are called otherwise now: the rest of the difference, what is gone, and folder id
+    → what it is called. Whose name another has now is gone; a name that was left and is listed is a new folder's.
+    """
+    if not moved:
+        return difference, list(gone), {}
+    by_name = {folder.name: folder for folder in reversed(listed)}
+    renamed = {id_: by_name[name] for id_, name in moved.items()}
+    taken = set(moved.values())
+    lost = [state for state in known if state.id not in moved and (state.name in taken or state in gone)]
+    fresh = {folder.name for folder in difference.appeared} | {state.name for state in known if state.id in moved}
+    elsewhere = moved.keys() | {state.id for state in lost}
+    return (
+        Difference(
+            [by_name[name] for name in sorted(fresh - taken) if name in by_name],
+            {id_: folder for id_, folder in difference.changed.items() if id_ not in elsewhere},
+            difference.gone,
+        ),
+        lost,
+        renamed,
     )
 
 

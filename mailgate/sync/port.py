@@ -226,6 +226,10 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
         """
         ...
 
+    async def identified(self, owner: Owner, folder: FolderState, object_id: str, now: Instant) -> FolderState:
+        """The server's own identity of the folder (RFC 8474); the folder as it stands then."""
+        ...
+
     async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, tuple[bytes, Instant | None]]:
         """Header token and INTERNALDATE of a few copies that stand in the folder and came from the server, newest
         first: to tell a renamed folder, or one of a restored server.

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Final
@@ -43,6 +44,9 @@ from mailgate.sync.wake import Wake
 log = structlog.get_logger()
 
 _MARGIN_S: Final = 10.0
+
+TWINS: Final = 3
+"""So many folders are opened in each poll that nothing but their identity tells apart."""
 
 IN_LINE_S: Final = 60.0
 """How often a line is proved alive, and kept so, while its mailbox waits for its turn to import."""
@@ -76,6 +80,7 @@ class Session:
         self.resting = False
         """Nothing is being read or written: it may be cancelled without loss."""
         self._passed = False
+        self._next_twin = 0
         self._pusher = Pusher(context)
         self._op_seq = -1
         self._push_at: Instant | None = None
@@ -252,8 +257,11 @@ class Session:
         others = [folder for folder in context.followed() if folder.id != (idle_on.id if idle_on else None)]
         statuses = await context.source.status([folder.name for folder in others]) if others else {}
         complete = True
+        twins = self._twins(others)
         for folder in others:
-            if self._unchanged(folder, statuses.get(folder.name), now):
+            # As it is now: a pass over another may have found out that it is called otherwise, or not to be trusted.
+            unchanged = context.folders.get(folder.id) == folder and folder.id not in twins
+            if unchanged and self._unchanged(folder, statuses.get(folder.name), now):
                 context.looked_at[folder.id] = now
             else:
                 complete &= await self._pass(folder)
@@ -261,18 +269,31 @@ class Session:
             complete &= await self._pass(idle_on)  # last: it stays open for IDLE
         return complete
 
+    def _twins(self, folders: Sequence[FolderState]) -> set[str]:
+        """Ids of some that STATUS can't tell apart: to open them does, where they have an identity (RFC 8474 §4.2). A
+        few each time, in turns: Cyrus tells of a rename by MODSEQ, too, and a thousand folders may be alike.
+        """
+        numbers = Counter(folder.numbers for folder in self._context.folders.values())
+        alike = [f.id for f in folders if f.object_id is not None and f.exists != 0 and numbers[f.numbers] > 1]
+        begin = self._next_twin % len(alike) if alike else 0
+        self._next_twin = begin + TWINS
+        return set((alike[begin:] + alike[:begin])[:TWINS])
+
     def _unchanged(self, folder: FolderState, status: FolderStatus | None, now: Instant) -> bool:
         """Whether STATUS proves that nothing changed; without CONDSTORE it says nothing about flags."""
         if status is None or folder.uidnext is None or folder.last_error:
             return False
-        seen = (status.uidvalidity, status.uidnext, status.exists, status.highestmodseq)
-        if seen != (folder.uidvalidity, folder.uidnext, folder.exists, folder.highestmodseq):
+        if (status.uidvalidity, status.uidnext, status.exists, status.highestmodseq) != folder.numbers:
             return False
         return status.highestmodseq is not None or not FolderPass.flags_due(self._context, folder, now)
 
     async def _pass(self, folder: FolderState) -> bool:
         """One pass; False when the folder can't be read now, which is written to it."""
         context = self._context
+        current = context.folders.get(folder.id)
+        if current is None:
+            return True  # gone, as another pass found out
+        folder = current
         context.getting_on()
         try:
             await FolderPass(context, folder).run()

@@ -74,6 +74,7 @@ class FolderLook:
         """In a doubtful look: the UIDs that the list of all lacked."""
         self.began_at = began_at
         self.status = selected.status
+        self.object_id = selected.object_id
         if folder.uidvalidity is not None and folder.uidvalidity != self.status.uidvalidity:
             self.kind = Kind.RESET
         else:

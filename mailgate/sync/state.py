@@ -130,7 +130,8 @@ class Checkpoint:
 @dataclass(frozen=True, slots=True)
 class FolderState:
     """A folder as the store knows it. `uidnext` None: its first import is not complete; `progress_…` of that import, in
-    messages. `unreadable_at`: since when it can't be read.
+    messages. `unreadable_at`: since when it can't be read. `object_id`: the server's own identity of it, whatever it is
+    called (RFC 8474 §4.2 MAILBOXID).
     """
 
     id: str
@@ -147,6 +148,12 @@ class FolderState:
     unreadable_at: Instant | None = None
     progress_done: int = 0
     progress_total: int = 0
+    object_id: str | None = None
+
+    @property
+    def numbers(self) -> tuple[int | None, int | None, int, int | None]:
+        """What STATUS tells of it while nothing changes."""
+        return self.uidvalidity, self.uidnext, self.exists, self.highestmodseq
 
 
 @dataclass(frozen=True, slots=True)

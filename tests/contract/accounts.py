@@ -45,6 +45,7 @@ class Remote(Protocol):
     refuses: bool
     breaks: bool
     opens_with_uidnext: bool
+    identities: bool
     names: tuple[str, ...]
 
     def folder(self, *path: str) -> str:
@@ -75,7 +76,7 @@ class Remote(Protocol):
 class InMemory:
     """The double."""
 
-    keywords = line_ends = copies = refuses = opens_with_uidnext = True
+    keywords = line_ends = copies = refuses = opens_with_uidnext = identities = True
     breaks = False
     names = NAMES
 
@@ -137,6 +138,8 @@ class OverImap:
     """Does it hang up when a folder is in the way of a new name?"""
     opens_with_uidnext = True
     """Does EXAMINE tell UIDNEXT?"""
+    identities = True
+    """Does a folder keep its MAILBOXID, if it has one, when it is renamed?"""
     names = NAMES
     """Strange folder names that this server takes."""
     delimiter = "/"
@@ -347,7 +350,7 @@ class OnCourier(OverProxy):
 class OnPymap(OverProxy):
     """pymap with Maildir: no CONDSTORE or ESEARCH, keywords dropped, CRLF stored as LF."""
 
-    keywords = line_ends = copies = refuses = False
+    keywords = line_ends = copies = refuses = identities = False
     breaks = True
 
     def __init__(self, server: Pymap) -> None:

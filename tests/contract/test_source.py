@@ -87,6 +87,22 @@ async def test_capabilities_are_upper_case(source: Source, remote: Remote) -> No
     assert ("QRESYNC" in source.capabilities) == remote.qresync
 
 
+async def test_the_identity_of_a_folder_goes_with_it_and_is_no_other_ones(source: Source, remote: Remote) -> None:
+    one, two, new = (remote.folder(name) for name in ("One", "Two", "Three"))
+    for name in (one, two):
+        await remote.create_folder(name)
+    before = [(await source.open(name)).object_id for name in (one, two)]
+    assert (None not in before) == ("OBJECTID" in source.capabilities)
+    await source.open("INBOX")
+    await remote.rename_folder(one, new)
+    await remote.rename_folder(two, one)
+    await remote.rename_folder(new, two)
+    if not remote.identities:
+        return
+    assert [(await source.open(name)).object_id for name in (two, one)] == before
+    assert before[0] is None or len({*before, (await source.open("INBOX")).object_id}) == 3
+
+
 async def test_folders_inbox_first_with_their_uses_and_names_in_any_script(source: Source, remote: Remote) -> None:
     strange = {remote.folder(name) for name in remote.names}
     for name in strange:

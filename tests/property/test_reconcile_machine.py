@@ -94,6 +94,23 @@ class PlainMachine(MemoryMachine):
     kind = "plain"
 
 
+class AlikeMachine(MemoryMachine):
+    """Folders have one UIDVALIDITY, and swap their names: only the identities that they have tell them apart."""
+
+    def make_far(self) -> Far:
+        return MemoryFar(self.kind, NOW, folder_ids=True, alike=True)
+
+    @rule(which=ANY, other=ANY)
+    def user_swaps_folders_at_server(self, which: int, other: int) -> None:
+        names = [name for name in self.far.names() if name != "INBOX"]
+        one, two = pick(which, names), pick(other, names)
+        if one is not None and two is not None and one != two:
+            self._tell(f"at the server {one} and {two} swap their names")
+            for name, to in ((one, "Spare"), (two, one), ("Spare", two)):
+                self.far.rename(name, to)
+            self._heard()
+
+
 class PureMachine(MemoryMachine):
     """The planner alone: no database, no line."""
 
@@ -123,3 +140,5 @@ TestCondstore = CondstoreMachine.TestCase
 TestCondstore.settings = LIMITS
 TestPlain = PlainMachine.TestCase
 TestPlain.settings = LIMITS
+TestAlike = AlikeMachine.TestCase
+TestAlike.settings = LIMITS

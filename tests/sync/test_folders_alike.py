@@ -74,3 +74,26 @@ async def test_two_swap_their_names(engine: Engine, account: MemoryAccount) -> N
             return len(await engine.rows("messages")) == len(before) + 1 and await engine.near() == engine.far()
 
         await until(equal)
+    after = {await engine.raw(row): row.id for row in await engine.rows("messages")}
+    assert before.items() <= after.items()
+
+
+async def test_three_change_their_names_round(engine: Engine, account: MemoryAccount) -> None:
+    """A pass over one finds out that its numbers are another's, and looks into the others under that."""
+    now = system_clock()
+    account.create_folder("Rest").uidvalidity = 77
+    for n in range(200, 204):
+        account.append("Rest", mail(n), internal_date=now - HOUR - n * SECOND)
+    async with running(engine):
+        before = await seen_in_both(engine, account)
+        for name, to in (("Work", "Spare"), ("Play", "Work"), ("Rest", "Play"), ("Spare", "Rest")):
+            account.rename_folder(name, to)
+        for n, name in enumerate(("Work", "Play", "Rest")):
+            account.append(name, mail(999 + n), internal_date=system_clock() - HOUR)
+
+        async def equal() -> bool:
+            return len(await engine.rows("messages")) == len(before) + 3 and await engine.near() == engine.far()
+
+        await until(equal)
+    after = {await engine.raw(row): row.id for row in await engine.rows("messages")}
+    assert before.items() <= after.items()

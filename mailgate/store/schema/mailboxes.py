@@ -73,6 +73,7 @@ folders = Table(
     Column("delimiter", String(4)),
     Column("special_use", String(16)),
     Column("selectable", Boolean, nullable=False),
+    Column("object_id", String(255), comment="the server's own identity of it, which a rename keeps (RFC 8474)"),
     Column("followed", Boolean, nullable=False, comment="by the include and exclude rules"),
     Column("uidvalidity", BigInteger),
     Column("uidnext", BigInteger, comment="checkpoint: UIDs below are known"),

@@ -76,20 +76,19 @@ class Search:
             if look.original is not None:
                 where = look.original.folder.name, look.original.uidvalidity
                 groups.setdefault(where, []).append((asked.operation.id, look.original))
-        for (name, uidvalidity), group in groups.items():
-            standing = await self.standing(name, uidvalidity, [at.uid for _, at in group])
+        for (_, uidvalidity), group in groups.items():
+            standing = await self._standing(group[0][1].folder, uidvalidity, [at.uid for _, at in group])
             for id_, at in group:
                 seen = Seen.UNKNOWN if standing is None else Seen.THERE if at.uid in standing else Seen.GONE
                 found[id_] = replace(found[id_], source=seen)
 
-    async def standing(self, name: str, uidvalidity: int, uids: Sequence[int]) -> set[int] | None:
-        """Which of these UIDs are in the folder; None when it was renumbered or can't be opened."""
-        source = self._context.source
+    async def _standing(self, folder: FolderState, uidvalidity: int, uids: Sequence[int]) -> set[int] | None:
+        """Which of these UIDs are in the folder; None when it was renumbered or renamed, or can't be opened."""
         try:
-            opened = await source.open(name)
+            opened = await self._context.source.open(folder.name)
         except ServerError:
             return None  # gone, or not to be read now: the passes find out
-        if opened.status.uidvalidity != uidvalidity:
+        if opened.status.uidvalidity != uidvalidity or self._context.is_another(folder, opened.object_id):
             return None
         return await self.present(uids) if opened.status.exists else set()
 
@@ -115,11 +114,14 @@ class Search:
     async def _target(self, target: FolderState, group: Sequence[Asked], found: dict[str, Evidence]) -> None:
         source = self._context.source
         try:
-            uidvalidity = (await source.open(target.name)).status.uidvalidity
+            opened = await source.open(target.name)
         except ServerError:
+            opened = None
+        if opened is None or self._context.is_another(target, opened.object_id):
             for asked in group:
                 found[asked.operation.id] = replace(found[asked.operation.id], searched=False)
             return
+        uidvalidity = opened.status.uidvalidity
         current: dict[int, list[Asked]] = {}
         copied: list[Asked] = []
         for asked in group:

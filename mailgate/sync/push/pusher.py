@@ -42,7 +42,7 @@ from mailgate.sync.push.model import (
     StoreLabels,
     Wait,
 )
-from mailgate.sync.push.plan import LOOKED_FOR, RENUMBERED, plan
+from mailgate.sync.push.plan import LOOKED_FOR, RENAMED, RENUMBERED, plan
 from mailgate.sync.push.port import Asked, Delay, PushStore, Put
 from mailgate.sync.push.steps import Steps
 
@@ -60,6 +60,9 @@ LONGEST_PAUSE_S: Final = 6 * 3600.0
 _FOLDER_GONE: Final = frozenset({"TRYCREATE", "NONEXISTENT"})
 _FOR_ALL: Final = _FOLDER_GONE | {"READ-ONLY", "NOPERM", "OVERQUOTA"}
 """Refusals that have nothing to do with single messages."""
+
+_LOOKS: Final = frozenset({LOOKED_FOR, RENAMED, RENUMBERED})
+"""What the passes find out."""
 
 _OF_FOLDERS: Final = frozenset({OperationKind.FOLDER_CREATE, OperationKind.FOLDER_RENAME, OperationKind.FOLDER_DELETE})
 
@@ -392,7 +395,7 @@ class Pusher:
         """They are left for this turn, and say why."""
         self._left.update(operation.id for operation, _, _ in waits)
         turn = self._turn
-        turn.looks |= any(reason in (LOOKED_FOR, RENUMBERED) for _, reason, _ in waits)
+        turn.looks |= any(reason in _LOOKS for _, reason, _ in waits)
         turn.wake(until for _, _, until in waits)
         new = [
             Delay(operation, reason, None, operation.attempts)

@@ -45,7 +45,7 @@ from mailgate.sync.push.model import (
     StoreLabels,
     TakeBack,
 )
-from mailgate.sync.push.plan import LOOKED_FOR, RENUMBERED
+from mailgate.sync.push.plan import LOOKED_FOR, RENAMED, RENUMBERED
 from mailgate.sync.push.port import Asked, Expunged, Marked, PushStore, Put, counted_out
 from mailgate.sync.state import UNSURE, FolderState
 
@@ -348,14 +348,22 @@ class Steps:
         await self.folder_applied(operation, name)
 
     async def _rename(self, group: Group, step: RenameFolder) -> None:
+        await self._is_still(group)
         await self._journal(group, {group.operations[0].id: {}}, self._context.source.longest_s(None))
         await self._context.source.rename_folder(step.name, step.to)
         await self.folder_applied(group.operations[0])
 
     async def _delete(self, group: Group, step: DeleteFolder) -> None:
+        await self._is_still(group)
         await self._journal(group, {group.operations[0].id: {}}, self._context.source.longest_s(None))
         await self._context.source.delete_folder(step.name)
         await self.folder_applied(group.operations[0])
+
+    async def _is_still(self, group: Group) -> None:
+        """Raises WaitsError when the folder's name is another's by now: that one is not meant."""
+        place = group.items[0][0].facts.place
+        if place is not None:
+            await self._look_at(place.folder)
 
     async def folder_applied(self, operation: Operation, name: str | None = None) -> None:
         """The server's folders are as this operation wanted them. `name`: what a new one is called there."""
@@ -383,6 +391,8 @@ class Steps:
             selected = await self._context.source.select(at.folder.name)
         except FolderGoneError:
             raise WaitsError(LOOKED_FOR) from None
+        if self._context.is_another(at.folder, selected.object_id):
+            raise WaitsError(RENAMED)
         if selected.status.uidvalidity != at.uidvalidity:
             raise WaitsError(RENUMBERED)
         if selected.read_only:
@@ -393,6 +403,8 @@ class Steps:
         """What the journal says of where messages go: their UIDs there will be these or higher. A folder that was
         renumbered is passed over first: else what is put there would not be known to stand there.
         """
+        if self._context.is_like_another(to):
+            await self._look_at(to)
         status = (await self._context.source.status([to.name])).get(to.name)
         if status is not None and to.uidvalidity not in (None, status.uidvalidity):
             raise WaitsError(RENUMBERED)
@@ -400,6 +412,15 @@ class Steps:
             "to_uidvalidity": None if status is None else status.uidvalidity,
             "to_uidnext": (to.uidnext if status is None else status.uidnext) or 1,
         }
+
+    async def _look_at(self, folder: FolderState) -> None:
+        """Raises WaitsError when the folder has another name now. Where folders have identities, opening tells."""
+        if folder.object_id is None:
+            return
+        with suppress(ServerError):  # what is asked for will tell
+            opened = await self._context.source.open(folder.name)
+            if self._context.is_another(folder, opened.object_id):
+                raise WaitsError(RENAMED)
 
     async def _journal(self, group: Group, entries: Mapping[str, Mapping[str, Any]], longest_s: float) -> None:
         """What is to be sent. The mailbox is ours until the command is over, or the line is."""

@@ -75,6 +75,27 @@ async def test_select_says_whether_it_may_be_written_to(status: bytes, read_only
         assert selected.permanent_flags == {"\\Seen", "Work", "\\*"}
 
 
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (b"(F6352ae03-b7f5_4463)", "F6352ae03-b7f5_4463"),
+        (b"(" + b"a" * 255 + b")", "a" * 255),
+        (b"(" + b"a" * 256 + b")", None),
+        (b"()", None),
+        (b"F1", None),
+        (b"(P{D\x13\xc9U)", None),  # bytes of freed memory (Cyrus 3.6.1, in STATUS)
+        (b"(one two)", None),
+    ],
+)
+async def test_the_identity_of_a_folder(told: bytes, expected: str | None) -> None:
+    async def script(talk: Talk) -> None:
+        lines = (b"* 0 EXISTS", b"* OK [UIDVALIDITY 1] x", b"* OK [MAILBOXID " + told + b"] x")
+        await talk.answer(b'SELECT "INBOX"', *lines, status=b"OK x")
+
+    async with talking(script, selected=False) as line:
+        assert (await line.select("INBOX")).object_id == expected
+
+
 # Flags and labels
 
 

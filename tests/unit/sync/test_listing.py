@@ -8,7 +8,19 @@ import pytest
 
 from connectors.model import Folder, FolderStatus, SpecialUse
 from mailgate.clock import DAY
-from mailgate.sync.listing import FOLDERS_LIMIT, LOST_AFTER, NAME_LIMIT, Rules, compare, is_labelled, is_lost, renames
+from mailgate.sync.listing import (
+    FOLDERS_LIMIT,
+    LOST_AFTER,
+    NAME_LIMIT,
+    Difference,
+    Rules,
+    by_identity,
+    compare,
+    is_labelled,
+    is_lost,
+    moved,
+    renames,
+)
 from mailgate.sync.state import FolderState
 
 NOW = 20_000 * DAY
@@ -114,6 +126,51 @@ def test_another_uidvalidity_or_fewer_uids_is_another_folder() -> None:
 
 def test_a_server_without_uidnext_can_rename_too() -> None:
     assert list(renames([state("A", "a")], [listed("C")], {"C": status(5, None)})) == ["a"]
+
+
+def identified(name: str, object_id: str | None) -> FolderState:
+    return replace(state(name, name.lower()), object_id=object_id)
+
+
+A, B, C = (identified(name, f"F-{name}") for name in "ABC")
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({}, {}),
+        ({"A": "F-A", "D": None}, {}),
+        ({"D": "F-A"}, {"a": "D"}),
+        ({"A": "F-B", "B": "F-A"}, {"a": "B", "b": "A"}),
+        ({"A": "F-B", "B": "F-C", "D": "F-A"}, {"a": "D", "b": "A", "c": "B"}),
+        ({"D": "F-new"}, {}),
+        ({"A": "F-A", "D": "F-A"}, {}),  # one identity, two names
+        ({"D": "F-A", "E": "F-A"}, {}),
+    ],
+)
+def test_what_folders_are_called_by_their_identities(told: dict[str, str | None], expected: dict[str, str]) -> None:
+    assert moved([A, B, C, identified("X", None)], told) == expected
+
+
+def test_an_identity_that_two_folders_had_tells_nothing() -> None:
+    assert moved([A, identified("B", "F-A")], {"D": "F-A"}) == {}
+
+
+def test_without_identities_the_names_decide() -> None:
+    difference = Difference([listed("D")], {}, [A])
+    assert by_identity([A, B], [listed("B"), listed("D")], difference, [A], {}) == (difference, [A], {})
+
+
+def test_names_that_were_left_are_new_folders_and_names_that_were_taken_are_lost() -> None:
+    """A is called B now, and there is another A; the old B is nowhere, and C is gone. D is new, X became Sent."""
+    known = [A, B, C, identified("X", None)]
+    names = [listed("A"), listed("B", SpecialUse.JUNK), listed("D"), listed("X", SpecialUse.SENT)]
+    difference = compare(known, names, Rules())
+    found, gone, renamed = by_identity(known, names, difference, [C], {"a": "B"})
+    assert [folder.name for folder in found.appeared] == ["A", "D"]
+    assert list(found.changed) == ["x"]
+    assert gone == [B, C]
+    assert renamed == {"a": listed("B", SpecialUse.JUNK)}
 
 
 def test_names_too_long_to_be_kept_and_folders_beyond_all_measure_are_not_seen() -> None:
