@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import AsyncIterable, Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from connectors.errors import FolderGoneError, Retry, ServerError, ThrottledError
@@ -242,10 +243,11 @@ class ImapTarget(ImapLine):
         """A refusal without a code (Courier gives none): is a folder in the way, or is there none? LIST tells."""
         if error.code is not None:
             return error
-        if old is not None and not await self._is_there(old):
-            return FolderGoneError(str(error), code="NONEXISTENT")
-        if new is not None and await self._is_there(new):
-            error.code = "ALREADYEXISTS"
+        with suppress(ServerError):  # Courier refuses to LIST names with emoji, too
+            if old is not None and not await self._is_there(old):
+                return FolderGoneError(str(error), code="NONEXISTENT")
+            if new is not None and await self._is_there(new):
+                error.code = "ALREADYEXISTS"
         return error
 
     async def _is_there(self, name: str) -> bool:

@@ -752,6 +752,19 @@ async def test_a_refusal_without_a_code_is_explained_by_what_is_there() -> None:
             await line.delete_folder("a")
 
 
+async def test_a_refusal_that_not_even_list_explains_is_told_as_it_was() -> None:
+    """Courier understands neither CREATE nor LIST with an emoji."""
+
+    async def script(talk: Talk) -> None:
+        await talk.answer(b'CREATE "&2D3eQg-"', status=b"NO Error in IMAP command")
+        await talk.answer(b'LIST "" "&2D3eQg-"', status=b"NO Error in IMAP command received by server.")
+
+    async with talking(script) as line:
+        with pytest.raises(ServerError, match="CREATE was answered NO") as refused:
+            await line.create_folder("🙂")
+    assert (refused.value.code, refused.value.retry) == (None, Retry.NEVER)
+
+
 @pytest.mark.parametrize(
     ("capabilities", "lines", "expected"),
     [
