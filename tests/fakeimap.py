@@ -4,8 +4,8 @@
     server.lies["EXAMINE"] = lambda talk, tag, rest: talk.send(...)        # instead of the true answer
     async with server: ... connect to 127.0.0.1:server.port ...
 
-It speaks just enough of RFC 3501 for a reader: no CONDSTORE, no ESEARCH, one capability set for all. What clients said
-stands in `heard`.
+It speaks just enough of RFC 3501, with UIDPLUS and MOVE: no CONDSTORE, no ESEARCH, one capability set for all. What
+clients said stands in `heard`.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ class Mail:
         return self.date or datetime.now(UTC).strftime("%d-%b-%Y %H:%M:%S +0000").encode()
 
 
+CHANGES = ("UID STORE", "UID COPY", "UID MOVE", "UID EXPUNGE", "APPEND")
+
+
 class End(Enum):
     """What becomes of a line after something was said."""
 
@@ -52,6 +55,7 @@ class Talk:
         self.folder = ""
         self.tag = b""
         self.ended = False
+        self.literal = b""
 
     async def send(self, *lines: bytes) -> None:
         """Lines, CRLF added."""
@@ -86,7 +90,13 @@ class Talk:
             while (literal := re.search(rb"\{(\d+)\+?\}\Z", rest)) is not None:
                 if not literal[0].endswith(b"+}"):
                     await self.send(b"+ go on")
-                rest = rest[: literal.start()] + b'"' + await self.reader.readexactly(int(literal[1])) + b'"'
+                octets = int(literal[1])
+                if self.server.cut_in_literal:
+                    await self.reader.readexactly(octets // 2)
+                    await self.send(b"* BYE in the middle")
+                    raise ConnectionResetError
+                self.literal = await self.reader.readexactly(octets)
+                rest = rest[: literal.start()] + b'"' + self.literal + b'"'
                 rest += (await self.reader.readuntil(b"\r\n"))[:-2]
             self.server.heard.append(rest)
             words = rest.split(b" ")
@@ -107,13 +117,13 @@ class Talk:
         if name == "LIST":
             await self.send(*(b'* LIST () "/" "' + folder.encode() + b'"' for folder in server.folders))
             await self.ok()
-        elif name in ("EXAMINE", "STATUS"):
+        elif name in ("EXAMINE", "SELECT", "STATUS"):
             folder = re.findall(rb'"((?:[^"\\]|\\.)*)"', rest)[0].decode(errors="replace")
             if folder not in server.folders:
                 await self.send(self.tag + b" NO [NONEXISTENT] no such folder")
                 return
             mails = server.folders[folder]
-            uidnext = max((mail.uid for mail in mails), default=0) + 1
+            uidnext = server.shown_uidnext or server.next_uid(folder)
             validity = server.uidvalidity.get(folder, 1)
             if name == "STATUS":
                 quoted = b'* STATUS "' + folder.encode() + b'" '
@@ -127,7 +137,7 @@ class Talk:
                 b"* OK [UIDVALIDITY %d] x" % validity,
                 b"* OK [UIDNEXT %d] x" % uidnext,
             )
-            await self.ok(b"[READ-ONLY] open")
+            await self.ok(b"[READ-ONLY] open" if name == "EXAMINE" else b"[READ-WRITE] open")
         elif name.startswith("UID ") and self.folder not in server.folders:
             await self.send(self.tag + b" BAD no folder is open")
         elif name == "UID SEARCH":
@@ -136,6 +146,10 @@ class Talk:
         elif name == "UID FETCH":
             await self.fetch(words[2], rest)
             await self.ok()
+        elif name in CHANGES:
+            lines, text = self.change(name, rest)
+            await self.send(*lines)
+            await self.ok(text)
         elif name == "IDLE":
             await self.send(b"+ idling")
             await self.reader.readuntil(b"\r\n")
@@ -145,6 +159,40 @@ class Talk:
             await self.ok()
         else:
             await self.ok()
+
+    def change(self, name: str, rest: bytes) -> tuple[list[bytes], bytes]:
+        """Carry out a command that changes something: what is to be said of it, before and with the OK."""
+        server, words = self.server, rest.split(b" ")
+        target = (re.findall(rb'"((?:[^"\\]|\\.)*)"', rest) or [b""])[0].decode()
+        if name == "APPEND":
+            flags = re.search(rb'" \(([^)]*)\)', rest)
+            date = re.search(rb'"(..-...-.... [^"]*)"', rest)
+            uid = server.put(target, self.literal, flags[1] if flags else b"", date[1] if date else b"")
+            return [], b"[APPENDUID %d %d] done" % (server.uidvalidity.get(target, 1), uid)
+        mails = server.folders[self.folder]
+        meant = [mail for mail in mails if in_set(words[2], mail.uid)]
+        if name == "UID STORE":
+            named = set(rest.partition(b"(")[2].rstrip(b")").split())
+            for mail in meant:
+                flags_now = set(mail.flags.split())
+                mail.flags = b" ".join(sorted(flags_now | named if words[3][:1] == b"+" else flags_now - named))
+            told = [] if b".SILENT" in words[3] else meant
+            return [b"* %d FETCH (UID %d FLAGS (%s))" % (mails.index(m) + 1, m.uid, m.flags) for m in told], b"done"
+        if name == "UID EXPUNGE":
+            return self._remove([mail for mail in meant if b"\\Deleted" in mail.flags]), b"done"
+        there = [server.put(target, mail.raw, mail.flags, mail.date) for mail in meant]
+        sets = b",".join(b"%d" % mail.uid for mail in meant), b",".join(b"%d" % uid for uid in there)
+        code = b"[COPYUID %d %s %s]" % (server.uidvalidity.get(target, 1), *sets)
+        return ([], code + b" done") if name == "UID COPY" else ([b"* OK " + code, *self._remove(meant)], b"done")
+
+    def _remove(self, gone: list[Mail]) -> list[bytes]:
+        mails = self.server.folders[self.folder]
+        self.server.next_uid(self.folder)
+        lines = []
+        for mail in gone:
+            lines.append(b"* %d EXPUNGE" % (mails.index(mail) + 1))
+            mails.remove(mail)
+        return lines
 
     async def fetch(self, what: bytes, rest: bytes) -> None:
         for number, mail in enumerate(self.server.folders[self.folder], start=1):
@@ -182,6 +230,21 @@ class FakeImap:
     mangle: Callable[[bytes, bytes], tuple[bytes, End]] | None = None
     accepted: int = 0
     port: int = 0
+    cut_in_literal: bool = False
+    uidnext: dict[str, int] = field(default_factory=dict)
+    shown_uidnext: int | None = None
+
+    def next_uid(self, folder: str) -> int:
+        """UIDNEXT, which never falls."""
+        highest = max((mail.uid for mail in self.folders[folder]), default=0)
+        self.uidnext[folder] = max(self.uidnext.get(folder, 1), highest + 1)
+        return self.uidnext[folder]
+
+    def put(self, folder: str, raw: bytes, flags: bytes = b"", date: bytes = b"") -> int:
+        """A message is put there; its UID."""
+        uid = self.next_uid(folder)
+        self.folders[folder].append(Mail(uid, raw, flags, date))
+        return uid
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         talk = Talk(self, reader, writer)
