@@ -11,7 +11,7 @@ from connectors.imap.connection import ImapConnection, connect_imap
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
-from mailgate.clock import HOUR, SECOND, system_clock
+from mailgate.clock import DAY, HOUR, SECOND, system_clock
 from mailgate.settings import SyncSettings
 from tests.dovecot import Account, Dovecot
 from tests.sync.engine import Engine, mail
@@ -70,6 +70,25 @@ async def test_a_pass_costs_the_same_whatever_the_size(
     assert large.octets < 1_000
     assert large.round_trips <= 2
     assert (large.statements, small.statements) == (0, 0)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["qresync", "condstore"])
+async def test_a_folder_of_a_hundred_thousand_messages(
+    engine: Engine, line: Line, account: Account, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but a few are older than what is kept: what the server holds is what counts."""
+    now = system_clock() // SECOND * SECOND
+    ages = ((n, 200 * DAY if n < 99_900 else HOUR) for n in range(100_000))
+    account.seed(((mail(n), now - age - n * SECOND) for n, age in ages), folder="Huge")
+    line.kind = kind
+    await engine.sync()
+    with Watch(engine, line) as watch, passes(watch, monkeypatch) as costs:
+        await engine.sync()
+    assert (await engine.rows("folders", lambda c: c.name == "Huge"))[0].exists_count == 100_000
+    assert costs["Huge"].octets < 1_000
+    assert costs["Huge"].round_trips <= 2
+    assert costs["Huge"].statements == 0
 
 
 async def test_without_modseq_a_pass_costs_little_for_each_message(
