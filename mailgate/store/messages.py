@@ -27,7 +27,7 @@ from mailgate.store.expiry import Horizon
 from mailgate.store.holds import active
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import blob_erasures, blobs, messages, origins
-from mailgate.store.sets import among
+from mailgate.store.sets import among, among_tokens, tokens_of
 from mailgate.store.tombstones import bury
 from mailgate.store.transaction import Transaction
 from mailgate.sync.incoming import PreparedBlob, PreparedMessage
@@ -78,7 +78,7 @@ _BLOB_COLUMNS = (
     "created_at",
 )
 _STANDING = select(blobs.c.content_token, blobs.c.id).where(
-    blobs.c.tenant_id == bindparam("tenant"), blobs.c.content_token.in_(bindparam("tokens", expanding=True))
+    blobs.c.tenant_id == bindparam("tenant"), among_tokens(blobs.c.content_token, sqlite=True)
 )
 _TOKEN = _BLOB_COLUMNS.index("content_token")
 _REFS = _BLOB_COLUMNS.index("refs")
@@ -242,7 +242,7 @@ async def _refer_alone(tx: Transaction, tenant_id: str, rows: Sequence[tuple[Any
     """On SQLite nobody else writes: looking first and inserting past SQLAlchemy is faster."""
     standing: dict[bytes, str] = {}
     for chunk in chunks(rows):
-        wanted = {"tenant": tenant_id, "tokens": [row[_TOKEN] for row in chunk]}
+        wanted = {"tenant": tenant_id, **tokens_of([row[_TOKEN] for row in chunk], sqlite=True)}
         standing.update({row.content_token: row.id for row in await tx.conn.execute(_STANDING, wanted)})
     more = [{"b_id": standing[row[_TOKEN]], "b_refs": row[_REFS]} for row in rows if row[_TOKEN] in standing]
     if more:

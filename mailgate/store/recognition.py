@@ -19,6 +19,7 @@ from mailgate.clock import Instant
 from mailgate.store.folders import AnyRow, listed, near_of
 from mailgate.store.messages import chunks
 from mailgate.store.schema import folders, messages, operations, origins, tombstones
+from mailgate.store.sets import among_tokens, tokens_of
 from mailgate.store.tombstones import purged_of
 from mailgate.sync.identity import Likeness
 from mailgate.sync.incoming import Known
@@ -45,8 +46,9 @@ _COPIES = (
         origins.c.vanished_at,
     )
     .join(origins, origins.c.message_id == messages.c.id, isouter=True)
-    .where(messages.c.mailbox_id == _MAILBOX, messages.c.header_token.in_(bindparam("tokens", expanding=True)))
+    .where(messages.c.mailbox_id == _MAILBOX)
 )
+_COPIES_WITH = {sqlite: _COPIES.where(among_tokens(messages.c.header_token, sqlite=sqlite)) for sqlite in (True, False)}
 _BURIED = select(
     tombstones.c.id,
     tombstones.c.header_token,
@@ -58,7 +60,10 @@ _BURIED = select(
     tombstones.c.item_ref,
     tombstones.c.anchor_at,
     tombstones.c.reason,
-).where(_OURS, tombstones.c.header_token.in_(bindparam("tokens", expanding=True)))
+).where(_OURS)
+_BURIED_WITH = {
+    sqlite: _BURIED.where(among_tokens(tombstones.c.header_token, sqlite=sqlite)) for sqlite in (True, False)
+}
 
 
 # Of what the CRM added the server may show another header than it was given.
@@ -138,13 +143,15 @@ async def recognisable(
     copies: dict[str, AnyRow] = {}
     addresses: dict[str, list[AnyRow]] = {}
     buried: list[AnyRow] = []
+    sqlite = conn.dialect.name == "sqlite"
     for chunk in chunks(wanted):
-        about = {"mailbox": mailbox_id, "tenant": tenant_id, "account": account_ref, "tokens": chunk}
-        for row in await conn.execute(_COPIES, about):
+        about = {"mailbox": mailbox_id, "tenant": tenant_id, "account": account_ref}
+        about |= tokens_of(chunk, sqlite=sqlite)
+        for row in await conn.execute(_COPIES_WITH[sqlite], about):
             copies[row.id] = row
             if row.folder_id is not None:
                 addresses.setdefault(row.id, []).append(row)
-        buried.extend((await conn.execute(_BURIED, about)).all())
+        buried.extend((await conn.execute(_BURIED_WITH[sqlite], about)).all())
     if not copies and not buried:
         return []
     current = {state.name: state for state in await listed(conn, mailbox_id)}
