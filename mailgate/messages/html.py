@@ -12,8 +12,6 @@ from __future__ import annotations
 import html
 import re
 
-import nh3
-
 from mailgate.messages.charsets import clean
 
 _TAGS = frozenset(
@@ -69,6 +67,8 @@ _VOID = frozenset("area base br col embed hr img input link meta param source tr
 
 def sanitize_html(source: str) -> str:
     """HTML that may be put into a page (inside an element of its own). Pure; never raises; see the module's text."""
+    import nh3  # of no use to who only imports
+
     source = clean(source)
     if _unreasonable(source):
         return "<pre>" + html.escape(html_to_text(source)) + "</pre>"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from operator import attrgetter
+from typing import Any, Final
 
 from connectors.model import SpecialUse
 from mailgate.clock import Instant
@@ -53,6 +54,12 @@ class PreparedBlob:
     data_key: bytes
     key_epoch: int
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedBlob, _BLOB(self)
+
+
+_BLOB: Final = attrgetter(*PreparedBlob.__slots__)  # to pickle values alone takes half of what names and values take
+
 
 @dataclass(frozen=True, slots=True)
 class Bounce:
@@ -97,6 +104,12 @@ class PreparedMessage:
     answers: bytes | None = None
     bounce: Bounce | None = None
     links: tuple[bytes, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PreparedMessage, _MESSAGE(self)
+
+
+_MESSAGE: Final = attrgetter(*PreparedMessage.__slots__)
 
 
 @dataclass(frozen=True, slots=True)
