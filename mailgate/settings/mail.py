@@ -35,7 +35,7 @@ class SyncSettings(Section):
         60.0, "Time for a server's next bytes in answer to a command.", unit="seconds", ge=1, le=900
     )
     batch_bytes: int = setting(
-        8 * MIB,
+        4 * MIB,
         "Bytes of messages that an import commits together; bounds memory.",
         unit="bytes",
         ge=256 * KIB,

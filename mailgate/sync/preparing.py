@@ -1,36 +1,39 @@
 """A process beside this one that prepares messages of a first import, so that both processors are of use.
 
-Reading and describing mail holds the interpreter's lock, which the event loop and the rows need too. So one of the
-threads of `Workers` hands its messages to a process of our own program and waits; the other prepares in this process,
-as without it.
+Reading and describing mail holds the interpreter's lock, which the event loop and the rows need too. So the threads of
+`Workers` hand their messages to a process of our own program and wait. It forks as soon as it is loaded, so that each
+of those threads has a *lane* of its own; what was loaded lies in memory once. (Measured: two threads in one process are
+slower than one.)
 
-    request   length, 8 bytes ‖ pickle of (job, length of the messages) ‖ the messages' bytes one after the other
+    request   length, 8 bytes ‖ pickle of (job, length of each message); the messages lie in the lane's part of a memory
+              that both processes map
     answer    length, 8 bytes ‖ pickle of `Prepared`, or length 0: "do it yourself"
 
 P1  It writes blobs into the same local directory, and nothing else. They become durable by this process's `settle`,
     which covers the file system, and only then do rows refer to them (R4).
 P2  It is never needed: when it is gone, slow to start or refuses, the thread prepares the messages itself. What it
     wrote until then are objects that no row refers to, and they go as those go.
-P3  It ends when this process ends, however that ends: its input is closed then. It ends too when nothing was imported
+P3  It ends when this process ends, however that ends: its lanes are closed then. It ends too when nothing was imported
     for a while, and with it the keys in its memory.
-P4  It holds one piece of a batch at a time.
+P4  Each lane holds one piece of a batch at a time. The memory between the two has no name, and no disk below it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import mmap
 import os
 import pickle
-import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 import mailgate
 from mailgate.blobs.store import BlobStore
@@ -38,27 +41,39 @@ from mailgate.keys import KeyMaterial, TenantKeys
 from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.prepare import Job, Prepared, Preparer
 
+LANES: Final = 2
+ROOM: Final = 1 << 20
+"""Bytes of messages that a lane takes at once."""
+
 _LENGTH: Final = struct.Struct(">Q")
-_AT_ONCE: Final = 512
-"""Pieces that one `writev` takes at most; systems allow 1 024."""
 
 
 class PreparingProcess:
-    """This side of the process. For one thread at a time, but for `end`."""
+    """This side of the process. Any thread may use it."""
 
     def __init__(self) -> None:
         """Start it. Raises OSError."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGATE_")}
         paths = [str(Path(mailgate.__file__).parents[1]), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", __name__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,
-            env=environment,
-        )
-        self._started = False
+        with contextlib.ExitStack() as theirs:
+            memory = os.memfd_create("mailgate-preparing")
+            theirs.callback(os.close, memory)
+            os.ftruncate(memory, LANES * ROOM)
+            self._memory = mmap.mmap(memory, LANES * ROOM)
+            pairs = [socket.socketpair() for _ in range(LANES)]
+            descriptors = [memory, *(theirs.enter_context(there).fileno() for _, there in pairs)]
+            self._free = [_Lane(here, self._memory, number * ROOM) for number, (here, _) in enumerate(pairs)]
+            self._lanes = tuple(self._free)
+            command = [sys.executable, "-m", __name__, *map(str, descriptors)]
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - our own program
+                    command, stdin=subprocess.DEVNULL, pass_fds=descriptors, env=environment
+                )
+            except OSError:
+                self._close()
+                raise
+        self._looking = threading.Lock()
         self._ended = threading.Lock()
 
     @property
@@ -69,58 +84,97 @@ class PreparingProcess:
     @property
     def ready(self) -> bool:
         """Whether it has started and would begin at once. Raises OSError and EOFError when it is gone."""
-        if not self._started and select.select([self._out], [], [], 0)[0]:
-            _read(self._out, 1)
-            self._started = True
+        with self._looking:
+            return all(lane.ready for lane in self._lanes)
+
+    def prepare(self, job: Job, bodies: Sequence[bytes | bytearray]) -> Prepared | None:
+        """What `Preparer.prepare` makes of it; None when it has to be done here: it is too much, or every lane is
+        taken. Raises OSError and EOFError when it is gone.
+        """
+        try:
+            lane = self._free.pop()
+        except IndexError:
+            return None
+        try:
+            return lane.prepare(job, bodies)
+        finally:
+            self._free.append(lane)
+
+    def retire(self) -> bool:
+        """End it if nobody uses it; whether it ended."""
+        taken = []
+        with contextlib.suppress(IndexError):
+            while True:
+                taken.append(self._free.pop())
+        if len(taken) < LANES:
+            self._free += taken
+            return False
+        self.end()
+        return True
+
+    def end(self) -> None:
+        """Let it end, and wait for that; harmless when called twice. Who waits for an answer gets EOFError."""
+        with self._ended:
+            self._close()
+            self._process.wait()
+
+    def _close(self) -> None:
+        for lane in self._lanes:
+            lane.close()
+
+
+class _Lane:
+    """One of its forks, and how to reach it. For one thread at a time, but for `close`."""
+
+    def __init__(self, line: socket.socket, memory: mmap.mmap, start: int) -> None:
+        self._line = line
+        self._memory = memory
+        self._start = start
+        self._started = False
+
+    @property
+    def ready(self) -> bool:
+        if not self._started:
+            with contextlib.suppress(BlockingIOError):
+                if not self._line.recv(1, socket.MSG_DONTWAIT):
+                    raise EOFError
+                self._started = True
         return self._started
 
     def prepare(self, job: Job, bodies: Sequence[bytes | bytearray]) -> Prepared | None:
-        """What `Preparer.prepare` makes of it; None when it has to be done here. Raises OSError and EOFError when
-        it is gone.
-        """
-        head = pickle.dumps((job, [len(body) for body in bodies]), pickle.HIGHEST_PROTOCOL)
-        _write(self._in.fileno(), [_LENGTH.pack(len(head)), head, *bodies])
-        size = _LENGTH.unpack(_read(self._out, _LENGTH.size))[0]
-        if not size:
+        lengths = [len(body) for body in bodies]
+        if sum(lengths) > ROOM:
             return None
-        answer: Prepared = pickle.loads(_read(self._out, size))  # noqa: S301 - from our own program, by its own pipe
-        return answer
+        at = self._start
+        for body in bodies:
+            self._memory[at : at + len(body)] = body
+            at += len(body)
+        _send(self._line, pickle.dumps((job, lengths), pickle.HIGHEST_PROTOCOL))
+        answer = _receive(self._line)
+        if not answer:
+            return None
+        prepared: Prepared = pickle.loads(answer)  # noqa: S301 - from our own program, by its own line
+        return prepared
 
-    def end(self) -> None:
-        """Let it end, and wait for that; harmless when called twice."""
-        with self._ended:
-            for stream in (self._in, self._out):
-                with contextlib.suppress(OSError):
-                    stream.close()
-            self._process.wait()
-
-    @property
-    def _in(self) -> IO[bytes]:
-        assert self._process.stdin is not None  # noqa: S101 - as it was started
-        return self._process.stdin
-
-    @property
-    def _out(self) -> IO[bytes]:
-        assert self._process.stdout is not None  # noqa: S101 - as it was started
-        return self._process.stdout
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)  # wakes who waits for an answer
+        self._line.close()
 
 
-def _write(descriptor: int, pieces: list[bytes | bytearray]) -> None:
-    for start in range(0, len(pieces), _AT_ONCE):
-        views = [memoryview(piece) for piece in pieces[start : start + _AT_ONCE]]
-        while views:
-            written = os.writev(descriptor, views)
-            while views and written >= len(views[0]):
-                written -= len(views.pop(0))
-            if views:
-                views[0] = views[0][written:]
+def _send(line: socket.socket, data: bytes) -> None:
+    line.sendall(_LENGTH.pack(len(data)) + data)
 
 
-def _read(stream: IO[bytes], size: int) -> bytearray:
+def _receive(line: socket.socket) -> bytearray:
+    return _read(line, _LENGTH.unpack(_read(line, _LENGTH.size))[0])
+
+
+def _read(line: socket.socket, size: int) -> bytearray:
     data = bytearray(size)
     view, at = memoryview(data), 0
     while at < size:
-        count = stream.readinto(view[at:])  # type: ignore[attr-defined]  # of a raw file
+        count = line.recv_into(view[at:])
         if not count:
             raise EOFError
         at += count
@@ -128,22 +182,27 @@ def _read(stream: IO[bytes], size: int) -> bytearray:
 
 
 class _There:
-    """The process itself."""
+    """The other end of a lane."""
 
-    def __init__(self) -> None:
+    def __init__(self, line: socket.socket, memory: mmap.mmap, start: int) -> None:
+        self._line = line
+        self._memory = memory
+        self._start = start
         self._blobs: dict[str, BlobStore] = {}
         self._keys: tuple[KeyMaterial | None, TenantKeys | None] = (None, None)
 
-    def serve(self, source: IO[bytes], answers: IO[bytes]) -> None:
+    def serve(self) -> None:
         """Prepare what comes until nothing more can come."""
-        with contextlib.suppress(EOFError, BrokenPipeError):
-            _write(answers.fileno(), [b"+"])
+        line = self._line
+        with contextlib.suppress(EOFError, OSError):
+            line.sendall(b"+")
             while True:
-                size = _LENGTH.unpack(_read(source, _LENGTH.size))[0]
-                job, lengths = pickle.loads(_read(source, size))  # noqa: S301 - from our own program, by its own pipe
-                bodies = [bytes(_read(source, length)) for length in lengths]
-                answer = self._prepared(job, bodies)
-                _write(answers.fileno(), [_LENGTH.pack(len(answer)), answer])
+                job, lengths = pickle.loads(_receive(line))  # noqa: S301 - from our own program, by its own line
+                bodies, at = [], self._start
+                for length in lengths:
+                    bodies.append(self._memory[at : at + length])
+                    at += length
+                _send(line, self._prepared(job, bodies))
 
     def _prepared(self, job: Job, bodies: list[bytes]) -> bytes:
         try:
@@ -169,14 +228,25 @@ class _There:
         return self._blobs[directory]
 
 
-def main() -> None:
-    """`python -m mailgate.sync.preparing`, started by `PreparingProcess` only."""
+def main(memory: int, lines: Sequence[int]) -> None:
+    """`python -m mailgate.sync.preparing DESCRIPTOR…`, started by `PreparingProcess` only."""
     gc.freeze()  # what was loaded stays: the collector need not look at it again and again
     gc.set_threshold(20_000)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    with os.fdopen(0, "rb", buffering=0) as source, os.fdopen(1, "wb", buffering=0) as answers:
-        _There().serve(source, answers)
+    mine, forks = 0, list[int]()
+    for number in range(1, len(lines)):
+        forks.append(os.fork())
+        if not forks[-1]:
+            mine, forks = number, []
+            break
+    for number, line in enumerate(lines):
+        if number != mine:  # or nobody would learn that whose it is has gone
+            os.close(line)
+    with socket.socket(fileno=lines[mine]) as line_:
+        _There(line_, mmap.mmap(memory, len(lines) * ROOM), mine * ROOM).serve()
+    for fork in forks:
+        os.waitpid(fork, 0)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]), [int(argument) for argument in sys.argv[2:]])

@@ -1,11 +1,13 @@
-"""Fetching messages and keeping copies: network → prepare → one transaction a batch, the three side by side.
+"""Fetching messages and keeping copies: network → decide → prepare → one transaction a batch, all side by side.
 
-    fetch (event loop)       bytes into sinks, cut into batches by bytes and by number
-    prepare (worker thread)  tokens, summary, compress, encrypt, put; one settle a batch
-    commit                   rows, events, usage, progress; the checkpoint with the last batch (S3)
+    fetch (event loop)   bytes into sinks, cut into batches by bytes and by number
+    decide               tokens; what each message is, with all that is known now that it is here
+    prepare (workers)    summary, compress, encrypt, put; one settle a batch
+    commit               rows, events, usage, progress; the checkpoint with the last batch (S3)
 
-Memory: at most one batch arriving, one waiting, one in preparation and one in commit, each bounded by bytes; huge
-messages are streamed. The first batch is small, so that the first message is visible at once.
+Memory: at most one batch arriving, one waiting, and two decided, of which one is in preparation while the other's rows
+are written or its turn comes; each bounded by bytes, and huge messages are streamed. The first batch is small, so that
+the first message is visible at once.
 
 Before a batch is kept, its header tokens are looked up: what is a copy that waits to be recognised is linked instead;
 what was purged is left alone (S2). If an equal message is believed to stand in another folder, it may have been moved
@@ -29,6 +31,7 @@ from mailgate.sync.arriving import HEAD, HUGE, Arrived, MessageSink
 from mailgate.sync.context import Context
 from mailgate.sync.incoming import FILED_IN, Aside, Batch, Cause, PreparedMessage, View
 from mailgate.sync.port import BatchRefusedError
+from mailgate.sync.prepare import Prepared
 from mailgate.sync.recognise import Unlisted, recognise
 from mailgate.sync.reconcile import decide
 from mailgate.sync.snapshot import closing
@@ -109,10 +112,9 @@ class _End:
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
-    """A batch as it will be written."""
+    """A batch as it will be written, as soon as it is prepared."""
 
-    messages: Sequence[PreparedMessage] = ()
-    aside: Sequence[Aside] = ()
+    preparing: asyncio.Task[Prepared]
     actions: Sequence[Action] = ()
     done: int = 0
     outside: int = 0
@@ -128,6 +130,7 @@ class Puller:
         self._waiting = dict.fromkeys(job.uids)  # not decided yet, in order
         self._open: set[MessageSink] = set()  # sinks of messages that are arriving or wait
         self._arriving = 0  # octets kept of those that were not delivered yet
+        self._preparing: set[asyncio.Task[Prepared]] = set()  # of batches that are not written
         self._committing: asyncio.Task[None] | None = None
         self._returning: set[str] = set()  # purged messages that were found again
 
@@ -138,8 +141,9 @@ class Puller:
         try:
             await self._keep(outcome)
         finally:
-            tasks = [task for task in (fetching, self._committing) if task is not None]
-            fetching.cancel()
+            tasks = [fetching, *self._preparing, *([] if self._committing is None else [self._committing])]
+            for task in (fetching, *self._preparing):
+                task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for sink in self._open:
                 sink.abandon()
@@ -195,7 +199,7 @@ class Puller:
             if isinstance(item, _End):
                 error = item.error
                 break
-            decided = None if item is None else await self._prepare(item, outcome)
+            decided = None if item is None else await self._decide(item, outcome)
             if held is not None:
                 await self._start_commit(held)
             held = decided
@@ -220,7 +224,7 @@ class Puller:
         return due and len(self._waiting) < len(job.uids)
 
     async def _next(self, patience_s: float | None) -> list[Arrived] | _End | None:
-        """The next batch or the end; None when a batch is ready and the next is slow to come."""
+        """The next batch or the end; None when a batch is decided and the next is slow to come."""
         if not self._queue.empty():
             return self._queue.get_nowait()
         try:
@@ -228,8 +232,10 @@ class Puller:
         except TimeoutError:
             return None
 
-    async def _prepare(self, batch: list[Arrived], outcome: Outcome) -> _Decided:
-        """Decide what each message is, with all that is known now that it is here, and prepare those to be kept."""
+    async def _decide(self, batch: list[Arrived], outcome: Outcome) -> _Decided:
+        """Decide what each message is, with all that is known now that it is here; those to be kept are prepared from
+        now on.
+        """
         context, job = self._context, self._job
         preparer, bulk = context.preparer, job.initial
         readable = [arrived for arrived in batch if arrived.refusal is None]
@@ -268,7 +274,6 @@ class Puller:
                 self._returning.add(action.purged.message_id)
             if isinstance(action, Pull | Return):
                 keep.append(arrived)
-                self._open.discard(arrived.sink)
             elif action is not None:
                 actions.append(action)
             elif entry.near is None:
@@ -280,13 +285,20 @@ class Puller:
         filed = strange if job.folder.special_use in FILED_IN else []
         if filed and await context.store.sent_unfiled(context.owner, now):
             await self._match_sent(filed, now)
-        prepared = await context.workers.prepare(preparer, keep, now, bulk=bulk)
-        _identify(prepared.messages, keep)
+        kept = {arrived.sink for arrived in keep}
         for arrived in batch:
-            if arrived.sink in self._open:
-                self._open.discard(arrived.sink)
+            self._open.discard(arrived.sink)
+            if arrived.sink not in kept:
                 arrived.sink.abandon()
-        return _Decided(prepared.messages, prepared.aside, actions, decided - outside, outside)
+        preparing = asyncio.create_task(self._prepare(keep, now))
+        self._preparing.add(preparing)
+        return _Decided(preparing, actions, decided - outside, outside)
+
+    async def _prepare(self, keep: Sequence[Arrived], now: Instant) -> Prepared:
+        context = self._context
+        prepared = await context.workers.prepare(context.preparer, keep, now, bulk=self._job.initial)
+        _identify(prepared.messages, keep)
+        return prepared
 
     async def _views(self, batch: Sequence[Arrived], window: Window) -> Mapping[int, View]:
         """What is known of these by address: in a backfill something may be."""
@@ -322,13 +334,15 @@ class Puller:
             item.replaces = pairs.get(item.meta.uid, item.replaces)
 
     async def _start_commit(self, decided: _Decided) -> None:
-        """Commit beside the next batch's preparation, one at a time and in order."""
+        """Commit while the next batches arrive and are prepared, one at a time and in order."""
         if self._committing is not None:
             await self._committing
         self._committing = asyncio.create_task(self._commit(decided, None))
 
     async def _commit(self, decided: _Decided, checkpoint: Checkpoint | None) -> None:
         context, job = self._context, self._job
+        prepared = await decided.preparing
+        self._preparing.discard(decided.preparing)
         now = context.clock()
         context.getting_on()
         meter = context.meter
@@ -342,8 +356,8 @@ class Puller:
             uidvalidity=job.uidvalidity,
             now=now,
             actions=decided.actions,
-            messages=decided.messages,
-            aside=decided.aside,
+            messages=prepared.messages,
+            aside=prepared.aside,
             checkpoint=checkpoint,
             progress=progress,
             initial=job.initial,

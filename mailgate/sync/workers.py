@@ -1,15 +1,14 @@
 """Who prepares: threads for imports and for new mail, and a process beside them for large imports.
 
-An import never holds up new mail for long, which has a thread of its own. Of the two threads for imports one lets
-another process do its part (`mailgate.sync.preparing`), as soon as an import turns out to be more than a few messages;
-so two processors are of use in spite of the interpreter's lock. A batch is cut into pieces, and who is done takes the
-next one.
+An import never holds up new mail for long, which has a thread of its own. As soon as an import turns out to be more
+than a few messages, the threads that prepare let another process do it (`mailgate.sync.preparing`), so that this one
+has its interpreter's lock for the wire and the rows. A batch is cut into pieces, and who is done takes the next one.
+What is short or waits for the disk has threads of its own, or it would wait for the pieces of the next batch.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import pickle
 import threading
@@ -21,15 +20,15 @@ from typing import Final, TypeVar
 from mailgate.clock import Instant
 from mailgate.sync.arriving import Arrived
 from mailgate.sync.prepare import Prepared, Preparer
-from mailgate.sync.preparing import PreparingProcess
+from mailgate.sync.preparing import LANES, ROOM, PreparingProcess
 
 T = TypeVar("T")
 
 PIECE: Final = 25
 """Messages in one piece of a batch, at most."""
 
-PIECE_BYTES: Final = 1 << 20
-"""Bytes in one piece, unless one message has more: the process beside holds one piece."""
+PIECE_BYTES: Final = ROOM
+"""Bytes in one piece, unless one message has more: the process beside holds one piece for each lane."""
 
 WORTH_A_PROCESS: Final = 50
 """So many messages in one batch, and there are probably more to come."""
@@ -44,15 +43,15 @@ MOST_FAILURES: Final = 3
 class Workers:
     """Runs blocking work for the sync of all mailboxes. Use it from one event loop; `close` when done."""
 
-    BULK: Final = 2
-
     def __init__(self, *, processors: int | None = None) -> None:
         """`processors`: of this machine, unless a test says otherwise; with one there is no process beside."""
-        self._bulk = ThreadPoolExecutor(self.BULK, thread_name_prefix="mailgate-import")
+        self._pieces = ThreadPoolExecutor(LANES, thread_name_prefix="mailgate-import")
+        self._bulk = ThreadPoolExecutor(LANES, thread_name_prefix="mailgate-import-short")
         self._live = ThreadPoolExecutor(1, thread_name_prefix="mailgate-live")
         self._process: PreparingProcess | None = None
-        self._using = threading.Lock()  # whoever holds it may use, start or end the process
-        self._failures = 0 if (processors or os.cpu_count() or 1) > 1 else MOST_FAILURES
+        self._losing = threading.Lock()
+        able = (processors or os.cpu_count() or 1) > 1 and hasattr(os, "memfd_create")
+        self._failures = 0 if able else MOST_FAILURES
         self._idle: asyncio.TimerHandle | None = None
 
     @property
@@ -61,7 +60,7 @@ class Workers:
         return self._process
 
     async def run(self, work: Callable[[], T], *, bulk: bool) -> T:
-        """Call `work` in a thread of its kind."""
+        """Call `work`, which is short, in a thread of its kind."""
         return await asyncio.get_running_loop().run_in_executor(self._bulk if bulk else self._live, work)
 
     async def prepare(self, preparer: Preparer, batch: Sequence[Arrived], now: Instant, *, bulk: bool) -> Prepared:
@@ -72,8 +71,9 @@ class Workers:
             return await self.run(partial(_prepare_alone, preparer, batch, now), bulk=False)
         if len(batch) >= WORTH_A_PROCESS:
             self._keep_process()
+        run = asyncio.get_running_loop().run_in_executor
         done = await asyncio.gather(
-            *(self.run(partial(self._piece, preparer, piece, now), bulk=True) for piece in _pieces(batch)),
+            *(run(self._pieces, self._piece, preparer, piece, now) for piece in _pieces(batch)),
             return_exceptions=True,
         )
         failed = next((item for item in done if isinstance(item, BaseException)), None)
@@ -88,30 +88,27 @@ class Workers:
         """End the threads once their work is done, and the process."""
         if self._idle is not None:
             self._idle.cancel()
-        self._bulk.shutdown()
-        self._live.shutdown()
-        self._end_process()
+        for threads in (self._pieces, self._bulk, self._live):
+            threads.shutdown()
+        if self._process is not None:
+            self._process.end()
 
     def _piece(self, preparer: Preparer, piece: Sequence[Arrived], now: Instant) -> Prepared:
-        if self._using.acquire(blocking=False):
-            try:
-                done = self._beside(preparer, piece, now)
-            finally:
-                self._using.release()
-            if done is not None:
-                return done
-        return preparer.prepare(piece, now)
+        process = self._process
+        done = None if process is None else self._beside(process, preparer, piece, now)
+        return preparer.prepare(piece, now) if done is None else done
 
-    def _beside(self, preparer: Preparer, piece: Sequence[Arrived], now: Instant) -> Prepared | None:
-        """What the process makes of the piece; None when there is none that could, or would."""
+    def _beside(
+        self, process: PreparingProcess, preparer: Preparer, piece: Sequence[Arrived], now: Instant
+    ) -> Prepared | None:
+        """What the process makes of the piece; None when it can't, or won't."""
         try:
-            if self._process is None or not self._process.ready:
+            if not process.ready:
                 return None
             job = preparer.job(piece, now)
-            done = self._process.prepare(*job) if job is not None else None
+            done = process.prepare(*job) if job is not None else None
         except (OSError, EOFError, ValueError, pickle.PickleError):  # killed, or not ours any more
-            self._failures += 1
-            self._end_process()
+            self._lose(process)
             return None
         if done is not None:
             for arrived in piece:
@@ -126,29 +123,25 @@ class Workers:
         if self._idle is not None:
             self._idle.cancel()
         self._idle = loop.call_later(IDLE_S, self._retire)
-        if self._process is None and self._failures < MOST_FAILURES and self._using.acquire(blocking=False):
+        if self._process is None and self._failures < MOST_FAILURES:
             try:
                 self._process = PreparingProcess()
             except OSError:  # no memory, too many processes: it goes without
                 self._failures += 1
-            finally:
-                self._using.release()
 
     def _retire(self) -> None:
-        self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._retire)
-        if self._using.acquire(blocking=False):
-            try:
-                self._end_process()
-            finally:
-                self._using.release()
-            self._idle.cancel()
-            self._idle = None
+        if self._process is None or self._process.retire():
+            self._process = self._idle = None
+        else:
+            self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._retire)
 
-    def _end_process(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            with contextlib.suppress(OSError):
-                process.end()
+    def _lose(self, process: PreparingProcess) -> None:
+        """It is gone: told by each thread that used it, counted once."""
+        with self._losing:
+            if self._process is process:
+                self._process = None
+                self._failures += 1
+        process.end()
 
 
 def _prepare_alone(preparer: Preparer, batch: Sequence[Arrived], now: Instant) -> Prepared:

@@ -204,7 +204,7 @@ def run_ours(
         environment = None if disk is None else disk.environment(os.environ)
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         while process.poll() is None:
-            peak = max(peak, sum(_memory(pid) for pid in (process.pid, *_children(process.pid))))
+            peak = max(peak, sum(map(_memory, [process.pid, *_descendants(process.pid)])))
             time.sleep(0.05)
         output, _ = process.communicate()
         if process.returncode:
@@ -216,14 +216,17 @@ def run_ours(
     return Ran(**result, memory=peak, syncs=0 if disk is None else disk.syncs())
 
 
-def _children(pid: int) -> list[int]:
+def _descendants(pid: int, program: bytes | None = None) -> list[int]:
+    """Processes that it started, and theirs, but for those that run its own program: until one has its own, its memory
+    is its parent's.
+    """
+    program = _program(pid) if program is None else program
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
             found += [int(word) for word in path.read_text().split()]
-    return [
-        child for child in found if _program(child) != _program(pid)
-    ]  # until it has one, its memory is its parent's
+    own = [child for child in found if _program(child) != program]
+    return own + [further for child in own for further in _descendants(child, program)]
 
 
 def _program(pid: int) -> bytes:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
-from mailgate.clock import DAY
+from mailgate.blobs import BlobStoreError
+from mailgate.clock import DAY, Instant
 from mailgate.settings import SyncSettings
 from mailgate.sync import fetching, slices
+from mailgate.sync.arriving import Arrived
 from mailgate.sync.incoming import Applied, Batch
+from mailgate.sync.prepare import Prepared, Preparer
 from mailgate.sync.state import Owner
 from tests.corpus import NASTY
 from tests.sync.engine import NOW, Engine, Opened, mail
@@ -246,3 +251,30 @@ async def test_new_mail_is_seen_during_a_long_import(opened: Opened, account: Me
     assert await engine.near() == engine.far()
     mailbox = (await engine.rows("mailboxes"))[0]
     assert (mailbox.progress_done, mailbox.progress_total) == (100, 100)
+
+
+async def test_a_disk_that_fails_once_loses_nothing_and_leaves_no_gap(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches are prepared while others wait or are written: none that comes behind the one that failed is kept."""
+    account = MemoryAccount()
+    for n in range(40):
+        account.append("INBOX", mail(n), internal_date=NOW)
+    engine = await opened(account, settings=SyncSettings(batch_messages=5))
+    prepare = Preparer.prepare
+
+    def failing(self: Preparer, batch: Sequence[Arrived], now: Instant) -> Prepared:
+        if any(arrived.meta.uid == 20 for arrived in batch):
+            raise BlobStoreError("the disk is full")
+        return prepare(self, batch, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Preparer, "prepare", failing)
+        with pytest.raises(BlobStoreError):
+            await engine.sync()
+    kept = sorted(row.uid for row in await engine.rows("origins"))
+    assert kept == list(range(1, len(kept) + 1)), "in the order in which they came"
+    assert 5 <= len(kept) < 20
+    assert await attempt(engine)
+    assert await engine.near() == engine.far()
+    assert len(await engine.events("message.created")) == 40

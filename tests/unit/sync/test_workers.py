@@ -21,6 +21,7 @@ from mailgate.keys import KeyMissingError, KeyRing, TenantKeys
 from mailgate.sync import workers as module
 from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.prepare import Prepared, Preparer
+from mailgate.sync.preparing import LANES
 from mailgate.sync.workers import Workers
 from retention.model import AnchorFrom
 
@@ -182,14 +183,17 @@ def test_it_ends_with_whoever_started_it() -> None:
 import os, signal
 from mailgate.sync.preparing import PreparingProcess
 process = PreparingProcess()
-print(process.pid, flush=True)
 while not process.ready: pass
+forks = open(f"/proc/{process.pid}/task/{process.pid}/children").read()
+print(process.pid, forks, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=PATIENCE_S, check=False)
     assert done.returncode == -signal.SIGKILL
     end = time.monotonic() + PATIENCE_S
-    while _running(int(done.stdout)):
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == LANES
+    while any(map(_running, pids)):
         assert time.monotonic() < end, "it goes on without anybody to work for"
         time.sleep(0.01)
 
