@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from starlette.background import BackgroundTask
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from mailgate.admin.access import day
 from mailgate.admin.page import Page, Route
@@ -104,6 +103,21 @@ async def take_key(page: Page) -> Response:
     return _file(page.parts.log_reader.verifier(page.of).vkey + "\n", f"purge-log-{page.of.ref}.vkey")
 
 
+class _Sent(FileResponse):
+    """A log that is sent; its file goes however the sending ends."""
+
+    def __init__(self, made: purge_log.Export) -> None:
+        super().__init__(made.path, media_type=made.media_type, headers=made.headers)
+        self._forget = made.forget
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._forget()
+
+
 async def export(page: Page) -> Response:
     """The log as a file. Handing it out is an entry of it, so it is asked for by a form."""
     form = page.given("format")
@@ -113,11 +127,7 @@ async def export(page: Page) -> Response:
         made = await purge_log.export(page.parts, page.of, form, page.who.actor)
     except MailgateError as error:
         return await _render(page, status=error.status, fault=page.why(error))
-    headers = {"content-disposition": f'attachment; filename="{made.name}"'}
-    if isinstance(made.body, Path):
-        after = BackgroundTask(made.forget)
-        return FileResponse(made.body, media_type=made.media_type, headers=headers, background=after)
-    return StreamingResponse(made.body, media_type=made.media_type, headers=headers)
+    return _Sent(made)
 
 
 async def _render(page: Page, *, status: int = 200, **more: Any) -> Response:

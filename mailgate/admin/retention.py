@@ -29,7 +29,6 @@ from mailgate.usecases.cursors import Cursors
 from mailgate.usecases.parts import Services
 from retention.engine import Preview
 from retention.ledger.certificate_page import POLICY
-from retention.ledger.certificate_page import page as certificate_page
 from retention.model import Sum
 
 ON_A_PAGE = 30
@@ -151,10 +150,8 @@ async def certificate(page: Page) -> Response:
     """The run's certificate, to be printed."""
     tenant_id = retention.tenant_of(page.who.tenant_id, page.query("tenant") or None)
     run_id = _run_id(page)
-    found = await retention.certificates_of(page.parts, run_id, tenant_id)
-    return HTMLResponse(
-        certificate_page(found, f"Purge {run_id}"), headers={"content-security-policy": _CERTIFICATE_POLICY}
-    )
+    made = await retention.certificate_page_of(page.parts, run_id, tenant_id)
+    return HTMLResponse(made, headers={"content-security-policy": _CERTIFICATE_POLICY})
 
 
 def duration_s(run: RunRecord) -> float | None:

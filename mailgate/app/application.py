@@ -60,7 +60,8 @@ from mailgate.sync.state import MailboxConfig
 from mailgate.sync.supervisor import Connector, Supervisor
 from mailgate.sync.supervisor import Parts as SyncParts
 from mailgate.timestamps import load_roots
-from mailgate.usecases.parts import Services, Verify, check_places, reader_places
+from mailgate.usecases import staging
+from mailgate.usecases.parts import Services, Verify, check_places, export_places, reader_places
 from mailgate.usecases.signing_in_elsewhere import Elsewhere
 from mailgate.webhooks.calling import Call, Caller
 
@@ -180,6 +181,7 @@ class Application:
                 admin_token=None if secrets is None else secrets.admin_token,
                 readers=reader_places(core.settings.events.readers),
                 checks=check_places(core.settings.onboarding.checks_at_once),
+                exports=export_places(core.settings.limits.exports_at_once),
             )
         )
         pages.install(self.api, self.api.state.services)
@@ -227,6 +229,7 @@ class Application:
         core = self.core
         self._begun = True
         await asyncio.to_thread(core.ring.sweep)
+        await asyncio.to_thread(staging.sweep, core.settings.exports_dir)
         await core.log.announce_everywhere(core.db, at=core.clock(), actor=SYSTEM)
         await core.keys.announce_master(SYSTEM)
         self._publishing.start()

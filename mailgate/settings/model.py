@@ -85,6 +85,11 @@ class Settings(Section):
         return Path(self.ledger.witness).absolute() if self.ledger.witness else self._place("witness")
 
     @property
+    def exports_dir(self) -> Path:
+        """Where files lie until they are sent."""
+        return self._place("exports")
+
+    @property
     def public_url(self) -> str:
         host = f"[{self.http.host}]" if ":" in self.http.host else self.http.host
         return (self.http.public_url or f"http://{host}:{self.http.port}").rstrip("/")

@@ -146,6 +146,14 @@ class LimitsSettings(Section):
         ge=1,
         le=1_000,
     )
+    exports_at_once: int = setting(
+        4,
+        "Purge logs that are handed out at the same time, each on the disk in data_dir/exports until it is sent; more "
+        "are answered 503.",
+        unit="exports",
+        ge=1,
+        le=100,
+    )
     idempotency_hours: int = setting(24, "How long an Idempotency-Key is remembered.", unit="hours", ge=1, le=720)
     requests_per_minute: int = setting(
         6_000,

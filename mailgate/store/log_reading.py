@@ -78,7 +78,11 @@ class LogReader:
 
     def signer(self, tenant: Tenant) -> Signer:
         """The key that signs the tenant's log."""
-        return Signer(f"{self._origin}/purge/{tenant.ref}", self._seed)
+        return self.signer_of(tenant.ref)
+
+    def signer_of(self, tenant_ref: str) -> Signer:
+        """The same, of the log of this name."""
+        return Signer(f"{self._origin}/purge/{tenant_ref}", self._seed)
 
     def verifier(self, tenant: Tenant) -> Verifier:
         """Its public half; `.vkey` is what auditors are given."""

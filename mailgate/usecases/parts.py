@@ -154,6 +154,12 @@ def reader_places(most: int) -> Places:
     return Places(most, error, "readers wait for events here", "events.readers")
 
 
+def export_places(most: int) -> Places:
+    """For purge logs that are handed out: each lies on the disk until it is sent."""
+    error = partial(UnavailableError, slug="too_many_exports")
+    return Places(most, error, "purge logs are being handed out", "limits.exports_at_once")
+
+
 def upload_places(most: int) -> Places:
     """For letters that are larger than other requests may be: each is held in memory."""
     error = partial(TooManyRequestsError, slug="too_many_uploads", retry_after_s=5)
@@ -214,6 +220,7 @@ class Services:
     """Why nothing is served yet; None when everything is."""
     readers: Places = field(default_factory=lambda: reader_places(200))
     checks: Places = field(default_factory=lambda: check_places(20))
+    exports: Places = field(default_factory=lambda: export_places(4))
     passwords: Passwords = field(default_factory=Passwords)
     elsewhere: Elsewhere | None = None
     """Where people sign in to the pages beside here."""

@@ -6,18 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import shutil
 import tarfile
-import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from base64 import b64encode
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
 from typing import Final
 
 from mailgate.actors import Actor
 from mailgate.clock import Instant
-from mailgate.errors import NotFoundError
+from mailgate.errors import NotFoundError, UnavailableError
 from mailgate.store import log_search, stamps, tenants
 from mailgate.store.log_reading import LogReader, SignedCheckpoint, not_whole
 from mailgate.store.log_search import Entry, EntryFilter
@@ -25,8 +25,9 @@ from mailgate.store.paging import Page
 from mailgate.store.stamps import Stamped
 from mailgate.store.tenants import Tenant
 from mailgate.usecases.parts import Services
+from mailgate.usecases.staging import staged
 from retention.ledger.checkpoint import open_checkpoint
-from retention.ledger.export import DirectoryExport, OtherLogError, write_csv
+from retention.ledger.export import DirectoryExport, OtherLogError, TableExport
 from retention.ledger.note import NoteError
 from retention.ledger.replay import Replay
 from retention.ledger.report import Findings, Report, Verdict
@@ -36,6 +37,7 @@ MOST_VERIFIED: Final = 20_000
 """Entries that a gateway replays while somebody waits; a longer log is for the command."""
 
 _BATCH = 500
+_MEDIA_TYPES = {"tlog": "application/x-tar", "csv": "text/csv", "ndjson": "application/x-ndjson"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +54,22 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A log to send: a file whose folder goes afterwards, or chunks as they are made."""
+    """A log to send: a file that goes afterwards, and its SHA-256."""
 
     name: str
     media_type: str
-    body: Path | AsyncIterator[bytes]
-    folder: Path | None = None
+    path: Path
+    digest: bytes
+    forget: Callable[[], None]
+    """Remove the file; blocking."""
 
-    def forget(self) -> None:
-        """Remove the file."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+    @property
+    def headers(self) -> dict[str, str]:
+        """What it is called, and the digest of the whole of it (RFC 9530 section 3)."""
+        return {
+            "content-disposition": f'attachment; filename="{self.name}"',
+            "repr-digest": f"sha-256=:{b64encode(self.digest).decode()}:",
+        }
 
 
 async def tenant_of_log(parts: Services, bound: str | None, tenant_id: str) -> Tenant:
@@ -123,29 +130,35 @@ async def export(
     until: Instant | None = None,
 ) -> Export:
     """Hand the log out, which is an entry of it too: `tlog` (the whole, a tar to be verified offline), `csv` or
-    `ndjson` (entries of a time). Raises as `LogReader.checkpoint` does.
+    `ndjson` (entries of a time). It is made as a whole before it is sent, so that it can still be refused, and comes
+    with its digest.
+
+    Raises as `LogReader.checkpoint` does, LogDivergedError where an entry is not what was hashed, UnavailableError
+    where too many are handed out at once (too_many_exports) or the disk takes no more (export_failed).
     """
     reader, now = parts.log_reader, parts.clock()
     signed = await reader.checkpoint(tenant, now)
-    if form != "tlog":  # that one is made before it is sent; what is sent as it is read can't be refused any more
+    if form != "tlog":
         await reader.check(tenant, signed.size)
-    await parts.log.note_export(parts.db, tenant, form, signed.size, signed.root, at=now, actor=actor)
-    name = f"purge-log-{tenant.ref}"
-    if form == "tlog":
-        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="mailgate-export-"))
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(parts.exports.place(tenant.id))
+        await parts.log.note_export(parts.db, tenant, form, signed.size, signed.root, at=now, actor=actor)
         try:
-            stamped = await stamps.newest(parts.db, tenant.id, signed.size)
-            archive = await _tar(reader, tenant, signed.size, signed.note, stamped, folder)
-        except BaseException as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            if isinstance(error, OtherLogError):
-                raise not_whole(tenant, error) from None
-            raise
-        return Export(f"{name}.tar", "application/x-tar", archive, folder)
-    wanted = reader.between(tenant, signed.size, since, until)
-    if form == "csv":
-        return Export(f"{name}.csv", "text/csv", _csv(wanted))
-    return Export(f"{name}.ndjson", "application/x-ndjson", _ndjson(wanted))
+            folder = await asyncio.to_thread(stack.enter_context, staged(parts.settings.exports_dir))
+            if form == "tlog":
+                stamped = await stamps.newest(parts.db, tenant.id, signed.size)
+                path = await _tar(reader, tenant, signed.size, signed.note, stamped, folder)
+            else:
+                path = await _table(reader.between(tenant, signed.size, since, until), folder / "table", form)
+            digest = await asyncio.to_thread(_digest, path)
+        except OtherLogError as error:
+            raise not_whole(tenant, error) from None
+        except OSError as error:
+            why = f"the log can't be made ready in {parts.settings.exports_dir}: {error.strerror}"
+            raise UnavailableError(why, slug="export_failed") from error
+        suffix = "tar" if form == "tlog" else form
+        forget = stack.pop_all().close
+    return Export(f"purge-log-{tenant.ref}.{suffix}", _MEDIA_TYPES[form], path, digest, forget)
 
 
 async def verify(parts: Services, tenant: Tenant) -> tuple[SignedCheckpoint, Report | None]:
@@ -182,27 +195,23 @@ async def verify(parts: Services, tenant: Tenant) -> tuple[SignedCheckpoint, Rep
     return signed, Report(report.subject, found, report.facts)
 
 
-async def _ndjson(leaves: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[bytes]:
-    async for _, body in leaves:
-        yield body + b"\n"
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").digest()
 
 
-async def _csv(leaves: AsyncIterator[tuple[int, bytes]]) -> AsyncIterator[bytes]:
-    yield _rows((), header=True)
-    batch: list[tuple[int, bytes]] = []
-    async for leaf in leaves:
-        batch.append(leaf)
-        if len(batch) == _BATCH:
-            yield _rows(batch)
-            batch.clear()
-    if batch:
-        yield _rows(batch)
-
-
-def _rows(batch: Iterable[tuple[int, bytes]], *, header: bool = False) -> bytes:
-    out = io.StringIO()
-    write_csv(batch, out, header=header)
-    return out.getvalue().encode()
+async def _table(leaves: AsyncIterator[tuple[int, bytes]], folder: Path, form: str) -> Path:
+    """Entries as one file. Memory does not grow with them."""
+    with TableExport(folder, form) as writing:
+        batch: list[tuple[int, bytes]] = []
+        async for leaf in leaves:
+            batch.append(leaf)
+            if len(batch) == _BATCH:
+                await asyncio.to_thread(writing.add, batch)
+                batch.clear()
+        await asyncio.to_thread(writing.add, batch)
+        await asyncio.to_thread(writing.finish)
+    return folder / f"entries.{form}"
 
 
 async def _tar(

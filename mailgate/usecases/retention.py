@@ -14,6 +14,7 @@ from mailgate.store import runs, tenants
 from mailgate.store.certificates import certificates
 from mailgate.store.runs import RunRecord
 from mailgate.usecases.parts import Services
+from retention.ledger.certificate_page import page, sign_page
 from retention.model import Sum, Supposed
 
 
@@ -65,6 +66,13 @@ async def certificates_of(parts: Services, run_id: str, tenant_id: str | None) -
     if run.kind != runs.PURGE or (tenant_id is not None and run.tenant_id not in (None, tenant_id)):
         raise _no_run(run_id)
     return await certificates(parts.db, parts.log_reader, run, tenant_id, parts.clock())
+
+
+async def certificate_page_of(parts: Services, run_id: str, tenant_id: str | None) -> str:
+    """The same as a page to be printed, signed by the key of each log. Raises as `certificates_of` does."""
+    found = await certificates_of(parts, run_id, tenant_id)
+    signers = [parts.log_reader.signer_of(told["log"]["tenant_ref"]) for told in found]
+    return sign_page(page(found, f"Purge {run_id}"), *signers)
 
 
 def _no_run(run_id: str) -> NotFoundError:

@@ -51,9 +51,11 @@ def run_page(certificate: Mapping[str, Any]) -> str:
     return page([certificate], f"Purge {certificate['run']['id']}")
 
 
-def sign_page(made: str, signer: Signer) -> str:
-    """A page with the log's signature behind it, in a comment: a signed note of what it is and its SHA-256."""
-    return f"{made}{_SEAL}{sign_note(_statement(made.encode()), [signer]).decode()}-->\n"
+def sign_page(made: str, *signers: Signer) -> str:
+    """A page with the signature of each of its logs behind it, in a comment: a signed note of what it is and its
+    SHA-256.
+    """
+    return f"{made}{_SEAL}{sign_note(_statement(made.encode()), signers).decode()}-->\n"
 
 
 def open_page(there: bytes, key: Verifier) -> tuple[bytes, bool]:

@@ -141,3 +141,24 @@ async def test_a_run_is_found_where_the_clock_went_back_too(gateway: Gateway) ->
     (told,) = answer.json()["certificates"]
     assert told["approved"] == ["clock"]
     assert json.dumps(told)
+
+
+@pytest.mark.parametrize("tenants", [1, 2])
+async def test_the_page_is_signed_by_each_log_that_it_is_of(gateway: Gateway, tmp_path: Path, tenants: int) -> None:
+    await purged_tenant(gateway)
+    if tenants == 2:
+        post = await postman(gateway, "other", "standard")
+        await post.deliver(letter())
+        gateway.clock.forward(60 * DAY)
+        await gateway.client.delete("/v1/tenants/acme/pins/deal/D-1")
+        await gateway.client.post("/v1/retention/runs", json={"approve_brake": True})
+        assert await gateway.core.retention.work() == 1
+    path = f"/v1/retention/runs/{await newest(gateway)}/certificate?format=html"
+    file = tmp_path / "certificate.html"
+    file.write_bytes((await gateway.client.get(path)).content)
+    for tenant_id in ["acme", "other"][:tenants]:
+        key = Verifier.from_vkey((await gateway.client.get(f"/v1/purge-log/{tenant_id}/key")).text.strip())
+        assert check_proof_file(file, key).verdict is Verdict.OK
+        changed = tmp_path / "changed.html"
+        changed.write_bytes(file.read_bytes().replace(b"1 copies purged", b"2 copies purged"))
+        assert check_proof_file(changed, key).verdict is Verdict.INVALID

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import tarfile
@@ -294,3 +296,35 @@ async def test_a_removed_mailbox_loses_what_is_attached_to_nothing(gateway: Gate
     assert (await gateway.client.get(f"/v1/tenants/acme/messages/{kept}")).json()["subject"] == "kept"
     refused = await gateway.client.put(f"/v1/tenants/acme/messages/{gone}/pins/deal/D-2")
     assert (refused.status_code, refused.json()["type"]) == (409, "mailbox_removed")
+
+
+@pytest.mark.parametrize("form", ["tlog", "csv", "ndjson"])
+async def test_an_export_comes_with_its_digest_and_leaves_nothing_behind(gateway: Gateway, form: str) -> None:
+    await purged_tenant(gateway)
+    answer = await gateway.client.get(f"/v1/purge-log/export?tenant=acme&format={form}")
+    digest = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
+    assert answer.headers["repr-digest"] == f"sha-256=:{digest}:"
+    assert answer.headers["content-length"] == str(len(answer.content))
+    assert list(gateway.core.settings.exports_dir.iterdir()) == []
+
+
+async def test_exports_take_so_many_places_and_free_them(gateway: Gateway) -> None:
+    await purged_tenant(gateway)
+    exports = gateway.app.state.services.exports
+    export = "/v1/purge-log/export?tenant=acme&format=csv"
+    with exports.place("acme"), exports.place("acme"):
+        refused = await gateway.client.get(export)
+        assert (refused.status_code, refused.json()["type"]) == (503, "too_many_exports")
+    newest = (await gateway.client.get("/v1/purge-log?tenant=acme&limit=1")).json()["items"]
+    assert newest[0]["type"] != "export"  # nothing was handed out
+    for _ in range(5):
+        assert (await gateway.client.get(export)).status_code == 200
+    assert exports.taken == 0
+
+
+async def test_an_export_that_the_disk_does_not_take(gateway: Gateway) -> None:
+    await gateway.tenant()
+    gateway.core.settings.exports_dir.write_text("in the way")
+    refused = await gateway.client.get("/v1/purge-log/export?tenant=acme")
+    assert (refused.status_code, refused.json()["type"]) == (503, "export_failed")
+    gateway.core.settings.exports_dir.unlink()

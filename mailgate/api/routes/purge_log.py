@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
-from starlette.background import BackgroundTask
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, Response
+from starlette.types import Receive, Send
+from starlette.types import Scope as HttpScope
 
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
@@ -88,6 +88,21 @@ class ExportQuery(Parameters):
     until: TimeIn | None = Field(default=None, description="csv and ndjson: before")
 
 
+class _Sent(FileResponse):
+    """A log that is sent; its file goes however the sending ends."""
+
+    def __init__(self, made: purge_log.Export) -> None:
+        super().__init__(made.path, media_type=made.media_type, headers=made.headers)
+        self._forget = made.forget
+
+    async def __call__(self, scope: HttpScope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._forget()
+
+
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _TEXT = {"schema": {"type": "string"}}
 
@@ -144,14 +159,12 @@ async def prove(query: Annotated[ProofQuery, Query()], parts: Parts, who: Who) -
     },
 )
 async def export_log(query: Annotated[ExportQuery, Query()], parts: Parts, who: Who) -> Response:
-    """Hand the log out: tiles to be verified offline, or leaves for a spreadsheet or a program."""
+    """Hand the log out: tiles to be verified offline, or leaves for a spreadsheet or a program. `Repr-Digest`
+    (RFC 9530) is the SHA-256 of the whole.
+    """
     tenant = await purge_log.tenant_of_log(parts, who.tenant_id, query.tenant)
     made = await purge_log.export(parts, tenant, query.format, who.actor, since=query.since, until=query.until)
-    headers = {"content-disposition": f'attachment; filename="{made.name}"'}
-    if isinstance(made.body, FilePath):
-        after = BackgroundTask(made.forget)
-        return FileResponse(made.body, media_type=made.media_type, headers=headers, background=after)
-    return StreamingResponse(made.body, media_type=made.media_type, headers=headers)
+    return _Sent(made)
 
 
 @router.get(

@@ -17,7 +17,7 @@ from mailgate.store.runs import RunRecord
 from mailgate.store.tokens import Scope
 from mailgate.usecases import retention
 from mailgate.usecases.types import Answer, Body, ObjectId, Parameters, TenantId, Time, TimeIn, text
-from retention.ledger.certificate_page import POLICY, page
+from retention.ledger.certificate_page import POLICY
 
 router = APIRouter(tags=["retention"])
 
@@ -257,12 +257,14 @@ async def get_certificate(
     """What a run did, for auditors: what, when, who, how, under which policy, counts that balance, what was kept and
     why, and the proofs of it in the log. One certificate for each tenant's log that the run opened.
 
-    JSON; with `format=html`, or when Accept names that first, a page to be printed.
+    JSON; with `format=html`, or when Accept names that first, a page to be printed. Both are signed by the log's key
+    and checked offline by `mailgate audit check-proof`.
     """
-    found = await retention.certificates_of(parts, run_id, retention.tenant_of(who.tenant_id, query.tenant))
+    tenant_id = retention.tenant_of(who.tenant_id, query.tenant)
     if (query.format or ("html" if _asks_for_a_page(accept) else "json")) == "html":
         headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff", "vary": "accept"}
-        return HTMLResponse(page(found, f"Purge {run_id}"), headers=headers)
+        return HTMLResponse(await retention.certificate_page_of(parts, run_id, tenant_id), headers=headers)
+    found = await retention.certificates_of(parts, run_id, tenant_id)
     return JSONResponse({"run_id": run_id, "certificates": found}, headers={"vary": "accept"})
 
 
