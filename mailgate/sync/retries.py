@@ -68,6 +68,8 @@ async def _fetch_again(context: Context, folder: FolderState, entries: Sequence[
     """Ask the server once more, for one message at a time."""
     context.getting_on()
     selected = await context.source.open(folder.name)
+    if context.is_another(folder, selected.object_id):
+        return  # once it is known what this one is called now
     for entry in entries:
         if entry.uidvalidity == selected.status.uidvalidity:
             await _fetch_one(context, folder, entry, selected.status.exists)

@@ -13,6 +13,7 @@ import pytest
 from connectors.memory import MemoryAccount, MemoryConnection
 from connectors.model import QResync, Selected
 from mailgate.clock import DAY, HOUR, SECOND, system_clock
+from mailgate.settings import SyncSettings
 from tests.sync.crm import Crm
 from tests.sync.engine import NOW, Engine, Opened, mail
 from tests.sync.test_supervisor import QUICK, is_, running, until
@@ -237,3 +238,21 @@ async def test_names_are_swapped_while_it_is_live(opened: Opened, account: Memor
         await until(equal)
     assert messages.items() <= (await ids(crm)).items()
     assert len(await ids(crm)) == len(messages) + 1
+
+
+async def test_what_was_set_aside_is_not_fetched_from_another_folder(opened: Opened, account: MemoryAccount) -> None:
+    """It is tried again at the beginning of a poll, before anybody knows that names were swapped."""
+    large = mail(40, body="x" * (2 << 20))
+    account.append("Work", large, internal_date=NOW)
+    account.append("Play", mail(41), internal_date=NOW)
+    engine = await opened(account, settings=SyncSettings(max_message_bytes=1 << 20))
+    await engine.sync()
+    assert len(await engine.rows("quarantine")) == 1
+    crm, before = Crm(engine), await ids(Crm(engine))
+    engine.settings = SyncSettings()
+    rename(account, *SWAP)
+    await again(crm)
+    await again(crm)
+    assert await engine.near() == engine.far()
+    assert not await engine.rows("quarantine")
+    assert before.items() <= (await ids(crm)).items()

@@ -105,9 +105,10 @@ class Bringer:
         return complete
 
     async def _open(self, folder: FolderState) -> int | None:
-        """Its UIDVALIDITY; None when it can't be opened."""
+        """Its UIDVALIDITY; None when it can't be opened, or its name is another's by now."""
         try:
-            return (await self._context.source.open(folder.name)).status.uidvalidity
+            opened = await self._context.source.open(folder.name)
+            return None if self._context.is_another(folder, opened.object_id) else opened.status.uidvalidity
         except ConnectorError as error:
             if error.scope is not Scope.FOLDER:
                 raise
@@ -116,6 +117,8 @@ class Bringer:
     async def _look_through(self, folder: FolderState) -> bool:
         source = self._context.source
         opened = await source.open(folder.name)
+        if self._context.is_another(folder, opened.object_id):
+            return False
         if not opened.status.exists:
             return True
         since = min(buried.anchor_at for _, buried in self._left.values()) - 2 * DAY
