@@ -123,6 +123,7 @@ class Facts:
     this process. `plans`: what is wrong with the file of the plans, as this process reads it. `unstamped`: whose newest
     checkpoint the authority did not stamp, and why. `hooks`: whose webhooks are paused because they can't be delivered
     to; None: those of no single tenant. `lost`: whose checkpoint was kept outside and is gone there, and what to say.
+    `cut_since`: when a purge began that nobody goes on with at this moment.
     """
 
     first_tenant_at: Instant | None = None
@@ -139,17 +140,20 @@ class Facts:
     hooks: Mapping[str | None, str] = field(default_factory=dict)
     lost: Mapping[str, str] = field(default_factory=dict)
     words_left: WordsLeft | None = None
+    cut_since: Instant | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """When something has taken too long. `unsigned`: the age of a log's first entry that is not signed. `words_left`:
-    how long the same words of what is gone may be the next to be taken out.
+    how long the same words of what is gone may be the next to be taken out. `cut`: how long after its beginning a purge
+    may lie still.
     """
 
     run_every: Instant = RUN_EVERY
     unsigned: Instant = 3 * HOUR
     words_left: Instant = 6 * HOUR
+    cut: Instant = 15 * MINUTE
 
     @classmethod
     def of(cls, *, purge_interval_s: int, sign_interval_s: int) -> Limits:
@@ -185,7 +189,9 @@ def changes(standing: Mapping[Key, str], wanted: Sequence[Alarm]) -> Changes:
 
 
 def _of_gateway(facts: Facts, standing: Mapping[Key, str], now: Instant, limits: Limits) -> Iterator[Alarm]:
-    if facts.first_tenant_at is not None:
+    if facts.cut_since is not None and now - facts.cut_since > limits.cut:
+        yield Alarm(Kind.NO_PURGE, None, f"a purge that began {to_rfc3339(facts.cut_since)} can't go on")
+    elif facts.first_tenant_at is not None:
         since = max(facts.last_run_at or 0, facts.first_tenant_at)
         if now - since > limits.run_every:
             ended = "none ever ended" if facts.last_run_at is None else f"the last one ended {to_rfc3339(since)}"

@@ -38,6 +38,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "a downgrade scheduled, then an upgrade; late delivery": (
         "unit/tenants/test_timeline.py::test_an_upgrade_gives_a_downgrade_up_and_takes_a_renewal_along",
         "store/test_brake.py::test_a_change_that_is_told_late_explains_as_well",
+        "store/test_log_judged.py::test_a_payment_that_is_told_after_the_plan_had_lapsed",
         "store/test_pins_race.py::test_a_plan_that_grows_during_a_run_spares_what_is_left",
     ),
     "cancelled, and Free exactly at the run's now": (
@@ -57,6 +58,8 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "the clock 400 days ahead, and back": (
         "store/test_nasty_cases.py::test_a_clock_400_days_ahead_and_back_again_costs_nothing",
+        "store/test_log_judged.py::test_a_clock_that_jumps_in_the_middle_of_a_run_ends_no_plan",
+        "store/test_log_judged.py::test_a_run_whose_time_is_still_to_come_is_not_gone_on_with",
         "store/test_retention_service.py::test_a_clock_that_jumped_halts_the_purge_until_somebody_approves",
     ),
     "INTERNALDATE of 1970, of 2038, missing, ahead; a forged Date header": (
@@ -93,6 +96,8 @@ CASES: dict[str, tuple[str, ...]] = {
         "store/test_failing_disk.py::test_bytes_that_are_missing_already_are_recorded_as_that",
         "store/test_failing_disk.py::test_a_database_that_takes_nothing_purges_nothing_and_the_run_ends_later",
         "store/test_erasures.py::test_what_may_not_be_durable_is_tried_again",
+        "store/test_full_disk.py::test_a_purge_that_finds_no_space_stops_with_nothing_lost_and_ends_later",
+        "store/test_full_disk.py::test_bytes_are_erased_when_the_disk_takes_that_again",
     ),
     "UIDVALIDITY changes after a purge, a folder is renamed": (
         "sync/test_tombstones.py::test_under_a_new_uidvalidity",
@@ -139,6 +144,10 @@ CASES: dict[str, tuple[str, ...]] = {
         "go/test_go_agrees.py::test_a_fork_that_was_signed_is_refused_by_both",
         "go/test_go_agrees.py::test_a_rotated_key_is_believed_only_where_it_is_named",
         "store/test_log.py::test_a_changed_history_is_not_signed",
+        "store/test_log.py::test_a_checkpoint_that_was_kept_outside_and_is_gone_is_not_made_anew",
+        "unit/ledger/test_replay.py::test_a_purge_that_is_stamped_ahead_of_its_time",
+        "unit/ledger/test_replay.py::test_a_purge_that_is_stamped_before_its_run",
+        "unit/ledger/test_replay.py::test_a_time_that_an_authority_knows_to_be_still_to_come",
         "api/test_proofs.py::test_an_entry_that_somebody_changed_is_shown_as_damaged_and_raises_an_alarm",
         "unit/test_timestamps.py::test_without_roots_a_stamp_is_examined_as_far_as_that_goes",
         "unit/ledger/test_certificate.py::test_every_change_to_a_signed_certificate_shows_without_the_log",
@@ -152,7 +161,7 @@ CASES: dict[str, tuple[str, ...]] = {
 def defined_in(path: Path) -> frozenset[str]:
     """The names of the tests that a module defines, read without importing it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = (node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    found = (node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     return frozenset(name for name in found if name.startswith("test_"))
 
 

@@ -62,6 +62,7 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
             r"no purge over all tenants for (?P<count>\d+) hours: (?P<what>.*)",
             marked("no purge over all tenants for %(count)s hours: %(what)s"),
         ),
+        (r"a purge that began (?P<when>\S+) can't go on", marked("a purge that began %(when)s UTC can't go on")),
         (r"none ever ended", marked("none ever ended")),
         (r"the last one ended (?P<when>\S+)", marked("the last one ended %(when)s UTC")),
         (

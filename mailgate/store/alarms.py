@@ -31,13 +31,22 @@ from mailgate.alarms import (
 )
 from mailgate.clock import Instant
 from mailgate.ids import new_id
-from mailgate.store import leftovers, runs
+from mailgate.store import leftovers, purge_lease, runs
 from mailgate.store.database import Database
 from mailgate.store.log_reading import LogReader
 from mailgate.store.overview import OUTAGES, unwritable
 from mailgate.store.paging import Page, cut
 from mailgate.store.retention import RetentionService
-from mailgate.store.schema import alarms, blob_erasures, log_checkpoints, log_leaves, tenant_heads, tenants, webhooks
+from mailgate.store.schema import (
+    alarms,
+    blob_erasures,
+    leases,
+    log_checkpoints,
+    log_leaves,
+    tenant_heads,
+    tenants,
+    webhooks,
+)
 from mailgate.store.schema import runs as runs_table
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
@@ -209,6 +218,7 @@ class Alarms:
                 hooks=await _hooks(conn, entitled),
                 lost=lost,
                 words_left=await self._words_left(conn, now),
+                cut_since=await _cut_since(conn, now),
             )
 
     async def _words_left(self, conn: AsyncConnection, now: Instant) -> WordsLeft | None:
@@ -257,6 +267,14 @@ async def _runs(conn: AsyncConnection) -> tuple[Instant | None, dict[str, str]]:
         if row.tenant_id is not None:
             newer.add(row.tenant_id)
     return last_run_at, halted
+
+
+async def _cut_since(conn: AsyncConnection, now: Instant) -> Instant | None:
+    """When the purge began that is under way by its record, and that nobody has the lease for."""
+    lease = leases.c
+    held = select(lease.name).where(lease.name == purge_lease.NAME, lease.expires_at > now)
+    row = await runs.oldest(conn, runs.PURGE, runs.RUNNING)
+    return None if row is None or (await conn.execute(held)).first() is not None else row.started_at
 
 
 async def _failing(conn: AsyncConnection, known: Container[str]) -> dict[str | None, Failing]:

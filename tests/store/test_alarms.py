@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sqlalchemy import delete, insert, update
 
 from mailgate.actors import COMMAND, SCHEDULE
 from mailgate.alarms import ERASE_ATTEMPTS, Kind
-from mailgate.clock import DAY, HOUR
+from mailgate.clock import DAY, HOUR, MINUTE
 from mailgate.store import alarms as alarms_module
 from mailgate.store import overview
 from mailgate.store.alarms import Alarms
@@ -146,6 +147,33 @@ async def test_the_clock_the_witness_and_a_plan_that_nobody_knows(watched: Watch
     kept = checkpoint.rename(watched.witness / "taken")
     assert await watched.look() == [(Kind.LOG_DIVERGED, "acme")]  # also while the log does not grow
     kept.rename(checkpoint)
+    assert await watched.look() == []
+
+
+async def test_a_purge_that_can_not_go_on(watched: Watched) -> None:
+    """As one does that found no space: its record says that it is under way, and nobody has it."""
+    purging = watched.purging
+    home = await purging.builder.home()
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY)])
+
+    def cut(name: str) -> None:
+        if name == "candidates locked":
+            raise OSError(errno.ENOSPC, "no space")
+
+    await watched.service.run(actor=COMMAND)
+    purging.now += MINUTE
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY)])
+    assert await purging.lease.acquire(purging.store.db, purging.now)
+    with pytest.raises(OSError, match="no space"):
+        await purging.purge(9, step=cut)
+    purging.now += 16 * MINUTE - purging.now % MINUTE
+    assert await purging.lease.acquire(purging.store.db, purging.now)
+    assert await watched.look() == []  # somebody works on it
+    await purging.lease.release(purging.store.db)
+    assert await watched.look() == [(Kind.NO_PURGE, None)]
+    assert await purging.lease.acquire(purging.store.db, purging.now)
+    assert await purging.engine().resume("ab" * 32) is not None
+    await purging.lease.release(purging.store.db)
     assert await watched.look() == []
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mailgate.alarms import REMEDIES, Alarm, Facts, Failing, Kind, Limits, WordsLeft, changes, decide
-from mailgate.clock import DAY, HOUR, SECOND, Instant
+from mailgate.clock import DAY, HOUR, MINUTE, SECOND, Instant
 
 NOW: Instant = 20_000 * DAY
 LIMITS = Limits()
@@ -38,6 +38,7 @@ def test_nothing_stands_while_all_is_well() -> None:
         ({"unsigned": {"acme": NOW}, "diverged": {"acme": "fewer entries"}}, ("log_diverged", "acme")),
         ({"unstamped": {"acme": "no answer"}}, ("timestamp_failing", "acme")),
         ({"hooks": {None: "no answer"}}, ("webhook_paused", None)),
+        ({"cut_since": NOW - 15 * MINUTE - 1}, ("no_purge", None)),
         ({"lost": {"acme": "gone"}}, ("log_diverged", "acme")),
         ({"lost": {"acme": "gone"}, "unsigned": {"acme": NOW - DAY}}, ("log_diverged", "acme")),
         ({"words_left": WordsLeft(3, NOW - 6 * HOUR - 1, moved=True)}, ("words_left", None)),
@@ -56,6 +57,10 @@ def test_a_purge_is_missed_after_26_hours_and_not_before() -> None:
     # before there was a tenant, there was nothing to purge
     assert kinds(Facts(first_tenant_at=NOW - HOUR)) == []
     assert kinds(Facts(first_tenant_at=NOW - HOUR, last_run_at=NOW - 90 * DAY)) == []
+
+
+def test_a_purge_that_lies_still_for_a_moment_is_no_alarm() -> None:
+    assert kinds(replace(WELL, cut_since=NOW - 15 * MINUTE)) == []
 
 
 def test_limits_follow_the_intervals() -> None:
