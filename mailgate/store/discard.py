@@ -29,6 +29,22 @@ _FEWER = {
     False: "UPDATE blobs SET refs = refs - $1 WHERE id = $2",
 }
 
+_AMONG_IDS = f"message_id {AMONG[False]}"
+_END = f"""
+WITH aside AS (DELETE FROM quarantine WHERE {_AMONG_IDS}),
+places AS (DELETE FROM origins WHERE {_AMONG_IDS}),
+links AS (DELETE FROM message_links WHERE {_AMONG_IDS}),
+docs AS (DELETE FROM search_docs WHERE {_AMONG_IDS} RETURNING doc, tenant_id),
+words AS (INSERT INTO search_leftovers (doc, tenant_id) SELECT doc, tenant_id FROM docs),
+freed AS (DELETE FROM blobs WHERE id = ANY(string_to_array($2, ',')) RETURNING id, tenant_id, stored_size),
+queue AS (
+  INSERT INTO blob_erasures (blob_id, tenant_id, item_ref, run_id, stored_size, queued_at, next_at)
+  SELECT id, tenant_id, item_ref, $4, stored_size, $5, $5
+  FROM unnest(string_to_array($2, ','), string_to_array($3, ',')) AS last (id, item_ref) JOIN freed USING (id)
+)
+DELETE FROM messages WHERE id {AMONG[False]}
+"""  # noqa: S608 - no values
+"""The end of copies on PostgreSQL: in one go, since each statement has its round trip."""
 _QUEUE_COLUMNS = ("blob_id", "tenant_id", "item_ref", "run_id", "stored_size", "queued_at", "next_at")
 
 
@@ -80,6 +96,8 @@ class End:
 
     freed: Mapping[str, Freed]
     _tx: Transaction
+    _run_id: str | None
+    _now: Instant
     _ids: Sequence[str]
     _indexed: Sequence[str]
     _shared: Sequence[tuple[int, str]]
@@ -87,18 +105,26 @@ class End:
 
     async def carry_out(self, also: Sequence[Insert] = ()) -> None:
         """Delete the rows, drop the references, queue the erasures; then insert what is to be there `also`."""
-        sqlite = self._tx.sqlite
-        ids = (ids_of(self._ids, sqlite=sqlite),)
-        gone = f"message_id {AMONG[sqlite]}"
+        steps = self._step_by_step() if self._tx.sqlite else self._at_once()
+        await in_turn(self._tx.conn, [*steps, *also], sqlite=self._tx.sqlite)
+
+    def _step_by_step(self) -> list[Step | Insert]:
+        ids = (ids_of(self._ids, sqlite=True),)
+        gone = f"message_id {AMONG[True]}"
         steps: list[Step | Insert] = [
             Step(f"DELETE FROM quarantine WHERE {gone}", ids),  # noqa: S608 - no values
             Step(f"DELETE FROM origins WHERE {gone}", ids),  # noqa: S608
             Step(f"DELETE FROM message_links WHERE {gone}", ids),  # noqa: S608
         ]
         if self._indexed:  # before the messages: they refer to them
-            steps += _forget_words(self._indexed, sqlite=sqlite)
-        steps.append(Step(f"DELETE FROM messages WHERE id {AMONG[sqlite]}", ids))  # noqa: S608
-        await in_turn(self._tx.conn, [*steps, *self._release(), *also], sqlite=sqlite)
+            steps += _forget_words(self._indexed, sqlite=True)
+        steps.append(Step(f"DELETE FROM messages WHERE id {AMONG[True]}", ids))  # noqa: S608
+        return [*steps, *self._release()]
+
+    def _at_once(self) -> list[Step]:
+        freed, items = [row[0] for row in self._queue], [row[2] for row in self._queue]
+        together = [ids_of(each, sqlite=False) for each in (self._ids, freed, items)]
+        return [Step(_END, (*together, self._run_id, self._now)), *self._fewer()]
 
     async def drop_references(self) -> None:
         """The copies stay, with other bytes, and refer to other blobs by now: forget what was derived from the old."""
@@ -107,14 +133,15 @@ class End:
 
     def _release(self) -> list[Step | Insert]:
         sqlite = self._tx.sqlite
-        steps: list[Step | Insert] = []
-        if self._shared:
-            steps.append(Step(_FEWER[sqlite], self._shared, many=True))
+        steps: list[Step | Insert] = [*self._fewer()]
         if self._queue:
             gone = ids_of([row[0] for row in self._queue], sqlite=sqlite)
             steps.append(Step(f"DELETE FROM blobs WHERE id {AMONG[sqlite]}", (gone,)))  # noqa: S608
             steps.append(Insert(blob_erasures, _QUEUE_COLUMNS, self._queue))
         return steps
+
+    def _fewer(self) -> list[Step]:
+        return [Step(_FEWER[self._tx.sqlite], self._shared, many=True)] if self._shared else []
 
 
 async def prepare_end(
@@ -139,7 +166,7 @@ async def prepare_end(
             freed[copy.id] = Freed(1, stored_size)
             queue.append((copy.blob_id, tenant_id, copy.item_ref, run_id, stored_size, now, now))
     indexed = [copy.id for copy in copies if copy.indexed]
-    return End(freed, tx, [copy.id for copy in copies], indexed, shared, queue)
+    return End(freed, tx, run_id, now, [copy.id for copy in copies], indexed, shared, queue)
 
 
 async def forget_words(tx: Transaction, ids: Collection[str]) -> None:
