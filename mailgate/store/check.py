@@ -120,9 +120,9 @@ def _queries() -> dict[str, Select[Any]]:
     )
     copies, size = func.coalesce(counted.c.copies, 0), func.coalesce(counted.c.storage_bytes, 0)
     pinned = select(func.count()).where(pins.c.message_id == messages.c.id).scalar_subquery()
-    copied = select(func.count()).where(messages.c.blob_id == blobs.c.id).scalar_subquery()
+    copied = select(messages.c.blob_id, func.count().label("n")).group_by(messages.c.blob_id).subquery()
     queued = select(func.count()).where(submissions.c.blob_id == blobs.c.id).scalar_subquery()
-    referred = copied + queued
+    referred = func.coalesce(copied.c.n, 0) + queued
     removals = (
         select(log_leaves.c.tenant_id, log_leaves.c.item_ref, func.count().label("n"))
         .where(log_leaves.c.type.in_(("item.purge", "item.remove")))
@@ -164,12 +164,15 @@ def _queries() -> dict[str, Select[Any]]:
         "a message counts its pins": select(messages.c.tenant_id, messages.c.id, messages.c.pins, pinned).where(
             messages.c.pins != pinned
         ),
-        "a blob counts its copies and submissions": select(blobs.c.tenant_id, blobs.c.id, blobs.c.refs, referred).where(
-            or_(blobs.c.refs != referred, blobs.c.refs <= 0)
-        ),
-        "a copy belongs to the tenant of its blob": select(messages.c.tenant_id, messages.c.id, blobs.c.tenant_id)
-        .join(blobs, blobs.c.id == messages.c.blob_id)
-        .where(or_(blobs.c.tenant_id != messages.c.tenant_id, blobs.c.size != messages.c.size)),
+        "a blob counts its copies and submissions": select(blobs.c.tenant_id, blobs.c.id, blobs.c.refs, referred)
+        .outerjoin(copied, copied.c.blob_id == blobs.c.id)
+        .where(or_(blobs.c.refs != referred, blobs.c.refs <= 0)),
+        "a copy has a blob of its tenant": select(messages.c.tenant_id, messages.c.id, blobs.c.tenant_id)
+        .outerjoin(blobs, blobs.c.id == messages.c.blob_id)
+        .where(or_(blobs.c.id.is_(None), blobs.c.tenant_id != messages.c.tenant_id, blobs.c.size != messages.c.size)),
+        "a submission's blob is there": select(submissions.c.tenant_id, submissions.c.id)
+        .outerjoin(blobs, blobs.c.id == submissions.c.blob_id)
+        .where(submissions.c.blob_id.is_not(None), blobs.c.id.is_(None)),
         "an anchor is when the message was received, or stored": select(
             messages.c.tenant_id, messages.c.id, messages.c.anchor_at, messages.c.anchor_source
         ).where(

@@ -8,10 +8,11 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from mailgate.errors import ConfigurationError
@@ -31,6 +32,31 @@ async def test_the_migrated_database_is_what_the_schema_says(database_url: str) 
         found = await connection.run_sync(differences)
     await engine.dispose()
     assert found == []
+
+
+async def test_blobs_lose_their_keys_and_get_them_back(database_url: str) -> None:
+    def keys(connection: Connection) -> set[tuple[str, str]]:
+        found = inspect(connection)
+        tables = ("messages", "submissions", "tombstones", "origins")
+        return {(table, key["constrained_columns"][0]) for table in tables for key in found.get_foreign_keys(table)}
+
+    def there_and_back(connection: Connection) -> list[set[tuple[str, str]]]:
+        states = [keys(connection)]
+        for step, revision in ((command.downgrade, "0026"), (command.upgrade, "head")):
+            step(migrate.config(connection), revision)
+            states.append(keys(connection))
+        if connection.dialect.name == "sqlite":
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
+        return states
+
+    engine = create_async_engine(async_url(database_url))
+    async with engine.begin() as connection:
+        without, before, after = await connection.run_sync(there_and_back)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(keys) == without
+    await engine.dispose()
+    assert without == after
+    assert before - without == {("messages", "blob_id"), ("submissions", "blob_id"), ("tombstones", "tenant_id")}
 
 
 async def test_migrating_again_and_at_once_changes_nothing(database_url: str) -> None:

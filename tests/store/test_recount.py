@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 from mailgate.clock import DAY
 from mailgate.store.check import doctor
 from mailgate.store.prune import SUBMISSIONS_KEPT, prune
-from mailgate.store.schema import sent_counts, submissions, subscription_periods, tenant_heads
+from mailgate.store.schema import blobs, messages, sent_counts, submissions, subscription_periods, tenant_heads
 from mailgate.tenants.calendar import day_start
 from tests.api.conftest import START, Gateway
 from tests.api.conftest import gateway as gateway
@@ -45,6 +45,21 @@ async def change(gateway: Gateway, *statements: Any) -> None:
 def sent(users: int, service: int, sent_by_users: int, sent_by_service: int, day: str = "2026-05-27") -> Any:
     counted = f"{users} of users and {service} of the service are counted"
     return [(SENT, "acme", f"{day}: {counted}, but {sent_by_users} and {sent_by_service} were accepted")]
+
+
+async def test_what_refers_to_a_blob_has_one(acme: Office) -> None:
+    gateway = acme.gateway
+    await acme.send(subject="sent")  # has a copy
+    waiting = await acme.submit(subject="waits")
+    async with gateway.core.db.read() as conn:
+        kept = [dict(row) for row in (await conn.execute(select(blobs))).mappings()]
+        (copy_id,) = (await conn.execute(select(messages.c.id))).scalars()
+    await change(gateway, blobs.delete())
+    assert {finding for finding in await found(gateway) if "blob" in finding[0]} == {
+        ("a copy has a blob of its tenant", "acme", f"{copy_id}, None"),
+        ("a submission's blob is there", "acme", waiting["id"]),
+    }
+    await change(gateway, insert(blobs).values(kept))
 
 
 async def test_messages_sent_are_counted_again(acme: Office) -> None:

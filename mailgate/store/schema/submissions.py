@@ -38,7 +38,7 @@ submissions = Table(
     Column("sent_at", BigInteger, comment="when the server first took it"),
     Column("finished_at", BigInteger),
     Column("size", BigInteger, nullable=False),
-    Column("blob_id", Id, ForeignKey("blobs.id"), comment="the bytes; null once nobody may send them any more"),
+    Column("blob_id", Id, comment="the bytes; null once nobody may send them any more"),
     Column("data_key", LargeBinary, nullable=False, comment="wrapped by the tenant's key of this epoch"),
     Column("key_epoch", Integer, nullable=False),
     Column("sealed", LargeBinary, comment="envelope, recipients, the server's words, under data_key; null once pruned"),
