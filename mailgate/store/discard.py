@@ -7,8 +7,10 @@ foreign key then refuses the whole transaction.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -45,6 +47,8 @@ queue AS (
 DELETE FROM messages WHERE id {AMONG[False]}
 """  # noqa: S608 - no values
 """The end of copies on PostgreSQL: in one go, since each statement has its round trip."""
+_ASIDE = ThreadPoolExecutor(1, "purge")
+"""Writes down what ends while SQLite deletes it, for which it does not hold the interpreter's lock."""
 _QUEUE_COLUMNS = ("blob_id", "tenant_id", "item_ref", "run_id", "stored_size", "queued_at", "next_at")
 
 
@@ -103,41 +107,60 @@ class End:
     _shared: Sequence[tuple[int, str]]
     _queue: Sequence[tuple[Any, ...]]
 
-    async def carry_out(self, also: Sequence[Insert] = ()) -> None:
-        """Delete the rows, drop the references, queue the erasures; then insert what is to be there `also`."""
-        steps = self._step_by_step() if self._tx.sqlite else self._at_once()
-        await in_turn(self._tx.conn, [*steps, *also], sqlite=self._tx.sqlite)
+    async def carry_out(self, meanwhile: Callable[[], Sequence[Insert]] = list) -> None:
+        """Delete the rows, drop the references, queue the erasures; then insert what `meanwhile` returns, which is
+        called while the database deletes: on SQLite in another thread.
+        """
+        conn, sqlite = self._tx.conn, self._tx.sqlite
+        if sqlite:
+            # The long ones last: after each the two threads contend for the interpreter's lock.
+            await in_turn(conn, self._derived(), sqlite=True)
+            aside = _ASIDE.submit(meanwhile)
+            try:
+                await in_turn(conn, [self._rows(), *self._release()], sqlite=True)
+            finally:
+                wait([aside])
+            also = [Insert(blob_erasures, _QUEUE_COLUMNS, self._queue), *aside.result()]
+        else:
+            ending = asyncio.create_task(in_turn(conn, self._at_once(), sqlite=False))
+            try:
+                await asyncio.sleep(0)  # the statement is sent
+                also = [*meanwhile()]
+            finally:
+                await ending
+        await in_turn(conn, also, sqlite=sqlite)
 
-    def _step_by_step(self) -> list[Step | Insert]:
+    async def drop_references(self) -> None:
+        """The copies stay, with other bytes, and refer to other blobs by now: forget what was derived from the old."""
+        sqlite = self._tx.sqlite
+        words = _forget_words(self._indexed, sqlite=sqlite) if self._indexed else []
+        queued = [Insert(blob_erasures, _QUEUE_COLUMNS, self._queue)] if self._queue else []
+        await in_turn(self._tx.conn, [*words, *self._release(), *queued], sqlite=sqlite)
+
+    def _derived(self) -> list[Step]:
         ids = (ids_of(self._ids, sqlite=True),)
         gone = f"message_id {AMONG[True]}"
-        steps: list[Step | Insert] = [
+        return [
             Step(f"DELETE FROM quarantine WHERE {gone}", ids),  # noqa: S608 - no values
             Step(f"DELETE FROM origins WHERE {gone}", ids),  # noqa: S608
             Step(f"DELETE FROM message_links WHERE {gone}", ids),  # noqa: S608
+            *(_forget_words(self._indexed, sqlite=True) if self._indexed else ()),
         ]
-        if self._indexed:  # before the messages: they refer to them
-            steps += _forget_words(self._indexed, sqlite=True)
-        steps.append(Step(f"DELETE FROM messages WHERE id {AMONG[True]}", ids))  # noqa: S608
-        return [*steps, *self._release()]
+
+    def _rows(self) -> Step:
+        return Step(f"DELETE FROM messages WHERE id {AMONG[True]}", (ids_of(self._ids, sqlite=True),))  # noqa: S608
 
     def _at_once(self) -> list[Step]:
         freed, items = [row[0] for row in self._queue], [row[2] for row in self._queue]
         together = [ids_of(each, sqlite=False) for each in (self._ids, freed, items)]
         return [Step(_END, (*together, self._run_id, self._now)), *self._fewer()]
 
-    async def drop_references(self) -> None:
-        """The copies stay, with other bytes, and refer to other blobs by now: forget what was derived from the old."""
-        words = _forget_words(self._indexed, sqlite=self._tx.sqlite) if self._indexed else []
-        await in_turn(self._tx.conn, [*words, *self._release()], sqlite=self._tx.sqlite)
-
-    def _release(self) -> list[Step | Insert]:
+    def _release(self) -> list[Step]:
         sqlite = self._tx.sqlite
-        steps: list[Step | Insert] = [*self._fewer()]
+        steps = self._fewer()
         if self._queue:
             gone = ids_of([row[0] for row in self._queue], sqlite=sqlite)
-            steps.append(Step(f"DELETE FROM blobs WHERE id {AMONG[sqlite]}", (gone,)))  # noqa: S608
-            steps.append(Insert(blob_erasures, _QUEUE_COLUMNS, self._queue))
+            steps.append(Step(f"DELETE FROM blobs WHERE id {AMONG[sqlite]}", (gone,)))  # noqa: S608 - no values
         return steps
 
     def _fewer(self) -> list[Step]:

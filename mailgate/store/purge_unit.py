@@ -10,9 +10,7 @@ writer's.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -24,14 +22,14 @@ from mailgate.errors import NotFoundError
 from mailgate.ids import new_ids
 from mailgate.store import runs, tenants, timelines
 from mailgate.store.brake import load
-from mailgate.store.bulk import AMONG, Step, ids_of, in_turn
+from mailgate.store.bulk import AMONG, Insert, Step, ids_of, in_turn
 from mailgate.store.discard import Freed, prepare_end
 from mailgate.store.expiry import Expiry, Horizon, of_age
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import messages
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenants import Tenant
-from mailgate.store.tombstones import prepare_graves
+from mailgate.store.tombstones import graves, read_places
 from mailgate.store.transaction import Event, Leaf, Transaction
 from retention.engine import APPROVED_BRAKE
 from retention.ledger import leaves
@@ -42,10 +40,6 @@ from retention.port import Load, Position, Progress, Run
 METHOD = "data_key_destroyed"
 
 _M = messages.c
-_YIELD = 100
-"""Entries written before the event loop may send the database's next statement."""
-_ASIDE = ThreadPoolExecutor(1, "purge")
-"""Writes entries while SQLite works, which does not hold the interpreter's lock."""
 
 
 class _Row(NamedTuple):
@@ -177,23 +171,15 @@ class SqlPurgeUnit:
         rows = [self._rows[copy[0]] for copy, _ in due]
         reasons = [verdict.reason or Reason.AGE for _, verdict in due]
         at, run_id = self._at, self._run.id
-        graves = await prepare_graves(self._tx, self._tenant_id, rows, reasons, at=at, run_id=run_id)
+        places = await read_places(self._tx, rows)
         end = await prepare_end(self._tx, self._tenant_id, rows, now=at, run_id=run_id)
         templates = {reason: self._template(rules, reason) for reason in set(reasons)}
-        if self._tx.sqlite:  # this is its thread, in which nothing else is done while it works
-            telling = _ASIDE.submit(self._tell, templates, rows, due, end.freed)
-            try:
-                await end.carry_out([graves])
-            finally:
-                telling.result()
-        else:
-            ending = asyncio.create_task(end.carry_out([graves]))
-            try:
-                for start in range(0, len(rows), _YIELD):
-                    await asyncio.sleep(0)
-                    self._tell(templates, rows[start : start + _YIELD], due[start : start + _YIELD], end.freed)
-            finally:
-                await ending
+
+        def write_down() -> list[Insert]:
+            self._tell(templates, rows, due, end.freed)
+            return [graves(self._tenant_id, rows, reasons, places, at=at, run_id=run_id)]
+
+        await end.carry_out(write_down)
         size: int = sum([row.size for row in rows])
         self._tx.count(self._tenant_id, copies=-len(rows), storage_bytes=-size)
         if self._on_purged is not None:

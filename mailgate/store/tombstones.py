@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -96,20 +96,20 @@ async def bury(
     run_id: str | None = None,
 ) -> None:
     """One tombstone per original, or one without an address for a copy that had none; before the copies' rows go."""
-    graves = await prepare_graves(tx, tenant_id, copies, reasons, at=at, run_id=run_id)
-    await in_turn(tx.conn, [graves], sqlite=tx.sqlite)
+    places = await read_places(tx, copies)
+    made = graves(tenant_id, copies, reasons, places, at=at, run_id=run_id)
+    await in_turn(tx.conn, [made], sqlite=tx.sqlite)
 
 
-async def prepare_graves(
-    tx: Transaction,
-    tenant_id: str,
-    copies: Sequence[Buried | Row[Any]],
-    reasons: Sequence[str],
-    *,
-    at: Instant,
-    run_id: str | None = None,
-) -> Insert:
-    """The rows that `bury` would insert."""
+class Places(NamedTuple):
+    """Where copies came from: the addresses of their originals by message, the account of each mailbox."""
+
+    addresses: Mapping[str, Sequence[tuple[str | None, int | None, int | None]]]
+    accounts: Mapping[str, bytes]
+
+
+async def read_places(tx: Transaction, copies: Sequence[Buried | Row[Any]]) -> Places:
+    """Read them before the copies' rows go."""
     ids = ids_of([copy.id for copy in copies], sqlite=tx.sqlite)
     of = ids_of({copy.mailbox_id for copy in copies}, sqlite=tx.sqlite)
     steps = [Step(_ADDRESSES[tx.sqlite], (ids,)), Step(_ACCOUNTS[tx.sqlite], (of,))]
@@ -117,11 +117,24 @@ async def prepare_graves(
     addresses: dict[str, list[tuple[str | None, int | None, int | None]]] = {}
     for message_id, folder, uidvalidity, uid in found:
         addresses.setdefault(message_id, []).append((folder, uidvalidity, uid))
-    account_refs: dict[str, bytes] = {row[0]: row[1] for row in accounts}
+    return Places(addresses, {row[0]: row[1] for row in accounts})
+
+
+def graves(
+    tenant_id: str,
+    copies: Sequence[Buried | Row[Any]],
+    reasons: Sequence[str],
+    places: Places,
+    *,
+    at: Instant,
+    run_id: str | None = None,
+) -> Insert:
+    """The rows that `bury` inserts."""
+    addresses, accounts = places
     rows = [
         (
             tenant_id,
-            account_refs[copy.mailbox_id],
+            accounts[copy.mailbox_id],
             copy.mailbox_id,
             copy.id,
             copy.item_ref,

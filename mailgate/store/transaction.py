@@ -53,6 +53,11 @@ class Leaf(NamedTuple):
     item_ref: str | None = None
 
 
+def hashed(leaves: Iterable[Leaf]) -> list[tuple[Leaf, bytes]]:
+    """Entries with their hashes, for `Transaction.log_hashed`."""
+    return [(leaf, leaf_hash(leaf[0])) for leaf in leaves]
+
+
 class Event(NamedTuple):
     """One entry of the outbox, its payload encoded already: for events by the thousand (`Transaction.emit_many`)."""
 
@@ -108,7 +113,11 @@ class Transaction:
 
     def log_many(self, tenant_id: str, leaves: Iterable[Leaf]) -> None:
         """Append entries to the tenant's purge log. They are hashed now, before anybody waits for the head's lock."""
-        self._pending[tenant_id].leaves.extend([(leaf, leaf_hash(leaf[0])) for leaf in leaves])
+        self.log_hashed(tenant_id, hashed(leaves))
+
+    def log_hashed(self, tenant_id: str, leaves: Iterable[tuple[Leaf, bytes]]) -> None:
+        """Append entries that were `hashed` before the transaction began."""
+        self._pending[tenant_id].leaves.extend(leaves)
 
     def count(self, tenant_id: str, *, copies: int = 0, storage_bytes: int = 0) -> None:
         """Change the tenant's usage by these differences."""
@@ -176,8 +185,8 @@ class Transaction:
         frontier = Frontier.from_bytes(frontier_bytes)
         frontier.extend([digest for _, digest in leaves])
         rows = [
-            (tenant_id, index, body, digest, *found_by)
-            for index, ((body, *found_by), digest) in enumerate(leaves, start=size)
+            (tenant_id, index, body, digest, type_, at, run_id, item_ref)
+            for index, ((body, type_, at, run_id, item_ref), digest) in enumerate(leaves, start=size)
         ]
         await insert_many(self.conn, log_leaves, _LEAF_COLUMNS, rows, sqlite=self.sqlite)
         return {"log_size": size + len(rows), "log_frontier": frontier.to_bytes()}
