@@ -1,5 +1,5 @@
 """A disk that is really full, or mounted read-only, in the middle of a purge: a small file system of the test's own,
-with the database on it or the bytes. Needs the right to mount; elsewhere `test_failing_disk` plays what such a disk does.
+with the database on it or the bytes. Needs the right to mount; elsewhere `test_failing_disk` plays what such one does.
 """
 
 from __future__ import annotations
