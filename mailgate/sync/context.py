@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -32,6 +33,9 @@ STALLED_S: Final = 900.0
 
 GRAIN: Final = 0.01
 """By this share of it at least patience is extended."""
+
+CONTRADICTIONS: Final = 2
+"""A folder whose identity changed so often in one session, though it was the same, has none."""
 
 SLOWEST: Final = 1_000
 """Octets per second of the slowest line that a large message is waited for on."""
@@ -93,7 +97,8 @@ class Context:
     """One connected mailbox. `looked_at`: when the last complete look at each followed folder began, in this session.
     `passed_through`: when messages were last noticed to have come to a folder and gone again between two looks at it.
     `verified`: folders of which it was made sure, in this session, that UIDs name what they named. `misnamed`: folders
-    whose name was met with another identity; the next list of folders finds out where they are.
+    whose name was met with another identity; the next list of folders finds out where they are. `contradicted`: how
+    often it found them where they were.
     `in_step`: the folder that is open as it was opened for its last pass, so that IDLE tells all that changed since.
     `push_wanted`: the CRM asked for something, and `push` brings it to the server, in the middle of an import too.
     """
@@ -121,6 +126,7 @@ class Context:
     deadline: asyncio.Timeout | None = None
     verified: set[str] = field(default_factory=set)
     misnamed: set[str] = field(default_factory=set)
+    contradicted: Counter[str] = field(default_factory=Counter)
     in_step: str | None = None
     push: Callable[[], Awaitable[None]] | None = None
     push_wanted: bool = False
@@ -190,7 +196,7 @@ class Context:
         """Whether the folder that was opened by this one's name is another by now, as its identity tells (RFC 8474
         §4.2). Then the next list of folders finds out what this one is called.
         """
-        if opened is None or folder.object_id in (None, opened):
+        if opened is None or folder.object_id in (None, opened) or self.contradicted[folder.id] >= CONTRADICTIONS:
             return False
         self.misnamed.add(folder.id)
         return True

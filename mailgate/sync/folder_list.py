@@ -50,6 +50,7 @@ async def refresh(context: Context, known: Sequence[FolderState] | None = None) 
         told = await folder_names.told(context, known, listed)
         difference, gone, renamed = listing.by_identity(known, listed, difference, gone, listing.moved(known, told))
         renamed |= await _renames(context, gone, difference.appeared, told)
+        context.contradicted.update(context.misnamed - renamed.keys() - {folder.id for folder in gone})
         context.misnamed.clear()
         # One that stayed may be another by now, which took its name; a look by its numbers was one at the other.
         context.verified.clear()

@@ -7,6 +7,7 @@ the same UIDNEXT, count and MODSEQ: nothing but their identity says which is whi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -179,6 +180,35 @@ async def test_identities_that_change_by_themselves_cost_no_message_its_id(
         await again(crm)
         assert await crm.engine.near() == crm.engine.far()
     assert before.items() <= (await ids(crm)).items()
+
+
+async def test_identities_that_change_by_themselves_hold_up_no_change(
+    crm: Crm, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 0
+    connection = MemoryConnection
+
+    def each(method: str) -> None:
+        ordinary = getattr(connection, method)
+
+        async def another(self: MemoryConnection, name: str, *rest: Any) -> Selected:
+            nonlocal count
+            count += 1
+            account.folders[name].object_id = f"X{count}"
+            selected: Selected = await ordinary(self, name, *rest)
+            return selected
+
+        monkeypatch.setattr(connection, method, another)
+
+    each("open")
+    each("select")
+    await crm.flags(31, add=["\\Flagged"])
+    await crm.move(10, "Work")
+    await crm.delete(20)
+    for _ in range(4):
+        await again(crm)
+    assert await crm.states() == ["applied"] * 3
+    assert await crm.engine.near() == crm.engine.far()
 
 
 async def test_one_identity_under_all_names_tells_nothing(crm: Crm, account: MemoryAccount) -> None:
