@@ -287,8 +287,8 @@ class Puller:
             await self._match_sent(filed, now)
         kept = {arrived.sink for arrived in keep}
         for arrived in batch:
-            self._open.discard(arrived.sink)
             if arrived.sink not in kept:
+                self._open.discard(arrived.sink)
                 arrived.sink.abandon()
         preparing = asyncio.create_task(self._prepare(keep, now))
         self._preparing.add(preparing)
@@ -297,6 +297,7 @@ class Puller:
     async def _prepare(self, keep: Sequence[Arrived], now: Instant) -> Prepared:
         context = self._context
         prepared = await context.workers.prepare(context.preparer, keep, now, bulk=self._job.initial)
+        self._open.difference_update(arrived.sink for arrived in keep)
         _identify(prepared.messages, keep)
         return prepared
 

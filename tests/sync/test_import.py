@@ -278,3 +278,25 @@ async def test_a_disk_that_fails_once_loses_nothing_and_leaves_no_gap(
     assert await attempt(engine)
     assert await engine.near() == engine.far()
     assert len(await engine.events("message.created")) == 40
+
+
+async def test_a_disk_that_fails_is_not_filled_with_what_came_in_vain(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = MemoryAccount()
+    for n in range(6):
+        account.append("INBOX", mail(n, body="0123456789abcdef\r\n" * 70_000), internal_date=NOW)
+    engine = await opened(account, settings=SyncSettings(batch_messages=2))
+
+    def failing(self: Preparer, batch: Sequence[Arrived], now: Instant) -> Prepared:
+        raise BlobStoreError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Preparer, "prepare", failing)
+        with pytest.raises(BlobStoreError):
+            await engine.sync()
+    directory = engine.blobs.shared_directory
+    assert directory is not None
+    assert [path for path in directory.rglob("*#*") if path.is_file()] == []
+    assert await attempt(engine)
+    assert await engine.near() == engine.far()
