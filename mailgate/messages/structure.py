@@ -143,6 +143,10 @@ def read_tree(raw: bytes, limits: Limits, defects: list[str]) -> Node:
         root = _fast_tree(raw)
     except ParseError:
         return fallback_tree(raw, limits, defects)
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Rust, which is no Exception, and has no name to import
+            raise
+        return fallback_tree(raw, limits, defects)
     if _hollow(root):
         defects.append("multipart_without_parts")
         return PlainNode(content=raw[header_end(raw) :])

@@ -10,7 +10,7 @@ Order matters: every blob is put, then one `settle` makes all of them durable, a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -192,6 +192,11 @@ class Preparer:
             aside.append(refusal)
         return Prepared(messages, aside)
 
+    def unread(self, arrived: Arrived, now: Instant) -> Prepared:
+        """Keep the bytes of what ended the process that read it, and set it aside. Raises as `prepare`."""
+        message, aside = self._prepare(arrived, now, _deadly)
+        return Prepared((message,), () if aside is None else (aside,))
+
     def settle(self, messages: Sequence[PreparedMessage]) -> None:
         """Make their blobs durable: rows may refer to them now."""
         if len(messages) == 1:
@@ -236,7 +241,9 @@ class Preparer:
             links=self._links(reading),
         )
 
-    def _prepare(self, arrived: Arrived, now: Instant) -> tuple[PreparedMessage, Aside | None]:
+    def _prepare(
+        self, arrived: Arrived, now: Instant, read: Callable[[bytes], _Reading] | None = None
+    ) -> tuple[PreparedMessage, Aside | None]:
         sink, meta, keys = arrived.sink, arrived.meta, self._keys
         if isinstance(sink, StreamSink):
             raw = bytes(sink.head)
@@ -253,7 +260,7 @@ class Preparer:
         message_id, item_ref = (new_id(now), new_ref()) if known is None else (known.message_id, known.item_ref)
         unread = None
         try:
-            reading = _read(raw)
+            reading = (read or _read)(raw)
         except Exception as error:  # noqa: BLE001 - whatever a hostile message breaks, its bytes are kept
             reading = _Reading(None, False, None, encode_summary(UNREAD))
             reason = f"it can't be read: {type(error).__name__}; its bytes are kept"
@@ -325,6 +332,14 @@ class _Reading:
     answers: bytes | None = None
     links: tuple[bytes, ...] = ()
     returned: Returned | None = None
+
+
+class DeadlyError(Exception):
+    """It ended the process that read it."""
+
+
+def _deadly(_: bytes) -> _Reading:
+    raise DeadlyError
 
 
 def _read(raw: bytes) -> _Reading:

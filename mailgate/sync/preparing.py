@@ -16,6 +16,8 @@ P2  It is never needed: when it is gone, slow to start or refuses, the thread pr
 P3  It ends when this process ends, however that ends: its lanes are closed then. It ends too when nothing was imported
     for a while, and with it the keys in its memory.
 P4  Each lane holds one piece of a batch at a time. The memory between the two has no name, and no disk below it.
+P5  Nobody waits for it for ever. What takes a processor for `PROCESSOR_S` is lost in a message, and ends as if that had
+    killed it. One that only stands still, as its disk may, is given up and killed after `PATIENCE_S`.
 """
 
 from __future__ import annotations
@@ -45,6 +47,18 @@ LANES: Final = 2
 ROOM: Final = 1 << 20
 """Bytes of messages that a lane takes at once."""
 
+PATIENCE_S: Final = 120.0
+"""So long a piece may take, which takes a fraction of a second."""
+
+PROCESSOR_S: Final = 20.0
+"""So much of a processor's time it may take."""
+
+_START_S: Final = 30.0
+"""So long it is waited for where it matters."""
+
+_GRACE_S: Final = 2.0
+"""So long it may take to end by itself."""
+
 _LENGTH: Final = struct.Struct(">Q")
 
 
@@ -65,10 +79,12 @@ class PreparingProcess:
             descriptors = [memory, *(theirs.enter_context(there).fileno() for _, there in pairs)]
             self._free = [_Lane(here, self._memory, number * ROOM) for number, (here, _) in enumerate(pairs)]
             self._lanes = tuple(self._free)
-            command = [sys.executable, "-m", __name__, *map(str, descriptors)]
+            # -P: not what lies in the directory where somebody started us. A group of its own, to be killed with its
+            # fork.
+            command = [sys.executable, "-P", "-m", __name__, *map(str, descriptors)]
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - our own program
-                    command, stdin=subprocess.DEVNULL, pass_fds=descriptors, env=environment
+                    command, stdin=subprocess.DEVNULL, pass_fds=descriptors, env=environment, process_group=0
                 )
             except OSError:
                 self._close()
@@ -87,21 +103,26 @@ class PreparingProcess:
         with self._looking:
             return all(lane.ready for lane in self._lanes)
 
+    def wait_until_ready(self) -> None:
+        """Raises OSError and EOFError when it is gone, or does not begin."""
+        with self._looking:
+            for lane in self._lanes:
+                lane.wait_until_ready()
+
     def prepare(self, job: Job, bodies: Sequence[bytes | bytearray]) -> Prepared | None:
         """What `Preparer.prepare` makes of it; None when it has to be done here: it is too much, or every lane is
-        taken. Raises OSError and EOFError when it is gone.
+        taken. Raises OSError and EOFError when it is gone, or gives no answer.
         """
         try:
             lane = self._free.pop()
         except IndexError:
             return None
-        try:
-            return lane.prepare(job, bodies)
-        finally:
-            self._free.append(lane)
+        done = lane.prepare(job, bodies)
+        self._free.append(lane)  # after an error its next answer might be the one to this
+        return done
 
     def retire(self) -> bool:
-        """End it if nobody uses it; whether it ended."""
+        """Take it out of use if nobody uses it, so that it can be ended; whether that is so."""
         taken = []
         with contextlib.suppress(IndexError):
             while True:
@@ -109,14 +130,18 @@ class PreparingProcess:
         if len(taken) < LANES:
             self._free += taken
             return False
-        self.end()
         return True
 
     def end(self) -> None:
-        """Let it end, and wait for that; harmless when called twice. Who waits for an answer gets EOFError."""
+        """Let it end, or kill it if it does not; harmless when called twice. Who waits for an answer gets EOFError."""
         with self._ended:
             self._close()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_S)
+            if self._process.returncode != 0:  # else it has waited for its fork
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait()
 
     def _close(self) -> None:
         for lane in self._lanes:
@@ -136,10 +161,19 @@ class _Lane:
     def ready(self) -> bool:
         if not self._started:
             with contextlib.suppress(BlockingIOError):
-                if not self._line.recv(1, socket.MSG_DONTWAIT):
-                    raise EOFError
-                self._started = True
+                self._begin(socket.MSG_DONTWAIT)
         return self._started
+
+    def wait_until_ready(self) -> None:
+        if not self._started:
+            self._line.settimeout(_START_S)
+            self._begin()
+
+    def _begin(self, flags: int = 0) -> None:
+        if not self._line.recv(1, flags):
+            raise EOFError
+        self._line.settimeout(PATIENCE_S)
+        self._started = True
 
     def prepare(self, job: Job, bodies: Sequence[bytes | bytearray]) -> Prepared | None:
         lengths = [len(body) for body in bodies]
@@ -202,7 +236,10 @@ class _There:
                 for length in lengths:
                     bodies.append(self._memory[at : at + length])
                     at += length
-                _send(line, self._prepared(job, bodies))
+                signal.setitimer(signal.ITIMER_PROF, PROCESSOR_S)  # SIGPROF is the end, whatever it is lost in
+                answer = self._prepared(job, bodies)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                _send(line, answer)
 
     def _prepared(self, job: Job, bodies: list[bytes]) -> bytes:
         try:
@@ -232,7 +269,6 @@ def main(memory: int, lines: Sequence[int]) -> None:
     """`python -m mailgate.sync.preparing DESCRIPTOR…`, started by `PreparingProcess` only."""
     gc.freeze()  # what was loaded stays: the collector need not look at it again and again
     gc.set_threshold(20_000)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
     mine, forks = 0, list[int]()
     for number in range(1, len(lines)):
         forks.append(os.fork())

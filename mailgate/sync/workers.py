@@ -9,18 +9,22 @@ What is short or waits for the disk has threads of its own, or it would wait for
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-import pickle
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
 from typing import Final, TypeVar
+
+import structlog
 
 from mailgate.clock import Instant
 from mailgate.sync.arriving import Arrived
 from mailgate.sync.prepare import Prepared, Preparer
 from mailgate.sync.preparing import LANES, ROOM, PreparingProcess
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -49,7 +53,10 @@ class Workers:
         self._bulk = ThreadPoolExecutor(LANES, thread_name_prefix="mailgate-import-short")
         self._live = ThreadPoolExecutor(1, thread_name_prefix="mailgate-live")
         self._process: PreparingProcess | None = None
-        self._losing = threading.Lock()
+        self._processes: set[PreparingProcess] = set()
+        self._changing = threading.RLock()
+        self._closed = False
+        self._careful = False  # one was lost: nothing is read here that another process can read
         able = (processors or os.cpu_count() or 1) > 1 and hasattr(os, "memfd_create")
         self._failures = 0 if able else MOST_FAILURES
         self._idle: asyncio.TimerHandle | None = None
@@ -79,41 +86,89 @@ class Workers:
         failed = next((item for item in done if isinstance(item, BaseException)), None)
         if failed is not None:
             raise failed
-        found = [item for item in done if isinstance(item, Prepared)]
-        messages = [message for item in found for message in item.messages]
-        await self.run(partial(preparer.settle, messages), bulk=True)
-        return Prepared(messages, [aside for item in found for aside in item.aside])
+        prepared = _joined([item for item in done if isinstance(item, Prepared)])
+        await self.run(partial(preparer.settle, prepared.messages), bulk=True)
+        return prepared
 
     def close(self) -> None:
-        """End the threads once their work is done, and the process."""
+        """End the process, and the threads once their work is done."""
         if self._idle is not None:
             self._idle.cancel()
+        with self._changing:
+            self._closed = True
+            processes = list(self._processes)
+        for process in processes:
+            process.end()  # first: a thread may wait for it
         for threads in (self._pieces, self._bulk, self._live):
             threads.shutdown()
-        if self._process is not None:
-            self._process.end()
 
     def _piece(self, preparer: Preparer, piece: Sequence[Arrived], now: Instant) -> Prepared:
         process = self._process
-        done = None if process is None else self._beside(process, preparer, piece, now)
+        if process is not None and self._careful:
+            try:
+                process.wait_until_ready()
+            except (OSError, EOFError):
+                self._lose(process)
+                process = None
+        try:
+            done = None if process is None else self._beside(process, preparer, piece, now)
+        except _LostError as lost:
+            if not lost.stalled:
+                return self._one_by_one(preparer, piece, now)
+            done = None
         return preparer.prepare(piece, now) if done is None else done
 
     def _beside(
         self, process: PreparingProcess, preparer: Preparer, piece: Sequence[Arrived], now: Instant
     ) -> Prepared | None:
-        """What the process makes of the piece; None when it can't, or won't."""
+        """What the process makes of the piece; None when it can't, or won't. Raises _LostError."""
         try:
-            if not process.ready:
-                return None
-            job = preparer.job(piece, now)
-            done = process.prepare(*job) if job is not None else None
-        except (OSError, EOFError, ValueError, pickle.PickleError):  # killed, or not ours any more
+            ready = process.ready
+        except (OSError, EOFError):
             self._lose(process)
             return None
+        job = preparer.job(piece, now) if ready else None
+        if job is None:
+            return None
+        try:
+            done = process.prepare(*job)
+        except Exception as error:  # killed, stopped, or not ours any more
+            self._lose(process)
+            raise _LostError(stalled=isinstance(error, TimeoutError)) from error
         if done is not None:
             for arrived in piece:
                 arrived.sink.abandon()
         return done
+
+    def _one_by_one(self, preparer: Preparer, piece: Sequence[Arrived], now: Instant) -> Prepared:
+        """The process was lost while it had these. One of them may be why, and would end this process too: each is
+        tried in another one. What ends that as well is kept unread.
+        """
+        done: list[Prepared] = []
+        process: PreparingProcess | None = None
+        counted, able = 1, True
+        try:
+            for arrived in piece:
+                prepared = None
+                try:
+                    if process is None and able:
+                        process = self._started()
+                        able = process is not None
+                    if process is not None:
+                        prepared = self._beside(process, preparer, [arrived], now)
+                except _LostError as lost:
+                    process, able = None, not lost.stalled
+                    if able:
+                        log.warning("message_kept_unread", uid=arrived.meta.uid, octets=arrived.octets)
+                        with self._changing:
+                            self._failures = max(0, self._failures - counted)  # it was the message
+                            counted = 0
+                        prepared = preparer.unread(arrived, now)
+                done.append(preparer.prepare([arrived], now) if prepared is None else prepared)
+        finally:
+            if process is not None:
+                self._end(process)
+        return _joined(done)
 
     # The process.
 
@@ -125,23 +180,71 @@ class Workers:
         self._idle = loop.call_later(IDLE_S, self._retire)
         if self._process is None and self._failures < MOST_FAILURES:
             try:
-                self._process = PreparingProcess()
+                self._process = self._start()
             except OSError:  # no memory, too many processes: it goes without
                 self._failures += 1
 
+    def _start(self) -> PreparingProcess:
+        with self._changing:
+            if self._closed:
+                raise OSError
+            process = PreparingProcess()
+            self._processes.add(process)
+            return process
+
+    def _started(self) -> PreparingProcess | None:
+        """Another one, which is ready; None where none can be had."""
+        try:
+            process = self._start()
+        except OSError:
+            return None
+        try:
+            process.wait_until_ready()
+        except (OSError, EOFError):
+            self._end(process)
+            return None
+        return process
+
+    def _end(self, process: PreparingProcess) -> None:
+        process.end()
+        with self._changing:
+            self._processes.discard(process)
+
     def _retire(self) -> None:
-        if self._process is None or self._process.retire():
+        process = self._process
+        if process is None or process.retire():
             self._process = self._idle = None
+            if process is not None:
+                self._bulk.submit(self._end, process)  # which may wait
         else:
             self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._retire)
 
     def _lose(self, process: PreparingProcess) -> None:
-        """It is gone: told by each thread that used it, counted once."""
-        with self._losing:
+        """It is gone: told by each thread that used it, counted once. Raises CancelledError when all is to end."""
+        with self._changing:
+            if self._closed:
+                raise CancelledError  # nobody waits for it
             if self._process is process:
                 self._process = None
                 self._failures += 1
-        process.end()
+                self._careful = True
+                if self._failures < MOST_FAILURES:
+                    with contextlib.suppress(OSError):
+                        self._process = self._start()
+                log.warning("preparing_process_lost", times=self._failures, most=MOST_FAILURES)
+        self._end(process)
+
+
+class _LostError(Exception):
+    """The process was lost over what it was given; `stalled`: it stood still, as no message can make it."""
+
+    def __init__(self, *, stalled: bool) -> None:
+        super().__init__()
+        self.stalled = stalled
+
+
+def _joined(done: Sequence[Prepared]) -> Prepared:
+    return Prepared([m for item in done for m in item.messages], [aside for item in done for aside in item.aside])
 
 
 def _prepare_alone(preparer: Preparer, batch: Sequence[Arrived], now: Instant) -> Prepared:

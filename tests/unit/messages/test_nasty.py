@@ -404,3 +404,21 @@ def test_megabytes_of_one_thing_cost_little(name: str, raw: bytes) -> None:
     seconds, kilobytes = run.stdout.split()
     assert float(seconds) < 8
     assert int(kilobytes) < 160 * 1024
+
+
+class PanicException(BaseException):
+    """What a panic of the fast parser raises."""
+
+
+def test_a_panic_of_the_fast_parser_is_one_more_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: BaseException = PanicException("index out of bounds")
+
+    def panic(raw: bytes, **_: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(structure, "parse_email_tree", panic)
+    raw = b"Subject: read all the same\r\n\r\ntext"
+    assert parse_summary(raw).subject == "read all the same"
+    raised = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        parse_summary(raw)

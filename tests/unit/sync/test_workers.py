@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,10 +20,12 @@ from connectors.model import MessageMeta
 from mailgate.blobs import BlobStore
 from mailgate.clock import DAY
 from mailgate.keys import KeyMissingError, KeyRing, TenantKeys
+from mailgate.sync import preparing
 from mailgate.sync import workers as module
 from mailgate.sync.arriving import Arrived, MemorySink
+from mailgate.sync.incoming import Cause
 from mailgate.sync.prepare import Prepared, Preparer
-from mailgate.sync.preparing import LANES
+from mailgate.sync.preparing import LANES, PreparingProcess
 from mailgate.sync.workers import Workers
 from retention.model import AnchorFrom
 
@@ -125,6 +129,146 @@ async def test_a_process_killed_at_work_costs_nothing(workers: Workers, tmp_path
     assert not working.done(), "it waits for the process, which stands still"
     os.kill(pid, signal.SIGKILL)
     parts.verify(await working, originals)
+
+
+def family(process: PreparingProcess) -> list[int]:
+    """It and its forks."""
+    forks = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [process.pid, *map(int, forks)]
+
+
+async def begun(workers: Workers, parts: Parts) -> list[int]:
+    """Numbers of the processes, which are ready."""
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    await until_ready(workers)
+    assert workers.process is not None
+    return family(workers.process)
+
+
+async def until_gone(pids: list[int]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while any(map(_running, pids)):  # noqa: ASYNC110 - they tell nobody
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+async def test_one_that_stands_still_is_given_up(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
+    monkeypatch.setattr(preparing, "PATIENCE_S", 0.1)
+    parts = Parts(tmp_path)
+    pids, batch = await begun(workers, parts), parts.arrived()
+    originals = [bytes(arrived.sink.head) for arrived in batch]
+    os.kill(pids[stopped], signal.SIGSTOP)
+    async with asyncio.timeout(PATIENCE_S):
+        parts.verify(await workers.prepare(parts.preparer, batch, NOW, bulk=True), originals)
+    await until_gone(pids)
+
+
+async def test_one_that_stands_still_holds_up_neither_the_loop_nor_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers, parts = Workers(processors=2), Parts(tmp_path)
+    pids = await begun(workers, parts)
+    os.kill(pids[0], signal.SIGSTOP)
+    batch = parts.arrived()
+    working = asyncio.create_task(workers.prepare(parts.preparer, batch, NOW, bulk=True))
+    await asyncio.wait({working}, timeout=0.1)
+    assert not working.done()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.to_thread(workers.close)
+    await asyncio.gather(working, return_exceptions=True)
+    await until_gone(pids)
+
+    workers = Workers(processors=2)
+    pids = await begun(workers, parts)
+    os.kill(pids[1], signal.SIGSTOP)
+    ends: list[str] = []
+    end = PreparingProcess.end
+
+    def told(process: PreparingProcess) -> None:
+        ends.append(threading.current_thread().name)
+        end(process)
+
+    monkeypatch.setattr(PreparingProcess, "end", told)
+    workers._retire()
+    assert workers.process is None
+    await until_gone(pids)
+    assert ends, "it was ended"
+    assert threading.main_thread().name not in ends, "which takes time that the loop does not have"
+    await asyncio.to_thread(workers.close)
+
+
+async def test_what_an_error_left_behind_is_nobody_elses_answer(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = Parts(tmp_path)
+    await begun(workers, parts)
+    read, short = preparing._read, ["no memory"]
+
+    def reading(line: socket.socket, size: int) -> bytearray:
+        if short and size > 8:
+            short.pop()
+            raise MemoryError
+        return read(line, size)
+
+    monkeypatch.setattr(preparing, "_read", reading)
+    for _ in range(2):
+        batch = parts.arrived()
+        originals = [bytes(arrived.sink.head) for arrived in batch]
+        parts.verify(await workers.prepare(parts.preparer, batch, NOW, bulk=True), originals)
+    assert not short
+
+
+async def test_it_runs_nothing_that_lies_where_it_was_started(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pickle.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    await begun(workers, Parts(tmp_path))
+
+
+DEADLY = """
+import os
+import signal
+import fast_mail_parser
+parse, set_timer = fast_mail_parser.parse_email_tree, signal.setitimer
+def parse_email_tree(raw, **how):
+    if b"deadly" in raw:
+        os._exit(11)
+    while b"endless" in raw:
+        pass
+    return parse(raw, **how)
+fast_mail_parser.parse_email_tree = parse_email_tree
+signal.setitimer = lambda which, s: set_timer(which, s / 40)
+"""
+
+
+async def test_messages_that_end_whoever_reads_them_are_kept_unread(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(DEADLY)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    parts = Parts(tmp_path)
+    deadly = {3, 33, 63, 93, 94}
+    assert len(deadly) > module.MOST_FAILURES
+    await begun(workers, parts)
+    batch = parts.arrived()
+    for arrived in batch:
+        if arrived.meta.uid in deadly:
+            arrived.sink.write(memoryview(b"endless" if arrived.meta.uid == 63 else b"deadly"))
+            arrived.octets = arrived.sink.size
+    originals = [bytes(arrived.sink.head) for arrived in batch]
+    prepared = await workers.prepare(parts.preparer, batch, NOW, bulk=True)
+    assert [message.uid for message in prepared.messages] == list(range(1, COUNT + 1))
+    assert {aside.uid: aside.cause for aside in prepared.aside} == dict.fromkeys(deadly, Cause.UNREADABLE)
+    for message, raw in zip(prepared.messages, originals, strict=True):
+        key = parts.keys.unwrap(message.blob.data_key, message.blob.key_epoch)
+        assert parts.blobs.read_bytes("acme", message.blob.id, key, message.size, limit=1 << 20) == raw
+        assert (message.msgid_token is None) == (message.uid in deadly)
+    assert workers._failures < module.MOST_FAILURES, "the next ones would be read here"
+    await begun(workers, parts)
 
 
 async def test_it_ends_when_it_is_not_used(workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
