@@ -176,7 +176,7 @@ class Preparer:
             if refusal is None:
                 try:
                     message, unread = self._prepare(arrived, now)
-                except MailgateError:
+                except (MailgateError, MemoryError, OSError):  # of the machine, not of the message
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever a hostile message breaks, the others go on
                     reason = f"it can't be stored: {type(error).__name__}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -312,6 +313,20 @@ async def test_destroyed_keys_are_not_shared(workers: Workers, tmp_path: Path) -
     parts.ring.destroy_tenant(REF)
     with pytest.raises(KeyMissingError):
         await workers.prepare(parts.preparer, batch, NOW, bulk=True)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "too many open files")], ids=repr)
+def test_what_the_machine_lacks_sets_no_message_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    parts = Parts(tmp_path)
+
+    def failing(*_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(BlobStore, "put", failing)
+    with pytest.raises(type(error)):
+        parts.preparer.prepare(parts.arrived(), NOW)
 
 
 def test_a_piece_is_small_in_number_and_in_bytes() -> None:
