@@ -239,7 +239,7 @@ def test_a_preview_equals_the_purge_that_follows(database_url: str, tmp_path: Pa
         if supposed is not None:
             await bench.purging.builder.plan(tenant_id, supposed, at)
         run = await service.run(actor=COMMAND, tenant_id=tenant_id)
-        assert preview.counts.to_json() | {"tenants": 1, "halted": []} == run.counts
+        assert preview.counts.to_json() | {"tenants": 1, "halted": [], "stopped": {}} == run.counts
         assert {str(reason): sum_.copies for reason, sum_ in preview.due.items()} == await bench.reasons(tenant_id)
         gone = ids - await bench.purging.ids(tenant_id)
         of_due = [each for each in items if each.verdict.due]
@@ -279,7 +279,7 @@ def test_a_preview_of_all_tenants_equals_the_purge_of_all(database_url: str, tmp
         for id_ in tenants if supposed is not None else ():
             await bench.purging.builder.plan(id_, str(supposed), at)
         run = await service.run(actor=COMMAND)
-        assert whole.counts.to_json() | {"tenants": run.counts["tenants"], "halted": []} == run.counts
+        assert whole.counts.to_json() | {"tenants": run.counts["tenants"], "halted": [], "stopped": {}} == run.counts
         assert whole.going == sum((one.going for one in alone), Sum())
         assert sum((*whole.kept.values(),), Sum()) == sum((sum_ for one in alone for sum_ in one.kept.values()), Sum())
         for id_, preview in zip(tenants, alone, strict=True):

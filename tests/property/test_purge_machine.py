@@ -302,7 +302,7 @@ class PurgeMachine(RuleBasedStateMachine):
         assert self.do(self.purging.ids()) == set(model.anchors) - model.gone
         counts = run.counts
         assert counts["candidates"] == counts["purged"] + sum(counts["kept"].values()) + counts["failed"]
-        assert counts == preview.counts.to_json() | {"tenants": 1, "halted": []}
+        assert counts == preview.counts.to_json() | {"tenants": 1, "halted": [], "stopped": {}}
         self.do(self._certified(run, preview))
         self.do(self._again(batch))
         self.do(self.server.shows_again(model, self.burglar, self.purging.now))
