@@ -310,14 +310,19 @@ class PurgeMachine(RuleBasedStateMachine):
     async def _run(self, batch: int, cut_at: int | None) -> RunRecord:
         service = self._service(batch, cut(cut_at))
         known = {run.id for run in (await service.list_page(limit=200)).items}
+
+        async def begun() -> list[RunRecord]:
+            return [run for run in (await service.list_page(limit=200)).items if run.id not in known]
+
         try:
             await service.run(actor=COMMAND, tenant_id="acme")
         except CutError:
             self.purging.now += TTL  # the dead process's lease runs out
             service = self._service(batch, no_step)
-            if not await service.work():  # it died before anything was written
+            await service.work()
+            if not await begun():  # it died before anything was written
                 await service.run(actor=COMMAND, tenant_id="acme")
-        (run,) = [run for run in (await service.list_page(limit=200)).items if run.id not in known]
+        (run,) = await begun()
         return run
 
     async def _certified(self, run: RunRecord, preview: Preview) -> None:
