@@ -118,7 +118,7 @@ class Facts:
     """What is known at one moment. Mappings are by tenant.
 
     `first_tenant_at`: since when there is anything to purge. `last_run_at`: when the last purge over all tenants ended.
-    `halted`: which tenants the last run over them took nothing of, and why. `failing`: None: of tenants that are gone.
+    `halted`: for which tenants the last run over them stopped, and why. `failing`: None: of tenants that are gone.
     `unsigned`: logs that grew, with the time of their first entry that is not signed. `diverged`: what signing found in
     this process. `plans`: what is wrong with the file of the plans, as this process reads it. `unstamped`: whose newest
     checkpoint the authority did not stamp, and why. `hooks`: whose webhooks are paused because they can't be delivered

@@ -14,8 +14,9 @@ Invariants:
 3. Cut anywhere, `resume` goes on from the last commit and ends as an uncut run would have.
 4. What the store refuses shrinks the batch down to one copy; that copy is deferred, logged and counted as failed, and
    the walk goes on.
-5. A run that would take improbably many of a tenant's copies takes none of them: it says so in the tenant's log, goes
-   on with the next tenant, and ends as halted.
+5. A run that would take improbably many of a tenant's copies takes none of them, or, where it meets so many only on
+   its way, none beyond what was allowed: it says so in the tenant's log, goes on with the next tenant, and ends as
+   halted.
 6. An error that is not the batch's own (disk, connection, log) ends the work and leaves the run unfinished, to be
    resumed: nothing is counted that did not commit.
 """
@@ -26,7 +27,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from retention.model import Brake, Copy, Counts, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
+from retention.model import Brake, Copy, Counts, Cutoffs, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
 from retention.policy import clock_fault, cutoffs, judge
 from retention.port import BatchFailedError, Load, Position, Progress, PurgeStore, PurgeUnit, Run, Survey
 
@@ -196,28 +197,37 @@ class Engine:
             return progress
         progress.tenant_id = tenant_id
         await unit.open()
-        load = await self._improbable(run, tenant_id, rules, unit)
+        bounds = cutoffs(rules, run.now_at)
+        load = None if bounds is None else await self._improbable(run, bounds, progress, unit)
+        return await self._record(progress, load, unit)
+
+    async def _record(self, progress: Progress, load: Load | None, unit: PurgeUnit) -> Progress:
+        """Write down how far the run is; with a `load` it stops here for this tenant."""
         if load is not None:
-            progress.counts.keep(str(KeptBy.BRAKE), load.going)
+            went, tenant_id = progress.counts.purged, str(progress.tenant_id)
+            progress.counts.keep(str(KeptBy.BRAKE), load.going - went)
             await unit.abort(progress.counts, APPROVED_BRAKE)
             progress = _tenant_done(progress)
-            progress.halted.append(f"{tenant_id}: {load.going} of {load.copies} copies would go")
-            progress.stopped[tenant_id] = load.going
+            so_far = f", {went} of them went before it stopped" if went else ""
+            progress.halted.append(f"{tenant_id}: {load.going} of {load.copies} copies would go{so_far}")
+            progress.stopped[tenant_id] = load.going - went
         await unit.record(progress)
         return progress
 
-    async def _improbable(self, run: Run, tenant_id: str, rules: Rules, unit: PurgeUnit) -> Load | None:
+    async def _improbable(self, run: Run, bounds: Cutoffs, progress: Progress, unit: PurgeUnit) -> Load | None:
         """What the run would take of the tenant, if that is improbably much, nothing explains it, and whoever approved
-        it did not see so many.
+        it did not see so many. Otherwise the progress says how many may go until it is asked again.
         """
-        bounds = cutoffs(rules, run.now_at)
-        approved = run.approved_of(tenant_id) if APPROVED_BRAKE in run.approved else 0
-        if bounds is None or approved is None:
+        approved = run.approved_of(str(progress.tenant_id)) if APPROVED_BRAKE in run.approved else 0
+        if approved is None:
+            progress.allowed = None
             return None
-        load = await unit.load(bounds, self._brake)
-        if load is None or load.explained:
-            return None
-        return None if load.going <= max(approved, self._brake.limit(load.copies)) else load
+        load = await unit.load(bounds, self._brake, progress.counts.purged, progress.position)
+        limit = max(approved, self._brake.minimum if load is None else self._brake.limit(load.copies))
+        if load is not None and not load.explained and load.going > limit:
+            return load
+        progress.allowed = limit if load is None else max(limit, load.going)
+        return None
 
     async def _next(self, run: Run, before: Progress, limit: int, unit: PurgeUnit) -> tuple[Progress, bool]:
         """One batch; the progress after it, and whether it was the last."""
@@ -244,6 +254,10 @@ class Engine:
             else:
                 progress.counts.keep(str(verdict.kept_by))
         self._step("judged")
+        if due and progress.allowed is not None and progress.counts.purged + len(due) > progress.allowed:
+            load = await self._improbable(run, bounds, progress, unit)
+            if load is not None:  # the run met more than was there when the tenant was opened
+                return await self._record(before.copy(), load, unit), True
         for kept_by, count in (await unit.kept_between(bounds, before.position, through, candidates)).items():
             progress.counts.keep(kept_by, count)
         if due:
@@ -324,7 +338,7 @@ def _halted(tenants: Sequence[str]) -> str:
     text = "; ".join(tenants)
     if len(text) > _LONGEST_DETAIL:
         text = f"{text[:_LONGEST_DETAIL]}… ({len(tenants)} tenants)"
-    return f"brake: {text}. Nothing of theirs was purged; look, then approve it (approve_brake)"
+    return f"brake: {text}. Nothing more of theirs was purged; look, then approve it (approve_brake)"
 
 
 def _tenant_done(before: Progress) -> Progress:
@@ -333,5 +347,6 @@ def _tenant_done(before: Progress) -> Progress:
     progress.tenants += 1
     progress.done_through = progress.tenant_id
     progress.tenant_id = progress.position = None
+    progress.allowed = 0
     progress.counts = Counts()
     return progress

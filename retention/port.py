@@ -67,8 +67,9 @@ class Progress:
     """How far a run is; part of every unit that moves it.
 
     `totals` are the finished tenants' counts. `tenant_id` is the one in work (its `run.open` stands in its log),
-    with its own counts and position; tenants up to `done_through` (in order of ids) are finished. `halted` says for
-    which of them the run stopped, and why; `stopped`, how many of their copies it would have taken.
+    with its own counts and position; tenants up to `done_through` (in order of ids) are finished. `allowed` is how many
+    copies of the one in work may go before the brake is asked again; None: whatever it would take. `halted` says for
+    which tenants the run stopped, and why; `stopped`, how many more of their copies it would have taken.
     """
 
     totals: Counts = field(default_factory=Counts)
@@ -77,6 +78,7 @@ class Progress:
     tenant_id: str | None = None
     counts: Counts = field(default_factory=Counts)
     position: Position | None = None
+    allowed: int | None = 0
     halted: list[str] = field(default_factory=list)
     stopped: dict[str, int] = field(default_factory=dict)
 
@@ -89,6 +91,7 @@ class Progress:
             self.tenant_id,
             self.counts.copy(),
             self.position,
+            self.allowed,
             list(self.halted),
             dict(self.stopped),
         )
@@ -110,8 +113,8 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a run would take of a tenant: `going` of its `copies`. `explained`: a recorded change of its plan, which no
-    run has seen yet, makes the difference.
+    """What a run takes of a tenant: `going` of its `copies`, what it took already among both. `explained`: a recorded
+    change of its plan, which no run has seen yet, makes the difference.
     """
 
     going: int
@@ -147,8 +150,10 @@ class PurgeUnit(Protocol):
     async def defer(self, copy: Copy, reason: str) -> None:
         """Log that this copy should have gone and could not."""
 
-    async def load(self, bounds: Cutoffs, brake: Brake) -> Load | None:
-        """What the run would take; None when that is not more than the brake allows whatever the tenant has."""
+    async def load(self, bounds: Cutoffs, brake: Brake, taken: int, after: Position | None) -> Load | None:
+        """What the run would take after this position beside those that it took; None when all that is not more than
+        the brake allows whatever the tenant has.
+        """
 
     async def open(self) -> None:
         """Log that the run begins in this tenant."""

@@ -153,16 +153,30 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
         ),
         # Purges that halted.
         (
-            r"brake: (?P<what>.*?)(\. Nothing of theirs was purged; look, then approve it \(approve_brake\))?",
-            marked("stopped by the brake, so nothing of theirs was purged: %(what)s"),
+            r"brake: (?P<what>.*?)(\. Nothing (more )?of theirs was purged; look, then approve it \(approve_brake\))?",
+            marked("stopped by the brake, so nothing more of theirs was purged: %(what)s"),
         ),
         (
             r"run (?P<run>\w{26}) halted, (?P<going>\d+) of (?P<copies>\d+) copies would go",
             marked("purge %(run)s halted, %(going)s of %(copies)s copies would go"),
         ),
         (
+            (
+                r"run (?P<run>\w{26}) halted, (?P<going>\d+) of (?P<copies>\d+) copies would go, "
+                r"(?P<gone>\d+) of them went before it stopped"
+            ),
+            marked("purge %(run)s halted, %(going)s of %(copies)s copies would go, %(gone)s of them went before"),
+        ),
+        (
             r"(?P<tenant>[A-Za-z0-9._-]{1,64}): (?P<going>\d+) of (?P<copies>\d+) copies would go",
             marked("%(tenant)s: %(going)s of %(copies)s copies would go"),
+        ),
+        (
+            (
+                r"(?P<tenant>[A-Za-z0-9._-]{1,64}): (?P<going>\d+) of (?P<copies>\d+) copies would go, "
+                r"(?P<gone>\d+) of them went before it stopped"
+            ),
+            marked("%(tenant)s: %(going)s of %(copies)s copies would go, %(gone)s of them went before it stopped"),
         ),
         # Guards.
         (

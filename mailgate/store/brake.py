@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, literal, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import DAY, Instant
@@ -18,20 +18,31 @@ from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.schema import log_leaves, messages
 from mailgate.store.schema import runs as runs_table
 from retention.model import Brake
-from retention.port import Load
+from retention.port import Load, Position
 
 _M = messages.c
 
 
-async def load(conn: AsyncConnection, expiry: Expiry, horizon: Horizon, brake: Brake, plans_at: Instant) -> Load | None:
-    """What a run by this horizon would take; None when that is not more than `brake.minimum`, which is looked at first
-    since it costs next to nothing.
+async def load(
+    conn: AsyncConnection,
+    expiry: Expiry,
+    horizon: Horizon,
+    brake: Brake,
+    plans_at: Instant,
+    taken: int,
+    after: Position | None,
+) -> Load | None:
+    """What a run by this horizon would take that took some already and stands at this position; None when that is not
+    more than `brake.minimum`, which is looked at first since it costs next to nothing.
     """
-    some = select(_M.id).where(_going(horizon)).limit(brake.minimum + 1).subquery()
-    if (await conn.execute(select(func.count()).select_from(some))).scalar_one() <= brake.minimum:
+    which = _going(horizon)
+    if after is not None:
+        which = and_(which, tuple_(_M.anchor_at, _M.id) > tuple_(literal(after[0]), literal(after[1])))
+    some = select(_M.id).where(which).limit(max(brake.minimum + 1 - taken, 1)).subquery()
+    if taken + (await conn.execute(select(func.count()).select_from(some))).scalar_one() <= brake.minimum:
         return None
-    going = await _count(conn, _going(horizon))
-    copies = await _count(conn, _M.tenant_id == horizon.tenant_id)
+    going = taken + await _count(conn, which)
+    copies = taken + await _count(conn, _M.tenant_id == horizon.tenant_id)
     limit = brake.limit(copies)
     explained = going > limit and await _explained(conn, expiry, horizon, limit, plans_at)
     return Load(going, copies, explained)

@@ -191,10 +191,10 @@ class SqlPurgeUnit:
         row = self._rows[copy.id]
         self._write(leaves.item_deferred, item_ref=row.item_ref, mailbox_ref=row.mailbox_id, reason=reason)
 
-    async def load(self, bounds: Cutoffs, brake: Brake) -> Load | None:
+    async def load(self, bounds: Cutoffs, brake: Brake, taken: int, after: Position | None) -> Load | None:
         """What the run would take, by the horizon that `lock_tenant` made."""
         del bounds  # the horizon has them
-        return await load(self._tx.conn, self._expiry, self._known_horizon(), brake, self._at)
+        return await load(self._tx.conn, self._expiry, self._known_horizon(), brake, self._at, taken, after)
 
     async def open(self) -> None:
         """Log the run's opening."""

@@ -148,6 +148,7 @@ def progress_to_json(progress: Progress) -> dict[str, Any]:
             "tenant_id": progress.tenant_id,
             "counts": progress.counts.to_json(),
             "position": progress.position,
+            "allowed": progress.allowed,
             "halted": progress.halted,
             "stopped": progress.stopped,
         },
@@ -167,6 +168,7 @@ def progress_from_json(counts: Mapping[str, Any]) -> Progress:
         tenant_id=saved["tenant_id"],
         counts=Counts.from_json(saved["counts"]),
         position=None if position is None else (int(position[0]), str(position[1])),
+        allowed=saved.get("allowed", 0),
         halted=list(saved.get("halted", ())),  # a run that an older version began has none
         stopped=dict(saved.get("stopped", {})),
     )

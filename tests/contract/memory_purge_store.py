@@ -160,11 +160,11 @@ class Unit:
     async def defer(self, copy: Copy, reason: str) -> None:
         self._state.log.append((self._tenant_id, "item.deferred", self._run.id, copy.id, reason))
 
-    async def load(self, bounds: Cutoffs, brake: Brake) -> Load | None:
-        going = sum(of_age(copy, bounds) and not copy.pins and not copy.holds for copy in self._copies.values())
+    async def load(self, bounds: Cutoffs, brake: Brake, taken: int, after: Position | None) -> Load | None:
+        going = taken + sum(not copy.pins and not copy.holds for copy in self._walk(bounds, after))
         if going <= brake.minimum:
             return None
-        return Load(going, len(self._copies), self._tenant_id in self._store.explained)
+        return Load(going, taken + len(self._copies), self._tenant_id in self._store.explained)
 
     async def open(self) -> None:
         self._state.log.append((self._tenant_id, "run.open", self._run.id))

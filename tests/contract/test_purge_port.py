@@ -235,7 +235,7 @@ async def test_a_run_is_unfinished_until_it_is_finished(subject: Subject) -> Non
     assert await subject.port.unfinished() is None
     run = await begun(subject)
     position = (NOW - 40 * DAY, "X")
-    progress = Progress(Counts(1, 1, 0, 10), 1, "aaa", "acme", Counts(3, 1, 0, 5, {"pinned": 2}), position)
+    progress = Progress(Counts(1, 1, 0, 10), 1, "aaa", "acme", Counts(3, 1, 0, 5, {"pinned": 2}), position, 9)
 
     async def work(unit: PurgeUnit) -> None:
         await unit.lock_tenant(NOW)

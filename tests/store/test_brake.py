@@ -186,3 +186,57 @@ async def test_a_run_that_was_approved_by_an_older_version_goes_on(purging: Purg
         await tx.conn.execute(runs.update().values(policy=policy))
     assert await service.work() == 1
     assert await purging.ids() == set()
+
+
+@pytest.mark.parametrize("approved", [True, False], ids=["approved", "not-approved"])
+async def test_a_run_that_meets_more_than_it_was_let_take_stops_at_its_next_batch(
+    purging: Purging, approved: bool
+) -> None:
+    """Copies become due while it runs: nothing beyond what was approved goes, and what stays waits for a person."""
+    home = await grown(purging, "crm_plus", *range(40, 48) if approved else (40, 41, 42))
+    allowed = 8 if approved else BRAKE.minimum
+    service, met = a_service(purging), False
+    transact = service._store.transact
+
+    async def meddled(run: Any, tenant_id: str, work: Any) -> Any:
+        nonlocal met
+        done = await transact(run, tenant_id, work)
+        if not met and len(await purging.ids()) < allowed:  # after its first batch
+            met = True
+            await purging.builder.copies(home, [Seed(NOW - 31 * DAY) for _ in range(12)])
+        return done
+
+    service._store.transact = meddled  # type: ignore[method-assign]
+    more = {"approve_brake": True, "approve_up_to": 8} if approved else {}
+    halted = await service.run(actor=COMMAND, **more)
+    assert met
+    gone, left = halted.counts["purged"], len(await purging.ids())
+    assert 0 < gone <= allowed
+    assert (halted.state, halted.counts["kept"], gone + left) == ("halted", {"brake": left}, 12 + allowed)
+    assert halted.counts["stopped"] == {"acme": left}  # so that the next approval is of these
+    assert halted.detail is not None
+    assert f"acme: {12 + allowed} of {12 + allowed} copies would go, {gone} of them went before" in halted.detail
+    abort = [leaf for leaf in await purging.leaves() if leaf["type"] == "run.abort"][-1]
+    assert (abort["reason"], abort["purged"], abort["kept"]) == ("brake", gone, {"brake": left})
+    done = await run(purging, approve_brake=True)
+    assert (done.state, done.counts["purged"], await purging.ids()) == ("completed", left, set())
+    bodies = [body async for body in purging.store.reader.entries(home.tenant, 0, 1_000)]
+    assert replay_leaves(bodies).verdict is Verdict.OK
+
+
+async def test_a_change_of_plan_while_a_run_goes_on_explains_what_it_makes_due(purging: Purging) -> None:
+    await grown(purging, "professional", 100, 99, *range(31, 39))
+    service, met = a_service(purging), False
+    transact = service._store.transact
+
+    async def meddled(run: Any, tenant_id: str, work: Any) -> Any:
+        nonlocal met
+        if not met and len(await purging.ids()) == 8:
+            met = True
+            purging.now += 1
+            await purging.builder.plan("acme", "crm_plus", purging.now)
+        return await transact(run, tenant_id, work)
+
+    service._store.transact = meddled  # type: ignore[method-assign]
+    done = await service.run(actor=COMMAND)
+    assert (met, done.state, done.counts["purged"]) == (True, "completed", 10)

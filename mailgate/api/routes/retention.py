@@ -138,7 +138,7 @@ class RunAnswer(Counts):
         description="of how many copies the brake's approval is, by tenant; `*`: of every tenant"
     )
     halted_at: dict[str, int] = Field(
-        description="by tenant: how many copies would have gone where the brake stopped it"
+        description="by tenant: how many more copies would have gone where the brake stopped it"
     )
 
 

@@ -20,10 +20,14 @@ from tests.unit.admin.texts import OTHERS
 NOW: Instant = 1_795_953_600_000_000
 RUN = "01M7WM6FE40SAGPPKGDGQGGRQH"
 ENGLISH = re.compile(r"\b(the|is|are|of|since|not|no)\b")
+GONE = ", 2 of them went before it stopped"
 FACTS = Facts(
     first_tenant_at=NOW - 9 * DAY,
     clock=_jumped("back", NOW, NOW + DAY),
-    halted={"acme": f"run {RUN} halted, 30 of 40 copies would go"},
+    halted={
+        "acme": f"run {RUN} halted, 30 of 40 copies would go",
+        "cut": f"run {RUN} halted, 30 of 40 copies would go, 12 of them went before it stopped",
+    },
     failing={"acme": Failing(2, NOW - HOUR, "disk full"), "one": Failing(1, NOW - HOUR, "disk full")},
     plans_unknown={"acme": "gold"},
     unsigned={"acme": NOW - DAY, "bad": NOW - DAY},
@@ -60,9 +64,9 @@ GUARDS = judge(
 def test_alarms_and_parts_are_said_in_every_language(code: str) -> None:
     words = language(code)
     alarms = decide(FACTS, {}, NOW, Limits())
-    assert len(alarms) == 11
+    assert len(alarms) == 12
     assert len(GUARDS) == 7
-    halted = _halted([f"t{n}: 3 of 4 copies would go" for n in range(2)])
+    halted = _halted([f"t{n}: 3 of 4 copies would go{more}" for n, more in enumerate(("", GONE))])
     clock = f"{_jumped('forward', NOW, 0)}. Set the clock right, or approve it (approve_clock)."
     for text in (*(alarm.detail for alarm in alarms), *PARTS, *GUARDS.values(), halted, clock):
         shown = details.detail(words, text)
