@@ -4,6 +4,7 @@ Knows neither messages nor tables: callers give a tenant id, a blob id that was 
 """
 
 from mailgate.blobs.errors import BlobCorruptError, BlobMissingError, BlobStoreError, BlobTooLargeError
+from mailgate.blobs.packs import made_at
 from mailgate.blobs.store import BlobStore, BlobWriter, Erased
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "BlobTooLargeError",
     "BlobWriter",
     "Erased",
+    "made_at",
 ]

@@ -17,9 +17,10 @@ import ctypes
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
+from mailgate.blobs import packs
 from mailgate.blobs.errors import BlobStoreError
 
 _TEMPORARY = re.compile(r"#[0-9]+$")  # object_store's own mark for a staged upload; its listings leave such files out
@@ -95,6 +96,43 @@ class LocalDisk:
                 if path not in failed:
                     self.note(path)
         return failed
+
+    def strike(self, path: str, numbers: Collection[int]) -> set[int]:
+        """Erase blobs from a pack, which goes with the last of them; those that were there. Durable after `settle`.
+
+        Raises FileNotFoundError, OSError, DamagedPackError.
+        """
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._descriptor)
+        try:
+            there, empty = packs.strike(descriptor, numbers)
+        finally:
+            os.close(descriptor)
+        if empty:
+            with contextlib.suppress(FileNotFoundError):  # two struck the last ones at once
+                os.unlink(path, dir_fd=self._descriptor)
+        self.note(path)
+        return there
+
+    def entry(self, path: str, number: int) -> tuple[int, int]:
+        """Where a blob lies in a pack: its beginning and its length. Raises as `strike`, FileNotFoundError too when it
+        was erased.
+        """
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._descriptor)
+        try:
+            found = packs.entries(descriptor)
+        finally:
+            os.close(descriptor)
+        if number >= len(found) or found[number] == (0, 0):
+            raise FileNotFoundError
+        return found[number]
+
+    def members(self, path: str) -> list[int]:
+        """The numbers of the blobs in a pack. Raises as `strike`."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._descriptor)
+        try:
+            return list(packs.living(descriptor))
+        finally:
+            os.close(descriptor)
 
     def settle(self) -> None:
         """Make everything done since the last call durable. Raises BlobStoreError: nothing may refer to those bytes

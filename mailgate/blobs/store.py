@@ -8,7 +8,8 @@ The crash rule (R4): bytes are durable before the rows that refer to them commit
 The other way round for purging: commit the row's end first, then `erase`, then `settle()`, then record the outcome.
 
 Names: `<two hex digits>/<blob id>`, the digits being a checksum of the id, so that a folder holds 1/256 of all. Names
-are never used again. Objects never change: a name means one content for ever.
+are never used again. Objects never change: a name means one content for ever. Blobs of a batch share files on a local
+directory (`mailgate.blobs.packs`); of those only what was erased changes.
 """
 
 from __future__ import annotations
@@ -18,21 +19,26 @@ import enum
 import os
 import re
 import zlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 
+from mailgate.blobs import packs
+from mailgate.blobs.batch import BlobBatch, PackedBlobs, SingleBlobs
 from mailgate.blobs.disk import LocalDisk
 from mailgate.blobs.errors import BlobCorruptError, BlobMissingError, BlobStoreError, BlobTooLargeError
 from mailgate.blobs.frames import FRAME_SIZE, FrameReader, FrameWriter, open_blob, seal_blob
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
 
 _FOLDERS = 256
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{3,63}")
@@ -133,6 +139,13 @@ class BlobStore:
                 obstore.put(self._store, path, stored, use_multipart=False)
         return len(stored)
 
+    def batch(self, tenant_id: str, now: Instant, count: int) -> BlobBatch:
+        """A sink for about `count` blobs that are stored together."""
+        disk = self._disk
+        if disk is None or count < 2:
+            return SingleBlobs(lambda blob_id, data, key: self.put(tenant_id, blob_id, data, key), now)
+        return PackedBlobs(tenant_id, now, lambda name, stored: disk.write(_place(name), stored))
+
     def writer(self, tenant_id: str, blob_id: str, key: bytes) -> BlobWriter:
         """A sink for a blob of any size in constant memory. Raises BlobStoreError."""
         path = _path(blob_id)
@@ -160,27 +173,43 @@ class BlobStore:
         """
         reader = FrameReader(tenant_id, blob_id, key, size)
         with _failing(f"blob {blob_id} can't be read"):
-            result = await obstore.get_async(self._store, _path(blob_id))
-            async for chunk in result.stream(min_chunk_size=FRAME_SIZE):
-                for plain in reader.feed(memoryview(chunk)):
-                    yield plain
-        reader.close()
+            packed = await self._looked_up(blob_id)
+            try:
+                result = await obstore.get_async(self._store, _path(blob_id), options=packed or {})
+                async for chunk in result.stream(min_chunk_size=FRAME_SIZE):
+                    for plain in reader.feed(memoryview(chunk)):
+                        yield plain
+                reader.close()
+            except BlobCorruptError:
+                await self._looked_up(blob_id)  # it may have been erased meanwhile
+                raise
 
     def read_bytes(self, tenant_id: str, blob_id: str, key: bytes, size: int, *, limit: int) -> bytes:
         """The plain bytes at once, for blobs of at most `limit` bytes. Raises as `read` does, and BlobTooLargeError."""
         if size > limit:
             raise BlobTooLargeError(f"blob {blob_id} has {size} bytes, more than the {limit} allowed here")
         with _failing(f"blob {blob_id} can't be read"):
-            result = obstore.get(self._store, _path(blob_id))
-            if result.meta["size"] > _most_stored(size):
+            packed = self._range(blob_id)
+            result = obstore.get(self._store, _path(blob_id), options=packed or {})
+            start, end = result.range
+            if end - start > _most_stored(size):
                 raise BlobCorruptError(f"blob {blob_id} is corrupt: its object is longer than {size} bytes can be")
-            return open_blob(tenant_id, blob_id, key, memoryview(result.bytes()), size)
+            try:
+                return open_blob(tenant_id, blob_id, key, memoryview(result.bytes()), size)
+            except BlobCorruptError:
+                self._range(blob_id)  # it may have been erased meanwhile
+                raise
 
     async def erase(self, blob_id: str) -> Erased:
         """Remove the object. `missing` when there was none; anything else raises BlobStoreError and is to be retried.
 
         On a local directory the removal is durable after the next `settle`.
         """
+        if self._disk is not None and packs.place_of(blob_id) is not None:
+            (outcome,) = await self._erase_local(self._disk, [blob_id])
+            if isinstance(outcome, BlobStoreError):
+                raise outcome
+            return outcome
         path = _path(blob_id)
         try:
             if self._disk is None:
@@ -200,14 +229,15 @@ class BlobStore:
         hide others.
         """
         if self._disk is not None:
-            return await self._unlink_many(self._disk, blob_ids)
+            return await self._erase_local(self._disk, blob_ids)
         at_once = asyncio.Semaphore(_ERASED_AT_ONCE)
         return await asyncio.gather(*(self._erase_caught(blob_id, at_once) for blob_id in blob_ids))
 
     async def exists(self, blob_id: str) -> bool:
         """Whether the object is there (its content is not looked at). Raises BlobStoreError."""
         try:
-            await obstore.head_async(self._store, _path(blob_id))
+            if await self._looked_up(blob_id) is None:
+                await obstore.head_async(self._store, _path(blob_id))
         except FileNotFoundError:
             return False
         except (BaseError, OSError) as error:
@@ -222,13 +252,18 @@ class BlobStore:
             await self.exists("check")
 
     def list_ids(self) -> Iterator[str]:
-        """Every blob id in the store, in no order, in constant memory; objects that are no blobs are left out."""
+        """Every blob id in the store, in no order, in constant memory; objects that are no blobs are left out.
+
+        Of a pack that is empty or damaged, one id stands for the whole.
+        """
         with _failing("blobs can't be listed"):
             for batch in obstore.list(self._store):
                 for meta in batch:
-                    blob_id = meta["path"].rpartition("/")[2]
-                    if _ID.fullmatch(blob_id) and meta["path"] == _path(blob_id):
-                        yield blob_id
+                    name = meta["path"].rpartition("/")[2]
+                    if self._disk is not None and packs.is_pack(name) and meta["path"] == _place(name):
+                        yield from self._members(self._disk, name)
+                    elif _ID.fullmatch(name) and meta["path"] == _path(name):
+                        yield name
 
     def sweep(self, older_than: Instant) -> int:
         """Remove temporary files last written before `older_than` (a killed writer's); returns how many.
@@ -243,16 +278,59 @@ class BlobStore:
                     swept += 1
         return swept
 
-    async def _unlink_many(self, disk: LocalDisk, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
-        paths = {_path(blob_id): blob_id for blob_id in blob_ids}
-        order = sorted(paths)  # each thread has folders of its own, and looks each up once
-        share = max(_UNLINKED_ALONE, -(-len(order) // _UNLINKERS))
-        parts = [order[start : start + share] for start in range(0, len(order), share)]
-        errors: dict[str, OSError] = {}
-        for found in await asyncio.gather(*(asyncio.to_thread(disk.unlink_many, part) for part in parts)):
-            errors |= found
-        failed = {paths[path]: error for path, error in errors.items()}
-        return [_outcome(blob_id, failed[blob_id]) if blob_id in failed else Erased.gone for blob_id in blob_ids]
+    def _range(self, blob_id: str) -> GetOptions | None:
+        """Where it lies in its pack, None when it is an object of its own. Raises FileNotFoundError when the pack has
+        it no more, BlobCorruptError, OSError.
+        """
+        place = packs.place_of(blob_id)
+        if place is None or self._disk is None:
+            return None
+        try:
+            start, length = self._disk.entry(_place(place[0]), place[1])
+        except packs.DamagedPackError:
+            raise BlobCorruptError(f"blob {blob_id} is corrupt: the table of its pack can't be read") from None
+        return {"range": (start, start + length)}
+
+    async def _looked_up(self, blob_id: str) -> GetOptions | None:
+        return None if packs.place_of(blob_id) is None else await asyncio.to_thread(self._range, blob_id)
+
+    @staticmethod
+    def _members(disk: LocalDisk, pack: str) -> Iterator[str]:
+        try:
+            numbers = disk.members(_place(pack)) or [0]
+        except FileNotFoundError:  # erased meanwhile
+            numbers = []
+        except packs.DamagedPackError:
+            numbers = [0]
+        for number in numbers:
+            yield packs.member(pack, number)
+
+    async def _erase_local(self, disk: LocalDisk, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
+        """In threads of which each has folders of its own, and looks each up once."""
+        members: dict[str, list[tuple[int, str]]] = {}
+        singles: dict[str, str] = {}
+        for blob_id in blob_ids:
+            place = packs.place_of(blob_id)
+            if place is None:
+                singles[_path(blob_id)] = blob_id
+            else:
+                members.setdefault(_place(place[0]), []).append((place[1], blob_id))
+        found: dict[str, Erased | BlobStoreError] = {}
+
+        def unlink(paths: Sequence[str]) -> None:
+            failed = disk.unlink_many(paths)
+            for path in paths:
+                blob_id = singles[path]
+                found[blob_id] = _outcome(blob_id, failed[path]) if path in failed else Erased.gone
+
+        def strike(paths: Sequence[str]) -> None:
+            for path in paths:
+                found.update(_struck(disk, path, members[path]))
+
+        await asyncio.gather(
+            *_shared(unlink, sorted(singles), _UNLINKED_ALONE), *_shared(strike, sorted(members), _UNLINKED_ALONE)
+        )
+        return [found[blob_id] for blob_id in blob_ids]
 
     async def _erase_caught(self, blob_id: str, at_once: asyncio.Semaphore) -> Erased | BlobStoreError:
         async with at_once:
@@ -344,6 +422,24 @@ class _failing:  # noqa: N801 - reads as a phrase where it is used
             raise BlobStoreError(f"{self._what}: {_first_line(error)}") from error
 
 
+def _shared(work: Callable[[Sequence[str]], None], paths: Sequence[str], alone: int) -> list[Awaitable[None]]:
+    """The work cut for a few threads; `alone`: of how many files one is soon done."""
+    share = max(alone, -(-len(paths) // _UNLINKERS))
+    return [asyncio.to_thread(work, paths[start : start + share]) for start in range(0, len(paths), share)]
+
+
+def _struck(disk: LocalDisk, path: str, members: Sequence[tuple[int, str]]) -> dict[str, Erased | BlobStoreError]:
+    """Erase these from one pack; what became of each."""
+    try:
+        there = disk.strike(path, [number for number, _ in members])
+    except OSError as error:
+        return {blob_id: _outcome(blob_id, error) for _, blob_id in members}
+    except packs.DamagedPackError:
+        why = f"the table of its pack can't be read; remove the file {path} if nothing in it is needed any more"
+        return {blob_id: BlobStoreError(f"blob {blob_id} can't be erased: {why}") for _, blob_id in members}
+    return {blob_id: Erased.gone if number in there else Erased.missing for number, blob_id in members}
+
+
 def _outcome(blob_id: str, error: OSError) -> Erased | BlobStoreError:
     if isinstance(error, FileNotFoundError):
         return Erased.missing
@@ -353,7 +449,13 @@ def _outcome(blob_id: str, error: OSError) -> Erased | BlobStoreError:
 def _path(blob_id: str) -> str:
     if not _ID.fullmatch(blob_id):
         raise ValueError("not a blob id")
-    return f"{zlib.crc32(blob_id.encode()) % _FOLDERS:02x}/{blob_id}"
+    place = packs.place_of(blob_id)
+    return _place(blob_id if place is None else place[0])
+
+
+def _place(name: str) -> str:
+    """The path of a file of this name: a blob's own, or a pack's."""
+    return f"{zlib.crc32(name.encode()) % _FOLDERS:02x}/{name}"
 
 
 def _most_stored(size: int) -> int:

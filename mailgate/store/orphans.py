@@ -11,9 +11,8 @@ import itertools
 
 from sqlalchemy import select
 
-from mailgate.blobs import BlobStore, Erased
+from mailgate.blobs import BlobStore, Erased, made_at
 from mailgate.clock import Instant
-from mailgate.ids import made_at
 from mailgate.store.database import Database
 from mailgate.store.schema import blob_erasures, blobs
 

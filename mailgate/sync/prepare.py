@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from connectors.model import MessageMeta
+from mailgate.blobs.batch import BlobBatch
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import Instant
 from mailgate.errors import MailgateError
@@ -171,11 +172,12 @@ class Preparer:
         """
         messages: list[PreparedMessage] = []
         aside: list[Aside] = []
+        store = self._blobs.batch(self._tenant_id, now, len(batch))
         for arrived in batch:
             refusal = arrived.refusal
             if refusal is None:
                 try:
-                    message, unread = self._prepare(arrived, now)
+                    message, unread = self._prepare(arrived, now, store)
                 except (MailgateError, MemoryError, OSError):  # of the machine, not of the message
                     raise
                 except Exception as error:  # noqa: BLE001 - whatever a hostile message breaks, the others go on
@@ -190,11 +192,14 @@ class Preparer:
                 refusal = replace(refusal, header_token=self.header_tokens([bytes(arrived.sink.head)])[0])
             arrived.sink.abandon()
             aside.append(refusal)
+        store.finish()
         return Prepared(messages, aside)
 
     def unread(self, arrived: Arrived, now: Instant) -> Prepared:
         """Keep the bytes of what ended the process that read it, and set it aside. Raises as `prepare`."""
-        message, aside = self._prepare(arrived, now, _deadly)
+        store = self._blobs.batch(self._tenant_id, now, 1)
+        message, aside = self._prepare(arrived, now, store, _deadly)
+        store.finish()
         return Prepared((message,), () if aside is None else (aside,))
 
     def settle(self, messages: Sequence[PreparedMessage]) -> None:
@@ -242,7 +247,7 @@ class Preparer:
         )
 
     def _prepare(
-        self, arrived: Arrived, now: Instant, read: Callable[[bytes], _Reading] | None = None
+        self, arrived: Arrived, now: Instant, store: BlobBatch, read: Callable[[bytes], _Reading] | None = None
     ) -> tuple[PreparedMessage, Aside | None]:
         sink, meta, keys = arrived.sink, arrived.meta, self._keys
         if isinstance(sink, StreamSink):
@@ -253,8 +258,8 @@ class Preparer:
             raw = bytes(sink.head)
             sink.abandon()
             digest = hashlib.sha256(raw).digest()
-            blob_id, key = new_id(now), keys.new_data_key(now)
-            stored = self._blobs.put(self._tenant_id, blob_id, raw, key.key)
+            key = keys.new_data_key(now)
+            blob_id, stored = store.put(raw, key.key)
             blob = self._blob(blob_id, digest, len(raw), stored, key)
         known, purged, data_key = arrived.replaces or arrived.returns, arrived.returns, keys.new_data_key(now)
         message_id, item_ref = (new_id(now), new_ref()) if known is None else (known.message_id, known.item_ref)

@@ -2,9 +2,9 @@
 
     python -m tests.crash.import_process JOB      (JSON: url, folder, port, user, password, step, nth)
 
-Steps, in the order in which a batch meets them: `list` the folders, `fetch` a body, `put` a blob, `settle` a batch,
-`write` inside its transaction, `commit` before it is committed, `committed` after, `check` at the end. No step: it
-imports to the end, and prints how often it met each.
+Steps, in the order in which a batch meets them: `list` the folders, `fetch` a body, `put` a blob into its batch,
+`store` the file of several, `settle` a batch, `write` inside its transaction, `commit` before it is committed,
+`committed` after, `check` at the end. No step: it imports to the end, and prints how often it met each.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from connectors.imap.source import ImapSource
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
+from mailgate.blobs.batch import PackedBlobs
+from mailgate.blobs.disk import LocalDisk
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import system_clock
 from mailgate.settings import SyncSettings
@@ -35,7 +37,7 @@ from mailgate.store.transaction import Transaction
 from mailgate.sync.arriving import MemorySink
 from tests.sync.engine import Engine
 
-STEPS = ("list", "fetch", "put", "settle", "write", "commit", "committed", "check")
+STEPS = ("list", "fetch", "put", "store", "settle", "write", "commit", "committed", "check")
 
 met: collections.Counter[str] = collections.Counter()
 
@@ -59,7 +61,8 @@ def install(step: str, nth: int) -> None:
 
     before(ImapSource, "list_folders", "list")
     before(MemorySink, "write", "fetch")
-    before(BlobStore, "put", "put")
+    before(PackedBlobs, "put", "put")
+    before(LocalDisk, "write", "store")
     before(BlobStore, "settle", "settle")
     before(messages, "add", "write")
     before(Transaction, "flush", "commit")

@@ -26,3 +26,19 @@ async def test_only_what_nothing_refers_to_goes(store: Store) -> None:
     assert await orphans.sweep(store.db, store.blobs, NOW - DAY) == 1
     assert set(store.blobs.list_ids()) == {young, queued}
     assert await orphans.sweep(store.db, store.blobs, NOW - DAY) == 0
+
+
+async def test_what_shares_a_file_goes_one_by_one(store: Store) -> None:
+    tenant = (await tenants.put(store.db, store.ring, store.log, "acme", "Acme", NOW, SYSTEM))[0]
+    key = store.ring.tenant(tenant.ref).new_data_key(NOW).key
+    ids = []
+    for at in (NOW - 2 * DAY, NOW):
+        batch = store.blobs.batch("acme", at, 3)
+        ids += [batch.put(b"left behind", key)[0] for _ in range(3)]
+        batch.finish()
+    async with store.db.write() as tx:
+        row = {"blob_id": ids[1], "tenant_id": "acme", "queued_at": NOW, "next_at": NOW}
+        await tx.conn.execute(blob_erasures.insert().values(row))
+    assert await orphans.sweep(store.db, store.blobs, NOW - DAY) == 2
+    assert set(store.blobs.list_ids()) == {ids[1], *ids[3:]}
+    assert await orphans.sweep(store.db, store.blobs, NOW - DAY) == 0

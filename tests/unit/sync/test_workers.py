@@ -19,6 +19,7 @@ import pytest
 
 from connectors.model import MessageMeta
 from mailgate.blobs import BlobStore
+from mailgate.blobs.batch import PackedBlobs
 from mailgate.clock import DAY
 from mailgate.keys import KeyMissingError, KeyRing, TenantKeys
 from mailgate.sync import preparing
@@ -324,7 +325,7 @@ def test_what_the_machine_lacks_sets_no_message_aside(
     def failing(*_: object) -> int:
         raise error
 
-    monkeypatch.setattr(BlobStore, "put", failing)
+    monkeypatch.setattr(PackedBlobs, "put", failing)
     with pytest.raises(type(error)):
         parts.preparer.prepare(parts.arrived(), NOW)
 

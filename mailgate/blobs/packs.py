@@ -1,0 +1,163 @@
+"""Many blobs in one file of a local directory: what arrives together lies together.
+
+A million messages are a million files otherwise: making one costs more than compressing and encrypting what is in it,
+and a back-up has to look at each.
+
+    pack   = "MGPK" ‖ version (1) ‖ 0 ‖ count, 2 bytes ‖ count entries ‖ the stored forms of the blobs, one by one
+    entry  = where it begins in the file, 4 bytes ‖ its length, 4 bytes; all zero once it was erased     (big-endian)
+    name   = 24 characters: those of an id but for the last two, the first being 4 to 7 instead of 0 to 3
+    blob   = the pack's name ‖ its number in the pack, two characters of the same alphabet
+
+K1  A blob's id tells where it is: no table in the database, no index that could be wrong. An id that begins with 4 to
+    7 would be one of the year 6429.
+K2  Once erased, the bytes are gone from the file: a hole is punched, or zeros are written where the file system knows
+    no holes. The file goes with the last of them.
+K3  Erasing is done in an order that may stop anywhere and be begun again: the bytes, the entry, the file. Two may do
+    it at once: whoever clears an entry looks at the table afterwards, and the last one sees it empty.
+K4  Else nothing in a pack ever changes, and no name is used again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Final
+
+from mailgate.clock import Instant
+from mailgate.ids import made_at as id_made_at
+from mailgate.ids import new_id
+
+MOST: Final = 1_024
+"""Blobs in a pack: what two characters can count."""
+
+HEAD: Final = struct.Struct(">4sBxH")
+ENTRY: Final = struct.Struct(">II")
+
+_MAGIC: Final = b"MGPK"
+_VERSION: Final = 1
+_NAME: Final = 24
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_NUMBERS: Final = [a + b for a in _ALPHABET for b in _ALPHABET]
+_NUMBER_OF: Final = {text: number for number, text in enumerate(_NUMBERS)}
+_MARKED: Final = dict(zip("0123", "4567", strict=True))
+_PLAIN: Final = {marked: plain for plain, marked in _MARKED.items()}
+_PUNCH: Final = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
+_NO_HOLE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOSPC})
+"""No such holes here, or no room to write down where one is."""
+
+_ZEROS: Final = bytes(64 * 1024)
+
+
+class DamagedPackError(Exception):
+    """The file has bytes, but no table that could be understood."""
+
+
+def new_pack(now: Instant) -> str:
+    """The name of a new pack."""
+    made = new_id(now)
+    return _MARKED[made[0]] + made[1:_NAME]
+
+
+def is_pack(name: str) -> bool:
+    """Whether a file of this name is a pack."""
+    return len(name) == _NAME and name[0] in _PLAIN
+
+
+def member(pack: str, number: int) -> str:
+    """The id of a blob in the pack."""
+    return pack + _NUMBERS[number]
+
+
+def place_of(blob_id: str) -> tuple[str, int] | None:
+    """The pack and the number in it of a blob that lies in one."""
+    if len(blob_id) != _NAME + 2 or blob_id[0] not in _PLAIN or blob_id[_NAME:] not in _NUMBER_OF:
+        return None
+    return blob_id[:_NAME], _NUMBER_OF[blob_id[_NAME:]]
+
+
+def made_at(blob_id: str) -> Instant:
+    """When a blob's id was made, to the millisecond. Raises ValueError for what is no id."""
+    return id_made_at(blob_id if place_of(blob_id) is None else _PLAIN[blob_id[0]] + blob_id[1:])
+
+
+def pack_of(stored: Sequence[bytes]) -> bytes:
+    """The file that holds these, at most `MOST` and four gigabytes."""
+    head, at = [HEAD.pack(_MAGIC, _VERSION, len(stored))], HEAD.size + ENTRY.size * len(stored)
+    for blob in stored:
+        head.append(ENTRY.pack(at, len(blob)))
+        at += len(blob)
+    return b"".join((*head, *stored))
+
+
+def entries(descriptor: int) -> list[tuple[int, int]]:
+    """Beginning and length of each blob, (0, 0) for an erased one; none in an empty file. Raises DamagedPackError,
+    OSError.
+    """
+    head = os.pread(descriptor, HEAD.size, 0)
+    if not head:
+        return []
+    if len(head) < HEAD.size:
+        raise DamagedPackError
+    magic, version, count = HEAD.unpack(head)
+    table = os.pread(descriptor, ENTRY.size * count, HEAD.size)
+    if magic != _MAGIC or version != _VERSION or len(table) < ENTRY.size * count:
+        raise DamagedPackError
+    return list(ENTRY.iter_unpack(table))
+
+
+def living(descriptor: int) -> Iterator[int]:
+    """The numbers of those that were not erased. Raises as `entries`."""
+    return (number for number, entry in enumerate(entries(descriptor)) if entry != (0, 0))
+
+
+def strike(descriptor: int, numbers: Collection[int]) -> tuple[set[int], bool]:
+    """Erase these from the pack: those that were there, and whether nothing is left in it, so that the file may go.
+
+    If these are all that was left, only the file is to go. Raises as `entries`.
+    """
+    before = entries(descriptor)
+    there = {number for number in numbers if number < len(before) and before[number] != (0, 0)}
+    if there.issuperset(number for number, entry in enumerate(before) if entry != (0, 0)):
+        return there, True
+    for number in there:
+        _clear(descriptor, *before[number])
+    for number in there:
+        os.pwrite(descriptor, bytes(ENTRY.size), HEAD.size + ENTRY.size * number)
+    return there, all(entry == (0, 0) for entry in entries(descriptor))
+
+
+def _clear(descriptor: int, start: int, length: int) -> None:
+    try:
+        _punch(descriptor, start, length)
+    except OSError as error:
+        if error.errno not in _NO_HOLE:
+            raise
+        for at in range(start, start + length, len(_ZEROS)):
+            os.pwrite(descriptor, _ZEROS[: start + length - at], at)
+
+
+def _find_punch() -> Callable[[int, int, int], None]:
+    """fallocate(2), which the standard library has without its modes."""
+    try:
+        function = ctypes.CDLL(None, use_errno=True).fallocate
+    except (AttributeError, OSError):
+        return _no_punch
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    function.restype = ctypes.c_int
+
+    def punch(descriptor: int, start: int, length: int) -> None:
+        if function(descriptor, _PUNCH, start, length) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+
+    return punch
+
+
+def _no_punch(descriptor: int, start: int, length: int) -> None:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+_punch = _find_punch()
