@@ -29,12 +29,6 @@ from tests.store.purging import Purging, make_purging
 
 
 @pytest.fixture
-def database_url(sqlite_url: str) -> str:
-    """What fails here is a disk, not a database."""
-    return sqlite_url
-
-
-@pytest.fixture
 async def purging(store: Store) -> Purging:
     return await make_purging(store)
 
@@ -110,6 +104,7 @@ async def pragma(purging: Purging, text: str) -> int:
         return int(rows[0][0]) if rows else 0
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("fault", ["no space", "read-only"])
 async def test_a_database_that_takes_nothing_purges_nothing_and_the_run_ends_later(
     purging: Purging, fault: str
