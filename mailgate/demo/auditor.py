@@ -35,8 +35,8 @@ class Auditor:
         shutil.copytree(source, self.folder / "ledger", ignore=shutil.ignore_patterns("__pycache__"))
 
     def unpack(self, archive: Path, name: str) -> Path:
-        """Unpacks an exported log (tar or zip) into a folder `name`; returns the folder that holds the checkpoint."""
-        target = self.folder / name
+        """Unpacks an exported log (tar or zip) as the folder `name`, which holds the checkpoint; returns it."""
+        target = self.folder / f"{name}.unpacked"
         target.mkdir()
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
@@ -47,7 +47,9 @@ class Auditor:
         found = sorted(target.rglob("checkpoint"))
         if not found:
             raise FileNotFoundError(f"the export {archive.name} has no checkpoint")
-        return found[0].parent
+        log = found[0].parent.rename(self.folder / name)
+        shutil.rmtree(target, ignore_errors=True)
+        return log
 
     async def check(self, command: str, log: Path, vkey: str) -> Verdict:
         """Runs `python -m ledger verify|replay` on the log in a process that sees neither the gateway nor its

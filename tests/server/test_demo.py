@@ -51,6 +51,15 @@ def holds(said: str) -> None:
     assert "\x1b" not in said
 
 
+def assert_checks_a_log(said: str) -> None:
+    """The command that is shown is one that a person can run; long lines are broken inside their frame."""
+    shown = "".join(line.strip("│ ").ljust(1) for line in said.splitlines())
+    found = re.search(r"audit ?verify ?(?P<log>/\S+?) ?--vkey ?@(?P<vkey>/\S+?/vkey)", shown)
+    assert found is not None, said
+    command = [*COMMAND[:-1], "audit", "verify", found["log"], "--vkey", f"@{found['vkey']}"]
+    assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
+
+
 def test_everything_holds_without_dovecot(data: Path) -> None:
     session = os.getpid()
     done = subprocess.run(
@@ -63,6 +72,7 @@ def test_everything_holds_without_dovecot(data: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     holds(done.stdout)
     assert done.stderr == ""
+    assert_checks_a_log(done.stdout)
     assert children_of(session) == []
 
 
