@@ -137,6 +137,7 @@ def install(app: FastAPI) -> None:
 def _field_error(fault: Mapping[str, Any]) -> dict[str, str]:
     """Names the place and what is wrong with it, never the value: it may be a password."""
     where, *path = [str(part) for part in fault["loc"]] or ["body"]
+    path = [part for part in path if not part.startswith("<")]  # which kind of thing it was taken for: no place in it
     detail = str(fault["msg"]).removeprefix("Value error, ")
     return {"location": where, "pointer": _pointer(path), "detail": detail}
 

@@ -71,14 +71,28 @@ async def test_a_purged_message_can_not_be_held_and_is_named(gateway: Gateway) -
 
 
 @pytest.mark.parametrize(
-    "scope",
-    [{}, {"tenant": False}, {"tenant": True, "message_ids": ["0" * 26]}, {"message_ids": []}, {"mailbox": "x"}],
+    ("scope", "pointer"),
+    [
+        ({}, "#/scope"),
+        ("tenant", "#/scope"),
+        ({"tenant": False}, "#/scope/tenant"),
+        ({"tenant": True, "message_ids": ["0" * 26]}, "#/scope/message_ids"),
+        ({"message_ids": []}, "#/scope/message_ids"),
+        ({"message_ids": ["x"]}, "#/scope/message_ids/0"),
+        ({"mailbox": "x"}, "#/scope/mailbox"),
+    ],
     ids=str,
 )
-async def test_a_scope_is_exactly_one_thing(gateway: Gateway, scope: dict[str, object]) -> None:
+async def test_a_scope_is_exactly_one_thing_and_what_is_wrong_with_it_is_said(
+    gateway: Gateway, scope: object, pointer: str
+) -> None:
+    """Not what would be wrong with it if another kind had been meant."""
     await gateway.tenant()
     refused = await gateway.client.post("/v1/tenants/acme/holds", json=TENANT | {"scope": scope})
     assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert (error["location"], error["pointer"]) == ("body", pointer)
+    assert pointer != "#/scope" or '{"mailbox": id}' in error["detail"]
 
 
 async def test_holds_are_for_compliance(gateway: Gateway) -> None:

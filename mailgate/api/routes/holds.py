@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from mailgate.api.paging import Cursors, Items, PageQuery
 from mailgate.api.problems import problems
@@ -37,10 +38,25 @@ class MessagesScope(Body):
     message_ids: Annotated[list[ObjectId], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
+def _kind(scope: object) -> str | None:
+    """Which of them is meant, so that an error is of that one alone."""
+    given = scope if isinstance(scope, Mapping) else getattr(scope, "__dict__", {})
+    return next((f"<{kind}>" for kind in ("tenant", "mailbox", "message_ids") if kind in given), None)
+
+
 class HoldBody(Body):
     """A hold to place."""
 
-    scope: TenantScope | MailboxScope | MessagesScope
+    scope: Annotated[
+        Annotated[TenantScope, Tag("<tenant>")]
+        | Annotated[MailboxScope, Tag("<mailbox>")]
+        | Annotated[MessagesScope, Tag("<message_ids>")],
+        Discriminator(
+            _kind,
+            custom_error_type="scope",
+            custom_error_message='one of {"tenant": true}, {"mailbox": id} and {"message_ids": [ids]}',
+        ),
+    ]
     matter: Annotated[str, text(MAX_MATTER)] = Field(
         description="the name of the matter; it stands in the purge log in clear", examples=["2026-114 Miller"]
     )
