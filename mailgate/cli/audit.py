@@ -38,7 +38,7 @@ audit_app = typer.Typer(
 def _key(text: str) -> Verifier:
     try:
         return load_key(text)
-    except (NoteError, OSError, UnicodeDecodeError) as error:
+    except NoteError as error:
         raise typer.BadParameter(str(error)) from None
 
 

@@ -94,6 +94,8 @@ def restore(
             session.say(
                 f"  what was pinned or held after {each['known_until']}, the last entry that was signed, is not known"
             )
+    if dry_run and not done["behind"]:
+        session.say("no log is behind: the database is as new as what was signed")
     if not dry_run:
         session.say("the database is up to date with its purge logs; let the CRM pin its records again")
 

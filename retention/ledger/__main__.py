@@ -28,6 +28,9 @@ from .replay import replay_directory
 from .report import Report, Verdict
 from .verify import verify_directory
 
+_NAME = "python -m ledger"
+_LOG = "folder of an exported log: the one that holds its checkpoint"
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -37,28 +40,28 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = _Parser(prog="ledger", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    top = _Parser(prog=_NAME, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(dest="command", required=True)
     for name in ("verify", "replay"):
         command = commands.add_parser(name)
-        command.add_argument("dir", type=Path)
+        command.add_argument("dir", metavar="DIR", type=Path, help=_LOG)
         command.add_argument("--jobs", type=int, default=None, help="processes; default one per core for large logs")
     command = commands.add_parser("consistency")
-    command.add_argument("old", type=Path)
-    command.add_argument("new", type=Path)
+    command.add_argument("old", metavar="OLD", type=Path, help=f"{_LOG}, or a checkpoint that was kept")
+    command.add_argument("new", metavar="NEW", type=Path, help="the same, exported later")
     command.add_argument("--old-vkey", default=None, help="the key of the old state, when it was rotated since")
     command = commands.add_parser("check-proof")
-    command.add_argument("file", type=Path)
+    command.add_argument("file", metavar="FILE", type=Path, help="a proof, a disclosure or a certificate")
     command = commands.add_parser("certificate")
-    command.add_argument("dir", type=Path)
-    command.add_argument("run")
+    command.add_argument("dir", metavar="DIR", type=Path, help=_LOG)
+    command.add_argument("run", metavar="RUN", help="the run's id")
     command.add_argument("--html", action="store_true", help="a page to be printed")
     for command in commands.choices.values():
         command.add_argument("--vkey", required=True, help="verifier key, or @FILE")
         command.add_argument("--json", action="store_true", help="one JSON object instead of lines")
     command = commands.add_parser("prove")
-    command.add_argument("dir", type=Path)
-    command.add_argument("index", type=int)
+    command.add_argument("dir", metavar="DIR", type=Path, help=_LOG)
+    command.add_argument("index", metavar="INDEX", type=int, help="which leaf; the first one is 0")
     return top
 
 
@@ -76,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         key = load_key(options.vkey)
         old_key = load_key(options.old_vkey) if getattr(options, "old_vkey", None) else None
-    except (NoteError, OSError, UnicodeDecodeError) as error:
-        sys.stderr.write(f"ledger: --vkey: {error}\n")
+    except NoteError as error:
+        sys.stderr.write(f"{_NAME}: --vkey: {error}\n")
         return Verdict.UNREADABLE
     if options.command == "certificate":
         certificate, report = certify_run(options.dir, options.run, key)

@@ -30,9 +30,15 @@ _UNSIGNED = (
 
 
 def load_key(text: str) -> Verifier:
-    """The verifier key that `text` is or, as `@FILE`, names. Raises NoteError, OSError, UnicodeDecodeError."""
+    """The verifier key that `text` is or, as `@FILE`, names. Raises NoteError."""
     if text.startswith("@"):
-        text = Path(text[1:]).read_text(encoding="utf-8")
+        path = Path(text[1:])
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise NoteError(f"{path} can't be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise NoteError(f"{path} is no text, so not a verifier key") from None
     return Verifier.from_vkey(text)
 
 

@@ -180,7 +180,9 @@ def open_note(data: bytes, verifiers: Sequence[Verifier]) -> tuple[str, list[Ver
             raise UnverifiedNoteError(f"the signature of {verifier.name} is wrong")
         signed.append(verifier)
     if not signed:
-        raise UnverifiedNoteError("no signature of a known key")
+        by = ", ".join(f"{line.name[:80]!r} ({line.key_id.hex()})" for line in signatures[:3])
+        given = ", ".join(f"{key.name[:80]!r} ({key.id.hex()})" for key in verifiers[:3])
+        raise UnverifiedNoteError(f"signed by {by}, not by the key that was given, {given}")
     return text, signed
 
 

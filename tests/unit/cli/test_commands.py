@@ -425,6 +425,7 @@ def test_a_restored_backup_is_brought_up_to_date_before_anything_else(shell: She
     assert "backup_restored" in refused.stderr
     assert [log["tenant"] for log in shell.json("restore", "--dry-run")["behind"]] == ["acme"]
     assert "up to date" in shell("restore").stdout
+    assert "no log is behind" in shell("restore", "--dry-run").stdout
     assert shell.json("tenant", "list")[0]["plan"] == "professional"
     assert shell.json("restore")["replayed"] == []
     shell("audit", "export", "acme", str(shell.folder / "log"))

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import retention.ledger
+from retention.ledger.note import Signer
 from tests.ledger_samples import every_type
 from tests.unit.ledger.conftest import SIGNER, Exporter, sign
 
@@ -58,12 +59,22 @@ def test_verify_and_its_exit_codes(auditor: Auditor, exported: Exporter, leaves:
     assert done.stdout.startswith("invalid: tile/0/001: the hash of leaf 256 does not fit")
 
 
+def test_a_key_of_another_log_is_said_to_be_that(auditor: Auditor, exported: Exporter, leaves: list[bytes]) -> None:
+    other = Signer("mail.example.com/purge/t-other", b"o" * 32).verifier
+    done = auditor.run("verify", exported(leaves[:3]), "--vkey", other.vkey)
+    assert done.returncode == 3
+    assert f"signed by '{SIGNER.name}' ({SIGNER.verifier.id.hex()}), not by the key that was given, " in done.stdout
+    assert f"'{other.name}' ({other.id.hex()})" in done.stdout
+
+
 def test_wrong_usage_is_exit_code_1(auditor: Auditor, exported: Exporter, leaves: list[bytes]) -> None:
     path = exported(leaves[:3])
     assert auditor.run().returncode == 1
     assert auditor.run("verify", path).returncode == 1
     assert auditor.run("verify", path, "--vkey", "nonsense").returncode == 1
-    assert auditor.run("verify", path, "--vkey", "@/nowhere").returncode == 1
+    missing = auditor.run("verify", path, "--vkey", "@/nowhere")
+    assert missing.returncode == 1
+    assert missing.stderr == "python -m ledger: --vkey: /nowhere can't be read: No such file or directory\n"
     assert auditor.run("verify", "/nowhere", "--vkey", VKEY).returncode == 1
     assert auditor.run("--help").returncode == 0
 
