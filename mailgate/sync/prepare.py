@@ -234,7 +234,7 @@ class Preparer:
 
     def mend(self, kept: KeptCopy, raw: bytes) -> Mended:
         """Read the bytes of a copy again. Raises whatever reading them raises."""
-        reading = _read(raw)
+        reading = _read(raw, kept.blob.size)
         msgid = reading.msgid
         return Mended(
             message_id=kept.message_id,
@@ -247,7 +247,7 @@ class Preparer:
         )
 
     def _prepare(
-        self, arrived: Arrived, now: Instant, store: BlobBatch, read: Callable[[bytes], _Reading] | None = None
+        self, arrived: Arrived, now: Instant, store: BlobBatch, read: Callable[[bytes, int], _Reading] | None = None
     ) -> tuple[PreparedMessage, Aside | None]:
         sink, meta, keys = arrived.sink, arrived.meta, self._keys
         if isinstance(sink, StreamSink):
@@ -265,7 +265,7 @@ class Preparer:
         message_id, item_ref = (new_id(now), new_ref()) if known is None else (known.message_id, known.item_ref)
         unread = None
         try:
-            reading = (read or _read)(raw)
+            reading = (read or _read)(raw, blob.size)
         except Exception as error:  # noqa: BLE001 - whatever a hostile message breaks, its bytes are kept
             reading = _Reading(None, False, None, encode_summary(UNREAD))
             reason = f"it can't be read: {type(error).__name__}; its bytes are kept"
@@ -343,12 +343,13 @@ class DeadlyError(Exception):
     """It ended the process that read it."""
 
 
-def _deadly(_: bytes) -> _Reading:
+def _deadly(*_: object) -> _Reading:
     raise DeadlyError
 
 
-def _read(raw: bytes) -> _Reading:
-    parsed = parse_summary(raw)
+def _read(raw: bytes, size: int) -> _Reading:
+    """`raw`: the message, or the beginning of one of so many bytes."""
+    parsed = parse_summary(raw, whole_size=size)
     msgid, root = parsed.rfc_message_id, thread_root(parsed)
     return _Reading(
         msgid=None if msgid is None else msgid.encode(),

@@ -16,6 +16,8 @@ from mailgate.blobs import BlobStore
 from mailgate.clock import DAY, SECOND, Instant
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
+from mailgate.messages.model import Summary
+from mailgate.messages.summary import decode_summary, open_summary
 from mailgate.settings import SyncSettings
 from mailgate.store import tenants
 from mailgate.store.check import doctor
@@ -202,6 +204,12 @@ class Engine:
         tenant = await tenants.get(self.db, message.tenant_id)
         key = self.ring.tenant(tenant.ref).unwrap(blob.data_key, blob.key_epoch)
         return b"".join([part async for part in self.blobs.read(message.tenant_id, blob.id, key, blob.size)])
+
+    async def summary(self, message: Any) -> Summary:
+        """What a copy's row says of it."""
+        tenant = await tenants.get(self.db, message.tenant_id)
+        key = self.ring.tenant(tenant.ref).unwrap(message.data_key, message.key_epoch)
+        return decode_summary(open_summary(key, message.id, message.summary))
 
     async def near(self) -> dict[str, list[tuple[bytes, tuple[str, ...]]]]:
         """Every copy that stands somewhere, by folder name: (bytes, flags), sorted."""

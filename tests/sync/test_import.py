@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 
 import pytest
@@ -118,6 +119,23 @@ async def test_a_huge_message_is_streamed_and_identical(engine: Engine, account:
     await engine.sync()
     assert len(await engine.rows("messages")) == 2
     assert len(await engine.rows("blobs")) == 1
+
+
+async def test_what_a_message_larger_than_is_parsed_says(engine: Engine, account: MemoryAccount) -> None:
+    """Of the part that was cut the size is told as of the whole, and nothing had to be repaired."""
+    content = bytes(range(256)) * 20_000
+    encoded = base64.encodebytes(content).replace(b"\n", b"\r\n")
+    raw = (
+        b"Subject: huge\r\nContent-Type: multipart/mixed; boundary=q\r\n\r\n--q\r\n\r\nsee the file\r\n--q\r\n"
+        b"Content-Type: video/mp4; name=a.mp4\r\nContent-Transfer-Encoding: base64\r\n\r\n" + encoded + b"--q--\r\n"
+    )
+    account.append("INBOX", raw, internal_date=NOW)
+    await engine.sync()
+    summary = await engine.summary((await engine.rows("messages"))[0])
+    assert (summary.subject, summary.snippet, summary.has_files) == ("huge", "see the file", True)
+    assert summary.defects == ("not_parsed_whole",)
+    assert [part.filename for part in summary.parts] == [None, "a.mp4"]
+    assert summary.parts[1].size == pytest.approx(len(content), rel=0.001)
 
 
 ODD = {
