@@ -18,7 +18,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,8 @@ class _Copy:
 class Postgres:
     """A running cluster; `create` makes databases in it. Superuser `postgres`, no password, loopback only."""
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, initdb: Sequence[str] = ()) -> None:
+        self._made_with = initdb
         self._settings = _SETTINGS | dict(settings or {})
         self._initdb, self._postgres, self._psql = (
             find_program(name, *_folders()) for name in ("initdb", "postgres", "psql")
@@ -161,6 +162,7 @@ class Postgres:
                 "--encoding=UTF8",
                 "--locale=C",
                 "--no-sync",
+                *self._made_with,
             ],
             self.folder / "initdb.log",
             user=user,
@@ -168,10 +170,10 @@ class Postgres:
         if initdb.process.wait(60) != 0:
             raise RuntimeError(f"initdb failed:\n{initdb.tail()}")
 
-    def start(self) -> None:
+    def start(self, port: int | None = None) -> None:
         assert self._postgres is not None
         for attempt in range(3):
-            self.port = free_port()
+            self.port = port or free_port()
             options = [argument for name, value in self._settings.items() for argument in ("-c", f"{name}={value}")]
             # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients.
             self._server = Server(
@@ -187,6 +189,12 @@ class Postgres:
                     raise
             else:
                 return
+
+    def go_on(self) -> None:
+        """What an init system does: start it where it ended by itself; it may also be about to restart itself."""
+        while not self._query("postgres", "SELECT 1", check=False):
+            if self._server.process.poll() is not None:
+                self.start(self.port)
 
     def stop(self) -> None:
         for copy in self._free:

@@ -97,6 +97,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "store/test_failing_disk.py::test_a_database_that_takes_nothing_purges_nothing_and_the_run_ends_later",
         "store/test_erasures.py::test_what_may_not_be_durable_is_tried_again",
         "store/test_full_disk.py::test_a_purge_that_finds_no_space_stops_with_nothing_lost_and_ends_later",
+        "store/test_full_disk.py::test_a_purge_whose_database_ends_for_want_of_space_goes_on_when_it_is_back",
         "store/test_full_disk.py::test_bytes_are_erased_when_the_disk_takes_that_again",
     ),
     "UIDVALIDITY changes after a purge, a folder is renamed": (

@@ -19,12 +19,12 @@ from sqlalchemy import select
 from mailgate.clock import MINUTE
 from mailgate.jobs.erase import EraseWorker
 from mailgate.store.erasures import Erasures, pause
-from mailgate.store.overview import OUTAGES, unwritable
+from mailgate.store.overview import OUTAGES, is_outage, unreachable, unwritable
 from mailgate.store.schema import blob_erasures
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
 from retention.model import Brake
-from tests.postgres import Postgres
+from tests.postgres import Postgres, migrate
 from tests.servers import give, service_user
 from tests.store.builder import Seed
 from tests.store.conftest import DAY, NOW, Store
@@ -137,6 +137,65 @@ class TestDatabase:
             await purging.purge(2, brake=brake)
         else:
             assert await purging.engine(brake=brake).resume("ab" * 32) is not None
+        assert await purging.ids() == set()
+        assert len(set(await purged(purging))) == len(await purged(purging)) == _COPIES
+        report = replay_leaves([body async for body in store.reader.entries(home.tenant, 0, 10_000)])
+        assert report.verdict is Verdict.OK, report.lines()
+
+
+@pytest.mark.postgresql
+class TestCluster:
+    """PostgreSQL's own log of changes is on it, alone or with everything: for want of space it ends in a panic."""
+
+    @pytest.fixture(params=["all of it", "its log of changes"])
+    def cluster(self, request: pytest.FixtureRequest, disk: Disk) -> Iterator[Postgres]:
+        """Small segments, which are neither kept nor made ahead: it soon needs a new one."""
+        settings = {"wal_recycle": "off", "min_wal_size": "2MB", "max_wal_size": "1GB", "synchronous_commit": "on"}
+        folder = disk.folder
+        small = ["--wal-segsize=1"]
+        if request.param != "all of it":
+            folder = Path(tempfile.mkdtemp(prefix="mailgate-postgres-"))
+            (disk.folder / "wal").mkdir()
+            give(disk.folder / "wal", user=service_user())
+            small.append(f"--waldir={disk.folder / 'wal'}")
+        made = Postgres(folder, settings, small)
+        yield made
+        made.stop()
+        if folder != disk.folder:
+            shutil.rmtree(folder)
+
+    @pytest.fixture
+    def database_url(self, cluster: Postgres) -> str:
+        name = cluster.create()
+        migrate(cluster.url(name))
+        return cluster.url(name)
+
+    async def test_a_purge_whose_database_ends_for_want_of_space_goes_on_when_it_is_back(
+        self, store: Store, disk: Disk, cluster: Postgres
+    ) -> None:
+        purging, brake = await make_purging(store), Brake(minimum=_COPIES)
+        home = await purging.builder.home()
+        await purging.builder.copies(home, [Seed(NOW - 40 * DAY - n, b"same\r\n\r\n") for n in range(_COPIES)])
+        batches = 0
+
+        def step(name: str) -> None:
+            nonlocal batches
+            batches += name == "batch"
+            if batches >= 2:
+                disk.fill()
+
+        with pytest.raises(OUTAGES, match="No space left on device") as told:
+            await purging.purge(1, batch=200, step=step, brake=brake)
+        assert is_outage(told.value)  # which is waited for, and never taken for the fault of what was purged
+        assert batches < _COPIES // 200  # it stopped in the middle
+        disk.free()
+        cluster.go_on()
+        assert await unreachable(store.db) is None
+        assert await unwritable(store.db, NOW + 2 * MINUTE) is None
+        left, gone = await purging.ids(), await purged(purging)
+        assert len(left) + len(gone) == _COPIES
+        assert len(gone) >= 2 * 200
+        assert await purging.engine(brake=brake).resume("ab" * 32) is not None
         assert await purging.ids() == set()
         assert len(set(await purged(purging))) == len(await purged(purging)) == _COPIES
         report = replay_leaves([body async for body in store.reader.entries(home.tenant, 0, 10_000)])
