@@ -110,6 +110,7 @@ class Application:
             intervals=intervals_of(core.settings),
         )
         core.tokens.on_lapsed = self.supervisor.wake
+        core.holds.on_logged = lambda: self.jobs.wake("sign")
         core.tenant_erasures.on_begun = self._erasure_begun
         core.tenant_erasures.on_purged = lambda: self.jobs.wake("erase")
         self._index = Worker("index", self._index_behind)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mailgate.actors import COMMAND
 from mailgate.cli import session
 from mailgate.clock import to_rfc3339
+from mailgate.errors import UnavailableError
 from mailgate.store import tenants
 from mailgate.store.legal_holds import Hold, Scope
+from mailgate.store.log_reading import LogDivergedError
+
+if TYPE_CHECKING:
+    from mailgate.app.core import Core
 
 app = typer.Typer(help="Stops on purging for compliance matters.", no_args_is_help=True)
 
@@ -37,7 +42,9 @@ def place(
 
     async def work() -> Hold:
         async with session.opened() as core:
-            return await core.holds.place(tenant, scope, matter=matter, reason=reason, now=core.clock(), actor=COMMAND)
+            hold = await core.holds.place(tenant, scope, matter=matter, reason=reason, now=core.clock(), actor=COMMAND)
+            await _sign(core, tenant)
+            return hold
 
     _say(session.run(work()), json=json)
 
@@ -83,9 +90,19 @@ def release(
 
     async def work() -> Hold:
         async with session.opened() as core:
-            return await core.holds.release(tenant, hold, reason=reason, now=core.clock(), actor=COMMAND)
+            released = await core.holds.release(tenant, hold, reason=reason, now=core.clock(), actor=COMMAND)
+            await _sign(core, tenant)
+            return released
 
     _say(session.run(work()), json=json)
+
+
+async def _sign(core: Core, tenant_id: str) -> None:
+    """The log outside knows of it then, and a backup that is restored does not forget it."""
+    try:
+        await core.log_reader.checkpoint(await tenants.get(core.db, tenant_id), core.clock())
+    except (LogDivergedError, UnavailableError) as error:
+        session.warn(f"done, but the purge log can't be signed now: {error.detail}")
 
 
 def _say(hold: Hold, *, json: bool) -> None:

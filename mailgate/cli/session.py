@@ -139,6 +139,11 @@ def say(text: str) -> None:
     out.print(_plain(text), highlight=False, soft_wrap=True)
 
 
+def warn(text: str) -> None:
+    """A line for a person about what was not done beside; the command's own work was."""
+    err.print(f"[yellow]mailgate:[/] {_plain(text)}", highlight=False, soft_wrap=True)
+
+
 def instant(text: str) -> Instant:
     """A time given as an argument."""
     try:

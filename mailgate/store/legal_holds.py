@@ -13,7 +13,7 @@ Lock order: tenant (alone) → messages by id → tenant's head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,10 @@ MAX_MATTER = 200
 MAX_REASON = 1_000
 _NAMED = 20
 """Ids of missing messages in one refusal, at most."""
+
+
+def _nobody() -> None:
+    """Nobody is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +98,8 @@ class LegalHolds:
         self._log = log
         self._expiry = expiry
         self._release_days = release_days
+        self.on_logged: Callable[[], None] = _nobody
+        """Called when one was placed or released: it is signed soon, so that no restored backup forgets it."""
 
     async def place(
         self, tenant_id: str, scope: Scope, *, matter: str, reason: str, now: Instant, actor: Actor
@@ -134,6 +140,7 @@ class LegalHolds:
                 named = [{"hold_id": hold.id, "message_id": id_} for id_ in ids]
                 await tx.conn.execute(insert(hold_messages), named)
             self._tell_placed(tx, tenant, hold, found, now, actor)
+            tx.after_commit(self.on_logged)
             return hold
 
         return await self._db.transact(work)
@@ -179,6 +186,7 @@ class LegalHolds:
             payload = {"hold_id": hold_id, "scope": row.scope, "protects_until_at": until}
             tx.emit(tenant_id, "hold.released", at=now, mailbox_id=row.mailbox_id, payload=payload)
             await self._tell_messages(tx, tenant_id, hold_id, now)
+            tx.after_commit(self.on_logged)
             return await self._hold(tx.conn, tenant_id, hold_id)
 
         return await self._db.transact(work)

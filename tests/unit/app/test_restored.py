@@ -18,6 +18,7 @@ from mailgate.app.core import Core, Secrets
 from mailgate.errors import ConfigurationError, UnavailableError
 from mailgate.settings import Settings
 from mailgate.store import tenants
+from mailgate.store.legal_holds import Scope
 from mailgate.store.restore import RestoredBackupError
 from mailgate.store.subscriptions import SubscriptionChange
 from mailgate.store.tenants import Tenant
@@ -93,6 +94,29 @@ async def test_one_that_is_ended_while_it_waits(restored: Path) -> None:
     core = await Core.open(Settings(data_dir=restored), restored=True)
     application = Application(core)
     await application.start()
+    await application.stop()
+    await core.close()
+
+
+async def test_a_hold_is_known_outside_at_once(tmp_path: Path) -> None:
+    """Not at the next hour: the database of before it may be restored meanwhile."""
+    core = await Core.open(Settings(data_dir=tmp_path / "data"))
+    tenant = await acme(core)
+    application = Application(core)
+    await application.start()
+
+    async def signed(what: str) -> None:
+        async with asyncio.timeout(20):
+            while True:
+                size = int((core.witness.last(tenant.ref) or b"").split(b"\n")[1])
+                if f'"type":"{what}"'.encode() in b"".join(core.witness.entries(tenant.ref, size)):
+                    return
+                await asyncio.sleep(0.01)
+
+    hold = await core.holds.place("acme", Scope(), matter="M-1", reason="r", now=core.clock(), actor=COMMAND)
+    await signed("hold.place")
+    await core.holds.release("acme", hold.id, reason="r", now=core.clock(), actor=COMMAND)
+    await signed("hold.release")
     await application.stop()
     await core.close()
 

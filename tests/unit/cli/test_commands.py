@@ -431,6 +431,32 @@ def test_a_restored_backup_is_brought_up_to_date_before_anything_else(shell: She
     shell("audit", "export", "acme", str(shell.folder / "log"))
 
 
+def test_a_restored_backup_forgets_no_hold(shell: Shell) -> None:
+    """Nobody purged or exported since, and no gateway runs that would sign the log by itself."""
+    usual = ["hold", "place", "acme", "--matter", "M-1", "--reason", "a claim", "--json"]
+    stands, released = (json.loads(shell(*usual).stdout)["id"] for _ in range(2))
+    database = shell.folder / "data" / "mailgate.db"
+    shutil.copyfile(database, shell.folder / "backup.db")
+    later = json.loads(shell(*usual).stdout)["id"]
+    shell("hold", "release", "acme", released, "--reason", "settled")
+    for file in database.parent.glob("mailgate.db*"):
+        file.unlink()
+    shutil.copyfile(shell.folder / "backup.db", database)
+    assert "1 hold.place, 1 hold.release" in shell("restore").stdout
+    found = {hold["id"]: hold["released_at"] is not None for hold in shell.json("hold", "list", "acme")}
+    assert found == {stands: False, released: True, later: False}
+
+
+def test_a_hold_is_placed_though_the_log_can_not_be_signed(shell: Shell) -> None:
+    shell("purge")
+    witness = shell.folder / "data" / "witness"
+    witness.rename(witness.with_name("elsewhere"))
+    said = shell("hold", "place", "acme", "--matter", "M-1", "--reason", "a claim")
+    assert "can't be signed now" in said.stderr
+    assert "ledger.witness" in said.stderr
+    assert len(shell.json("hold", "list", "acme")) == 1
+
+
 def test_a_witness_that_is_lost_is_begun_anew_when_it_is_said(shell: Shell) -> None:
     shell("purge")
     witness = shell.folder / "data" / "witness"
