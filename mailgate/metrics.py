@@ -54,6 +54,11 @@ TABLE = (
         "webhook_lag_seconds", "gauge", "Age of the oldest event that an enabled endpoint has not come to; 0: none."
     ),
     Metric("alarms", "gauge", "Alarms that stand, by what is wrong.", ("kind",)),
+    Metric(
+        "preparing_processes_lost_total",
+        "counter",
+        "Processes beside this one that prepared large imports and were lost, or could not be started.",
+    ),
     Metric("guards_open", "gauge", "Improbable deletions at mail servers that are refused until a person approves."),
     Metric("feed_events_waiting", "gauge", "Committed events that have no place in the feed yet."),
     Metric("feed_lag_seconds", "gauge", "Age of the oldest event that has no place in the feed yet; 0: none waits."),

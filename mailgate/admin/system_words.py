@@ -54,6 +54,11 @@ PARTS: Final[Mapping[str, Part]] = {
         marked("events get their place at once"),
         marked("A process must publish them: look at the gateway's log. Nothing is lost, programs hear of it late."),
     ),
+    "imports": Part(
+        marked("Large imports"),
+        marked("a process beside prepares them"),
+        marked("Nothing is lost, they are slower. The gateway's log says why; starting the gateway again mends it."),
+    ),
     "alarms": Part(
         marked("Alarms"),
         marked("none stands"),

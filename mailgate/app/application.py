@@ -109,6 +109,7 @@ class Application:
             clock=core.clock,
             intervals=intervals_of(core.settings),
         )
+        self.supervisor.workers.on_lost = lambda: self.metrics.count("preparing_processes_lost_total")
         core.tokens.on_lapsed = self.supervisor.wake
         core.holds.on_logged = lambda: self.jobs.wake("sign")
         core.tenant_erasures.on_begun = self._erasure_begun
@@ -177,7 +178,7 @@ class Application:
                 call=self._caller,
                 access=self.access,
                 elsewhere=elsewhere_of(core),
-                health=checks(core, self.running, self.why_closed),
+                health=checks(core, self.running, self.why_closed, lambda: self.supervisor.workers.fault),
                 closed=self.why_closed,
                 admin_token=None if secrets is None else secrets.admin_token,
                 readers=reader_places(core.settings.events.readers),

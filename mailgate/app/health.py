@@ -18,14 +18,19 @@ _FRESH: Instant = 2 * SECOND
 _EVENTS_WAIT: Instant = MINUTE
 
 
-def _open() -> None:
-    """Nothing keeps this process closed."""
+def _nothing() -> None:
+    """Nothing is wrong."""
 
 
 def checks(
-    core: Core, running: Callable[[], Mapping[str, bool]], closed: Callable[[], str | None] = _open
+    core: Core,
+    running: Callable[[], Mapping[str, bool]],
+    closed: Callable[[], str | None] = _nothing,
+    preparing: Callable[[], str | None] = _nothing,
 ) -> dict[str, HealthCheck]:
-    """The checks of a process; `running` says which of its parts do, `closed` why it serves nothing yet."""
+    """The checks of a process; `running` says which of its parts do, `closed` why it serves nothing yet, `preparing`
+    why it prepares large imports alone.
+    """
 
     async def database() -> Health:
         fault = await overview.unreachable(core.db)
@@ -65,6 +70,10 @@ def checks(
         kinds = ", ".join(f"{kind} ({count})" if count > 1 else kind for kind, count in sorted(standing.items()))
         return Health(False, f"{kinds}; GET /v1/alarms or `mailgate doctor` says what to do", needed=False)
 
+    async def imports() -> Health:
+        fault = preparing()
+        return Health(fault is None, fault, needed=False)
+
     async def events() -> Health:
         backlog = await core.feed.reader.backlog()
         if backlog.oldest_at is not None and core.clock() - backlog.oldest_at > _EVENTS_WAIT:
@@ -80,6 +89,7 @@ def checks(
         "plans": plans,
         "witness": witness,
         "events": events,
+        "imports": imports,
         "alarms": alarms,
     }
     return {name: _Remembered(core, _patient(check)) for name, check in found.items()}

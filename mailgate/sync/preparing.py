@@ -16,7 +16,9 @@ P2  It is never needed: when it is gone, slow to start or refuses, the thread pr
 P3  It ends when this process ends, however that ends: its lanes are closed then. It ends too when nothing was imported
     for a while, and with it the keys in its memory.
 P4  Each lane holds one piece of a batch at a time. The memory between the two has no name, and no disk below it.
-P5  Nobody waits for it for ever. What takes a processor for `PROCESSOR_S` is lost in a message, and ends as if that had
+P5  It is the program that started it, or it is not used: it begins by saying which it is (`mailgate.sync.program`). An
+    upgrade may have put another in its place, which would read and write other things than this one.
+P6  Nobody waits for it for ever. What takes a processor for `PROCESSOR_S` is lost in a message, and ends as if that had
     killed it. One that only stands still, as its disk may, is given up and killed after `PATIENCE_S`.
 """
 
@@ -42,6 +44,7 @@ from mailgate.blobs.store import BlobStore
 from mailgate.keys import KeyMaterial, TenantKeys
 from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.prepare import Job, Prepared, Preparer
+from mailgate.sync.program import program
 
 LANES: Final = 2
 ROOM: Final = 1 << 20
@@ -62,11 +65,15 @@ _GRACE_S: Final = 2.0
 _LENGTH: Final = struct.Struct(">Q")
 
 
+class OtherProgramError(Exception):
+    """The process that was started runs another program than the one that started it."""
+
+
 class PreparingProcess:
     """This side of the process. Any thread may use it."""
 
-    def __init__(self) -> None:
-        """Start it. Raises OSError."""
+    def __init__(self, ours: bytes) -> None:
+        """Start it; `ours`: the `program` that this process runs. Raises OSError."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGATE_")}
         paths = [str(Path(mailgate.__file__).parents[1]), environment.get("PYTHONPATH", "")]
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
@@ -77,7 +84,7 @@ class PreparingProcess:
             self._memory = mmap.mmap(memory, LANES * ROOM)
             pairs = [socket.socketpair() for _ in range(LANES)]
             descriptors = [memory, *(theirs.enter_context(there).fileno() for _, there in pairs)]
-            self._free = [_Lane(here, self._memory, number * ROOM) for number, (here, _) in enumerate(pairs)]
+            self._free = [_Lane(here, self._memory, number * ROOM, ours) for number, (here, _) in enumerate(pairs)]
             self._lanes = tuple(self._free)
             # -P: not what lies in the directory where somebody started us. A group of its own, to be killed with its
             # fork.
@@ -99,12 +106,14 @@ class PreparingProcess:
 
     @property
     def ready(self) -> bool:
-        """Whether it has started and would begin at once. Raises OSError and EOFError when it is gone."""
+        """Whether it has started and would begin at once. Raises OSError and EOFError when it is gone,
+        OtherProgramError when it is another than this.
+        """
         with self._looking:
             return all(lane.ready for lane in self._lanes)
 
     def wait_until_ready(self) -> None:
-        """Raises OSError and EOFError when it is gone, or does not begin."""
+        """Raises OSError and EOFError when it is gone, or does not begin; OtherProgramError when it is another."""
         with self._looking:
             for lane in self._lanes:
                 lane.wait_until_ready()
@@ -151,10 +160,11 @@ class PreparingProcess:
 class _Lane:
     """One of its forks, and how to reach it. For one thread at a time, but for `close`."""
 
-    def __init__(self, line: socket.socket, memory: mmap.mmap, start: int) -> None:
+    def __init__(self, line: socket.socket, memory: mmap.mmap, start: int, ours: bytes) -> None:
         self._line = line
         self._memory = memory
         self._start = start
+        self._ours = ours
         self._started = False
 
     @property
@@ -170,8 +180,11 @@ class _Lane:
             self._begin()
 
     def _begin(self, flags: int = 0) -> None:
-        if not self._line.recv(1, flags):
+        theirs = self._line.recv(len(self._ours), flags)
+        if not theirs:
             raise EOFError
+        if theirs != self._ours:
+            raise OtherProgramError
         self._line.settimeout(PATIENCE_S)
         self._started = True
 
@@ -218,10 +231,11 @@ def _read(line: socket.socket, size: int) -> bytearray:
 class _There:
     """The other end of a lane."""
 
-    def __init__(self, line: socket.socket, memory: mmap.mmap, start: int) -> None:
+    def __init__(self, line: socket.socket, memory: mmap.mmap, start: int, ours: bytes) -> None:
         self._line = line
         self._memory = memory
         self._start = start
+        self._ours = ours
         self._blobs: dict[str, BlobStore] = {}
         self._keys: tuple[KeyMaterial | None, TenantKeys | None] = (None, None)
 
@@ -229,7 +243,7 @@ class _There:
         """Prepare what comes until nothing more can come."""
         line = self._line
         with contextlib.suppress(EOFError, OSError):
-            line.sendall(b"+")
+            line.sendall(self._ours)
             while True:
                 job, lengths = pickle.loads(_receive(line))  # noqa: S301 - from our own program, by its own line
                 bodies, at = [], self._start
@@ -267,6 +281,7 @@ class _There:
 
 def main(memory: int, lines: Sequence[int]) -> None:
     """`python -m mailgate.sync.preparing DESCRIPTOR…`, started by `PreparingProcess` only."""
+    ours = program()
     gc.freeze()  # what was loaded stays: the collector need not look at it again and again
     gc.set_threshold(20_000)
     mine, forks = 0, list[int]()
@@ -279,7 +294,7 @@ def main(memory: int, lines: Sequence[int]) -> None:
         if number != mine:  # or nobody would learn that whose it is has gone
             os.close(line)
     with socket.socket(fileno=lines[mine]) as line_:
-        _There(line_, mmap.mmap(memory, len(lines) * ROOM), mine * ROOM).serve()
+        _There(line_, mmap.mmap(memory, len(lines) * ROOM), mine * ROOM, ours).serve()
     for fork in forks:
         os.waitpid(fork, 0)
 

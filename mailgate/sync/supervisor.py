@@ -59,6 +59,11 @@ class Supervisor:
         )
         self._renewed_s = 0.0
 
+    @property
+    def workers(self) -> Workers:
+        """Who prepares what arrives."""
+        return self._shared.workers
+
     def wake(self) -> None:
         """Something changed in the table: look now. Call it in the event loop."""
         self._wake.set()

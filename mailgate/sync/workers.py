@@ -12,6 +12,8 @@ import asyncio
 import contextlib
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from functools import partial
@@ -22,7 +24,8 @@ import structlog
 from mailgate.clock import Instant
 from mailgate.sync.arriving import Arrived
 from mailgate.sync.prepare import Prepared, Preparer
-from mailgate.sync.preparing import LANES, ROOM, PreparingProcess
+from mailgate.sync.preparing import LANES, ROOM, OtherProgramError, PreparingProcess
+from mailgate.sync.program import program
 
 log = structlog.get_logger()
 
@@ -41,13 +44,16 @@ IDLE_S: Final = 30.0
 """So long after the last piece the process ends: it holds memory, and keys."""
 
 MOST_FAILURES: Final = 3
-"""A process that was lost so often is not started again."""
+"""A process that was lost so often is not started again for a while."""
+
+FORGET_S: Final = 3600.0
+"""A loss counts for so long."""
 
 
 class Workers:
     """Runs blocking work for the sync of all mailboxes. Use it from one event loop; `close` when done."""
 
-    def __init__(self, *, processors: int | None = None) -> None:
+    def __init__(self, *, processors: int | None = None, clock_s: Callable[[], float] = time.monotonic) -> None:
         """`processors`: of this machine, unless a test says otherwise; with one there is no process beside."""
         self._pieces = ThreadPoolExecutor(LANES, thread_name_prefix="mailgate-import")
         self._bulk = ThreadPoolExecutor(LANES, thread_name_prefix="mailgate-import-short")
@@ -57,14 +63,42 @@ class Workers:
         self._changing = threading.RLock()
         self._closed = False
         self._careful = False  # one was lost: nothing is read here that another process can read
-        able = (processors or os.cpu_count() or 1) > 1 and hasattr(os, "memfd_create")
-        self._failures = 0 if able else MOST_FAILURES
+        self._able = (processors or os.cpu_count() or 1) > 1 and hasattr(os, "memfd_create")
+        self._program = program()
+        self._outdated = False
+        self._clock_s = clock_s
+        self._losses = deque[float](maxlen=MOST_FAILURES)  # when
         self._idle: asyncio.TimerHandle | None = None
+        self.on_lost: Callable[[], None] = _nobody
+        """Called in any thread when a process was lost."""
 
     @property
     def process(self) -> PreparingProcess | None:
         """The process beside this one, while there is one."""
         return self._process
+
+    @property
+    def fault(self) -> str | None:
+        """Why there is no process beside for large imports, if something is wrong."""
+        if self._outdated:
+            return (
+                "the program was replaced while this process runs: large imports are slower until it is started again"
+            )
+        with self._changing:
+            if self._failures < MOST_FAILURES:
+                return None
+            left_s = FORGET_S - (self._clock_s() - self._losses[0])
+        return (
+            f"the process beside that prepares large imports was lost {MOST_FAILURES} times; they are slower without; "
+            f"tried again in {left_s / 60:.0f} min; the log says more (preparing_process_lost)"
+        )
+
+    @property
+    def _failures(self) -> int:
+        """Losses that count. Under `_changing`."""
+        while self._losses and self._clock_s() - self._losses[0] >= FORGET_S:
+            self._losses.popleft()
+        return len(self._losses)
 
     async def run(self, work: Callable[[], T], *, bulk: bool) -> T:
         """Call `work`, which is short, in a thread of its kind."""
@@ -107,8 +141,8 @@ class Workers:
         if process is not None and self._careful:
             try:
                 process.wait_until_ready()
-            except (OSError, EOFError):
-                self._lose(process)
+            except (OSError, EOFError, OtherProgramError) as error:
+                self._lose(process, error)
                 process = None
         try:
             done = None if process is None else self._beside(process, preparer, piece, now)
@@ -124,8 +158,8 @@ class Workers:
         """What the process makes of the piece; None when it can't, or won't. Raises _LostError."""
         try:
             ready = process.ready
-        except (OSError, EOFError):
-            self._lose(process)
+        except (OSError, EOFError, OtherProgramError) as error:
+            self._lose(process, error)
             return None
         job = preparer.job(piece, now) if ready else None
         if job is None:
@@ -133,7 +167,7 @@ class Workers:
         try:
             done = process.prepare(*job)
         except Exception as error:  # killed, stopped, or not ours any more
-            self._lose(process)
+            self._lose(process, error)
             raise _LostError(stalled=isinstance(error, TimeoutError)) from error
         if done is not None:
             for arrived in piece:
@@ -146,7 +180,7 @@ class Workers:
         """
         done: list[Prepared] = []
         process: PreparingProcess | None = None
-        counted, able = 1, True
+        counted, able = True, True
         try:
             for arrived in piece:
                 prepared = None
@@ -161,8 +195,9 @@ class Workers:
                     if able:
                         log.warning("message_kept_unread", uid=arrived.meta.uid, octets=arrived.octets)
                         with self._changing:
-                            self._failures = max(0, self._failures - counted)  # it was the message
-                            counted = 0
+                            if counted and self._losses:
+                                self._losses.pop()  # it was the message
+                            counted = False
                         prepared = preparer.unread(arrived, now)
                 done.append(preparer.prepare([arrived], now) if prepared is None else prepared)
         finally:
@@ -178,17 +213,21 @@ class Workers:
         if self._idle is not None:
             self._idle.cancel()
         self._idle = loop.call_later(IDLE_S, self._retire)
-        if self._process is None and self._failures < MOST_FAILURES:
-            try:
-                self._process = self._start()
-            except OSError:  # no memory, too many processes: it goes without
-                self._failures += 1
+        with self._changing:
+            if self._process is None and self._may_start():
+                try:
+                    self._process = self._start()
+                except OSError as error:  # no memory, too many processes: it goes without
+                    self._count(str(error))
+
+    def _may_start(self) -> bool:
+        return self._able and not self._outdated and self._failures < MOST_FAILURES
 
     def _start(self) -> PreparingProcess:
         with self._changing:
             if self._closed:
                 raise OSError
-            process = PreparingProcess()
+            process = PreparingProcess(self._program)
             self._processes.add(process)
             return process
 
@@ -200,7 +239,7 @@ class Workers:
             return None
         try:
             process.wait_until_ready()
-        except (OSError, EOFError):
+        except (OSError, EOFError, OtherProgramError):
             self._end(process)
             return None
         return process
@@ -219,20 +258,33 @@ class Workers:
         else:
             self._idle = asyncio.get_running_loop().call_later(IDLE_S, self._retire)
 
-    def _lose(self, process: PreparingProcess) -> None:
+    def _lose(self, process: PreparingProcess, error: Exception) -> None:
         """It is gone: told by each thread that used it, counted once. Raises CancelledError when all is to end."""
         with self._changing:
             if self._closed:
                 raise CancelledError  # nobody waits for it
             if self._process is process:
                 self._process = None
-                self._failures += 1
-                self._careful = True
-                if self._failures < MOST_FAILURES:
+                if isinstance(error, OtherProgramError):
+                    self._outdated = True
+                    log.warning("preparing_process_of_another_program")
+                else:
+                    self._careful = True
+                    self._count(str(error) or type(error).__name__)
+                if self._may_start():
                     with contextlib.suppress(OSError):
                         self._process = self._start()
-                log.warning("preparing_process_lost", times=self._failures, most=MOST_FAILURES)
         self._end(process)
+
+    def _count(self, error: str) -> None:
+        """A loss. Under `_changing`."""
+        self._losses.append(self._clock_s())
+        log.warning("preparing_process_lost", error=error, times=self._failures, most=MOST_FAILURES)
+        self.on_lost()
+
+
+def _nobody() -> None:
+    """Nobody is told."""
 
 
 class _LostError(Exception):

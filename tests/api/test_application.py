@@ -288,9 +288,21 @@ async def test_readyz_names_what_does_not_work(running: Running) -> None:
         "plans": True,
         "witness": True,
         "events": True,
+        "imports": True,
         "alarms": True,
     }
     assert "same disk" in next(part["detail"] for part in ready["parts"] if part["name"] == "witness")
+    running.application.supervisor.workers._outdated = True
+
+    async def slower() -> Any:
+        found = (await running.get("/readyz"))["parts"]
+        return next((part for part in found if part["name"] == "imports" and not part["ok"]), None)
+
+    part = await running.until(slower)
+    assert not part["needed"]
+    assert "the program was replaced" in part["detail"]
+    running.application.supervisor.workers.on_lost()
+    assert "mailgate_preparing_processes_lost_total 1.0" in (await running.client.get("/metrics")).text
     assert running.application._syncing is not None
     running.application._syncing.cancel()
 

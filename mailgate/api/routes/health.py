@@ -56,7 +56,7 @@ async def healthz() -> Alive:
 @router.get("/readyz", responses={503: {"model": Ready, "description": "A part that is needed does not work"}})
 async def readyz(parts: Parts) -> Response:
     """Ready: database, blobs, scheduler, purge log and event feed work. 503 otherwise, with what is wrong. Alarms that
-    stand are named too, and leave it ready.
+    stand, and what only makes large imports slower, are named too, and leave it ready.
     """
     found = []
     for name, check in parts.health.items():

@@ -23,6 +23,7 @@ from mailgate.blobs.batch import PackedBlobs
 from mailgate.clock import DAY
 from mailgate.keys import KeyMissingError, KeyRing, TenantKeys
 from mailgate.sync import preparing
+from mailgate.sync import program as program_module
 from mailgate.sync import workers as module
 from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.incoming import Cause
@@ -66,9 +67,23 @@ class Parts:
             assert message.msgid_token == self.keys.mac("msgid", b"<%d@example.org>" % (message.uid - 1))
 
 
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @pytest.fixture
-async def workers() -> AsyncIterator[Workers]:
-    opened = Workers(processors=2)
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def workers(clock: Clock) -> AsyncIterator[Workers]:
+    opened = Workers(processors=2, clock_s=clock)
     yield opened
     await asyncio.to_thread(opened.close)
 
@@ -116,6 +131,82 @@ async def test_a_killed_process_costs_nothing(workers: Workers, tmp_path: Path) 
         batch = parts.arrived()
         originals = [bytes(arrived.sink.head) for arrived in batch]
         parts.verify(await workers.prepare(parts.preparer, batch, NOW, bulk=True), originals)
+
+
+async def test_one_that_was_lost_too_often_is_tried_again_after_a_while(
+    workers: Workers, clock: Clock, tmp_path: Path
+) -> None:
+    parts, lost = Parts(tmp_path), list[str]()
+    workers.on_lost = lambda: lost.append("")
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    for _ in range(module.MOST_FAILURES):
+        assert workers.fault is None
+        await lose(workers, parts)
+        clock.now_s += 60
+    assert len(lost) == module.MOST_FAILURES
+    assert workers.fault is not None
+    assert "in 57 min" in workers.fault
+    clock.now_s = module.FORGET_S - 1
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    assert workers.process is None
+    clock.now_s = module.FORGET_S
+    await begun(workers, parts)
+    assert workers.fault is None
+    await lose(workers, parts)
+    assert workers.process is None, "two of the losses are not an hour old"
+    assert workers.fault is not None
+
+
+async def lose(workers: Workers, parts: Parts) -> None:
+    """The process is killed, and missed."""
+    process = workers.process
+    assert process is not None
+    pids = family(process)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    await until_gone(pids)
+    await workers.prepare(parts.preparer, parts.arrived(), NOW, bulk=True)
+    assert workers.process is not process
+
+
+async def test_one_that_can_not_be_started_counts_as_lost(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EAGAIN, "too many processes")
+
+    monkeypatch.setattr(subprocess, "Popen", refused)
+    parts = Parts(tmp_path)
+    for _ in range(module.MOST_FAILURES):
+        assert workers.fault is None
+        batch = parts.arrived()
+        originals = [bytes(arrived.sink.head) for arrived in batch]
+        parts.verify(await workers.prepare(parts.preparer, batch, NOW, bulk=True), originals)
+    assert workers.fault is not None
+
+
+async def test_another_program_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "program", lambda: b"that of yesterday".ljust(32))
+    workers, parts = Workers(processors=2), Parts(tmp_path)
+    for turn in range(3):
+        batch = parts.arrived()
+        originals = [bytes(arrived.sink.head) for arrived in batch]
+        parts.verify(await workers.prepare(parts.preparer, batch, NOW, bulk=True), originals)
+        if not turn:
+            await until_refused(workers, parts)
+        assert workers.process is None
+    assert workers.fault is not None
+    assert workers.fault.startswith("the program was replaced")
+    assert capsys.readouterr().out.count("preparing_process_of_another_program") == 1
+    await asyncio.to_thread(workers.close)
+
+
+async def until_refused(workers: Workers, parts: Parts) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while workers.process is not None:
+            await workers.prepare(parts.preparer, parts.arrived()[:1], NOW, bulk=True)
 
 
 async def test_a_process_killed_at_work_costs_nothing(workers: Workers, tmp_path: Path) -> None:
@@ -330,6 +421,33 @@ def test_what_the_machine_lacks_sets_no_message_aside(
         parts.preparer.prepare(parts.arrived(), NOW)
 
 
+def test_a_program_is_told_from_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("connectors", "retention", "mailgate"):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        (tmp_path / name / "__init__.py").write_text("")
+        monkeypatch.setattr(getattr(program_module, name), "__file__", str(tmp_path / name / "__init__.py"))
+    found = [program_module.program()]
+
+    def told() -> bool:
+        found.append(program_module.program())
+        return found[-1] not in found[:-1]
+
+    assert not told()
+    (tmp_path / "mailgate" / "inner" / "new.py").write_text("a")
+    assert told()
+    (tmp_path / "mailgate" / "inner" / "new.py").write_text("ab")
+    assert told()
+    os.utime(tmp_path / "mailgate" / "inner" / "new.py", ns=(0, 1))
+    assert told()
+    (tmp_path / "mailgate" / "inner" / "new.py").rename(tmp_path / "retention" / "inner" / "new.py")
+    assert told()
+    monkeypatch.setattr(program_module.mailgate, "__version__", "0.2")
+    assert told()
+    (tmp_path / "mailgate" / "__pycache__").mkdir()
+    (tmp_path / "mailgate" / "__pycache__" / "new.py").write_text("")
+    assert not told()
+
+
 def test_a_piece_is_small_in_number_and_in_bytes() -> None:
     meta = MessageMeta(1, frozenset(), NOW, 1)
     sizes = [1] * 60 + [module.PIECE_BYTES + 1, module.PIECE_BYTES // 2, module.PIECE_BYTES // 2, 1, 2]
@@ -342,7 +460,8 @@ def test_it_ends_with_whoever_started_it() -> None:
     script = """
 import os, signal
 from mailgate.sync.preparing import PreparingProcess
-process = PreparingProcess()
+from mailgate.sync.program import program
+process = PreparingProcess(program())
 while not process.ready: pass
 forks = open(f"/proc/{process.pid}/task/{process.pid}/children").read()
 print(process.pid, forks, flush=True)

@@ -1,0 +1,34 @@
+"""Which program this is, to tell it from the one that an upgrade puts into its place while it runs."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import connectors
+import mailgate
+import retention
+
+
+def program() -> bytes:
+    """A digest of the version, and of what the files of the program are called, how long they are and when they were
+    written. Taken where a process starts, it is of what that process runs.
+    """
+    digest = hashlib.sha256(mailgate.__version__.encode())
+    for package in (connectors.__file__, mailgate.__file__, retention.__file__):
+        digest.update("".join(sorted(_files(str(Path(package).parent), ""))).encode())
+    return digest.digest()
+
+
+def _files(folder: str, inside: str) -> list[str]:
+    lines = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = f"{inside}/{entry.name}"
+            if entry.name.endswith(".py"):
+                found = entry.stat()
+                lines.append(f"{name} {found.st_size} {found.st_mtime_ns}\n")
+            elif entry.is_dir() and entry.name != "__pycache__":
+                lines += _files(entry.path, name)
+    return lines
