@@ -166,6 +166,7 @@ class _Lane:
         self._start = start
         self._ours = ours
         self._started = False
+        self._using = threading.Lock()
 
     @property
     def ready(self) -> bool:
@@ -180,7 +181,8 @@ class _Lane:
             self._begin()
 
     def _begin(self, flags: int = 0) -> None:
-        theirs = self._line.recv(len(self._ours), flags)
+        with self._using:
+            theirs = self._line.recv(len(self._ours), flags)
         if not theirs:
             raise EOFError
         if theirs != self._ours:
@@ -192,12 +194,13 @@ class _Lane:
         lengths = [len(body) for body in bodies]
         if sum(lengths) > ROOM:
             return None
-        at = self._start
-        for body in bodies:
-            self._memory[at : at + len(body)] = body
-            at += len(body)
-        _send(self._line, pickle.dumps((job, lengths), pickle.HIGHEST_PROTOCOL))
-        answer = _receive(self._line)
+        with self._using:
+            at = self._start
+            for body in bodies:
+                self._memory[at : at + len(body)] = body
+                at += len(body)
+            _send(self._line, pickle.dumps((job, lengths), pickle.HIGHEST_PROTOCOL))
+            answer = _receive(self._line)
         if not answer:
             return None
         prepared: Prepared = pickle.loads(answer)  # noqa: S301 - from our own program, by its own line
@@ -206,7 +209,8 @@ class _Lane:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._line.shutdown(socket.SHUT_RDWR)  # wakes who waits for an answer
-        self._line.close()
+        with self._using:  # who was woken may be about to read once more, from what would have its number by then
+            self._line.close()
 
 
 def _send(line: socket.socket, data: bytes) -> None:

@@ -292,6 +292,39 @@ async def test_one_that_stands_still_holds_up_neither_the_loop_nor_the_end(
     await asyncio.to_thread(workers.close)
 
 
+async def test_nobody_reads_from_a_line_that_is_closed(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its number may be another line's by then, whose answer would be taken."""
+    parts = Parts(tmp_path)
+    pids, read = await begun(workers, parts), preparing._read
+    reading, go_on, seen = threading.Event(), threading.Event(), list[int]()
+
+    def slowly(line: socket.socket, size: int) -> bytearray:
+        try:
+            return read(line, size)
+        except EOFError:
+            reading.set()
+            go_on.wait(PATIENCE_S)
+            seen.append(line.fileno())
+            raise
+
+    monkeypatch.setattr(preparing, "_read", slowly)
+    process = workers.process
+    assert process is not None
+    os.kill(pids[0], signal.SIGSTOP)
+    batch = parts.arrived()
+    working = asyncio.create_task(workers.prepare(parts.preparer, batch, NOW, bulk=True))
+    await asyncio.wait({working}, timeout=0.1)
+    ending = asyncio.create_task(asyncio.to_thread(process.end))
+    await asyncio.to_thread(reading.wait, PATIENCE_S)
+    await asyncio.wait({ending}, timeout=0.1)
+    go_on.set()
+    await asyncio.gather(ending, working)
+    assert seen
+    assert -1 not in seen
+
+
 async def test_what_an_error_left_behind_is_nobody_elses_answer(
     workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
