@@ -255,11 +255,18 @@ class Target(Protocol):
         ...
 
     async def rename_folder(self, name: str, to: str) -> None:
-        """RENAME (its inferiors go along, RFC 9051 §6.3.6), and the subscription."""
+        """RENAME (its inferiors go along, RFC 9051 §6.3.6), and the subscriptions."""
         ...
 
     async def delete_folder(self, name: str) -> None:
         """DELETE: the folder with all its messages, and the subscription."""
+        ...
+
+    async def resubscribe(self, before: str | None, name: str | None) -> None:
+        """What the three above do beside: mail programs show a folder that is new (`before` is None), renamed, or none
+        any more (`name` is None), where somebody else did that, or the line dropped on the way. What the server says
+        is no reason to fail.
+        """
         ...
 
 

@@ -45,7 +45,9 @@ class Enabled:
 
 @dataclass(frozen=True, slots=True)
 class ListItem:
-    """One LIST response (§7.3.1). `name` is as on the wire; `attributes` are lower case; `delimiter` None when flat."""
+    """One LIST response (§7.3.1), or LSUB (RFC 3501 §7.2.3). `name` is as on the wire; `attributes` are lower case;
+    `delimiter` None when flat.
+    """
 
     attributes: frozenset[str]
     delimiter: str | None

@@ -250,6 +250,7 @@ _READERS: dict[str, Callable[[bytes, int, Sequence[Piece]], Response]] = {
     "CAPABILITY": lambda head, at, _: Capability(parse_words(head[at:])),
     "ENABLED": lambda head, at, _: Enabled(parse_words(head[at:])),
     "LIST": _list,
+    "LSUB": _list,
     "NAMESPACE": _namespaces,
     "STATUS": _status_item,
     "SEARCH": _search,

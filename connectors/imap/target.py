@@ -38,6 +38,7 @@ _IN_TRANSIT: Final = 4 << 20
 """Octets that the system may have taken from us and not sent yet."""
 
 _NO_FOLDER: Final = frozenset({"\\noselect", "\\nonexistent"})
+_UNEXPLAINED: Final = frozenset({None, "CANNOT", "NOPERM"})
 _USES: Final[dict[SpecialUse, str]] = {
     use: f"\\{use.value.capitalize()}" for use in SpecialUse if use is not SpecialUse.INBOX
 }
@@ -220,14 +221,14 @@ class ImapTarget(ImapLine):
             await self._try([self._start("SUBSCRIBE", folder)])
 
     async def rename_folder(self, name: str, to: str) -> None:
-        before, after = Str(encode_name(name)), Str(encode_name(to))
         async with self._session.within(self.longest_s(None), "RENAME"):
             await self._leave(name)
+            subscribed = await self._subscribed(name)
             try:
-                await self._finish([self._start("RENAME", before, after)])
+                await self._finish([self._start("RENAME", Str(encode_name(name)), Str(encode_name(to)))])
             except ServerError as error:
                 raise await self._explained(error, old=name, new=to) from None
-            await self._try([self._start("UNSUBSCRIBE", before), self._start("SUBSCRIBE", after)])
+            await self._follow(subscribed, name, to)
 
     async def delete_folder(self, name: str) -> None:
         folder = Str(encode_name(name))
@@ -239,21 +240,77 @@ class ImapTarget(ImapLine):
                 raise await self._explained(error, old=name) from None
             await self._try([self._start("UNSUBSCRIBE", folder)])
 
+    async def resubscribe(self, before: str | None, name: str | None) -> None:
+        async with self._session.within(self.longest_s(None), "SUBSCRIBE"):
+            if before is None or name is None:
+                words = (("UNSUBSCRIBE", before), ("SUBSCRIBE", name))
+                await self._try([self._start(word, Str(encode_name(one))) for word, one in words if one is not None])
+            else:
+                await self._follow(await self._subscribed(before) or [before], before, name)
+
+    async def _follow(self, subscribed: Sequence[str], name: str, to: str) -> None:
+        """Servers leave subscriptions by the old names when a folder is renamed (RFC 9051 §6.3.7), or end them, those
+        of the folders inside it too: mail programs that show what is subscribed would show none of them.
+        """
+        for before in subscribed:
+            after = to + before[len(name) :]
+            await self._try(
+                [
+                    self._start("SUBSCRIBE", Str(encode_name(after))),
+                    self._start("UNSUBSCRIBE", Str(encode_name(before))),
+                ]
+            )
+
+    async def _subscribed(self, name: str) -> list[str]:
+        """What is subscribed of a folder and those inside it. Where the server does not tell, the folder."""
+        pattern = Str(encode_name(name) + b"*")
+        rev2 = "IMAP4REV1" not in self.capabilities  # which has no LSUB any more
+        said = Gather(ListItem, frozenset({"LIST"} if rev2 else {"LSUB"}), strict=False)
+        try:
+            if rev2:
+                await self._session.run("LIST", "(SUBSCRIBED)", Str(b""), pattern, collector=said)
+            else:
+                await self._session.run("LSUB", Str(b""), pattern, collector=said)
+        except ServerError:
+            return [name]
+        # Courier and pymap name what only has something subscribed inside it, too.
+        told = (item for item in said.found if "\\noselect" not in item.attributes)
+        found = {folder_name(item.name): item.delimiter for item in told}
+        return sorted(one for one, delimiter in found.items() if one == name or _is_inside(one, name, delimiter))
+
     async def _explained(self, error: ServerError, *, old: str | None = None, new: str | None = None) -> ServerError:
-        """A refusal without a code (Courier gives none): is a folder in the way, or is there none? LIST tells."""
-        if error.code is not None:
-            return error
+        """A refusal without a code (Courier gives none): is a folder in the way, or is there none? LIST tells. It also
+        tells what no server says: a folder was to stand inside one that can have none.
+        """
         with suppress(ServerError):  # Courier refuses to LIST names with emoji, too
-            if old is not None and not await self._is_there(old):
+            if error.code is None and old is not None and not await self._is_there(old):
                 return FolderGoneError(str(error), code="NONEXISTENT")
-            if new is not None and await self._is_there(new):
+            if error.code is None and new is not None and await self._is_there(new):
                 error.code = "ALREADYEXISTS"
+            if error.code in _UNEXPLAINED and new is not None and (above := await self._childless(new)) is not None:
+                return ServerError(
+                    f"the server allows no folders inside {above!r}: {error}", code="CANNOT", retry=Retry.NEVER
+                )
         return error
 
-    async def _is_there(self, name: str) -> bool:
+    async def _childless(self, name: str) -> str | None:
+        """The folder above that can have none inside it (RFC 9051 §7.3.1 \\Noinferiors)."""
+        delimiter = (await self.namespace()).delimiter
+        while delimiter and delimiter in name:
+            name = name.rpartition(delimiter)[0]
+            for item in await self._list(name):
+                if folder_name(item.name) == folder_name(encode_name(name)):
+                    return name if "\\noinferiors" in item.attributes else None
+        return None
+
+    async def _list(self, name: str) -> list[ListItem]:
         listed = Gather(ListItem, frozenset({"LIST"}), strict=False)
         await self._session.run("LIST", Str(b""), Str(encode_name(name)), collector=listed)
-        return any(folder_name(item.name) == name and not item.attributes & _NO_FOLDER for item in listed.found)
+        return listed.found
+
+    async def _is_there(self, name: str) -> bool:
+        items = await self._list(name)
+        return any(folder_name(item.name) == name and not item.attributes & _NO_FOLDER for item in items)
 
     async def _leave(self, name: str) -> None:
         """Closes what is open if it may be this folder, or one inside it: servers hang up on who has it open.
@@ -296,6 +353,10 @@ class ImapTarget(ImapLine):
         """Not every server refuses a change in a folder that was opened with EXAMINE (Courier makes it)."""
         if not self._selected:
             raise ValueError("no folder is open for writing")
+
+
+def _is_inside(name: str, above: str, delimiter: str | None) -> bool:
+    return bool(delimiter) and name.startswith(f"{above}{delimiter}")
 
 
 def _fits(flags: frozenset[str] | None, add: frozenset[str], remove: frozenset[str]) -> bool:

@@ -116,6 +116,7 @@ class Mailstore:
         self.folders: dict[str, MemoryFolder] = {}
         self.connections: list[MemoryLine] = []
         self.commands: list[str] = []
+        self.subscribed: set[str] = set()
         self._uidvalidity = uidvalidity
         self._email_ids = 0
         self._folder_ids = 0

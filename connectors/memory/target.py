@@ -164,6 +164,7 @@ class MemoryTarget(MemoryLine):
             account.create_folder(name, special_use=special_use)
 
         await self._carry_out(f"CREATE {name}", create)
+        account.subscribed.add(name)
 
     async def rename_folder(self, name: str, to: str) -> None:
         account = self._account
@@ -180,6 +181,7 @@ class MemoryTarget(MemoryLine):
             account.rename_folder(name, to)
 
         await self._carry_out(f"RENAME {name} {to}", rename)
+        self._follow(name, to)
 
     async def delete_folder(self, name: str) -> None:
         account = self._account
@@ -191,6 +193,24 @@ class MemoryTarget(MemoryLine):
             account.delete_folder(self._folder(name, "NONEXISTENT").name)
 
         await self._carry_out(f"DELETE {name}", delete)
+        account.subscribed.discard(name)
+
+    async def resubscribe(self, before: str | None, name: str | None) -> None:
+        def resubscribe() -> None:
+            if before is None or name is None:
+                self._account.subscribed.discard(before or "")
+                self._account.subscribed.update([] if name is None else [name])
+            else:
+                self._follow(before, name)
+
+        await self._carry_out(f"SUBSCRIBE {name}", resubscribe)
+
+    def _follow(self, name: str, to: str) -> None:
+        account = self._account
+        below = name + account.delimiter
+        followed = {one for one in account.subscribed if one == name or one.startswith(below)}
+        account.subscribed -= followed
+        account.subscribed |= {to + one[len(name) :] for one in followed}
 
     # The way of a change.
 

@@ -44,15 +44,18 @@ async def renames(conn: AsyncConnection, mailbox_ids: Collection[str]) -> Rename
     return Renames((await conn.execute(query)).all())
 
 
-async def find_folder(conn: AsyncConnection, mailbox_id: str, folder_id: str) -> Row[Any]:
-    """The mailbox's folder that messages can be put into. Raises NotFoundError `folder_not_found`."""
+async def find_folder(conn: AsyncConnection, mailbox_id: str, folder_id: str, *, selectable: bool = True) -> Row[Any]:
+    """The mailbox's folder that messages can be put into; without `selectable` one that only holds others, too. Raises
+    NotFoundError `folder_not_found`.
+    """
     query = select(folders).where(
         _F.id == folder_id,
         _F.mailbox_id == mailbox_id,
         _F.gone_at.is_(None),
-        _F.selectable,
         _F.on_its_way.is_distinct_from("delete"),
     )
+    if selectable:
+        query = query.where(_F.selectable)
     row = (await conn.execute(query)).one_or_none()
     if row is None:
         raise NotFoundError(f"this mailbox has no folder {folder_id}", slug="folder_not_found")

@@ -180,7 +180,6 @@ async def test_folders_that_are_not_there(gateway: Gateway, post: Postman) -> No
         new_id(START),
         await post.folder("Gone", gone_at=START),
         await post.folder("Leaving", on_its_way="delete"),
-        await post.folder("Container", selectable=False),
     ):
         for method, body in (("PATCH", {"name": "X"}), ("DELETE", None)):
             answer = await gateway.client.request(method, address(post, folder), json=body)
@@ -232,6 +231,22 @@ async def test_a_folder_with_folders_stays(gateway: Gateway, post: Postman) -> N
         assert refused(await gateway.client.delete(address(post, folder), params=query)) == (409, "folder_not_empty")
     assert (await gateway.client.delete(address(post, below))).status_code == 202
     assert (await gateway.client.delete(address(post, folder))).status_code == 202
+
+
+async def test_a_folder_that_only_holds_others(gateway: Gateway, post: Postman) -> None:
+    """It is not shown, but a client may know it from the time when it held messages."""
+    folder, below = await post.folder("Old", selectable=False), await post.folder("Old/Inner")
+    answer = await gateway.client.delete(address(post, folder))
+    assert refused(answer) == (409, "folder_not_empty")
+    assert "1 folders below" in answer.json()["detail"]
+    assert (await gateway.client.patch(address(post, folder), json={"name": "New"})).status_code == 202
+    assert ("New/Inner", "rename") in await listed(gateway, post)
+    assert (await gateway.client.delete(address(post, below))).status_code == 202
+    assert (await gateway.client.delete(address(post, folder))).status_code == 202
+    assert (await asked(gateway))[-1] == ("folder_delete", {"name": "New", "exists": 0})
+    id_ = await post.deliver(letter())
+    answer = await gateway.client.patch(f"{T}/messages/{id_}", json={"folder_id": folder})
+    assert refused(answer) == (404, "folder_not_found")
 
 
 async def test_what_is_moved_away_leaves_an_empty_folder(gateway: Gateway, post: Postman) -> None:

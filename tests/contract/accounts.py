@@ -60,6 +60,11 @@ class Remote(Protocol):
     async def create_folder(self, name: str) -> None: ...
     async def rename_folder(self, old: str, new: str) -> None: ...
     async def delete_folder(self, name: str) -> None: ...
+    async def subscribed(self) -> set[str]:
+        """The folders that mail programs show."""
+        ...
+
+    async def unsubscribe(self, name: str) -> None: ...
     async def renew_uidvalidity(self, name: str) -> None:
         """The folder gets another UIDVALIDITY; the same messages stand in it, in another order. Not INBOX."""
         ...
@@ -112,6 +117,12 @@ class InMemory:
 
     async def delete_folder(self, name: str) -> None:
         self.account.delete_folder(name)
+
+    async def subscribed(self) -> set[str]:
+        return self.account.subscribed
+
+    async def unsubscribe(self, name: str) -> None:
+        self.account.subscribed.discard(name)
 
     async def renew_uidvalidity(self, name: str) -> None:
         self.account.change_uidvalidity(name)
@@ -204,6 +215,17 @@ class OverImap:
 
     async def delete_folder(self, name: str) -> None:
         await asyncio.to_thread(self._run, "delete", name)
+
+    async def subscribed(self) -> set[str]:
+        return await asyncio.to_thread(self._subscribed)
+
+    def _subscribed(self) -> set[str]:
+        with self._unopened() as client:
+            items = [item for item in _done(client.lsub()) if isinstance(item, bytes)]
+        return {item.rpartition(b' "' + self.delimiter.encode() + b'" ')[2].strip(b'"').decode() for item in items}
+
+    async def unsubscribe(self, name: str) -> None:
+        await asyncio.to_thread(self._run, "unsubscribe", name)
 
     def _run(self, command: str, *names: str) -> None:
         with self._unopened() as client:

@@ -364,6 +364,29 @@ async def test_a_folder_inside_another_goes_along(line: Connection, remote: Remo
     assert not {remote.folder("Work"), remote.folder("Work", "Old")} & names
 
 
+async def test_subscriptions_go_along(line: Connection, remote: Remote) -> None:
+    """Mail programs that show what is subscribed show what was made, and lose nothing that is called otherwise."""
+    work, old, hidden, beside = (
+        remote.folder(*path) for path in (("Work",), ("Work", "Old"), ("Work", "No"), ("Work2",))
+    )
+    for name in (work, old, hidden, beside):
+        await line.create_folder(name)
+    await remote.unsubscribe(hidden)
+    assert {work, old, beside} <= await remote.subscribed()
+    await line.rename_folder(work, remote.folder("Play"))
+    standing = await remote.subscribed()
+    assert {remote.folder("Play"), remote.folder("Play", "Old"), beside} <= standing
+    assert not {work, old, hidden, remote.folder("Play", "No")} & standing
+    await line.delete_folder(beside)
+    assert beside not in await remote.subscribed()
+    # What the line's end cut off is done later, from the same or from nothing.
+    await line.resubscribe(remote.folder("Play", "Old"), None)
+    assert remote.folder("Play", "Old") not in await remote.subscribed()
+    await line.resubscribe(None, remote.folder("Play", "Old"))
+    await line.resubscribe(work, remote.folder("Play"))
+    assert {remote.folder("Play"), remote.folder("Play", "Old")} <= await remote.subscribed()
+
+
 async def test_folders_that_are_in_the_way(line: Connection, remote: Remote) -> None:
     for name in ("Work", "Play"):
         await line.create_folder(remote.folder(name))

@@ -31,6 +31,7 @@ def server(**abilities: Any) -> MemoryAccount:
     account.create_folder("Empty")
     account.create_folder("Work")
     account.create_folder("Work/Old")
+    account.subscribed |= {"Archive", "Empty", "Work", "Work/Old"}
     for n in range(6):
         account.append("INBOX", mail(n), internal_date=NOW - n * DAY, flags=["\\Seen"] if n % 2 else [])
     account.append("Work", mail(50), internal_date=NOW - DAY)
@@ -133,13 +134,17 @@ CASES = {
         lambda a: [(m.raw, sorted(m.flags), m.internal_date) for m in a.folders["Archive"].messages.values()],
         [(mail(60), ["$Deal", "\\Seen"], NOW)],
     ),
-    "create": Case(lambda crm: crm.create("Deals"), lambda a: "Deals" in a.folders, True),
+    "create": Case(
+        lambda crm: crm.create("Deals"), lambda a: ("Deals" in a.folders, "Deals" in a.subscribed), (True, True)
+    ),
     "rename": Case(
         lambda crm: crm.rename("Work", "Jobs"),
-        lambda a: sorted(a.folders),
-        ["Archive", "Empty", "INBOX", "Jobs", "Jobs/Old", "Trash"],
+        lambda a: (sorted(a.folders), sorted(a.subscribed)),
+        (["Archive", "Empty", "INBOX", "Jobs", "Jobs/Old", "Trash"], ["Archive", "Empty", "Jobs", "Jobs/Old"]),
     ),
-    "remove": Case(lambda crm: crm.remove("Empty"), lambda a: "Empty" in a.folders, False),
+    "remove": Case(
+        lambda crm: crm.remove("Empty"), lambda a: ("Empty" in a.folders, "Empty" in a.subscribed), (False, False)
+    ),
     "a new folder with mail": Case(_folder_with_mail, raws("Deals"), [mail(0), mail(60)]),
     "one after the other": Case(
         _one_after_the_other,

@@ -74,7 +74,7 @@ class FolderWishes:
         async def work(tx: Transaction) -> tuple[str, str | None]:
             mailbox = await self._locks.mailbox(tx, tenant_id, mailbox_id, now)
             mailbox.require_sync()
-            row = await find_folder(tx.conn, mailbox_id, folder_id)
+            row = await find_folder(tx.conn, mailbox_id, folder_id, selectable=False)
             known = await _Known.read(tx, mailbox_id)
             wanted = known.full(folder_name(name, row.delimiter))
             old = known.name_of(row)
@@ -105,7 +105,7 @@ class FolderWishes:
         async def work(tx: Transaction) -> tuple[str, str | None]:
             mailbox = await self._locks.mailbox(tx, tenant_id, mailbox_id, now)
             mailbox.require_sync()
-            row = await find_folder(tx.conn, mailbox_id, folder_id)
+            row = await find_folder(tx.conn, mailbox_id, folder_id, selectable=False)
             below = (await _Known.read(tx, mailbox_id)).below(row)
             _protect(row, below, "deleted")
             if below:

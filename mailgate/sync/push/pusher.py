@@ -240,6 +240,8 @@ class Pusher:
         for asked, step in applied:
             operation, facts = asked.operation, asked.facts
             if operation.kind in _OF_FOLDERS:
+                if operation.state is OperationState.SENT:
+                    await self._steps.resubscribe(operation, facts.place)
                 await self._steps.folder_applied(operation)
             elif operation.kind is OperationKind.REHYDRATE:
                 await self._pushes.brought_back(self._context.owner, operation, None, self._context.clock())

@@ -40,6 +40,7 @@ from mailgate.sync.push.model import (
     Failed,
     Move,
     Original,
+    Place,
     RenameFolder,
     Store,
     StoreLabels,
@@ -345,6 +346,7 @@ class Steps:
         except ServerError as error:
             if error.code != "ALREADYEXISTS":
                 raise
+            await context.source.resubscribe(None, name)
         await self.folder_applied(operation, name)
 
     async def _rename(self, group: Group, step: RenameFolder) -> None:
@@ -364,6 +366,19 @@ class Steps:
         place = group.items[0][0].facts.place
         if place is not None:
             await self._look_at(place.folder)
+
+    async def resubscribe(self, operation: Operation, place: Place | None) -> None:
+        """It was found to be done, but the line dropped before mail programs were to see it."""
+        source, detail = self._context.source, operation.detail
+        await self._context.own_for(source.longest_s(None))
+        match operation.kind:
+            case OperationKind.FOLDER_CREATE:
+                await source.resubscribe(None, (operation.journal or {}).get("name") or detail["name"])
+            case OperationKind.FOLDER_RENAME:
+                listed = detail["name"] if place is None else place.folder.name
+                await source.resubscribe(listed if listed != detail["name"] else detail["from"], detail["name"])
+            case _:
+                await source.resubscribe(detail["name"], None)
 
     async def folder_applied(self, operation: Operation, name: str | None = None) -> None:
         """The server's folders are as this operation wanted them. `name`: what a new one is called there."""

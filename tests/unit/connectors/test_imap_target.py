@@ -679,15 +679,77 @@ async def test_a_folder_with_a_use_that_the_server_gives_or_not() -> None:
 
 async def test_the_subscription_follows_a_renamed_and_a_deleted_folder() -> None:
     async def script(talk: Talk) -> None:
+        await talk.answer(
+            b'LSUB "" "a*"',
+            b'* LSUB () "/" a/c',
+            b'* LSUB () "/" ab',
+            b"* LSUB () NIL a/d",
+            b'* LSUB (\\Noselect) "/" a/e',
+            b'* LSUB () "/" a',
+        )
         await talk.answer(b'RENAME "a" "b"')
-        await talk.answer(b'UNSUBSCRIBE "a"', status=b"NO it was not")
         await talk.answer(b'SUBSCRIBE "b"', status=b"NO no")
-        await talk.answer(b'DELETE "b"')
-        await talk.answer(b'UNSUBSCRIBE "b"', status=b"NO no")
+        await talk.answer(b'UNSUBSCRIBE "a"', status=b"NO it was not")
+        await talk.answer(b'SUBSCRIBE "b/c"')
+        await talk.answer(b'UNSUBSCRIBE "a/c"')
+        await talk.answer(b'LSUB "" "b*"', status=b"BAD what")
+        await talk.answer(b'RENAME "b" "c"')
+        await talk.answer(b'SUBSCRIBE "c"')
+        await talk.answer(b'UNSUBSCRIBE "b"')
+        await talk.answer(b'DELETE "c"')
+        await talk.answer(b'UNSUBSCRIBE "c"', status=b"NO no")
 
     async with talking(script) as line:
         await line.rename_folder("a", "b")
-        await line.delete_folder("b")
+        await line.rename_folder("b", "c")
+        await line.delete_folder("c")
+
+    async def rev2(talk: Talk) -> None:
+        await talk.answer(b'LIST (SUBSCRIBED) "" "a*"', b'* LIST (\\Subscribed) "/" a')
+        await talk.answer(b'RENAME "a" "b"')
+        await talk.answer(b'SUBSCRIBE "b"')
+        await talk.answer(b'UNSUBSCRIBE "a"')
+        await talk.answer(b'SUBSCRIBE "b"', status=b"NO no")
+        await talk.answer(b'LIST (SUBSCRIBED) "" "a*"')
+        await talk.answer(b'SUBSCRIBE "b"')
+        await talk.answer(b'UNSUBSCRIBE "a"')
+
+    async with talking(rev2, b"IMAP4rev2", selected=False) as line:
+        await line.rename_folder("a", "b")
+        await line.resubscribe(None, "b")
+        await line.resubscribe("a", "b")
+
+
+async def test_a_folder_that_can_have_none_inside_it() -> None:
+    async def script(talk: Talk) -> None:
+        no = b"NO Mailbox name is invalid"
+        namespace = b'* NAMESPACE (("" "/")) NIL NIL'
+        await talk.answer(b'CREATE "a/b/c"', status=no)
+        await talk.answer(b'LIST "" "a/b/c"')
+        await talk.answer(b"NAMESPACE", namespace)
+        await talk.answer(b'LIST "" "a/b"')
+        await talk.answer(b'LIST "" "a"', b'* LIST (\\Noinferiors) "/" a')
+        await talk.answer(b'LSUB "" "x*"')
+        await talk.answer(b'RENAME "x" "inbox/x"', status=b"NO [CANNOT] no")
+        await talk.answer(b"NAMESPACE", namespace)
+        await talk.answer(b'LIST "" "inbox"', b'* LIST (\\NoInferiors) "/" INBOX')
+        await talk.answer(b'CREATE "d/e"', status=b"NO [CANNOT] no")
+        await talk.answer(b"NAMESPACE", namespace)
+        await talk.answer(b'LIST "" "d"', b'* LIST () "/" d')
+        await talk.answer(b'CREATE "d/e"', status=b"NO [OVERQUOTA] no")
+
+    async with talking(script, PLAIN + b" NAMESPACE", selected=False) as line:
+        with pytest.raises(
+            ServerError, match="allows no folders inside 'a': CREATE was answered NO: Mailbox"
+        ) as refused:
+            await line.create_folder("a/b/c")
+        assert (refused.value.code, refused.value.retry) == ("CANNOT", Retry.NEVER)
+        with pytest.raises(ServerError, match="allows no folders inside 'inbox'"):
+            await line.rename_folder("x", "inbox/x")
+        for code in ("CANNOT", "OVERQUOTA"):
+            with pytest.raises(ServerError, match=r"^CREATE was answered") as refused:
+                await line.create_folder("d/e")
+            assert refused.value.code == code
 
 
 async def test_the_open_folder_is_left_before_it_goes() -> None:
@@ -702,9 +764,8 @@ async def test_the_open_folder_is_left_before_it_goes() -> None:
     async def without(talk: Talk) -> None:
         await talk.answer(b'SELECT "a"', b"* 0 EXISTS", b"* OK [UIDVALIDITY 1] x")
         await talk.answer(b'EXAMINE "INBOX"', b"* 0 EXISTS", b"* OK [UIDVALIDITY 1] x")
+        await talk.answer(b'LSUB "" "a*"')
         await talk.answer(b'RENAME "a" "b"')
-        await talk.answer(b"UNSUBSCRIBE")
-        await talk.answer(b"SUBSCRIBE")
 
     async with talking(without, b"IMAP4rev1") as line:
         await line.select("a")
@@ -720,8 +781,11 @@ async def test_a_refusal_without_a_code_is_explained_by_what_is_there() -> None:
         await talk.answer(b'LIST "" "a"', b'* LIST () "/" a')
         await talk.answer(b'CREATE "b*"', status=no)
         await talk.answer(b'LIST "" "b*"', b'* LIST () "/" ba', b'* LIST (\\Noselect) "/" b*')
+        await talk.answer(b'LIST "" "*"', b'* LIST () "/" INBOX')
+        await talk.answer(b'LSUB "" "a*"')
         await talk.answer(b'RENAME "a" "b"', status=no)
         await talk.answer(b'LIST "" "a"')
+        await talk.answer(b'LSUB "" "a*"')
         await talk.answer(b'RENAME "a" "b"', status=no)
         await talk.answer(b'LIST "" "a"', b'* LIST () "/" a')
         await talk.answer(b'LIST "" "b"', b'* LIST () "/" b')
