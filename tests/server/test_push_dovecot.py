@@ -108,6 +108,44 @@ async def test_every_kind(opened: Callable[..., Awaitable[Crm]], account: Accoun
     assert not await crm.engine.events("message.moved", "message.deleted")
 
 
+async def test_a_folder_with_others_below_is_renamed_while_changes_in_them_wait(
+    opened: Callable[..., Awaitable[Crm]], account: Account
+) -> None:
+    client = account.imap()
+    for name in ("Work", "Work/Old"):
+        client.create(name)
+        client.subscribe(name)
+    client.logout()
+    account.add(mail(50), folder="Work", received_at=received(1))
+    account.add(mail(51), folder="Work/Old", received_at=received(1))
+    crm = await opened(account)
+    ids = {n: await crm.id(n) for n in (0, 1, 50, 51)}
+    await crm.flags(50, add=["\\Flagged"])
+    await crm.flags(51, add=["\\Flagged"])
+    await crm.move(0, "Work/Old")
+    await crm.rename("Work", "Jobs")
+    await crm.flags(51, add=["\\Answered"])
+    await crm.move(50, "Work/Old")
+    await crm.move(1, "Work")
+    ids[60] = await crm.append(60, "Work/Old")
+    await crm.engine.sync()
+    await crm.engine.sync()
+    assert {(r.kind, r.state, r.reason) for r in await crm.operations() if r.state != "applied"} == set()
+    assert await far(account, "Jobs", "Jobs/Old") == {
+        "Jobs": [(mail(1), ())],
+        "Jobs/Old": sorted(
+            [(mail(0), ()), (mail(50), ("\\Flagged",)), (mail(51), ("\\Answered", "\\Flagged")), (mail(60), ())]
+        ),
+    }
+    assert {n: await crm.id(n) for n in ids} == ids
+    assert await agrees(crm, account)
+    client = account.imap()
+    shown = b" ".join(item for item in client.lsub()[1] if isinstance(item, bytes))
+    client.logout()
+    assert b"Jobs/Old" in shown
+    assert b"Work" not in shown
+
+
 async def test_the_server_is_told_no_more_than_it_takes(
     opened: Callable[..., Awaitable[Crm]], account: Account
 ) -> None:

@@ -126,6 +126,43 @@ async def test_a_folder_that_was_renamed_a_moment_ago(
     assert await agrees(crm)
 
 
+@pytest.mark.parametrize("who", ["crm", "lost", "server", "both", "refused"])
+async def test_a_folder_with_others_below_is_renamed_while_changes_in_them_wait(
+    crm: Crm, account: MemoryAccount, who: str
+) -> None:
+    """Those asked for before, and those asked for behind it, in it and below it."""
+    ids = {n: await crm.id(n) for n in (0, 1, 50, 51)}
+    await crm.flags(50, add=["\\Flagged"])
+    await crm.flags(51, add=["\\Flagged"])
+    await crm.move(0, "Work/Old")
+    if who != "server":
+        await crm.rename("Work", "Jobs")
+    await crm.flags(51, add=["\\Answered"])
+    await crm.move(50, "Work/Old")
+    await crm.move(1, "Work")
+    ids[60] = await crm.append(60, "Work/Old")
+    if who == "lost":
+        account.faults.lose_answer = 3 if account.can_move else 5
+        with pytest.raises(NetworkError):
+            await again(crm)
+        assert changes(account)[-1].startswith("RENAME")
+    if who in ("server", "both"):
+        account.rename_folder("Work", "Werk")
+    if who == "refused":
+        account.create_folder("Jobs")
+    states = await settled(crm)
+    assert [state for state in states if state != "applied"] == (["failed ALREADYEXISTS"] if who == "refused" else [])
+    name = {"server": "Werk", "refused": "Work"}.get(who, "Jobs")
+    inside = sorted((m.raw, sorted(m.flags)) for m in account.folders[f"{name}/Old"].messages.values())
+    assert inside == sorted(
+        [(mail(0), []), (mail(50), ["\\Flagged"]), (mail(51), ["\\Answered", "\\Flagged"]), (mail(60), [])]
+    )
+    assert [m.raw for m in account.folders[name].messages.values()] == [mail(1)]
+    assert {n: await crm.id(n) for n in ids} == ids
+    assert not [n for n in account.folders if n.startswith("Work")] or who == "refused"
+    assert await agrees(crm)
+
+
 # New numbers.
 
 
