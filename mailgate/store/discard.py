@@ -14,12 +14,18 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Row
+import structlog
+from sqlalchemy import Row, func, select, update
 
 from mailgate.clock import Instant
 from mailgate.store.bulk import AMONG, Insert, Step, ids_of, in_turn
-from mailgate.store.schema import blob_erasures
+from mailgate.store.schema import blob_erasures, blobs, messages, submissions
+from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
+
+_log = structlog.get_logger("mailgate.store")
+_TOLD = 20
+"""Blobs that one line of the log names."""
 
 # In the order of content tokens, as everything locks blobs: two transactions never wait for each other.
 _LOCK_BLOBS = {
@@ -174,10 +180,13 @@ async def prepare_end(
     references = Counter([copy.blob_id for copy in copies])
     lock = Step(_LOCK_BLOBS[tx.sqlite], (ids_of(references, sqlite=tx.sqlite),))
     (locked,) = await in_turn(tx.conn, [lock], sqlite=tx.sqlite)
+    counted = {row[0]: row[1] for row in locked}
+    wrong = [blob_id for blob_id, ends in references.items() if counted.get(blob_id, 0) < ends]
+    counted |= await _count_anew(tx, tenant_id, wrong, references, copies) if wrong else {}
     last: dict[str, int] = {}
     shared: list[tuple[int, str]] = []
-    for blob_id, refs, stored_size in locked:
-        if refs <= references[blob_id]:
+    for blob_id, _, stored_size in locked:
+        if counted[blob_id] <= references[blob_id]:
             last[blob_id] = stored_size
         else:
             shared.append((references[blob_id], blob_id))
@@ -190,6 +199,30 @@ async def prepare_end(
             queue.append((copy.blob_id, tenant_id, copy.item_ref, run_id, stored_size, now, now))
     indexed = [copy.id for copy in copies if copy.indexed]
     return End(freed, tx, run_id, now, [copy.id for copy in copies], indexed, shared, queue)
+
+
+async def _count_anew(
+    tx: Transaction,
+    tenant_id: str,
+    wrong: Collection[str],
+    references: Mapping[str, int],
+    copies: Sequence[Ending | Row[Any]],
+) -> Mapping[str, int]:
+    """What really refers to these blobs, whose counts say less than what ends here alone, or which are not there.
+
+    There is no index for it: something is broken, and looking through everything costs less than a copy that stays.
+    """
+    _log.error("blob_miscounted", tenant=tenant_id, blobs=sorted(wrong)[:_TOLD], detail="run `mailgate doctor`")
+    counts = dict(references)
+    ending = [copy.id for copy in copies]
+    for table in (messages, submissions):
+        of, mine = table.c.blob_id, table.c.tenant_id == tenant_id
+        others = mine & among(of, wrong, sqlite=tx.sqlite) & ~among(table.c.id, ending, sqlite=tx.sqlite)
+        for blob_id, count in await tx.conn.execute(select(of, func.count()).where(others).group_by(of)):
+            counts[blob_id] += count
+    for blob_id in wrong:
+        await tx.conn.execute(update(blobs).where(blobs.c.id == blob_id).values(refs=counts[blob_id]))
+    return {blob_id: counts[blob_id] for blob_id in wrong}
 
 
 async def forget_words(tx: Transaction, ids: Collection[str]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import IntegrityError
+from structlog.testing import capture_logs
 
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY
@@ -397,3 +398,36 @@ async def test_a_batch_costs_the_same_however_many_copies_wait(purging: Purging)
     assert (await purging.purge(batch=50, step=batch)).purged == 1_000
     assert len(costs) >= 20
     assert max(costs[1:19]) < 1.5 * min(costs[1:19])
+
+
+async def test_a_count_that_is_seen_to_be_wrong_is_told_and_not_believed(purging: Purging) -> None:
+    """Two copies go that refer to a blob which counts one: by that number the third one would lose its bytes."""
+    home = await purging.builder.home()
+    ids = await purging.builder.copies(home, [Seed(NOW - 40 * DAY, content=b"same\r\n\r\n") for _ in range(3)])
+    await purging.pins.put("acme", ids[1], "deal", "D-1", note=None, now=NOW, actor=SYSTEM)
+    (blob_id,) = (row.id for row in await rows(purging, select(blobs.c.id)))
+    await purging.store.db.transact(lambda tx: tx.conn.execute(update(blobs).values(refs=1)))
+    with capture_logs() as logged:
+        assert (await purging.purge(1)).purged == 2
+    assert [(each["event"], each["tenant"], each["blobs"]) for each in logged] == [
+        ("blob_miscounted", "acme", [blob_id])
+    ]
+    assert await rows(purging, select(blobs.c.id, blobs.c.refs)) == [(blob_id, 1)]  # and the doctor is content
+    assert await rows(purging, select(blob_erasures.c.blob_id)) == []
+    await purging.pins.remove("acme", ids[1], "deal", "D-1", now=NOW, actor=SYSTEM)
+    with capture_logs() as logged:
+        assert (await purging.purge(2)).purged == 1
+    assert logged == []
+    assert [row.blob_id for row in await rows(purging, select(blob_erasures.c.blob_id))] == [blob_id]
+
+
+async def test_a_copy_whose_blob_is_not_there_goes_and_that_is_told(purging: Purging) -> None:
+    home = await purging.builder.home()
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY) for _ in range(2)])
+    gone, left = (row.id for row in await rows(purging, select(blobs.c.id).order_by(blobs.c.id)))
+    await purging.store.db.transact(lambda tx: tx.conn.execute(delete(blobs).where(blobs.c.id == gone)))
+    await purging.store.blobs.erase(gone)
+    with capture_logs() as logged:
+        assert (await purging.purge(1)).purged == 2
+    assert [(each["event"], each["blobs"]) for each in logged] == [("blob_miscounted", [gone])]
+    assert [row.blob_id for row in await rows(purging, select(blob_erasures.c.blob_id))] == [left]
