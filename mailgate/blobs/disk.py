@@ -102,7 +102,7 @@ class LocalDisk:
 
         Raises FileNotFoundError, OSError, DamagedPackError.
         """
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC, dir_fd=self._descriptor)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._descriptor)
         try:
             there, empty = packs.strike(descriptor, numbers)
         finally:
@@ -119,12 +119,15 @@ class LocalDisk:
         """
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._descriptor)
         try:
-            found = packs.entries(descriptor)
+            found, size = packs.entries(descriptor), os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
         if number >= len(found) or found[number] == (0, 0):
             raise FileNotFoundError
-        return found[number]
+        start, length = found[number]
+        if not length or start + length > size:
+            raise packs.DamagedPackError
+        return start, length
 
     def members(self, path: str) -> list[int]:
         """The numbers of the blobs in a pack. Raises as `strike`."""

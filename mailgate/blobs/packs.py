@@ -12,9 +12,11 @@ K1  A blob's id tells where it is: no table in the database, no index that could
     7 would be one of the year 6429.
 K2  Once erased, the bytes are gone from the file: a hole is punched, or zeros are written where the file system knows
     no holes. The file goes with the last of them.
-K3  Erasing is done in an order that may stop anywhere and be begun again: the bytes, the entry, the file. Two may do
-    it at once: whoever clears an entry looks at the table afterwards, and the last one sees it empty.
-K4  Else nothing in a pack ever changes, and no name is used again.
+K3  Erasing may stop anywhere, at a power cut too, which may keep the cleared entry and not the hole: when it is begun
+    again, all that lies between those that stay is cleared. Two may do it at once: whoever clears an entry looks at
+    the table afterwards, and the last one sees it empty.
+K4  Else nothing in a pack ever changes, and no name is used again. Where a table is damaged such that erasing one
+    could take bytes of another, nothing is erased but the whole file, once all that is left in it is to go.
 """
 
 from __future__ import annotations
@@ -45,14 +47,12 @@ _NUMBER_OF: Final = {text: number for number, text in enumerate(_NUMBERS)}
 _MARKED: Final = dict(zip("0123", "4567", strict=True))
 _PLAIN: Final = {marked: plain for plain, marked in _MARKED.items()}
 _PUNCH: Final = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
-_NO_HOLE: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOSPC})
-"""No such holes here, or no room to write down where one is."""
-
+_ERASED: Final = (0, 0)
 _ZEROS: Final = bytes(64 * 1024)
 
 
 class DamagedPackError(Exception):
-    """The file has bytes, but no table that could be understood."""
+    """The file has bytes, but no table that could be understood, or one that can't be true."""
 
 
 def new_pack(now: Instant) -> str:
@@ -103,14 +103,14 @@ def entries(descriptor: int) -> list[tuple[int, int]]:
         raise DamagedPackError
     magic, version, count = HEAD.unpack(head)
     table = os.pread(descriptor, ENTRY.size * count, HEAD.size)
-    if magic != _MAGIC or version != _VERSION or len(table) < ENTRY.size * count:
+    if magic != _MAGIC or version != _VERSION or count > MOST or len(table) < ENTRY.size * count:
         raise DamagedPackError
     return list(ENTRY.iter_unpack(table))
 
 
 def living(descriptor: int) -> Iterator[int]:
     """The numbers of those that were not erased. Raises as `entries`."""
-    return (number for number, entry in enumerate(entries(descriptor)) if entry != (0, 0))
+    return (number for number, entry in enumerate(entries(descriptor)) if entry != _ERASED)
 
 
 def strike(descriptor: int, numbers: Collection[int]) -> tuple[set[int], bool]:
@@ -119,24 +119,51 @@ def strike(descriptor: int, numbers: Collection[int]) -> tuple[set[int], bool]:
     If these are all that was left, only the file is to go. Raises as `entries`.
     """
     before = entries(descriptor)
-    there = {number for number in numbers if number < len(before) and before[number] != (0, 0)}
-    if there.issuperset(number for number, entry in enumerate(before) if entry != (0, 0)):
+    left = {number for number, entry in enumerate(before) if entry != _ERASED}
+    there = left.intersection(numbers)
+    if there == left:
         return there, True
+    for start, end in _between(before, numbers, os.fstat(descriptor).st_size):
+        _clear(descriptor, start, end)
     for number in there:
-        _clear(descriptor, *before[number])
-    for number in there:
-        os.pwrite(descriptor, bytes(ENTRY.size), HEAD.size + ENTRY.size * number)
-    return there, all(entry == (0, 0) for entry in entries(descriptor))
+        entry = HEAD.size + ENTRY.size * number
+        _overwrite(descriptor, entry, entry + ENTRY.size)
+    return there, all(entry == _ERASED for entry in entries(descriptor))
 
 
-def _clear(descriptor: int, start: int, length: int) -> None:
+def _between(table: Sequence[tuple[int, int]], numbers: Collection[int], size: int) -> list[tuple[int, int]]:
+    """What lies between those that stay, where one of these lies or lay: beginning and end, in a file of this size.
+
+    Raises DamagedPackError when the table can't be true.
+    """
+    found: list[tuple[int, int]] = []
+    end = stays = HEAD.size + ENTRY.size * len(table)  # where the last one ended, and the last one that stays
+    exact, wanted = True, False  # whether the next one begins there; whether one of `numbers` came since
+    for number, (start, length) in enumerate(table):
+        wanted |= number in numbers
+        if (start, length) == _ERASED:
+            exact = False
+            continue
+        if start < end or (exact and start > end):
+            raise DamagedPackError
+        end, exact = start + length, True
+        if number not in numbers:
+            if wanted:
+                found.append((stays, min(start, size)))
+            stays, wanted = end, False
+    return [*found, (stays, size)] if wanted else found
+
+
+def _clear(descriptor: int, start: int, end: int) -> None:
     try:
-        _punch(descriptor, start, length)
-    except OSError as error:
-        if error.errno not in _NO_HOLE:
-            raise
-        for at in range(start, start + length, len(_ZEROS)):
-            os.pwrite(descriptor, _ZEROS[: start + length - at], at)
+        _punch(descriptor, start, end - start)
+    except OSError:  # no such holes here, or no room to write down where one is
+        _overwrite(descriptor, start, end)
+
+
+def _overwrite(descriptor: int, start: int, end: int) -> None:
+    while start < end:
+        start += os.pwrite(descriptor, _ZEROS[: end - start], start)
 
 
 def _find_punch() -> Callable[[int, int, int], None]:

@@ -205,7 +205,11 @@ class BlobStore:
 
         On a local directory the removal is durable after the next `settle`.
         """
-        if self._disk is not None and packs.place_of(blob_id) is not None:
+        if packs.place_of(blob_id) is not None:
+            if self._disk is None:
+                raise BlobStoreError(
+                    f"blob {blob_id} can't be erased: it lies in a file that blobs share, on a local directory"
+                )
             (outcome,) = await self._erase_local(self._disk, [blob_id])
             if isinstance(outcome, BlobStoreError):
                 raise outcome
@@ -234,7 +238,9 @@ class BlobStore:
         return await asyncio.gather(*(self._erase_caught(blob_id, at_once) for blob_id in blob_ids))
 
     async def exists(self, blob_id: str) -> bool:
-        """Whether the object is there (its content is not looked at). Raises BlobStoreError."""
+        """Whether the object is there (its content is not looked at). Raises BlobStoreError, and BlobCorruptError when
+        that can't be known of its pack.
+        """
         try:
             if await self._looked_up(blob_id) is None:
                 await obstore.head_async(self._store, _path(blob_id))
@@ -254,14 +260,15 @@ class BlobStore:
     def list_ids(self) -> Iterator[str]:
         """Every blob id in the store, in no order, in constant memory; objects that are no blobs are left out.
 
-        Of a pack that is empty or damaged, one id stands for the whole.
+        Of a pack that is empty, one id stands for the whole; of one that can't be read, nothing is known.
         """
         with _failing("blobs can't be listed"):
             for batch in obstore.list(self._store):
                 for meta in batch:
                     name = meta["path"].rpartition("/")[2]
-                    if self._disk is not None and packs.is_pack(name) and meta["path"] == _place(name):
-                        yield from self._members(self._disk, name)
+                    if packs.is_pack(name):
+                        if self._disk is not None and meta["path"] == _place(name):
+                            yield from self._members(self._disk, name)
                     elif _ID.fullmatch(name) and meta["path"] == _path(name):
                         yield name
 
@@ -283,12 +290,14 @@ class BlobStore:
         it no more, BlobCorruptError, OSError.
         """
         place = packs.place_of(blob_id)
-        if place is None or self._disk is None:
+        if place is None:
             return None
+        if self._disk is None:
+            raise FileNotFoundError
         try:
             start, length = self._disk.entry(_place(place[0]), place[1])
         except packs.DamagedPackError:
-            raise BlobCorruptError(f"blob {blob_id} is corrupt: the table of its pack can't be read") from None
+            raise BlobCorruptError(f"blob {blob_id} is corrupt: its pack was cut, or its table damaged") from None
         return {"range": (start, start + length)}
 
     async def _looked_up(self, blob_id: str) -> GetOptions | None:
@@ -298,10 +307,8 @@ class BlobStore:
     def _members(disk: LocalDisk, pack: str) -> Iterator[str]:
         try:
             numbers = disk.members(_place(pack)) or [0]
-        except FileNotFoundError:  # erased meanwhile
+        except (OSError, packs.DamagedPackError):  # erased meanwhile; else each of its blobs says it when it is read
             numbers = []
-        except packs.DamagedPackError:
-            numbers = [0]
         for number in numbers:
             yield packs.member(pack, number)
 
@@ -435,8 +442,9 @@ def _struck(disk: LocalDisk, path: str, members: Sequence[tuple[int, str]]) -> d
     except OSError as error:
         return {blob_id: _outcome(blob_id, error) for _, blob_id in members}
     except packs.DamagedPackError:
-        why = f"the table of its pack can't be read; remove the file {path} if nothing in it is needed any more"
-        return {blob_id: BlobStoreError(f"blob {blob_id} can't be erased: {why}") for _, blob_id in members}
+        todo = f"put the file {path} back from a backup, or remove it if nothing in it can be read"
+        why = f"can't be erased: the table of its pack is damaged; {todo}"
+        return {blob_id: BlobStoreError(f"blob {blob_id} {why}") for _, blob_id in members}
     return {blob_id: Erased.gone if number in there else Erased.missing for number, blob_id in members}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import obstore
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -127,7 +128,9 @@ def test_a_batch_is_cut_into_files_by_bytes_and_by_count(
     assert [read(local, *pair) for pair in zip(ids, MAILS[:7], strict=True)] == MAILS[:7]
 
 
-@pytest.mark.parametrize("refused", [None, errno.EOPNOTSUPP, errno.ENOSPC], ids=["hole", "no holes", "full"])
+@pytest.mark.parametrize(
+    "refused", [None, errno.EOPNOTSUPP, errno.ENOSPC, errno.EPERM], ids=["hole", "no holes", "full", "filtered"]
+)
 async def test_nothing_of_what_was_erased_is_left_in_the_file(
     local: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int | None
 ) -> None:
@@ -137,6 +140,8 @@ async def test_nothing_of_what_was_erased_is_left_in_the_file(
             raise OSError(refused, os.strerror(refused))
 
         monkeypatch.setattr(packs, "_punch", punch)
+    real = os.pwrite
+    monkeypatch.setattr(packs.os, "pwrite", lambda fd, data, at: real(fd, data[:50_001], at))  # as a quota cuts it
     ids = put(local, [os.urandom(100_000) for _ in range(4)])
     (path,) = files(tmp_path)
     before = path.read_bytes()
@@ -233,10 +238,104 @@ async def test_a_damaged_table_is_said_and_its_file_kept(local: BlobStore, tmp_p
         await streamed(local, ids[0], MAILS[0])
     failed, other = await local.erase_many([ids[0], "blob0001"])
     assert isinstance(failed, BlobStoreError)
-    assert "remove the file" in str(failed)
+    assert f"put the file {path.parent.name}/{path.name} back from a backup, or remove it" in str(failed)
     assert other is Erased.missing
     assert files(tmp_path) == [path]
-    assert list(local.list_ids()) == [ids[0]]
+    assert list(local.list_ids()) == []
+
+
+@pytest.mark.parametrize("entry", [(10**9, 100), (500, 0), (2**32 - 1, 2**32 - 1), (0, 500), (100, 2**32 - 1)])
+async def test_an_entry_that_can_not_be_true_is_said_of_its_blob_alone(
+    local: BlobStore, tmp_path: Path, entry: tuple[int, int]
+) -> None:
+    ids = put(local)
+    (path,) = files(tmp_path)
+    with path.open("r+b") as file:
+        os.pwrite(file.fileno(), packs.ENTRY.pack(*entry), packs.HEAD.size + packs.ENTRY.size * 3)
+    with pytest.raises(BlobCorruptError):
+        read(local, ids[3], MAILS[3])
+    with pytest.raises(BlobCorruptError):
+        await streamed(local, ids[3], MAILS[3])
+    assert read(local, ids[4], MAILS[4]) == MAILS[4]
+    assert sorted(local.list_ids()) == sorted(ids)
+    assert isinstance((await local.erase_many([ids[2]]))[0], BlobStoreError)
+    assert read(local, ids[2], MAILS[2]) == MAILS[2]
+    assert await local.erase_many(ids) == [Erased.gone] * len(ids)  # the file goes as a whole
+    assert files(tmp_path) == []
+
+
+async def test_more_entries_than_there_are_ids_is_a_damaged_table(local: BlobStore, tmp_path: Path) -> None:
+    ids = put(local)
+    other = put(local)
+    path = tmp_path / "blobs" / store_module._place(ids[0][:24])
+    path.write_bytes(packs.HEAD.pack(b"MGPK", 1, packs.MOST + 1) + path.read_bytes()[packs.HEAD.size :])
+    assert sorted(local.list_ids()) == sorted(other)
+    with pytest.raises(BlobCorruptError):
+        read(local, ids[0], MAILS[0])
+
+
+async def test_a_pack_that_can_not_be_opened_does_not_hide_the_others(
+    local: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, other = put(local), put(local)
+    real = os.open
+
+    def fail(path: str, *rest: int, **more: int) -> int:
+        if str(path).endswith(ids[0][:24]):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr(disk_module.os, "open", fail)
+    assert sorted(local.list_ids()) == sorted(other)
+    with pytest.raises(BlobStoreError, match="Input/output"):
+        await local.exists(ids[0])
+
+
+async def test_what_a_link_leads_to_is_not_written_to(local: BlobStore, tmp_path: Path) -> None:
+    ids = put(local)
+    (path,) = files(tmp_path)
+    elsewhere = path.rename(tmp_path / "elsewhere")
+    path.symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+    (outcome,) = await local.erase_many(ids[:1])
+    assert isinstance(outcome, BlobStoreError)
+    assert elsewhere.read_bytes() == before
+
+
+async def test_a_pack_that_was_copied_to_a_bucket_is_not_taken_for_its_blobs(local: BlobStore, tmp_path: Path) -> None:
+    ids = put(local)
+    (path,) = files(tmp_path)
+    bucket = BlobStore.open("memory://")
+    obstore.put(bucket._store, store_module._place(path.name), path.read_bytes())
+    assert list(bucket.list_ids()) == []
+    assert not await bucket.exists(ids[0])
+    with pytest.raises(BlobMissingError):
+        read(bucket, ids[0], MAILS[0])
+    with pytest.raises(BlobMissingError):
+        await streamed(bucket, ids[0], MAILS[0])
+    (outcome,) = await bucket.erase_many(ids[:1])
+    assert isinstance(outcome, BlobStoreError)
+    assert obstore.head(bucket._store, store_module._place(path.name))["size"] == path.stat().st_size
+    bucket.close()
+
+
+async def test_bytes_that_a_power_cut_brought_back_go_with_the_next_attempt(local: BlobStore, tmp_path: Path) -> None:
+    """The disk took the cleared entries before the holes: nothing orders the two."""
+    ids = put(local)
+    (path,) = files(tmp_path)
+    before = path.read_bytes()
+    with path.open("r+b") as file:
+        table = packs.entries(file.fileno())
+        await local.erase_many(ids[7:9] + ids[-1:])
+        for number in (7, 8, len(ids) - 1):
+            start, length = table[number]
+            os.pwrite(file.fileno(), before[start : start + length], start)
+    assert await local.erase_many(ids[7:9] + ids[-1:]) == [Erased.missing] * 3
+    after = path.read_bytes()
+    assert len(after) == len(before)
+    for number, (start, length) in enumerate(table):
+        stays = number not in (7, 8, len(ids) - 1)
+        assert after[start : start + length] == (before[start : start + length] if stays else bytes(length))
 
 
 async def test_an_empty_file_holds_nothing_and_can_be_erased(local: BlobStore, tmp_path: Path) -> None:
@@ -255,7 +354,7 @@ async def test_a_file_that_was_cut_can_be_erased(local: BlobStore, tmp_path: Pat
     ids = put(local)
     (path,) = files(tmp_path)
     path.write_bytes(path.read_bytes()[:2_000])
-    with pytest.raises(BlobStoreError):
+    with pytest.raises(BlobCorruptError, match="cut"):
         read(local, ids[30], MAILS[30])
     assert sorted(local.list_ids()) == sorted(ids)
     assert await local.erase_many(ids[20:]) == [Erased.gone] * 20
@@ -315,3 +414,40 @@ def test_a_pack_is_what_a_dictionary_is(tmp_path: Path, blobs: list[bytes], stri
                 assert os.pread(descriptor, length, start) == blob
     finally:
         os.close(descriptor)
+
+
+_FEW = [b"%d" % number * (20 + 7 * number) for number in range(6)]
+_SIZE = len(packs.pack_of(_FEW))
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.integers(0, 5),
+    st.one_of(
+        st.tuples(st.integers(0, _SIZE + 50), st.integers(0, _SIZE + 50)),
+        st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
+    ).filter(lambda entry: entry != (0, 0)),
+    st.sets(st.integers(0, 6), min_size=1),
+    st.booleans(),
+)
+def test_whatever_an_entry_says_only_what_is_erased_loses_bytes(
+    tmp_path: Path, damaged: int, entry: tuple[int, int], numbers: set[int], holes: bool
+) -> None:
+    path = tmp_path / "pack"
+    good = packs.pack_of(_FEW)
+    at = packs.HEAD.size + packs.ENTRY.size * damaged
+    path.write_bytes(good[:at] + packs.ENTRY.pack(*entry) + good[at + packs.ENTRY.size :])
+    with path.open("r+b") as file, pytest.MonkeyPatch.context() as patch:
+        if not holes:
+            patch.setattr(packs, "_punch", packs._no_punch)
+        try:
+            there, empty = packs.strike(file.fileno(), numbers)
+        except packs.DamagedPackError:
+            there, empty = set(), False
+    after = path.read_bytes()
+    assert len(after) == len(good)
+    at = packs.HEAD.size + packs.ENTRY.size * len(_FEW)
+    for number, blob in enumerate(_FEW):
+        found = after[at : at + len(blob)]
+        assert found == (bytes(len(blob)) if number in there and not empty else blob), number
+        at += len(blob)
