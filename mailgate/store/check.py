@@ -94,9 +94,9 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
         held = {row.id async for row in await conn.stream(select(blobs.c.id))}
         queued = set((await conn.execute(select(blob_erasures.c.blob_id))).scalars())
     objects = set(store.list_ids())
-    findings += [
-        Finding("a copy's blob is there", None, f"blob {blob_id} has no object") for blob_id in sorted(held - objects)
-    ]
+    for blob_id in sorted(held - objects):
+        if (why := await _why_not_listed(db, store, blob_id)) is not None:
+            findings.append(Finding("a copy's blob is there", None, why))
     read = 0
     if deep:
         async for finding in _unreadable(db, store, ring):
@@ -292,6 +292,20 @@ async def _runs_balance(conn: AsyncConnection) -> AsyncIterator[tuple[str | None
             yield tenant_id, f"run {run_id}: {counts.get('candidates', 0)} candidates, but {told} outcomes"
 
 
+async def _why_not_listed(db: Database, store: BlobStore, blob_id: str) -> str | None:
+    """Why a blob is not among the objects; None when it was purged since its row was read."""
+    try:
+        why = None if await store.exists(blob_id) else f"blob {blob_id} has no object"
+    except MailgateError as error:
+        why = error.detail
+    return why if await _is_held(db, blob_id) else None
+
+
+async def _is_held(db: Database, blob_id: str) -> bool:
+    async with db.read() as conn:
+        return (await conn.execute(select(blobs.c.id).where(blobs.c.id == blob_id))).first() is not None
+
+
 async def _unreadable(db: Database, store: BlobStore, ring: KeyRing) -> AsyncIterator[Finding | None]:
     """Read every blob; None for each good one."""
     after = ""
@@ -321,7 +335,8 @@ async def _unreadable(db: Database, store: BlobStore, ring: KeyRing) -> AsyncIte
                     else Finding("a copy's bytes are what was stored", row.tenant_id, f"blob {row.id} has other bytes")
                 )
             except MailgateError as error:
-                yield Finding("a copy's bytes are what was stored", row.tenant_id, f"blob {row.id}: {error.detail}")
+                if await _is_held(db, row.id):
+                    yield Finding("a copy's bytes are what was stored", row.tenant_id, f"blob {row.id}: {error.detail}")
         if len(rows) < 500:
             return
         after = rows[-1].id

@@ -53,7 +53,9 @@ class Seed:
 
 @dataclass
 class Builder:
-    """Makes rows at `now`; `blobs` None writes no objects (for tests that read none)."""
+    """Makes rows at `now`; `blobs` None writes no objects (for tests that read none). `packed`: blobs of copies that
+    are made together share files, as those of an import do.
+    """
 
     db: Database
     ring: KeyRing
@@ -61,6 +63,7 @@ class Builder:
     subscriptions: Subscriptions
     blobs: BlobStore | None
     now: Instant
+    packed: bool = False
     _uid: int = 0
 
     async def home(self, tenant_id: str = "acme", plan: str | None = "crm_plus") -> Home:
@@ -123,6 +126,8 @@ class Builder:
         words = dict[str, Sequence[str]]()
         shared = dict[str, int]()
         known = await self._known(home, [seed.content for seed in seeds if seed.content is not None])
+        together = len(seeds) if self.packed else 1
+        batch = None if self.blobs is None else self.blobs.batch(home.tenant.id, self.now, together)
         for seed in seeds:
             self._uid += 1
             content = (
@@ -138,11 +143,11 @@ class Builder:
             token = keys.mac("content", digest)
             blob_id = known.get(token)
             if blob_id is None:
-                blob_id = known[token] = new_id(self.now)
                 key = keys.new_data_key(self.now)
-                stored = len(content) + 64
-                if self.blobs is not None:
-                    stored = self.blobs.put(home.tenant.id, blob_id, content, key.key)
+                blob_id, stored = new_id(self.now), len(content) + 64
+                if batch is not None:
+                    blob_id, stored = batch.put(content, key.key)
+                known[token] = blob_id
                 blob_rows[blob_id] = {
                     "id": blob_id,
                     "tenant_id": home.tenant.id,
@@ -201,7 +206,8 @@ class Builder:
             ]
             if seed.indexed:
                 words[id_] = seed.tokens
-        if self.blobs is not None:
+        if self.blobs is not None and batch is not None:
+            batch.finish()
             self.blobs.settle()
 
         async def work(tx: Transaction) -> None:
