@@ -104,6 +104,7 @@ class Replay:
         self._plans = Plans()
         self._plan_used: tuple[str, int] = ("", -1)
         self._unknown_storing = 0
+        self._pinned_and_erased = 0
         self._pins: dict[str, set[str]] = {}
         self._unpinned: dict[str, str] = {}
         self._holds = Holds(self._broken)
@@ -167,6 +168,12 @@ class Replay:
         if self._unknown_storing:
             facts["storing_not_in_the_log"] = self._unknown_storing
         subject = f"{purged} purges in {facts['runs']} runs, each due, none pinned, none held"
+        if self._pinned_and_erased:
+            facts["pinned_and_erased"] = self._pinned_and_erased
+            subject = (
+                f"{purged} purges in {facts['runs']} runs, each due, none held, "
+                f"and {self._pinned_and_erased} pinned, which went with the tenant"
+            )
         return Report(subject, self.findings, facts)
 
     def _broken(self, problem: str) -> None:
@@ -346,6 +353,7 @@ class Replay:
             self._broken(f"{item_ref} was held {held} times when it went")
         if pinned and spare_pins:
             self._broken(f"{item_ref} was pinned {pinned} times when it went")
+        self._pinned_and_erased += pinned > 0 and not spare_pins
         if (pins, holds) != (pinned, held):
             self._broken(f"{item_ref}: {pins} pins and {holds} holds were counted, the log has {pinned} and {held}")
 
