@@ -7,6 +7,9 @@
         close     log run.close: candidates = purged + kept + failed                 ┘
     finish
 
+Where the store allows it, a batch locks, reads and judges while the one before it deletes and commits; it waits with
+all that it changes until the other one is committed, and is undone when that ended elsewhere than it supposed.
+
 Invariants:
 
 1. Every copy of age has one fate in a run of its tenant, decided in the transaction that moves the position past it.
@@ -23,9 +26,11 @@ Invariants:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 from retention.model import Brake, Copy, Counts, Cutoffs, Instant, KeptBy, Reason, Rules, Sum, Supposed, Verdict
 from retention.policy import clock_fault, cutoffs, judge
@@ -171,22 +176,46 @@ class Engine:
         if progress.tenant_id is None:
             progress = await self._store.transact(run, tenant_id, partial(self._open, run, tenant_id, progress))
             self._step("opened")
-        size = self._batch
-        done = False
-        while not done and progress.tenant_id is not None:
-            try:
-                progress, done = await self._store.transact(run, tenant_id, partial(self._next, run, progress, size))
-            except BatchFailedError:
-                if size == 1:
-                    progress, done = await self._store.transact(run, tenant_id, partial(self._defer, run, progress))
-                size = max(1, size // 2)
-            else:
-                size = min(self._batch, size * 2)
-            self._step("batch")
+        progress = await self._batches(run, tenant_id, progress)
         if progress.tenant_id is not None:
             progress = await self._store.transact(run, tenant_id, partial(self._close, progress))
             self._step("closed")
         return progress
+
+    async def _batches(self, run: Run, tenant_id: str, progress: Progress) -> Progress:
+        """Batch after batch, of which the next one may have begun, until no candidate is left."""
+        size, done = self._batch, False
+        batch: _Batch | None = None
+        ahead: _Batch | None = None
+        try:
+            while not done and progress.tenant_id is not None:
+                batch, ahead = ahead or self._begin(run, tenant_id, progress.position, size), None
+                batch.before.set_result(progress)
+                try:
+                    size = min(self._batch, size * 2)
+                    through = await batch.followed()
+                    if through is not None:
+                        ahead = self._begin(run, tenant_id, through, size, ahead=True)
+                    progress, done = await batch.task
+                except _OvertakenError:
+                    continue
+                except BatchFailedError:
+                    await _end(ahead)
+                    ahead = None
+                    if batch.limit == 1:
+                        progress, done = await self._store.transact(run, tenant_id, partial(self._defer, run, progress))
+                    size = max(1, batch.limit // 2)
+                self._step("batch")
+        finally:
+            await _end(batch)
+            await _end(ahead)
+        return progress
+
+    def _begin(self, run: Run, tenant_id: str, after: Position | None, limit: int, *, ahead: bool = False) -> _Batch:
+        batch = _Batch(after, limit)
+        work = partial(self._next, run, batch)
+        batch.task = asyncio.ensure_future(self._store.transact(run, tenant_id, work, ahead=ahead))
+        return batch
 
     async def _open(self, run: Run, tenant_id: str, before: Progress, unit: PurgeUnit) -> Progress:
         progress = before.copy()
@@ -229,44 +258,60 @@ class Engine:
         progress.allowed = limit if load is None else max(limit, load.going)
         return None
 
-    async def _next(self, run: Run, before: Progress, limit: int, unit: PurgeUnit) -> tuple[Progress, bool]:
+    async def _next(self, run: Run, batch: _Batch, unit: PurgeUnit) -> tuple[Progress, bool]:
         """One batch; the progress after it, and whether it was the last."""
-        progress = before.copy()
         rules = await unit.lock_tenant(self._clock())
         self._step("tenant locked")
         if rules is None:
-            return await self._gone(unit, progress), True
+            return await self._gone(unit, await self._turn(batch, unit)), True
         bounds = cutoffs(rules, run.now_at)
         if bounds is None:
-            for kept_by, count in (await unit.kept_after(before.position)).items():
+            progress = await self._turn(batch, unit)
+            for kept_by, count in (await unit.kept_after(batch.after)).items():
                 progress.counts.keep(kept_by, count)
             await unit.record(progress)
             return progress, True
-        candidates = await unit.lock_candidates(bounds, before.position, limit)
+        candidates = await unit.lock_candidates(bounds, batch.after, batch.limit)
         self._step("candidates locked")
-        last = len(candidates) < limit
+        last = len(candidates) < batch.limit
         through = None if last else candidates[-1]
         due: list[tuple[Copy, Verdict]] = []
+        kept = Counts()
         for copy in await unit.read(candidates):
             verdict = judge(copy, rules, run.now_at)
             if verdict.due:
                 due.append((copy, verdict))
             else:
-                progress.counts.keep(str(verdict.kept_by))
+                kept.keep(str(verdict.kept_by))
         self._step("judged")
+        for kept_by, count in (await unit.kept_between(bounds, batch.after, through, candidates)).items():
+            kept.keep(kept_by, count)
+        if due:
+            await unit.prepare(due)
+        progress = await self._turn(batch, unit)
         if due and progress.allowed is not None and progress.counts.purged + len(due) > progress.allowed:
+            before = progress.copy()
             load = await self._improbable(run, bounds, progress, unit)
             if load is not None:  # the run met more than was there when the tenant was opened
-                return await self._record(before.copy(), load, unit), True
-        for kept_by, count in (await unit.kept_between(bounds, before.position, through, candidates)).items():
-            progress.counts.keep(kept_by, count)
+                return await self._record(before, load, unit), True
+        if through is not None and await unit.may_be_followed():
+            batch.follow(through)
+        progress.counts.add(kept)
         if due:
             progress.counts.purge(len(due), await unit.purge(due, rules))
         self._step("purged")
-        progress.position = through or (candidates[-1] if candidates else before.position)
+        progress.position = through or (candidates[-1] if candidates else batch.after)
         await unit.record(progress)
         self._step("recorded")
         return progress, last
+
+    async def _turn(self, batch: _Batch, unit: PurgeUnit) -> Progress:
+        """What was committed before this batch, which may change something from now on."""
+        before = await batch.before
+        if before.position != batch.after:
+            raise _OvertakenError
+        await unit.take_turn()
+        return before.copy()
 
     async def _defer(self, run: Run, before: Progress, unit: PurgeUnit) -> tuple[Progress, bool]:
         """Step over the one copy that the store refuses to let go."""
@@ -318,6 +363,47 @@ class Engine:
             self._step("aborted")
         await self._store.finish(run, progress, "failed", reason)
         return progress.totals
+
+
+class _OvertakenError(Exception):
+    """The batch before ended elsewhere than this one supposed: it did nothing, and begins anew."""
+
+
+class _Batch:
+    """A batch in its task. `before` is what was committed before it, once that is known; it walks on `after` there."""
+
+    __slots__ = ("_through", "after", "before", "limit", "task")
+
+    task: asyncio.Future[tuple[Progress, bool]]
+
+    def __init__(self, after: Position | None, limit: int) -> None:
+        self.after = after
+        self.limit = limit
+        self.before: asyncio.Future[Progress] = asyncio.get_running_loop().create_future()
+        self._through: asyncio.Future[Position] = asyncio.get_running_loop().create_future()
+
+    def follow(self, through: Position) -> None:
+        """The next batch may begin, after this position; said again when the store repeats the unit."""
+        if not self._through.done():
+            self._through.set_result(through)
+
+    async def followed(self) -> Position | None:
+        """Where the next batch may begin while this one ends, as soon as that is known; None: when it has ended."""
+        either: set[asyncio.Future[Any]] = {self.task, self._through}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        return self._through.result() if self._through.done() else None
+
+
+async def _end(batch: _Batch | None) -> None:
+    """Let a batch that is not wanted any more undo what it did, unless it has ended."""
+    if batch is None:
+        return
+    if not batch.task.done():
+        if not batch.before.cancel():
+            batch.task.cancel()
+        await asyncio.wait({batch.task})
+    if not batch.task.cancelled():
+        batch.task.exception()  # told already, or nobody is left to hear of it
 
 
 def _preview(tenant_id: str, rules: Rules, survey: Survey, now: Instant, clock_fault: str | None) -> Preview:

@@ -14,6 +14,7 @@ What a store promises beyond that, and the contract suite checks:
 3. `read` reads them anew, in a statement that begins after the locks were taken: what committed in between is seen.
 4. `purge` takes everything of a copy: derived rows, the reference to its blob (the last reference takes the blob's
    key and queues its erasing); it leaves a tombstone and exactly one log entry per copy.
+5. A unit that began ahead changes nothing before `take_turn`: up to there it only locks and reads.
 """
 
 from __future__ import annotations
@@ -144,8 +145,17 @@ class PurgeUnit(Protocol):
         known: held, pinned or plan_unknown.
         """
 
+    async def prepare(self, due: Sequence[tuple[Copy, Verdict]]) -> None:
+        """Lock and read whatever else `purge` of these locked copies needs."""
+
+    async def take_turn(self) -> None:
+        """Everything before this unit is committed: from here on it may change something. Once, before it does."""
+
+    async def may_be_followed(self) -> bool:
+        """Whether the next unit of this tenant may begin while this one ends: nobody else waits for the tenant."""
+
     async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
-        """Purge these locked copies; returns the sum of their originals' sizes."""
+        """Purge these prepared copies; returns the sum of their originals' sizes."""
 
     async def defer(self, copy: Copy, reason: str) -> None:
         """Log that this copy should have gone and could not."""
@@ -185,8 +195,11 @@ class PurgeStore(Protocol):
         by the supposed one.
         """
 
-    async def transact(self, run: Run, tenant_id: str, work: Callable[[PurgeUnit], Awaitable[T]]) -> T:
-        """Do `work` in one transaction; it may be called again when the store undid it to resolve a conflict.
+    async def transact(
+        self, run: Run, tenant_id: str, work: Callable[[PurgeUnit], Awaitable[T]], *, ahead: bool = False
+    ) -> T:
+        """Do `work` in one transaction; it may be called again when the store undid it to resolve a conflict. `ahead`:
+        it begins while the unit before is not committed, and waits for that before it calls `take_turn`.
 
         Raises BatchFailedError when the store refused it for what it contains.
         """

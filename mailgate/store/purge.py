@@ -136,13 +136,28 @@ class SqlPurgeStore:
                     due.append(tenant_id)
         return due
 
-    async def transact(self, run: Run, tenant_id: str, work: Callable[[PurgeUnit], Awaitable[T]]) -> T:
+    async def transact(
+        self, run: Run, tenant_id: str, work: Callable[[PurgeUnit], Awaitable[T]], *, ahead: bool = False
+    ) -> T:
         """Do the work in one transaction under the run's lease; it is repeated when PostgreSQL resolved a deadlock."""
 
         async def attempt(tx: Transaction) -> T:
-            await self._lease.keep(tx, self._clock())
+            async def keep_lease() -> None:
+                await self._lease.keep(tx, self._clock())
+
+            if not ahead:
+                await keep_lease()
             return await work(
-                SqlPurgeUnit(tx, self._log, self._subscriptions, self._expiry, run, tenant_id, self._on_purged)
+                SqlPurgeUnit(
+                    tx,
+                    self._log,
+                    self._subscriptions,
+                    self._expiry,
+                    run,
+                    tenant_id,
+                    self._on_purged,
+                    keep_lease if ahead else None,
+                )
             )
 
         try:

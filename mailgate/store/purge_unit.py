@@ -4,13 +4,17 @@ It locks in the order that everything does: the tenant (shared), the copies (ski
 token, the tenant's head last. Log entries, events and usage go through the transaction's flush, so they commit with the
 rows they tell of or not at all.
 
+On PostgreSQL the next batch takes the first three of these locks while this one deletes and commits. The rows that both
+write (the lease, the run, the head) it takes in its turn: before that nothing waits in the database for a batch that
+waits here.
+
 On PostgreSQL judging again after the locks means a new statement (READ COMMITTED); on SQLite the whole batch is the one
 writer's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -23,13 +27,13 @@ from mailgate.ids import new_ids
 from mailgate.store import runs, tenants, timelines
 from mailgate.store.brake import load
 from mailgate.store.bulk import AMONG, Insert, Step, ids_of, in_turn
-from mailgate.store.discard import Freed, prepare_end
+from mailgate.store.discard import End, Freed, prepare_end
 from mailgate.store.expiry import Expiry, Horizon, of_age
 from mailgate.store.log import PurgeLog
 from mailgate.store.schema import messages
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenants import Tenant
-from mailgate.store.tombstones import graves, read_places
+from mailgate.store.tombstones import Places, graves, read_places
 from mailgate.store.transaction import Event, Leaf, Transaction
 from retention.engine import APPROVED_BRAKE
 from retention.ledger import leaves
@@ -67,6 +71,13 @@ _PURGED_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(
 )  # as the driver gives them
 _CANDIDATES: Mapping[bool, Select[Any]] = {True: select(*_PURGED_COLUMNS), False: select(_M.anchor_at, _M.id)}
 """By whether it is SQLite, which has one writer: what is read there stays so, and is read once."""
+_TENANT_WANTED = """
+SELECT EXISTS (
+  SELECT 1 FROM pg_locks WHERE locktype = 'tuple' AND relation = 'tenants'::regclass
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+"""
+"""Whoever waits for a row has a lock of this kind on it. Shared locks that overlap would keep them waiting for good."""
 _READ = f"SELECT {', '.join(_Row._fields)} FROM messages WHERE id {AMONG[False]}"  # noqa: S608 - no values
 
 
@@ -82,7 +93,9 @@ class SqlPurgeUnit:
         run: Run,
         tenant_id: str,
         on_purged: Callable[[], None] | None,
+        on_turn: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        """`on_turn`: this unit began ahead, and calls this before it changes anything."""
         self._tx = tx
         self._log = log
         self._subscriptions = subscriptions
@@ -90,6 +103,8 @@ class SqlPurgeUnit:
         self._run = run
         self._tenant_id = tenant_id
         self._on_purged = on_purged
+        self._on_turn = on_turn
+        self._end: tuple[Places, End] | None = None
         self._actor = Actor(run.actor.kind, run.actor.ref)
         self._rows: dict[str, _Row] = {}
         self._horizon: Horizon | None = None
@@ -106,7 +121,10 @@ class SqlPurgeUnit:
             return None
         # A plan that was bought before the lock was had counts, also by a clock that is behind the buyer's.
         self._at = at = await timelines.heard_until(self._tx.conn, self._tenant_id, at)
-        entitled = await self._subscriptions.announce(self._tx, self._tenant, at)
+        if self._on_turn is None:
+            entitled = await self._subscriptions.announce(self._tx, self._tenant, at)
+        else:  # what the unit before tells the log is not committed: this one tells in its turn
+            entitled = await self._subscriptions.entitlements_in(self._tx.conn, self._tenant_id, at)
         rules = await self._expiry.rules_of(self._tx.conn, self._tenant_id, entitled, at)
         self._horizon = await Horizon.under(self._tx.conn, self._tenant_id, rules, self._run.now_at)
         return rules
@@ -166,13 +184,35 @@ class SqlPurgeUnit:
             query = query.where(tuple_(_M.anchor_at, _M.id) > _position(after))
         return {row[0]: row[1] for row in (await self._tx.conn.execute(query)).all()}
 
+    async def prepare(self, due: Sequence[tuple[Copy, Verdict]]) -> None:
+        """Read where the copies came from; lock their blobs, and see which lose their last reference."""
+        rows = [self._rows[copy[0]] for copy, _ in due]
+        places = await read_places(self._tx, rows)
+        end = await prepare_end(self._tx, self._tenant_id, rows, now=self._at, run_id=self._run.id)
+        self._end = places, end
+
+    async def take_turn(self) -> None:
+        """Prove the lease, and tell the log of a plan that came into force."""
+        if self._on_turn is not None:
+            await self._on_turn()
+            if self._tenant is not None and not self._leaving:
+                await self._subscriptions.announce(self._tx, self._tenant, self._at)
+
+    async def may_be_followed(self) -> bool:
+        """On PostgreSQL, unless somebody waits for a tenant's row. SQLite has one writer."""
+        if self._tx.sqlite:
+            return False
+        ((wanted,),) = (await in_turn(self._tx.conn, [Step(_TENANT_WANTED)], sqlite=False))[0]
+        return not wanted
+
     async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
         """Tombstones, rows, blob references, log entries, events, usage. Entries are made while the database works."""
+        if self._end is None:
+            raise RuntimeError("prepare comes first")
+        places, end = self._end
         rows = [self._rows[copy[0]] for copy, _ in due]
         reasons = [verdict.reason or Reason.AGE for _, verdict in due]
         at, run_id = self._at, self._run.id
-        places = await read_places(self._tx, rows)
-        end = await prepare_end(self._tx, self._tenant_id, rows, now=at, run_id=run_id)
         templates = {reason: self._template(rules, reason) for reason in set(reasons)}
 
         def write_down() -> list[Insert]:

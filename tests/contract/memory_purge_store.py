@@ -36,6 +36,7 @@ class MemoryStore:
         self.details: dict[str, str] = {}
         self.explained: set[str] = set()  # tenants whose plan was changed just now
         self.locked: set[str] = set()  # ids that another transaction has locked
+        self.followed = False  # whether the next unit may begin, and wait, while one ends
         self.between: Callable[[State], None] | None = None  # what commits between locking and reading
         self._turn = asyncio.Lock()
 
@@ -62,7 +63,9 @@ class MemoryStore:
                 due.append(tenant)
         return due
 
-    async def transact(self, run: Run, tenant_id: str, work: Callable[[Unit], Awaitable[T]]) -> T:
+    async def transact(
+        self, run: Run, tenant_id: str, work: Callable[[Unit], Awaitable[T]], *, ahead: bool = False
+    ) -> T:
         async with self._turn:
             draft = copying.deepcopy(self.state)
             result = await work(Unit(self, draft, run, tenant_id))
@@ -147,6 +150,15 @@ class Unit:
                 kept_by = "held" if copy.holds else "pinned" if copy.pins else "plan_unknown"
                 kept[kept_by] = kept.get(kept_by, 0) + 1
         return kept
+
+    async def prepare(self, due: Sequence[tuple[Copy, Verdict]]) -> None:
+        """Nothing else is locked here."""
+
+    async def take_turn(self) -> None:
+        """Units come one after the other."""
+
+    async def may_be_followed(self) -> bool:
+        return self._store.followed
 
     async def purge(self, due: Sequence[tuple[Copy, Verdict]], rules: Rules) -> int:
         for copy, verdict in due:

@@ -185,7 +185,9 @@ async def test_a_unit_that_raises_leaves_no_trace(subject: Subject) -> None:
         assert rules is not None
         await unit.open()
         taken = await unit.read(await unit.lock_candidates(bounds(), None, 10))
-        await unit.purge([(copy, judge(copy, rules, NOW)) for copy in taken], rules)
+        due = [(copy, judge(copy, rules, NOW)) for copy in taken]
+        await unit.prepare(due)
+        await unit.purge(due, rules)
         await unit.record(Progress(tenants=7))
         raise RuntimeError("cut")
 
@@ -207,6 +209,7 @@ async def test_a_purge_takes_the_copies_and_leaves_one_entry_each(subject: Subje
         assert rules is not None
         taken = await unit.read(await unit.lock_candidates(bounds(), None, 10))
         due: list[tuple[Copy, Verdict]] = [(copy, judge(copy, rules, NOW)) for copy in taken]
+        await unit.prepare(due)
         return await unit.purge(due, rules)
 
     assert await subject.port.transact(run, "acme", work) > 0
@@ -223,7 +226,9 @@ async def test_what_the_store_refuses_is_said_so(subject: Subject) -> None:
         rules = await unit.lock_tenant(NOW)
         assert rules is not None
         taken = await unit.read(await unit.lock_candidates(bounds(), None, 10))
-        await unit.purge([(copy, judge(copy, rules, NOW)) for copy in taken], rules)
+        due = [(copy, judge(copy, rules, NOW)) for copy in taken]
+        await unit.prepare(due)
+        await unit.purge(due, rules)
 
     with pytest.raises(BatchFailedError):
         await subject.port.transact(run, "acme", work)

@@ -65,11 +65,24 @@ class Purging:
 async def blocked(purging: Purging, task: asyncio.Task[Any]) -> None:
     """Returns when the task waits for a lock in the database: PostgreSQL says so; on SQLite the writer stands first."""
     while not purging.store.db.sqlite:
-        async with purging.store.db.read() as conn:
-            waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
-            if (await conn.execute(waiting)).scalar_one():
-                break
+        if await _waiting(purging):
+            break
     assert not task.done()
+
+
+async def blocked_or_done(purging: Purging, task: asyncio.Task[Any]) -> None:
+    """Returns when the task waits for a lock in the database, which only PostgreSQL says, or has ended."""
+    while not task.done():
+        if purging.store.db.sqlite:
+            await asyncio.wait({task})
+        elif await _waiting(purging):
+            break
+
+
+async def _waiting(purging: Purging) -> bool:
+    async with purging.store.db.read() as conn:
+        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        return bool((await conn.execute(waiting)).scalar_one())
 
 
 async def make_purging(store: Store, graces: Graces | None = None) -> Purging:

@@ -9,6 +9,7 @@ import pytest
 
 from mailgate.actors import COMMAND, SYSTEM
 from mailgate.clock import DAY, MINUTE
+from mailgate.store.purge_unit import SqlPurgeUnit
 from mailgate.store.retention import RetentionService
 from mailgate.store.runs import RunRecord
 from mailgate.store.schema import runs
@@ -188,19 +189,25 @@ async def test_a_run_that_was_approved_by_an_older_version_goes_on(purging: Purg
     assert await purging.ids() == set()
 
 
+async def alone(_unit: SqlPurgeUnit) -> bool:
+    """No batch begins before the one before has ended, so that a test can step between them."""
+    return False
+
+
 @pytest.mark.parametrize("approved", [True, False], ids=["approved", "not-approved"])
 async def test_a_run_that_meets_more_than_it_was_let_take_stops_at_its_next_batch(
-    purging: Purging, approved: bool
+    purging: Purging, approved: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Copies become due while it runs: nothing beyond what was approved goes, and what stays waits for a person."""
     home = await grown(purging, "crm_plus", *range(40, 48) if approved else (40, 41, 42))
     allowed = 8 if approved else BRAKE.minimum
+    monkeypatch.setattr(SqlPurgeUnit, "may_be_followed", alone)
     service, met = a_service(purging), False
     transact = service._store.transact
 
-    async def meddled(run: Any, tenant_id: str, work: Any) -> Any:
+    async def meddled(run: Any, tenant_id: str, work: Any, **how: Any) -> Any:
         nonlocal met
-        done = await transact(run, tenant_id, work)
+        done = await transact(run, tenant_id, work, **how)
         if not met and len(await purging.ids()) < allowed:  # after its first batch
             met = True
             await purging.builder.copies(home, [Seed(NOW - 31 * DAY) for _ in range(12)])
@@ -224,18 +231,21 @@ async def test_a_run_that_meets_more_than_it_was_let_take_stops_at_its_next_batc
     assert replay_leaves(bodies).verdict is Verdict.OK
 
 
-async def test_a_change_of_plan_while_a_run_goes_on_explains_what_it_makes_due(purging: Purging) -> None:
+async def test_a_change_of_plan_while_a_run_goes_on_explains_what_it_makes_due(
+    purging: Purging, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await grown(purging, "professional", 100, 99, *range(31, 39))
+    monkeypatch.setattr(SqlPurgeUnit, "may_be_followed", alone)
     service, met = a_service(purging), False
     transact = service._store.transact
 
-    async def meddled(run: Any, tenant_id: str, work: Any) -> Any:
+    async def meddled(run: Any, tenant_id: str, work: Any, **how: Any) -> Any:
         nonlocal met
         if not met and len(await purging.ids()) == 8:
             met = True
             purging.now += 1
             await purging.builder.plan("acme", "crm_plus", purging.now)
-        return await transact(run, tenant_id, work)
+        return await transact(run, tenant_id, work, **how)
 
     service._store.transact = meddled  # type: ignore[method-assign]
     done = await service.run(actor=COMMAND)

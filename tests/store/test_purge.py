@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -26,9 +28,12 @@ from mailgate.store.schema import (
     tombstones,
 )
 from mailgate.store.search import insert_words
+from mailgate.store.subscriptions import SubscriptionChange
+from mailgate.store.transaction import Transaction
+from retention.port import PurgeUnit
 from tests.store.builder import Seed
 from tests.store.conftest import NOW, Store
-from tests.store.purging import Purging, make_purging
+from tests.store.purging import Purging, blocked, make_purging
 
 
 @pytest.fixture
@@ -431,3 +436,71 @@ async def test_a_copy_whose_blob_is_not_there_goes_and_that_is_told(purging: Pur
         assert (await purging.purge(1)).purged == 2
     assert [(each["event"], each["blobs"]) for each in logged] == [("blob_miscounted", [gone])]
     assert [row.blob_id for row in await rows(purging, select(blob_erasures.c.blob_id))] == [left]
+
+
+async def test_a_batch_locks_and_judges_while_the_one_before_commits(
+    purging: Purging, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if purging.store.db.sqlite:
+        pytest.skip("SQLite has one writer")
+    home = await purging.builder.home()
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY - n) for n in range(5)])
+    names: list[str] = []
+    second = asyncio.Event()
+    flush = Transaction.flush
+
+    def step(name: str) -> None:
+        names.append(name)
+        if names.count("judged") == 2:
+            second.set()
+
+    async def slow_flush(self: Transaction) -> None:
+        if names.count("recorded") == 1:
+            await second.wait()
+        await flush(self)
+
+    monkeypatch.setattr(Transaction, "flush", slow_flush)
+    async with asyncio.timeout(60):
+        counts = await purging.purge(batch=2, step=step)
+    assert (counts.purged, counts.balanced) == (5, True)
+    types = [leaf["type"] for leaf in await purging.leaves()]
+    assert types[-7:] == ["run.open", *["item.purge"] * 5, "run.close"]
+
+
+async def test_no_batch_begins_ahead_while_somebody_waits_for_the_tenant(purging: Purging) -> None:
+    if purging.store.db.sqlite:
+        pytest.skip("SQLite has one writer")
+    await purging.builder.home()
+    run = purging.run()
+    await purging.purges.begin(run)
+
+    async def work(unit: PurgeUnit) -> tuple[bool, bool, asyncio.Task[Any]]:
+        assert await unit.lock_tenant(NOW) is not None
+        free = await unit.may_be_followed()
+        buying = asyncio.create_task(purging.builder.plan("acme", "professional"))
+        await blocked(purging, buying)
+        return free, await unit.may_be_followed(), buying
+
+    free, wanted, buying = await purging.purges.transact(run, "acme", work)
+    await buying
+    assert (free, wanted) == (True, False)
+
+
+async def test_a_plan_that_begins_between_batches_is_told_once(purging: Purging) -> None:
+    home = await purging.builder.home()
+    await purging.builder.copies(home, [Seed(NOW - 95 * DAY - n) for n in range(7)])
+    change = SubscriptionChange("crm_plus", period_end=NOW + 4)
+    await purging.store.subscriptions.set_outright("acme", change, NOW, SYSTEM)
+    engine = purging.engine(batch=1)
+    clock = itertools.count(NOW)
+    engine._clock = lambda: next(clock)
+    counts = await engine.run(purging.run())
+    assert counts.purged == 7
+    log = [leaf for leaf in await purging.leaves() if leaf["type"] in ("plan.effective", "item.purge")]
+    told = [leaf["plan"] for leaf in log if leaf["type"] == "plan.effective"]
+    assert told == ["crm_plus", "free"]
+    plans = [leaf["plan"] for leaf in log]
+    assert plans == sorted(plans)
+    assert plans.count("crm_plus") > 1
+    assert plans.count("free") > 1
+    assert log[plans.index("free")]["type"] == "plan.effective"

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from copy import deepcopy
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 
 from retention.engine import Engine
 from retention.model import DAY, SCHEDULER, Brake, Copy, Counts, Rules, Sum, Supposed
 from retention.port import Run
-from tests.contract.memory_purge_store import MemoryStore, State, pinned
+from tests.contract.memory_purge_store import MemoryStore, State, Unit, pinned
+
+T = TypeVar("T")
 
 NOW = 20_000 * DAY
 
@@ -104,9 +109,11 @@ async def test_what_another_transaction_has_locked_is_left_for_the_next_run() ->
     assert (await engine(store).run(a_run(id_="R2"))).purged == 1
 
 
+@pytest.mark.parametrize("followed", [False, True])
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 100])
-async def test_a_copy_that_the_store_refuses_is_deferred_and_the_rest_goes(batch: int) -> None:
+async def test_a_copy_that_the_store_refuses_is_deferred_and_the_rest_goes(batch: int, followed: bool) -> None:
     store = a_store(plans={"a": 30}, ages=[40] * 9)
+    store.followed = followed
     store.refused = {"a-004", "a-008"}
     counts = await engine(store, batch).run(a_run())
     assert ids(store, "a") == ["a-004", "a-008"]
@@ -141,10 +148,12 @@ def _steps_of_a_run() -> int:
     return len(names)
 
 
+@pytest.mark.parametrize("followed", [False, True])
 @pytest.mark.parametrize("cut_at", range(_steps_of_a_run()))
-async def test_cut_at_any_step_the_run_goes_on_to_the_state_of_an_uncut_one(cut_at: int) -> None:
+async def test_cut_at_any_step_the_run_goes_on_to_the_state_of_an_uncut_one(cut_at: int, followed: bool) -> None:
     def fresh() -> MemoryStore:
         store = a_store(plans={"a": 30, "b": 0}, ages=[20, 40, 41, 42, 43])
+        store.followed = followed
         store.state.copies["b"]["b-002"] = pinned(store.state.copies["b"]["b-002"])
         return store
 
@@ -197,6 +206,52 @@ async def test_an_error_that_is_not_the_batchs_own_leaves_the_run_to_be_resumed(
     found = await engine(store).resume("p")
     assert found is not None
     assert found[1].purged == 3
+
+
+class Repeating(MemoryStore):
+    """Undoes the first batch after it said where it ends, and finds a copy locked when it repeats it."""
+
+    units = 0
+
+    async def transact(
+        self, run: Run, tenant_id: str, work: Callable[[Unit], Awaitable[T]], *, ahead: bool = False
+    ) -> T:
+        async def twice(unit: Unit) -> T:
+            self.units += 1
+            if self.units == 2:  # the first one opens
+                await work(Unit(self, deepcopy(self.state), run, tenant_id))
+                await asyncio.sleep(0)  # the next batch begins, if it may
+                self.locked = {"a-001"}
+            return await work(unit)
+
+        return await super().transact(run, tenant_id, twice, ahead=ahead)
+
+
+async def test_a_batch_that_supposed_another_end_of_the_one_before_begins_anew() -> None:
+    store = Repeating()
+    store.state = a_store(plans={"a": 30}, ages=[50 - n for n in range(9)]).state
+    store.followed = True
+    names: list[str] = []
+    counts = await engine(store, 3, step=names.append).run(a_run())
+    assert ids(store, "a") == ["a-001"]
+    assert (counts.purged, counts.kept, counts.balanced) == (8, {"locked": 1}, True)
+    assert names.count("candidates locked") == 1 + names.count("purged")
+
+
+async def test_a_run_that_is_cancelled_ends_its_batches_first() -> None:
+    store = a_store(plans={"a": 30}, ages=[40] * 9)
+    store.followed = True
+    run: asyncio.Task[Counts]
+
+    def step(name: str) -> None:
+        if name == "purged":
+            run.cancel()
+
+    others = asyncio.all_tasks()
+    run = asyncio.create_task(engine(store, step=step).run(a_run()))
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    assert asyncio.all_tasks() == others
 
 
 def braked(store: MemoryStore, **more: object) -> Engine:
