@@ -145,12 +145,17 @@ class Engine:
         self.mailbox_id = await self.add_mailbox("bob", self.account)
         del self.others["bob"]
 
-    async def add_mailbox(self, username: str, account: MemoryAccount) -> str:
+    async def add_tenant(self, tenant_id: str, plan: str = "professional") -> None:
+        """One more tenant."""
+        await tenants.put(self.db, self.ring, self.log, tenant_id, tenant_id.title(), self.clock(), SYSTEM)
+        await self.subscriptions.set_outright(tenant_id, SubscriptionChange(plan), self.clock(), SYSTEM)
+
+    async def add_mailbox(self, username: str, account: MemoryAccount, *, tenant_id: str | None = None) -> str:
         """One more mailbox, of another account; its id."""
         self.others[username] = account.connect
         imap = {"host": "imap.example.com", "port": 993, "security": "tls", "username": username}
         spec = MailboxSpec(f"{username}@example.com", imap, {"imap": {"password": "secret"}})
-        return (await self.mailboxes.create(self.tenant_id, spec, self.clock(), SYSTEM)).id
+        return (await self.mailboxes.create(tenant_id or self.tenant_id, spec, self.clock(), SYSTEM)).id
 
     async def plan(self, plan: str) -> None:
         """Set the tenant's plan."""

@@ -19,11 +19,14 @@ from mailgate.store.fenced import lease_name
 from mailgate.store.leases import LeaseLostError
 from mailgate.store.mailboxes import MailboxPatch
 from mailgate.store.schema import runs
-from mailgate.sync.incoming import Batch
+from mailgate.sync.incoming import Applied, Batch
 from mailgate.sync.state import Owner
 from mailgate.sync.supervisor import Supervisor
+from mailgate.sync.workers import WORTH_A_PROCESS
 from tests.sync.engine import TABLES, Engine, mail
 
+NEW_WITHIN = 8
+"""Batches of large imports that new mail may wait for."""
 QUICK = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1, lease_s=5)
 
 
@@ -345,6 +348,53 @@ async def test_a_large_import_does_not_hold_up_another_mailbox(engine: Engine, a
     created = await engine.events("message.created")
     order = [event.mailbox_id for event in created]
     assert order.index(engine.mailbox_id, 5) < len(order) - 100
+
+
+@pytest.mark.parametrize("size", [20, WORTH_A_PROCESS])
+async def test_two_large_imports_share_and_hold_up_nobodys_new_mail(
+    engine: Engine, account: MemoryAccount, size: int
+) -> None:
+    """Counted in batches that are written: neither of two tenants' imports waits for the end of the other's, and what
+    is new in a third mailbox waits for few of theirs. In threads, and in a process beside.
+    """
+    engine.settings = SyncSettings(poll_interval_s=1, batch_messages=size)
+    commit, written, new = engine.store.commit, list[str](), list[int]()
+
+    async def counted(owner: Owner, batch: Batch) -> Applied:
+        done = await commit(owner, batch)
+        written.extend([owner.mailbox_id] if batch.messages else [])
+        if len(set(written)) == 2 and len(written) >= 12 and not new:
+            new.append(len(written))
+            account.append("INBOX", mail(9), internal_date=system_clock())
+        return done
+
+    async with running(engine) as supervisor:
+        await until(is_(engine, "live"))
+        engine.store.commit = counted  # type: ignore[method-assign]
+        large = []
+        for tenant_id in ("one", "two"):
+            other = MemoryAccount()
+            for n in range(30 * size):
+                other.append("INBOX", mail(n, body=f"{n} " * 1_000), internal_date=system_clock() - HOUR)
+            await engine.add_tenant(tenant_id)
+            large.append(await engine.add_mailbox(tenant_id, other, tenant_id=tenant_id))
+        supervisor.wake()
+
+        async def imported() -> bool:
+            return all(row.imported_at is not None for row in await engine.rows("mailboxes"))
+
+        await until(imported, within=120)
+
+        async def there() -> bool:
+            return engine.mailbox_id in written
+
+        await until(there)
+    assert written.index(engine.mailbox_id) - new[0] <= NEW_WITHIN
+    first = large[0] if written[::-1].index(large[0]) > written[::-1].index(large[1]) else large[1]
+    while_both = written[: len(written) - written[::-1].index(first)]
+    (second,) = {*large} - {first}
+    assert while_both.count(first) >= 30
+    assert while_both.count(second) > 15
 
 
 async def test_an_import_that_the_plan_interrupts_goes_on_without_fetching_again(
