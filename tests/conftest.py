@@ -188,16 +188,30 @@ def _limited(
 ) -> Callable[..., Coroutine[Any, Any, None]]:
     @functools.wraps(test)
     async def run(*args: Any, **kwargs: Any) -> None:
-        timer = asyncio.timeout(limit_s)
+        timer, waits = asyncio.timeout(limit_s), list[str]()
+        loop = asyncio.get_running_loop()
+        # Before the timer's own turn, which cancels what then tells nothing any more.
+        look = loop.call_later(limit_s, lambda: waits.extend(_awaited(task) for task in asyncio.all_tasks(loop)))
         try:
             async with timer:
                 await test(*args, **kwargs)
         except TimeoutError:
             if timer.expired():
-                pytest.fail(f"still running after {limit_s:g} s")
+                pytest.fail("\n".join((f"still running after {limit_s:g} s; what its tasks wait for:", *waits)))
             raise
+        finally:
+            look.cancel()
 
     return run
+
+
+def _awaited(task: asyncio.Task[Any]) -> str:
+    """The lines in which a task waits, the outermost first."""
+    lines, inner = [task.get_name()], task.get_coro()
+    while inspect.iscoroutine(inner) and inner.cr_frame is not None:
+        lines.append(f"    {inner.cr_code.co_filename}:{inner.cr_frame.f_lineno} {inner.cr_code.co_qualname}")
+        inner = inner.cr_await
+    return "\n".join(lines)
 
 
 def _last(item: pytest.Item) -> int:

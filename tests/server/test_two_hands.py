@@ -21,7 +21,10 @@ from tests.server.two_hands import FOLDERS, Crm, Gateway, Login, Numbers, Person
 from tests.servers import find_program, leave_out
 
 SEEDED = 30
-DEEDS = [12, pytest.param(600, marks=[pytest.mark.soak, pytest.mark.timeout(3_000)])]
+DEEDS = [  # each starts a program or two: how long that takes is up to what else the machine does
+    pytest.param(12, marks=pytest.mark.timeout(900)),
+    pytest.param(600, marks=[pytest.mark.soak, pytest.mark.timeout(3_000)]),
+]
 
 
 @pytest.fixture(params=["dovecot", "cyrus"])
@@ -90,6 +93,9 @@ async def test_two_hands_on_one_mailbox(login: Login, line: Proxy, tmp_path: Pat
         assert numbers.made - numbers.wished_away - set(standing) == set()
         assert sum(crm.done[f"{what} 202"] for what in ("flags", "move", "delete", "append")) > deeds
         print(f"\n{trouble}: {dict(crm.done)}; failed: {Counter(await crm.failed())}; {len(standing)} messages stand")
+    except BaseException:
+        print(gateway.log())
+        raise
     finally:
         await crm.close()
         await asyncio.to_thread(gateway.stop)

@@ -73,6 +73,7 @@ async def test_a_pass_costs_the_same_whatever_the_size(
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1_500)
 @pytest.mark.parametrize("kind", ["qresync", "condstore"])
 async def test_a_folder_of_a_hundred_thousand_messages(
     engine: Engine, line: Line, account: Account, kind: str, monkeypatch: pytest.MonkeyPatch

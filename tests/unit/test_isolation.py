@@ -35,3 +35,16 @@ def test_no_blocking_connection_leaves_this_machine() -> None:
 
 def test_settings_of_the_developer_do_not_reach_a_test() -> None:
     assert not [name for name in os.environ if name.startswith("MAILGATE_")]
+
+
+async def test_one_that_takes_too_long_says_what_it_waits_for() -> None:
+    async def waiting() -> None:
+        await asyncio.Event().wait()
+
+    async def never() -> None:
+        await asyncio.gather(waiting())
+
+    with pytest.raises(
+        pytest.fail.Exception, match=r"still running after 0.05 s; [\s\S]*test_isolation.py:\d+ .*waiting"
+    ):
+        await conftest._limited(never, 0.05)()
