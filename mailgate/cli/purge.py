@@ -87,7 +87,20 @@ def purge(
             session.say(f"what stays of all copies: {_listed(_copies(result['stays']))}")
         if result["detail"]:
             session.say(result["detail"])
+        if approval := _approval(result, tenant):
+            session.say(approval)
     raise typer.Exit(session.FAILED if result["state"] in (runs.HALTED, runs.FAILED) or result["failed"] else 0)
+
+
+def _approval(result: dict[str, Any], tenant: str | None) -> str | None:
+    """What to type to approve what stopped the purge, if something did that can be approved."""
+    if result["state"] != runs.HALTED:
+        return None
+    command = "mailgate purge" if tenant is None else f"mailgate purge --tenant {tenant}"
+    detail = str(result["detail"])
+    if "approve_brake" in detail:
+        return f"to approve as many as that: {command} --approve-brake; another number: --approve-up-to N as well"
+    return f"to approve it: {command} --approve-clock" if "approve_clock" in detail else None
 
 
 def _previewed(preview: Preview) -> dict[str, Any]:

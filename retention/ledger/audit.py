@@ -14,7 +14,7 @@ from .directory import CHECKPOINT, LogDirectory, NotRegularError
 from .disclosure import check_disclosure
 from .note import NoteError, Verifier
 from .proof import ProvenLeaf, check_proof, check_proofs, prove
-from .report import Findings, Report, Verdict
+from .report import Findings, Report, Verdict, counted
 from .schema import Leaf, LeafError
 from .tiles import CutError, TileError
 from .tree import ProofError
@@ -135,7 +135,8 @@ def _certified(runs: Sequence[Checked], key: Verifier) -> Report:
         kept = ", ".join(f"{name} {count}" for name, count in ended.leaf["kept"].items())
         told[opened.leaf["run"]] = f"{ended.leaf['type']} {ended.leaf['at']}: {counts}, kept {kept or 'none'}"
     purged = sum(checked.ended.leaf["purged"] for checked in runs)
-    subject = f"{len(runs)} certified runs of {key.name}, {purged} purged; the log has the same counts, its key signed"
+    certified = counted(len(runs), "certified run")
+    subject = f"{certified} of {key.name}, {purged} purged; the log has the same counts, its key signed"
     return Report(subject, found, {"runs": told})
 
 

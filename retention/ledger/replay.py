@@ -39,7 +39,7 @@ from .leaves import policy_sha256
 from .note import Verifier
 from .plans import Plans, Policies, Told, days_after
 from .purge_template import match_item_purge
-from .report import Findings, Report, Verdict
+from .report import Findings, Report, Verdict, counted
 from .schema import Leaf, LeafError, parse_leaf
 from .verify import verify_directory
 
@@ -167,13 +167,11 @@ class Replay:
         }
         if self._unknown_storing:
             facts["storing_not_in_the_log"] = self._unknown_storing
-        subject = f"{purged} purges in {facts['runs']} runs, each due, none pinned, none held"
+        judged = f"{counted(purged, 'purge')} in {counted(facts['runs'], 'run')}, each due"
+        subject = f"{judged}, none pinned, none held"
         if self._pinned_and_erased:
             facts["pinned_and_erased"] = self._pinned_and_erased
-            subject = (
-                f"{purged} purges in {facts['runs']} runs, each due, none held, "
-                f"and {self._pinned_and_erased} pinned, which went with the tenant"
-            )
+            subject = f"{judged}, none held, and {self._pinned_and_erased} pinned, which went with the tenant"
         return Report(subject, self.findings, facts)
 
     def _broken(self, problem: str) -> None:

@@ -72,6 +72,11 @@ def shown(fact: Any) -> str:
     return str(fact)
 
 
+def counted(count: int, what: str) -> str:
+    """So many of it, in words: one run, two runs."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """The outcome of an examination. `facts` are JSON values by name."""

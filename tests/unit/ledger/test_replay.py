@@ -101,7 +101,7 @@ KEPT = Anchor(NOW - 61 * DAY, "rehydrated")
 def test_logs_that_keep_the_rules() -> None:
     report = replay_leaves(purge_run(1_000))
     assert report.verdict is Verdict.OK
-    assert report.headline == "ok: 1000 purges in 1 runs, each due, none pinned, none held"
+    assert report.headline == "ok: 1000 purges in 1 run, each due, none pinned, none held"
     assert replay_leaves(every_type()).verdict is Verdict.OK
     Log().open().purge(1).purge(2).close(2).check()
 
@@ -111,7 +111,7 @@ def test_the_verdict_says_what_an_erasure_took_though_it_was_pinned(reason: str)
     """The rules allow it; that nothing pinned was purged would not be true."""
     log = Log().pin(1).pin(1, "p2").pin(2).unpin(2).open()
     report = replay_leaves(log.purge(1, reason=reason, pins=2).purge(2, reason=reason).close(2).bodies)
-    assert report.headline == ("ok: 2 purges in 1 runs, each due, none held, and 1 pinned, which went with the tenant")
+    assert report.headline == ("ok: 2 purges in 1 run, each due, none held, and 1 pinned, which went with the tenant")
     assert report.facts["pinned_and_erased"] == 1
     assert "pinned_and_erased" not in replay_leaves(purge_run(3)).facts
 
