@@ -20,6 +20,7 @@ from sqlalchemy import text
 from connectors.memory import MemoryAccount
 from mailgate import logs
 from mailgate.actors import SYSTEM
+from mailgate.blobs import packs
 from mailgate.clock import DAY
 from mailgate.jobs.erase import EraseWorker
 from mailgate.settings import LogSettings
@@ -34,7 +35,7 @@ from retention.model import Graces
 from retention.policy import ClockLimits
 from tests import scan
 from tests.postgres import Postgres
-from tests.sync.engine import NOW, Engine
+from tests.sync.engine import NOW, Engine, mail
 
 WHERE = ("subject", "sender", "recipient", "message-id", "header", "text", "html", "file name", "attached text", "note")
 LOGGER = structlog.get_logger("mailgate.tests")
@@ -116,9 +117,11 @@ async def test_no_word_of_a_purged_message_is_left(
     files = Files(engine, database_url, tmp_path, cluster)
     words = scan.canaries(WHERE)
     account.append("INBOX", letter(words), internal_date=NOW - 80 * DAY)
+    account.append("INBOX", mail(1), internal_date=NOW - DAY)
     await engine.sync()
-    (copy,) = await engine.rows("messages")
-    assert await Indexer(engine.db, engine.ring, engine.blobs, engine.clock, "test").work() == 1
+    copy, other = sorted(await engine.rows("messages"), key=lambda row: int(row.anchor_at))
+    assert packs.place_of(copy.blob_id) == (other.blob_id[:24], 0)  # what is purged is cut out of a file that stays
+    assert await Indexer(engine.db, engine.ring, engine.blobs, engine.clock, "test").work() == 2
 
     # Somebody found it, read it, and wrote a note about it.
     expiry = Expiry(engine.subscriptions, Graces())
@@ -145,11 +148,12 @@ async def test_no_word_of_a_purged_message_is_left(
     await pins.remove(tenant.id, copy.id, "deal", "D", now=engine.clock(), actor=SYSTEM)
     engine.clock.advance(11 * 86_400)
     await engine.purge()
-    assert await engine.rows("messages") == []
+    assert [row.id for row in await engine.rows("messages")] == [other.id]
     worker = EraseWorker(Erasures(engine.db, engine.log), engine.blobs, engine.clock, "test")
     assert await worker.work() == (1, 0)
     await files.settle()
     assert files.holding(words) == {}, "after the purge"
+    assert await engine.raw(other) == mail(1)
     LOGGER.info("scanned")
 
     # The control: the same words in clear, one in each place that was looked at, are found there, each in another form.
