@@ -124,13 +124,13 @@ async def test_a_database_that_takes_nothing_purges_nothing_and_the_run_ends_lat
     broken = False
     lock = purging.purges.transact
 
-    async def transact(run: Any, tenant_id: str, work: Any) -> Any:
+    async def transact(run: Any, tenant_id: str, work: Any, **how: Any) -> Any:
         nonlocal broken
         if not broken and seen:
             broken = True
             await break_()
         seen.append(tenant_id)
-        return await lock(run, tenant_id, work)
+        return await lock(run, tenant_id, work, **how)
 
     purging.purges.transact = transact  # type: ignore[method-assign]
     with pytest.raises(OperationalError, match=r"full|readonly"):
