@@ -206,7 +206,7 @@ def run_ours(
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         while process.poll() is None:
             peak = max(peak, sum(map(_memory, [process.pid, *_descendants(process.pid)])))
-            time.sleep(0.2)  # looking at its pages costs the system time
+            time.sleep(0.5)  # looking at its pages costs the system time
         output, _ = process.communicate()
         if process.returncode:
             errors.seek(0)
