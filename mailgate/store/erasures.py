@@ -51,9 +51,11 @@ _DUE = """
 SELECT q.blob_id, q.tenant_id, t.ref, q.item_ref, q.run_id, q.stored_size, q.attempts
 FROM blob_erasures q LEFT JOIN tenants t ON t.id = q.tenant_id
 WHERE q.next_at <= {0} AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.id = q.blob_id)
-ORDER BY q.next_at LIMIT {1}
+ORDER BY q.next_at, q.blob_id LIMIT {1}
 """
-"""The condition on `blobs` is never false unless something is broken; then the copy counts for more than the queue
+"""Those that share a file come together: then removing them is one call.
+
+The condition on `blobs` is never false unless something is broken; then the copy counts for more than the queue
 (invariant R4).
 """
 _DUE_OF = {True: _DUE.format("?", "?"), False: _DUE.format("$1", "$2")}

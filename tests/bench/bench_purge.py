@@ -70,7 +70,7 @@ async def measure(url: str, folder: Path, copies: int) -> dict[str, float]:
     policy = Policy(1, "ab" * 32)
     log = PurgeLog(origin="bench", policy=LogPolicy(1, policy.document), version="1", commit="bench")
     subscriptions = Subscriptions(db, log, parse_catalogue(PLANS.read_bytes()), SubscriptionRules())
-    builder = Builder(db, ring, log, subscriptions, blobs, NOW)
+    builder = Builder(db, ring, log, subscriptions, blobs, NOW, packed=True)
     service = RetentionService(db, log, subscriptions, Expiry(subscriptions, Graces()), policy, clock, "bench")
     erasing = Worker("erase", EraseWorker(Erasures(db, log), blobs, clock, "bench").work)
     service.on_purged = erasing.wake

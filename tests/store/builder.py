@@ -27,6 +27,9 @@ from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
 from retention.ledger.commitment import Committer
 
+_PIECE = 25
+"""Blobs in a file, as an import stores them."""
+
 
 @dataclass(frozen=True)
 class Home:
@@ -147,6 +150,8 @@ class Builder:
                 blob_id, stored = new_id(self.now), len(content) + 64
                 if batch is not None:
                     blob_id, stored = batch.put(content, key.key)
+                    if len(blob_rows) % _PIECE == _PIECE - 1:
+                        batch.finish()
                 known[token] = blob_id
                 blob_rows[blob_id] = {
                     "id": blob_id,
