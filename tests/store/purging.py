@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+import pytest
 from sqlalchemy import select, text
 
 from mailgate.clock import Instant
@@ -14,6 +15,7 @@ from mailgate.store.expiry import Expiry
 from mailgate.store.pins import Pins
 from mailgate.store.purge import SqlPurgeStore
 from mailgate.store.purge_lease import PurgeLease
+from mailgate.store.purge_unit import SqlPurgeUnit
 from mailgate.store.schema import log_leaves, messages
 from retention.engine import Engine
 from retention.ledger.schema import parse_leaf
@@ -60,6 +62,15 @@ class Purging:
         query = select(log_leaves.c.body).where(log_leaves.c.tenant_id == tenant_id).order_by(log_leaves.c.idx)
         async with self.store.db.read() as conn:
             return [parse_leaf(body) for body in (await conn.execute(query)).scalars()]
+
+
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No batch begins before the one before it has ended, so that a test can step between them."""
+
+    async def alone(_unit: SqlPurgeUnit) -> bool:
+        return False
+
+    monkeypatch.setattr(SqlPurgeUnit, "may_be_followed", alone)
 
 
 async def blocked(purging: Purging, task: asyncio.Task[Any]) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from mailgate.actors import COMMAND, SYSTEM
 from mailgate.clock import DAY, MINUTE
-from mailgate.store.purge_unit import SqlPurgeUnit
 from mailgate.store.retention import RetentionService
 from mailgate.store.runs import RunRecord
 from mailgate.store.schema import runs
@@ -20,7 +19,7 @@ from retention.model import Brake, Graces
 from retention.policy import Policy
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, Store
-from tests.store.purging import Purging, make_purging
+from tests.store.purging import Purging, make_purging, one_by_one
 
 _OWNERS = count()
 BRAKE = Brake(minimum=3, share=50)
@@ -189,11 +188,6 @@ async def test_a_run_that_was_approved_by_an_older_version_goes_on(purging: Purg
     assert await purging.ids() == set()
 
 
-async def alone(_unit: SqlPurgeUnit) -> bool:
-    """No batch begins before the one before has ended, so that a test can step between them."""
-    return False
-
-
 @pytest.mark.parametrize("approved", [True, False], ids=["approved", "not-approved"])
 async def test_a_run_that_meets_more_than_it_was_let_take_stops_at_its_next_batch(
     purging: Purging, approved: bool, monkeypatch: pytest.MonkeyPatch
@@ -201,7 +195,7 @@ async def test_a_run_that_meets_more_than_it_was_let_take_stops_at_its_next_batc
     """Copies become due while it runs: nothing beyond what was approved goes, and what stays waits for a person."""
     home = await grown(purging, "crm_plus", *range(40, 48) if approved else (40, 41, 42))
     allowed = 8 if approved else BRAKE.minimum
-    monkeypatch.setattr(SqlPurgeUnit, "may_be_followed", alone)
+    one_by_one(monkeypatch)
     service, met = a_service(purging), False
     transact = service._store.transact
 
@@ -235,7 +229,7 @@ async def test_a_change_of_plan_while_a_run_goes_on_explains_what_it_makes_due(
     purging: Purging, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await grown(purging, "professional", 100, 99, *range(31, 39))
-    monkeypatch.setattr(SqlPurgeUnit, "may_be_followed", alone)
+    one_by_one(monkeypatch)
     service, met = a_service(purging), False
     transact = service._store.transact
 

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import CapturingLogger
 
 from connectors.model import MessageMeta
 from mailgate.blobs import BlobStore
@@ -185,9 +186,9 @@ async def test_one_that_can_not_be_started_counts_as_lost(
     assert workers.fault is not None
 
 
-async def test_another_program_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_another_program_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = CapturingLogger()
+    monkeypatch.setattr(module, "log", logged)
     monkeypatch.setattr(module, "program", lambda: b"that of yesterday".ljust(32))
     workers, parts = Workers(processors=2), Parts(tmp_path)
     for turn in range(3):
@@ -199,7 +200,7 @@ async def test_another_program_is_not_used(
         assert workers.process is None
     assert workers.fault is not None
     assert workers.fault.startswith("the program was replaced")
-    assert capsys.readouterr().out.count("preparing_process_of_another_program") == 1
+    assert [call.args for call in logged.calls] == [("preparing_process_of_another_program",)]
     await asyncio.to_thread(workers.close)
 
 
