@@ -27,7 +27,7 @@ import uvloop
 from sqlalchemy import select, text
 
 from mailgate.actors import COMMAND
-from mailgate.app.serve import spare_the_collector
+from mailgate.app.serve import share_the_interpreter, spare_the_collector
 from mailgate.blobs import BlobStore
 from mailgate.clock import DAY
 from mailgate.jobs.erase import EraseWorker
@@ -91,6 +91,7 @@ async def measure(url: str, folder: Path, copies: int) -> dict[str, float]:
             await tx.conn.execute(text("ANALYZE"))
 
     spare_the_collector()
+    share_the_interpreter()
     before, cpu = _rss(), time.process_time()
     beside = _Beside(db, builder, other)
     watching = asyncio.create_task(beside.work())
