@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,20 +29,6 @@ from mailgate.ids import is_id, new_id
 KEY = bytes(range(32))
 NOW = 20_000 * DAY
 MAILS = [b"Subject: %d\r\n\r\n" % number + os.urandom(700 + 31 * number) for number in range(40)]
-
-
-@pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
-    opened = BlobStore.open(f"file://{tmp_path}/blobs" if request.param == "file" else "memory://")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[BlobStore]:
-    opened = BlobStore.open(f"file://{tmp_path}/blobs")
-    yield opened
-    opened.close()
 
 
 def files(tmp_path: Path) -> list[Path]:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,20 +26,6 @@ from mailgate.errors import ConfigurationError
 KEY = bytes(range(32))
 MAIL = b"Subject: hello\r\n\r\n" + b"a line of a mail\r\n" * 500
 ID = "01JD9Z8Q4N7V5T3R2P1M0K9H8G"
-
-
-@pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BlobStore]:
-    opened = BlobStore.open(f"file://{tmp_path}/blobs" if request.param == "file" else "memory://")
-    yield opened
-    opened.close()
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> Iterator[BlobStore]:
-    opened = BlobStore.open(f"file://{tmp_path}/blobs")
-    yield opened
-    opened.close()
 
 
 def files(tmp_path: Path) -> list[Path]:
