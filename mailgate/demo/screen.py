@@ -47,6 +47,12 @@ class Screen:
     def say(self, text: str) -> None:
         self.console.print(Text.from_markup(f"   {text}"))
 
+    def command(self, text: str, command: str) -> None:
+        """A command to be copied: no frame around it, and in one line however narrow the terminal is."""
+        self.console.print()
+        self.say(text)
+        self.console.print(Text(f"   {command}", style="cyan"), soft_wrap=True)
+
     def proved(self, text: str) -> None:
         self.console.print(Text.from_markup(f"   [bold green]✓[/] {text}"))
 

@@ -87,7 +87,8 @@ async def _show(options: Options, screen: Screen, begun: float, stopped: asyncio
         log = audit / "meridian-law"
         verify = f"{_program()} audit verify {log} --vkey @{log / 'vkey'}"
         if not options.serve:
-            screen.panel(f"{facts}\n\nCheck a log yourself:\n[cyan]{verify}[/]", title="done")
+            screen.panel(facts, title="done")
+            screen.command("Check a log yourself:", verify)
             _save(options, screen)
             return
         password = await gateway.add_person("demo")
@@ -97,11 +98,11 @@ async def _show(options: Options, screen: Screen, begun: float, stopped: asyncio
             f"Interface                   [bold cyan]{gateway.url}/docs[/]\n"
             f"Admin token                 [cyan]{gateway.token}[/]\n"
             f"Data and log                {options.data}\n\n"
-            f"Try     [cyan]curl -H 'Authorization: Bearer {gateway.token}' {gateway.url}/v1/plans[/]\n"
-            f"Verify  [cyan]{verify}[/]\n\n"
+            f"Try     [cyan]curl -H 'Authorization: Bearer {gateway.token}' {gateway.url}/v1/plans[/]\n\n"
             "Ctrl-C ends it.",
             title="serving",
         )
+        screen.command("Check a log yourself:", verify)
         _save(options, screen)
         await _serve(gateway, stopped)
         screen.say("ending the gateway and the mail server")
