@@ -19,7 +19,7 @@ from mailgate.blobs.batch import BlobBatch
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import Instant
 from mailgate.errors import MailgateError
-from mailgate.ids import keyed_id, new_id, new_ref
+from mailgate.ids import keyed_id, new_id
 from mailgate.keys import DataKey, KeyMaterial, TenantKeys
 from mailgate.messages.headers import header_block, header_digest_input
 from mailgate.messages.likeness import sent_likeness
@@ -262,7 +262,7 @@ class Preparer:
             blob_id, stored = store.put(raw, key.key)
             blob = self._blob(blob_id, digest, len(raw), stored, key)
         known, purged, data_key = arrived.replaces or arrived.returns, arrived.returns, keys.new_data_key(now)
-        message_id, item_ref = (new_id(now), new_ref()) if known is None else (known.message_id, known.item_ref)
+        message_id, item_ref = (new_id(now), new_id(now)) if known is None else (known.message_id, known.item_ref)
         unread = None
         try:
             reading = (read or _read)(raw, blob.size)

@@ -169,7 +169,7 @@ class Builder:
             else:
                 shared[blob_id] = shared.get(blob_id, 0) + 1
             stored_at = max(seed.anchor_at, self.now if seed.stored_at is None else seed.stored_at)
-            id_, item_ref, key = new_id(self.now), new_ref(), keys.new_data_key(self.now)
+            id_, item_ref, key = new_id(self.now), new_id(self.now), keys.new_data_key(self.now)
             message_rows.append(
                 {
                     "id": id_,
