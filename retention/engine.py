@@ -235,7 +235,7 @@ class Engine:
         if load is not None:
             went, tenant_id = progress.counts.purged, str(progress.tenant_id)
             progress.counts.keep(str(KeptBy.BRAKE), load.going - went)
-            await unit.abort(progress.counts, APPROVED_BRAKE)
+            await unit.abort(progress.counts, APPROVED_BRAKE, progress.asked)
             progress = _tenant_done(progress)
             so_far = f", {went} of them went before it stopped" if went else ""
             progress.halted.append(f"{tenant_id}: {load.going} of {load.copies} copies would go{so_far}")
@@ -255,6 +255,7 @@ class Engine:
         limit = max(approved, self._brake.minimum if load is None else self._brake.limit(load.copies))
         if load is not None and not load.explained and load.going > limit:
             return load
+        progress.asked = load
         progress.allowed = limit if load is None else max(limit, load.going)
         return None
 
@@ -335,15 +336,15 @@ class Engine:
     async def _close(self, before: Progress, unit: PurgeUnit) -> Progress:
         progress = _tenant_done(before)
         if await unit.lock_tenant(self._clock()) is not None:
-            await unit.close(before.counts)
+            await unit.close(before.counts, before.asked)
         else:
-            await unit.abort(before.counts, TENANT_GONE)
+            await unit.abort(before.counts, TENANT_GONE, before.asked)
         await unit.record(progress)
         return progress
 
     async def _gone(self, unit: PurgeUnit, progress: Progress) -> Progress:
         """The tenant began to be erased meanwhile: its log stays, and says how far this run came."""
-        await unit.abort(progress.counts, TENANT_GONE)
+        await unit.abort(progress.counts, TENANT_GONE, progress.asked)
         progress = _tenant_done(progress)
         await unit.record(progress)
         return progress
@@ -355,7 +356,7 @@ class Engine:
             async def work(unit: PurgeUnit) -> Progress:
                 after = _tenant_done(before)
                 there = await unit.lock_tenant(self._clock()) is not None
-                await unit.abort(before.counts, reason if there else TENANT_GONE)
+                await unit.abort(before.counts, reason if there else TENANT_GONE, before.asked)
                 await unit.record(after)
                 return after
 
@@ -434,5 +435,6 @@ def _tenant_done(before: Progress) -> Progress:
     progress.done_through = progress.tenant_id
     progress.tenant_id = progress.position = None
     progress.allowed = 0
+    progress.asked = None
     progress.counts = Counts()
     return progress

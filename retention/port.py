@@ -69,8 +69,9 @@ class Progress:
 
     `totals` are the finished tenants' counts. `tenant_id` is the one in work (its `run.open` stands in its log),
     with its own counts and position; tenants up to `done_through` (in order of ids) are finished. `allowed` is how many
-    copies of the one in work may go before the brake is asked again; None: whatever it would take. `halted` says for
-    which tenants the run stopped, and why; `stopped`, how many more of their copies it would have taken.
+    copies of the one in work may go before the brake is asked again; None: whatever it would take. `asked`: what the
+    brake saw there when it last let the run go on; None: not more than it always lets. `halted` says for which tenants
+    the run stopped, and why; `stopped`, how many more of their copies it would have taken.
     """
 
     totals: Counts = field(default_factory=Counts)
@@ -80,6 +81,7 @@ class Progress:
     counts: Counts = field(default_factory=Counts)
     position: Position | None = None
     allowed: int | None = 0
+    asked: Load | None = None
     halted: list[str] = field(default_factory=list)
     stopped: dict[str, int] = field(default_factory=dict)
 
@@ -93,6 +95,7 @@ class Progress:
             self.counts.copy(),
             self.position,
             self.allowed,
+            self.asked,
             list(self.halted),
             dict(self.stopped),
         )
@@ -168,10 +171,10 @@ class PurgeUnit(Protocol):
     async def open(self) -> None:
         """Log that the run begins in this tenant."""
 
-    async def close(self, counts: Counts) -> None:
-        """Log that the run ended in this tenant, with balanced counts."""
+    async def close(self, counts: Counts, asked: Load | None) -> None:
+        """Log that the run ended in this tenant, with balanced counts, and by what the brake let it pass."""
 
-    async def abort(self, counts: Counts, reason: str) -> None:
+    async def abort(self, counts: Counts, reason: str, asked: Load | None) -> None:
         """Log that the run stops in this tenant after so much; also in the log of a tenant that leaves."""
 
     async def record(self, progress: Progress) -> None:

@@ -243,7 +243,7 @@ class SqlPurgeUnit:
         fields = {"now": run.now_at, "trigger": run.trigger, "approved": run.approved, "approved_up_to": bound}
         self._write(leaves.run_open, **fields)
 
-    async def close(self, counts: Counts) -> None:
+    async def close(self, counts: Counts, asked: Load | None) -> None:
         """Log the run's closing, and tell the feed."""
         self._write(
             leaves.run_close,
@@ -252,11 +252,12 @@ class SqlPurgeUnit:
             kept=counts.kept,
             failed=counts.failed,
             bytes_=counts.bytes,
+            **_passed(asked),
         )
         payload = {"run_id": self._run.id, "purged": counts.purged, "failed": counts.failed}
         self._tx.emit(self._tenant_id, "retention.run_completed", at=self._at, payload=payload)
 
-    async def abort(self, counts: Counts, reason: str) -> None:
+    async def abort(self, counts: Counts, reason: str, asked: Load | None) -> None:
         """Log that the run stopped; a tenant that leaves has a log, and no feed any more."""
         if self._leaving and self._tenant is None:
             return
@@ -267,6 +268,7 @@ class SqlPurgeUnit:
             kept=counts.kept,
             failed=counts.failed,
             reason=reason,
+            **_passed(asked),
         )
         if not self._leaving:
             payload = {"run_id": self._run.id, "reason": reason}
@@ -338,6 +340,13 @@ class SqlPurgeUnit:
             run=self._run.id,
             **fields,
         )
+
+
+def _passed(asked: Load | None) -> dict[str, Any]:
+    """What the log says of why the brake let a run pass."""
+    if asked is None:
+        return {}
+    return {"copies": asked.copies, **({"explained": "plan"} if asked.explained else {})}
 
 
 def _position(position: Position) -> Any:

@@ -7,7 +7,7 @@ moved it: a cut run goes on from there. What is shown of a run are its counts, w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 from sqlalchemy import Row, Select, delete, insert, or_, select, update
@@ -21,7 +21,7 @@ from mailgate.store.paging import Page, cut
 from mailgate.store.schema import runs
 from mailgate.store.transaction import Transaction
 from retention.model import Counts
-from retention.port import Progress
+from retention.port import Load, Progress
 
 PURGE = "purge"
 SYNC = "sync"
@@ -149,6 +149,7 @@ def progress_to_json(progress: Progress) -> dict[str, Any]:
             "counts": progress.counts.to_json(),
             "position": progress.position,
             "allowed": progress.allowed,
+            "asked": None if progress.asked is None else astuple(progress.asked),
             "halted": progress.halted,
             "stopped": progress.stopped,
         },
@@ -169,6 +170,7 @@ def progress_from_json(counts: Mapping[str, Any]) -> Progress:
         counts=Counts.from_json(saved["counts"]),
         position=None if position is None else (int(position[0]), str(position[1])),
         allowed=saved.get("allowed", 0),
+        asked=None if saved.get("asked") is None else Load(*saved["asked"]),
         halted=list(saved.get("halted", ())),  # a run that an older version began has none
         stopped=dict(saved.get("stopped", {})),
     )

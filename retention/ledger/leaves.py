@@ -320,23 +320,43 @@ def erase_failed(common: Common, *, blob_ref: str, attempt: int, error: str) -> 
 
 
 def run_close(
-    common: Common, *, candidates: int, purged: int, kept: Mapping[str, int], failed: int, bytes_: int
+    common: Common,
+    *,
+    candidates: int,
+    purged: int,
+    kept: Mapping[str, int],
+    failed: int,
+    bytes_: int,
+    copies: int | None = None,
+    explained: str | None = None,
 ) -> bytes:
-    """A run ended; its counts balance."""
+    """A run ended; its counts balance. `copies`: how many there were, what went among them, when the brake last let it
+    go on; `explained` (`plan`): because of a change of the plan.
+    """
     _check_balance("run.close", candidates, purged, kept, failed)
-    return _leaf(
-        "run.close", common, candidates=candidates, purged=purged, kept=dict(kept), failed=failed, bytes=bytes_
-    )
+    counts = {"candidates": candidates, "purged": purged, "kept": dict(kept), "failed": failed}
+    return _leaf("run.close", common, **counts, bytes=bytes_, **_passed(copies, explained))
 
 
 def run_abort(
-    common: Common, *, candidates: int, purged: int, kept: Mapping[str, int], failed: int, reason: str
+    common: Common,
+    *,
+    candidates: int,
+    purged: int,
+    kept: Mapping[str, int],
+    failed: int,
+    reason: str,
+    copies: int | None = None,
+    explained: str | None = None,
 ) -> bytes:
-    """A run was stopped (`brake`, `clock`, `cut`…) after so much; its counts balance."""
+    """A run was stopped (`brake`, `clock`, `cut`…) after so much; its counts balance. The rest as in `run_close`."""
     _check_balance("run.abort", candidates, purged, kept, failed)
-    return _leaf(
-        "run.abort", common, candidates=candidates, purged=purged, kept=dict(kept), failed=failed, reason=reason
-    )
+    counts = {"candidates": candidates, "purged": purged, "kept": dict(kept), "failed": failed}
+    return _leaf("run.abort", common, **counts, reason=reason, **_passed(copies, explained))
+
+
+def _passed(copies: int | None, explained: str | None) -> dict[str, Any]:
+    return {name: value for name, value in (("copies", copies), ("explained", explained)) if value is not None}
 
 
 def _check_balance(type_: str, candidates: int, purged: int, kept: Mapping[str, int], failed: int) -> None:

@@ -30,6 +30,9 @@ class Told(NamedTuple):
 class Plans:
     """The line of plans, as far as it was told."""
 
+    changed = False
+    """Whether one plan ever followed another, though it may have been taken back."""
+
     def __init__(self) -> None:
         self._line: list[Told] = []
 
@@ -37,6 +40,7 @@ class Plans:
         """Take the next leaf's plan."""
         while self._line and self._line[-1].since >= told.since:
             self._line.pop()
+        self.changed = self.changed or bool(self._line)
         self._line.append(told)
 
     def at(self, now: str) -> Told | None:
@@ -64,6 +68,7 @@ class Policies:
     def __init__(self) -> None:
         self._graces: dict[str, Mapping[str, int]] = {}
         self._catalogues: dict[str, str] = {}
+        self._brakes: dict[str, tuple[int, int]] = {}
 
     def __contains__(self, sha256: str) -> bool:
         return sha256 in self._graces
@@ -74,10 +79,20 @@ class Policies:
         days = graces.items() if isinstance(graces, dict) else ()
         self._graces[sha256] = {name: count for name, count in days if type(count) is int}
         self._catalogues[sha256] = str(document.get("catalogue_sha256"))
+        match document.get("brake"):
+            case [int(minimum), int(share)]:
+                self._brakes[sha256] = minimum, share
 
     def catalogue(self, sha256: str) -> str:
         """Which version of the plans goes with this policy; empty when it was never set."""
         return self._catalogues.get(sha256, "")
+
+    def brake(self, sha256: str) -> tuple[int, int] | None:
+        """So many copies, and such a share of a tenant's in percent, a run takes unasked; None where it does not say.
+
+        More than both needs an approval, or a change of the plan that explains it.
+        """
+        return self._brakes.get(sha256)
 
     def grace(self, sha256: str, name: str) -> int:
         """A grace of this policy in days; 0 where it has none."""

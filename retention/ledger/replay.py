@@ -14,7 +14,8 @@ What is shown of every purge:
 5. it names a policy that was set before;
 
 of every removal that no hold stood on it, nor a pin where the server expunged it; of every run that its counts balance
-and equal its leaves (R6, R13), and that its `now` did not go back without approval; of every hold on messages that all
+and equal its leaves (R6, R13), that its `now` did not go back without approval, and that it took no more items than
+were approved, or than its policy's brake lets pass of as many copies as it counted; of every hold on messages that all
 its items are named, and were there; of its release that it protects for as long as the policy says.
 
 Purges for other reasons than age and plan (erasure, offboarding, a removed mailbox) are due by their reason; a removed
@@ -82,6 +83,9 @@ def _stamped(facts: Mapping[str, Any]) -> tuple[int, str] | None:
 class _Run:
     now: str
     opened_at: str
+    policy: str
+    approved: bool
+    approved_up_to: int | None
     purged: int = 0
     deferred: int = 0
 
@@ -246,7 +250,8 @@ class Replay:
         self._check_stamp(now)
         self._holds.forget_graces(now)
         self._holds.check_covers()
-        self._runs[run] = _Run(now, leaf["at"])
+        approved = "brake" in leaf["approved"], leaf.get("approved_up_to")
+        self._runs[run] = _Run(now, leaf["at"], leaf["policy"]["sha256"], *approved)
 
     def _check_time(self, at: str) -> None:
         """Whether it is not before what an earlier purge took for past."""
@@ -376,3 +381,21 @@ class Replay:
             self._broken(f"run {leaf['run']} counts {leaf['purged']} purges, the log has {run.purged}")
         if run.deferred > kept + leaf["failed"]:
             self._broken(f"run {leaf['run']} deferred {run.deferred} items but kept and failed {kept + leaf['failed']}")
+        self._check_brake(leaf, run)
+
+    def _check_brake(self, leaf: Leaf, run: _Run) -> None:
+        """Whether it took more than it may without a person, and than a person approved. What the gateway said of a
+        change of plan may have been taken back since: that there was any must do.
+        """
+        brake, copies = self._policies.brake(run.policy), leaf.get("copies")
+        if brake is None or (run.approved_up_to is None and (run.approved or copies is None)):
+            return
+        if leaf.get("explained") is not None:
+            if not self._plans.changed:
+                self._broken(f"run {leaf['run']} says that a change of the plan explains it, the log has none")
+            return
+        minimum, share = brake
+        approved, unasked = run.approved_up_to or 0, max(minimum, (copies or 0) * share // 100)
+        if run.purged > max(approved, unasked):
+            allowed = f"{approved} were approved" if run.approved else "nobody approved it"
+            self._broken(f"run {leaf['run']} took {run.purged} items: {allowed}, and the brake lets {unasked} pass")

@@ -195,7 +195,12 @@ TYPES: dict[str, dict[str, Check]] = {
 RUN_REQUIRED = frozenset({"run.open", "item.purge", "item.deferred", "run.close", "run.abort"})
 RUN_OPTIONAL = frozenset({"blob.erase", "erase.failed", "clock.anomaly"})
 
-OPTIONAL: dict[str, dict[str, Check]] = {"run.open": {"approved_up_to": is_count}}
+_PASSED: dict[str, Check] = {"copies": is_count, "explained": one_of("plan")}
+OPTIONAL: dict[str, dict[str, Check]] = {
+    "run.open": {"approved_up_to": is_count},
+    "run.close": _PASSED,
+    "run.abort": _PASSED,
+}
 """Type → fields that it may have besides."""
 
 _FIELDS = {kind: {**COMMON, **own} for kind, own in TYPES.items()}

@@ -25,6 +25,7 @@ class State:
     tombstones: list[str] = field(default_factory=list)
     log: list[tuple[Any, ...]] = field(default_factory=list)
     runs: dict[str, tuple[Run, Progress, str]] = field(default_factory=dict)
+    asked: dict[tuple[str, str], Load | None] = field(default_factory=dict)  # by tenant and run, as it ended
 
 
 class MemoryStore:
@@ -181,10 +182,12 @@ class Unit:
     async def open(self) -> None:
         self._state.log.append((self._tenant_id, "run.open", self._run.id))
 
-    async def close(self, counts: Counts) -> None:
+    async def close(self, counts: Counts, asked: Load | None) -> None:
+        self._state.asked[self._tenant_id, self._run.id] = asked
         self._state.log.append((self._tenant_id, "run.close", self._run.id, counts.to_json()))
 
-    async def abort(self, counts: Counts, reason: str) -> None:
+    async def abort(self, counts: Counts, reason: str, asked: Load | None) -> None:
+        self._state.asked[self._tenant_id, self._run.id] = asked
         self._state.log.append((self._tenant_id, "run.abort", self._run.id, reason, counts.to_json()))
 
     async def record(self, progress: Progress) -> None:

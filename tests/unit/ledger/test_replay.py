@@ -10,6 +10,7 @@ import pytest
 from retention.ledger import leaves as make
 from retention.ledger.canonical import format_instant
 from retention.ledger.leaves import Anchor, Blobs, Common, Policy
+from retention.ledger.plans import Policies
 from retention.ledger.replay import Replay, replay_directory, replay_leaves
 from retention.ledger.report import Verdict
 from retention.ledger.schema import build_leaf, parse_leaf
@@ -87,6 +88,52 @@ class Log:
         else:
             assert report.verdict is Verdict.RULE_BROKEN
             assert any(problem in text for _, text in report.findings.problems), report.lines()
+
+
+def braked(took: int, *, approved: tuple[str, ...] = ("brake",), up_to: int | None = 3, **passed: Any) -> Log:
+    """A run that took so many, by a policy whose brake lets two pass, or half of the copies."""
+
+    def ran(log: Log) -> Log:
+        log.add(make.run_open, RUN, now=NOW, trigger="request", approved=approved, approved_up_to=up_to)
+        for number in range(1, took + 1):
+            log.purge(number)
+        counts = {"candidates": took, "purged": took, "kept": {}, "failed": 0}
+        return log.add(make.run_close, RUN, **counts, bytes_=0, **passed)
+
+    return by_policy({"brake": [2, 50]}, ran)
+
+
+def test_a_run_takes_no_more_than_was_approved() -> None:
+    braked(3).check()
+    braked(4).check(f"run {RUN} took 4 items: 3 were approved, and the brake lets 2 pass")
+    braked(2, up_to=0).check()
+    braked(9, up_to=None).check()  # whatever it takes, as older versions let a person approve
+
+
+def test_a_run_takes_no_more_than_the_brake_lets_pass() -> None:
+    """As far as the log says how many copies there were: what older versions wrote does not."""
+    braked(4, copies=8).check()
+    braked(5, copies=9).check("took 5 items: 3 were approved, and the brake lets 4 pass")
+    nobody: dict[str, Any] = {"approved": (), "up_to": None}
+    braked(5, **nobody).check()
+    braked(5, **nobody, copies=10).check()
+    braked(5, **nobody, copies=9).check("took 5 items: nobody approved it, and the brake lets 4 pass")
+
+
+def test_a_change_of_plan_that_explains_a_run_stands_in_the_log() -> None:
+    braked(5, copies=5, explained="plan").check("says that a change of the plan explains it, the log has none")
+    log = braked(5, copies=5, explained="plan")
+    log.bodies[1:1] = by_policy({"brake": [2, 50]}, lambda log: log.plan("standard", 90, NOW - 91 * DAY)).bodies[-1:]
+    log.check()
+
+
+@pytest.mark.parametrize("brake", [None, [1], [1, "2"], {"minimum": 1}, "12"])
+def test_nothing_is_concluded_from_a_brake_that_nobody_can_read(brake: object) -> None:
+    policies = Policies()
+    policies.set("ab", {"brake": brake})
+    assert policies.brake("ab") is None
+    policies.set("ab", {"brake": [2, 50]})
+    assert policies.brake("ab") == (2, 50)
 
 
 def _identity(number: int) -> dict[str, str]:
@@ -188,10 +235,15 @@ def test_the_grace_after_a_release() -> None:
 
 def under(graces: object, *steps: Callable[[Log], Log]) -> Log:
     """A log whose policy has these graces."""
+    return by_policy({"graces_days": graces}, *steps)
+
+
+def by_policy(more: dict[str, Any], *steps: Callable[[Log], Log]) -> Log:
+    """A log whose policy says this besides."""
     log = Log()
     for step in steps:
         step(log)
-    document = {**DOCUMENT, "graces_days": graces}
+    document = {**DOCUMENT, **more}
     policy = {"ver": 1, "sha256": make.policy_sha256(document)}
     parsed = [{**parse_leaf(body), "policy": policy} for body in log.bodies]
     parsed[0]["document"] = document
