@@ -93,6 +93,7 @@ class Database:
             )
         self.on_events: Callable[[], None] | None = None  # called when a commit of this process brought events
         self._turn = asyncio.Lock()  # asyncio's locks are fair: first come, first served
+        self._bulk = asyncio.Lock()
 
     async def close(self) -> None:
         """Close every connection. No transaction may be open."""
@@ -133,15 +134,18 @@ class Database:
             await tx.flush()
         tx.committed()
 
-    async def transact(self, work: Callable[[Transaction], Awaitable[T]], *, at_once: bool = False) -> T:
+    async def transact(
+        self, work: Callable[[Transaction], Awaitable[T]], *, at_once: bool = False, bulk: bool = False
+    ) -> T:
         """Run `work` in a write transaction, again when PostgreSQL ended it to resolve a deadlock. `work` must be
         repeatable.
 
         On SQLite a cancellation takes effect before the transaction or after it, never inside; and with `at_once` all
-        of it is one visit to the writer's thread, instead of one for each statement.
+        of it is one visit to the writer's thread, instead of one for each statement. `bulk`: it is one of many, long
+        and in no hurry; only one of those stands in the writer's queue, so that everybody else waits for one at most.
         """
         if self.sqlite:
-            async with self._turn:
+            async with self._bulk if bulk else contextlib.nullcontext(), self._turn:
                 return await _to_its_end(self._visit_writer(work) if at_once else self._made(work))
         for attempt in range(_ATTEMPTS):
             try:

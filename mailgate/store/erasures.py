@@ -121,7 +121,7 @@ class Erasures:
         for start in range(0, len(pairs), SETTLED_TOGETHER):
             piece = pairs[start : start + SETTLED_TOGETHER]
             entries = await asyncio.to_thread(self._entries, piece, now)  # nobody waits for the database meanwhile
-            await self._db.transact(partial(self._settle, piece, entries, now), at_once=True)
+            await self._db.transact(partial(self._settle, piece, entries, now), at_once=True, bulk=True)
         return sum(not isinstance(outcome, Erased) for outcome in outcomes)
 
     def _entries(self, pairs: Sequence[_Pair], now: Instant) -> Mapping[str, _Entry]:

@@ -238,7 +238,7 @@ class KeyRotation:
                 return count, unreadable
             after = tuple(rows[-1])[1:]
             ids = [row.id for row in rows]
-            values, odd = await self._db.transact(partial(self._batch_anew, keys, kind, table, ids))
+            values, odd = await self._db.transact(partial(self._batch_anew, keys, kind, table, ids), bulk=True)
             count += values
             unreadable += len(odd)
             if odd:

@@ -33,7 +33,7 @@ async def sweep(db: Database, *, pieces: int | None = None) -> int:
     """
     swept = 0
     while (pieces is None or pieces > 0) and not await _purging(db):
-        some = await db.transact(_sweep)
+        some = await db.transact(_sweep, bulk=True)
         if not some:
             break
         swept += some

@@ -165,7 +165,7 @@ async def prune(
 
 async def _until_none(db: Database, step: Callable[[Transaction], Awaitable[int]]) -> int:
     total = 0
-    while count := await db.transact(step):
+    while count := await db.transact(step, bulk=True):
         total += count
         if count < BATCH:
             break

@@ -161,7 +161,7 @@ class SqlPurgeStore:
             )
 
         try:
-            return await self._db.transact(attempt, at_once=True)
+            return await self._db.transact(attempt, at_once=True, bulk=True)
         except (IntegrityError, DataError) as error:
             raise BatchFailedError(str(error.orig)) from error
 

@@ -215,7 +215,7 @@ class Indexer:
             await tx.conn.execute(indexed)
             return len(ids)
 
-        return await self._db.transact(work)
+        return await self._db.transact(work, bulk=True)
 
 
 async def _numbered(tx: Transaction, items: Sequence[_Work]) -> dict[str, int]:

@@ -219,7 +219,7 @@ class TenantErasures:
 
     async def _erase(self, tenant_id: str, fence: int) -> bool:
         """Everything that can be done now for one tenant; whether nothing is left to do."""
-        while not await self._db.transact(partial(self._copies, tenant_id)):
+        while not await self._db.transact(partial(self._copies, tenant_id), bulk=True):
             self.on_purged()
             self._step("copies")
             await leases.renew(self._db, LEASE, self._owner, fence, LEASE_TTL, self._clock())
@@ -234,7 +234,7 @@ class TenantErasures:
         self._step("keys told")
         # What belongs to the tenant by way of another table goes before that one does, references before their targets.
         for table in (hold_messages, idempotency_keys, *reversed(metadata.sorted_tables)):
-            while await self._db.transact(partial(_wipe, table, tenant_id)):
+            while await self._db.transact(partial(_wipe, table, tenant_id), bulk=True):
                 self._step(f"rows of {table.name}")
                 await leases.renew(self._db, LEASE, self._owner, fence, LEASE_TTL, self._clock())
         self._step("rows gone")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -225,3 +226,32 @@ async def test_no_writer_waits_until_the_write_ahead_log_can_be_emptied(tmp_path
         assert not emptying.done()
     assert await emptying
     await db.close()
+
+
+async def test_one_bulk_transaction_at_most_is_before_anybody_else(store: Store) -> None:
+    """Two purges and a sync, which asks last: it waits for the one that is in work, not for the one that waits too."""
+    if not store.db.sqlite:
+        pytest.skip("PostgreSQL has many writers")
+    order: list[str] = []
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def long(tx: Transaction) -> None:
+        begun.set()
+        await goes_on.wait()
+        order.append("long")
+
+    def short(name: str) -> Callable[[Transaction], Awaitable[None]]:
+        async def work(_: Transaction) -> None:
+            order.append(name)
+
+        return work
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(store.db.transact(long, bulk=True))
+        await begun.wait()
+        tasks.create_task(store.db.transact(short("bulk"), bulk=True))
+        await asyncio.sleep(0)  # it stands in its queue now
+        tasks.create_task(store.db.transact(short("sync")))
+        await asyncio.sleep(0)
+        goes_on.set()
+    assert order == ["long", "sync", "bulk"]
