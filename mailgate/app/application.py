@@ -89,7 +89,7 @@ class Application:
         context = context or tls_context()
         self.supervisor = supervisor_of(core, connector or imap_connector(core, context))
         self.metrics = Metrics()
-        self._indexer = Indexer(core.db, core.ring, core.blobs, core.clock, core.owner)
+        self._indexer = Indexer(core.db, core.ring, core.blobs, core.clock, core.owner, core.suspects)
         self._stamper = Stamper(core.db, core.settings.ledger.timestamp_url, authority_roots(core.settings))
         self._sampler = Sampler(core.db, core.owner, core.clock)
         self.jobs = Jobs(
@@ -384,6 +384,7 @@ def supervisor_of(core: Core, connector: Connector) -> Supervisor:
             clock=core.clock,
             process=core.owner,
             anchor_from=core.policy.anchor,
+            suspects=core.suspects,
         )
     )
 

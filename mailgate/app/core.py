@@ -53,6 +53,7 @@ from mailgate.store.tokens import LONGEST_SECRET
 from mailgate.store.wishes.locks import Locks
 from mailgate.store.wishes.service import Wishes
 from mailgate.store.witness import Witness
+from mailgate.sync.suspects import Suspects
 from mailgate.tenants.catalogue import Catalogue
 from mailgate.tenants.timeline import SubscriptionRules
 from mailgate.usecases.access_tokens import AccessTokens
@@ -98,6 +99,7 @@ class Core:
     clock: Clock
     owner: str
     presence: Presence
+    suspects: Suspects
     db: Database
     ring: KeyRing
     blobs: BlobStore
@@ -204,6 +206,7 @@ class Core:
         locks = Locks(subscriptions, expiry, clock_limits, log)
         allowance = CountedAllowance(by_plan(subscriptions))
         feed = Feed(db, expiry, clock_limits)
+        suspects = await asyncio.to_thread(Suspects, settings.data_dir.absolute() / "reading")
         reader = MessageReader(
             db,
             ring,
@@ -213,6 +216,7 @@ class Core:
             clock_limits=clock_limits,
             parse_bytes=settings.limits.parse_bytes,
             parses_at_once=settings.limits.parses_at_once,
+            suspects=suspects,
         )
         retention = RetentionService(
             db,
@@ -237,6 +241,7 @@ class Core:
             clock=clock,
             owner=owner,
             presence=presence,
+            suspects=suspects,
             db=db,
             ring=ring,
             blobs=blobs,
@@ -302,6 +307,7 @@ class Core:
     async def close(self) -> None:
         """Give everything back."""
         self.presence.leave()
+        self.suspects.close()
         await self.tokens.close()
         await self.db.close()
         self.blobs.close()

@@ -156,6 +156,11 @@ def _at(folder_id: str) -> ColumnElement[bool]:
     return and_(_Q.folder_id == folder_id, _Q.message_id.is_(None))
 
 
+def unreadable(message_id: ColumnElement[str]) -> ColumnElement[bool]:
+    """Whether the copy could not be read, and may end whoever reads it."""
+    return exists().where(_Q.message_id == message_id, _Q.cause == Cause.UNREADABLE.value)
+
+
 async def retries(conn: AsyncConnection, mailbox_id: str, max_bytes: int, limit: int) -> list[Retry]:
     """What is to be tried again now, by folder."""
     if (await conn.execute(_ANY, {"mailbox": mailbox_id})).first() is None:

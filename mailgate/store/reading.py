@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import Row, case, select, tuple_
+from sqlalchemy import Row, case, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.blobs import BlobStore
@@ -29,10 +29,12 @@ from mailgate.store.messages import USER_DELETED
 from mailgate.store.near_folders import Renames, renames
 from mailgate.store.paging import Page, cut
 from mailgate.store.pins import Pin, Pins
+from mailgate.store.quarantine import unreadable
 from mailgate.store.schema import blobs as blobs_table
 from mailgate.store.schema import folders, messages, origins, tombstones
 from mailgate.store.sets import among
 from mailgate.store.tenants import Tenant
+from mailgate.sync.suspects import DeadlyError, Suspects
 from retention.policy import ClockLimits
 
 T = TypeVar("T")
@@ -104,6 +106,7 @@ class _Blob:
     id: str
     key: bytes
     size: int
+    unread: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +148,7 @@ class MessageReader:
         clock_limits: ClockLimits,
         parse_bytes: int,
         parses_at_once: int,
+        suspects: Suspects | None = None,
     ) -> None:
         self._db = db
         self._ring = ring
@@ -153,6 +157,7 @@ class MessageReader:
         self._pins = pins
         self._clock_limits = clock_limits
         self._parse_bytes = parse_bytes
+        self._suspects = Suspects() if suspects is None else suspects
         self._parsing = asyncio.Semaphore(parses_at_once)
 
     async def list_page(
@@ -221,11 +226,14 @@ class MessageReader:
         return Raw(blob.size, blob.id, chunks)
 
     async def parsed(self, tenant: Tenant, message_id: str, now: Instant) -> ParsedMessage | None:
-        """The message taken apart; None when it is too large for that. Raises as `get` does."""
+        """The message taken apart; None when it is too large for that, or can't be read. Raises as `get` does."""
         blob = await self._blob(tenant, message_id, now)
-        if blob.size > self._parse_bytes:
+        if blob.size > self._parse_bytes or blob.unread:
             return None
-        return await self._parse(blob, parse)
+        try:
+            return await self._parse(message_id, blob, parse)
+        except DeadlyError:
+            return None
 
     async def part(self, tenant: Tenant, message_id: str, part_id: str, now: Instant) -> tuple[Part, bytes]:
         """One part and its decoded bytes. Raises as `get` does, NotFoundError for a part that the message does not
@@ -236,12 +244,17 @@ class MessageReader:
             raise TooLargeToParseError(
                 f"the message has {blob.size} bytes and is served raw only (limits.parse_bytes is {self._parse_bytes})"
             )
-        return await self._parse(blob, lambda data: part_content(data, part_id))
+        try:
+            if not blob.unread:
+                return await self._parse(message_id, blob, lambda data: part_content(data, part_id))
+        except DeadlyError:
+            pass
+        raise TooLargeToParseError("the message can't be read and is served raw only")
 
-    async def _parse(self, blob: _Blob, work: Callable[[bytes], T]) -> T:
+    async def _parse(self, message_id: str, blob: _Blob, work: Callable[[bytes], T]) -> T:
         def read() -> T:
             data = self._blobs.read_bytes(blob.tenant_id, blob.id, blob.key, blob.size, limit=self._parse_bytes)
-            return work(data)
+            return self._suspects.read(message_id, data, lambda: work(data))
 
         async with self._parsing:  # each holds a whole message in memory
             return await asyncio.to_thread(read)
@@ -264,11 +277,13 @@ class MessageReader:
     async def _blob(self, tenant: Tenant, message_id: str, now: Instant) -> _Blob:
         async with self._db.read() as conn:
             _, message = await self._served(conn, tenant.id, message_id, now)
-            query = select(blobs_table).where(blobs_table.c.id == message.blob_id)
+            unread = unreadable(literal(message_id)).label("unread")
+            query = select(blobs_table, unread).where(blobs_table.c.id == message.blob_id)
             row = (await conn.execute(query)).one_or_none()
             if row is None:  # purged since the statement before
                 raise await why_gone(conn, tenant.id, message_id)
-        return _Blob(tenant.id, row.id, self._ring.tenant(tenant.ref).unwrap(row.data_key, row.key_epoch), row.size)
+        key = self._ring.tenant(tenant.ref).unwrap(row.data_key, row.key_epoch)
+        return _Blob(tenant.id, row.id, key, row.size, row.unread)
 
     async def _views(
         self, conn: AsyncConnection, tenant: Tenant, horizon: Horizon, rows: Sequence[Row[Any]]

@@ -13,6 +13,7 @@ import nothing. In the transaction that ends a copy its number loses its meaning
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from base64 import b32encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,10 +36,12 @@ from mailgate.messages.summary import decode_summary, open_summary
 from mailgate.messages.tokens import MessageTerms, message_terms
 from mailgate.store import leases
 from mailgate.store.database import Database
+from mailgate.store.quarantine import unreadable
 from mailgate.store.schema import blobs as blobs_table
 from mailgate.store.schema import messages, search_docs, tenants
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
+from mailgate.sync.suspects import DeadlyError, Suspects
 
 FIELDS = ("text", "from_", "to", "subject")
 PARSED_BYTES = 2 << 20
@@ -95,17 +98,27 @@ class _Work:
     blob_key: bytes
     blob_epoch: int
     blob_size: int
+    unread: bool
 
 
 class Indexer:
     """Writes the words of new messages. One process at a time does it (a lease)."""
 
-    def __init__(self, db: Database, ring: KeyRing, blobs: BlobStore, clock: Clock, owner: str) -> None:
+    def __init__(
+        self,
+        db: Database,
+        ring: KeyRing,
+        blobs: BlobStore,
+        clock: Clock,
+        owner: str,
+        suspects: Suspects | None = None,
+    ) -> None:
         self._db = db
         self._ring = ring
         self._blobs = blobs
         self._clock = clock
         self._owner = owner
+        self._suspects = Suspects() if suspects is None else suspects
 
     async def work(self, *, batches: int | None = None) -> int:
         """Index what waits, at most so many batches; returns how many messages were written."""
@@ -140,6 +153,7 @@ class Indexer:
                 blobs_table.c.data_key.label("blob_key"),
                 blobs_table.c.key_epoch.label("blob_epoch"),
                 blobs_table.c.size.label("blob_size"),
+                unreadable(messages.c.id).label("unread"),
             )
             .join(tenants, tenants.c.id == messages.c.tenant_id)
             .join(blobs_table, blobs_table.c.id == messages.c.blob_id)
@@ -156,7 +170,7 @@ class Indexer:
         """
         try:
             keys = self._ring.tenant(item.tenant_ref)
-            raw = await self._head(keys, item)
+            raw = None if item.unread else await self._head(keys, item)
         except BlobStoreError:
             raise
         except MailgateError as error:
@@ -180,11 +194,17 @@ class Indexer:
 
     def _tokens_of(self, item: _Work, raw: bytes | None) -> list[str]:
         keys = self._ring.tenant(item.tenant_ref)
-        terms = message_terms(self._from_summary(keys, item) if raw is None else parse(raw))
+        terms = self._terms_of(keys, item, raw)
         found = [mailbox_token(keys, item.mailbox_id)]
         for field in FIELDS:
             found += tokens_of(keys, field, _terms(terms, field)) + prefix_tokens(keys, field, terms.prefixes[field])
         return found
+
+    def _terms_of(self, keys: TenantKeys, item: _Work, raw: bytes | None) -> MessageTerms:
+        if raw is not None:
+            with contextlib.suppress(DeadlyError):
+                return self._suspects.read(item.id, raw, lambda: message_terms(parse(raw)))
+        return message_terms(self._from_summary(keys, item))
 
     @staticmethod
     def _from_summary(keys: TenantKeys, item: _Work) -> ParsedMessage:

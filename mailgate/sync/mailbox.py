@@ -32,6 +32,7 @@ from mailgate.sync.port import SyncStore
 from mailgate.sync.prepare import Preparer
 from mailgate.sync.run import Session
 from mailgate.sync.state import Entitled, MailboxConfig, MailboxHead, MailboxState, Owner
+from mailgate.sync.suspects import Suspects
 from mailgate.sync.turns import Turn, Turns
 from mailgate.sync.wake import Wake
 from mailgate.sync.workers import Workers
@@ -69,6 +70,7 @@ class Parts:
     clock: Clock
     process: str
     anchor_from: AnchorFrom = AnchorFrom.RECEIVED
+    suspects: Suspects = field(default_factory=Suspects)
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,7 @@ class MailboxTask:
                 parts.blobs,
                 max_bytes=parts.settings.max_message_bytes,
                 anchor_from=parts.anchor_from,
+                suspects=parts.suspects,
             ),
             workers=self._shared.workers,
             settings=parts.settings,

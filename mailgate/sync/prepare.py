@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from connectors.model import MessageMeta
@@ -40,6 +41,7 @@ from mailgate.sync.incoming import (
     PreparedMessage,
     SentToken,
 )
+from mailgate.sync.suspects import DeadlyError, Suspects
 from mailgate.sync.views import Purged
 from retention.ledger.commitment import Committer
 from retention.model import AnchorFrom, AnchorSource
@@ -74,13 +76,22 @@ class Preparer:
     """Prepares the messages of one mailbox. All but `open_sink` and `read` are for worker threads."""
 
     def __init__(
-        self, tenant_id: str, keys: TenantKeys, blobs: BlobStore, *, max_bytes: int, anchor_from: AnchorFrom
+        self,
+        tenant_id: str,
+        keys: TenantKeys,
+        blobs: BlobStore,
+        *,
+        max_bytes: int,
+        anchor_from: AnchorFrom,
+        suspects: Suspects | None = None,
     ) -> None:
+        """`suspects`: of this process; without, nothing is marked that is read."""
         self._tenant_id = tenant_id
         self._keys = keys
         self._blobs = blobs
         self._max_bytes = max_bytes
         self._anchor_from = anchor_from
+        self._suspects = Suspects() if suspects is None else suspects
         self._committer = Committer(keys.ledger_key)
 
     def open_sink(self, octets: int, now: Instant) -> MessageSink:
@@ -122,7 +133,8 @@ class Preparer:
         tokens: list[bytes | None] = []
         for header in headers:
             try:
-                msgid = parse_summary(header).rfc_message_id
+                (token,) = self.header_tokens([header])
+                msgid = self._suspects.read(token, header, partial(parse_summary, header)).rfc_message_id
             except Exception:  # noqa: BLE001 - whatever a hostile message breaks
                 msgid = None
             tokens.append(None if msgid is None else self._keys.mac("msgid", msgid.encode()))
@@ -133,7 +145,10 @@ class Preparer:
         tokens: list[SentToken] = []
         for arrived in batch:
             try:
-                summary = parse_summary(bytes(arrived.sink.head))
+                head = bytes(arrived.sink.head)
+                summary = self._suspects.read(
+                    arrived.header_token, head, partial(parse_summary, head), size=arrived.sink.size
+                )
             except Exception:  # noqa: BLE001, S112 - whatever a hostile message breaks
                 continue
             msgid = summary.rfc_message_id
@@ -234,7 +249,8 @@ class Preparer:
 
     def mend(self, kept: KeptCopy, raw: bytes) -> Mended:
         """Read the bytes of a copy again. Raises whatever reading them raises."""
-        reading = _read(raw, kept.blob.size)
+        size = kept.blob.size
+        reading = self._suspects.read(kept.message_id, raw, partial(_read, raw, size), size=size, again=True)
         msgid = reading.msgid
         return Mended(
             message_id=kept.message_id,
@@ -265,7 +281,8 @@ class Preparer:
         message_id, item_ref = (new_id(now), new_id(now)) if known is None else (known.message_id, known.item_ref)
         unread = None
         try:
-            reading = (read or _read)(raw, blob.size)
+            work = partial(read or _read, raw, blob.size)
+            reading = work() if read else self._suspects.read(arrived.header_token, raw, work, size=blob.size)
         except Exception as error:  # noqa: BLE001 - whatever a hostile message breaks, its bytes are kept
             reading = _Reading(None, False, None, encode_summary(UNREAD))
             reason = f"it can't be read: {type(error).__name__}; its bytes are kept"
@@ -337,10 +354,6 @@ class _Reading:
     answers: bytes | None = None
     links: tuple[bytes, ...] = ()
     returned: Returned | None = None
-
-
-class DeadlyError(Exception):
-    """It ended the process that read it."""
 
 
 def _deadly(*_: object) -> _Reading:

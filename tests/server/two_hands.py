@@ -268,7 +268,7 @@ SyncState *
 class Gateway:
     """`mailgate serve` in a process of its own, which may be killed and started again."""
 
-    def __init__(self, folder: Path, *, database_url: str | None = None) -> None:
+    def __init__(self, folder: Path, *, database_url: str | None = None, **environment: str) -> None:
         self.port = free_port()
         self._log = folder / "serve.log"
         self._environment = {
@@ -282,6 +282,7 @@ class Gateway:
             "MAILGATE_SYNC__BACKOFF_MIN_S": "0.2",
             "MAILGATE_SYNC__BACKOFF_MAX_S": "1",
             **({} if database_url is None else {"MAILGATE_DATABASE__URL": database_url}),
+            **environment,
         }
         self._process: subprocess.Popen[bytes] | None = None
         self.kills = 0
@@ -292,6 +293,18 @@ class Gateway:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mailgate.cli", "serve"], env=self._environment, stdout=log, stderr=log
             )
+
+    @property
+    def ended(self) -> int | None:
+        """How it ended: minus the signal's number if one ended it; None while it runs."""
+        assert self._process is not None
+        return self._process.poll()
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        assert self._process is not None
+        return self._process.pid
 
     def kill(self) -> None:
         """As the power does."""

@@ -126,7 +126,9 @@ class MessageAnswer(Answer):
 class FullMessageAnswer(MessageAnswer):
     """A copy with its body. `html` is sanitised: no scripts, remote images parked in `data-remote-src`."""
 
-    text: str | None = Field(description="null when too large to be taken apart, or for a token without scope crm")
+    text: str | None = Field(
+        description="null when too large to be taken apart, when it can't be read, or for a token without scope crm"
+    )
     html: str | None = Field(description="as `text`; empty when the message has none")
 
 
