@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Row, and_, func, select, text, update
+from sqlalchemy import Row, and_, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.alarms import (
@@ -31,7 +31,7 @@ from mailgate.alarms import (
 )
 from mailgate.clock import Instant
 from mailgate.ids import new_id
-from mailgate.store import leftovers, purge_lease, runs
+from mailgate.store import leftovers, purge_lease, raised, runs
 from mailgate.store.database import Database
 from mailgate.store.log_reading import LogReader
 from mailgate.store.overview import OUTAGES, unwritable
@@ -133,14 +133,14 @@ class Alarms:
         async def work(tx: Transaction) -> None:
             tell.clear()
             if was_unwritable is not None:
-                await _raise(tx, was_unwritable.alarm, was_unwritable.raised_at)
-                tell.extend(await _clear(tx, was_unwritable.alarm.key, now))
+                await raised.put(tx, was_unwritable.alarm, was_unwritable.raised_at)
+                tell.extend(await raised.clear(tx, was_unwritable.alarm, now))
             for alarm in wants.raised:
-                tell.extend(await _raise(tx, alarm, now))
+                tell.extend(await raised.put(tx, alarm, now))
             for alarm in wants.reworded:
-                await tx.conn.execute(update(alarms).where(_standing(alarm.key)).values(detail=alarm.detail))
+                await raised.reword(tx, alarm)
             for key in wants.cleared:
-                tell.extend(await _clear(tx, key, now))
+                tell.extend(await raised.clear(tx, Alarm(*key, standing[key]), now))
 
         if wants.raised or wants.reworded or wants.cleared or was_unwritable is not None:
             await self._db.transact(work)
@@ -150,8 +150,9 @@ class Alarms:
 
     async def judge(self, now: Instant) -> tuple[list[Alarm], Mapping[Key, str]]:
         """The alarms that should stand now, and the details of those that do. Reads only."""
-        facts = await self._gather(now)
+        # In this order: an alarm that a run raises in between, as it halts, is not taken for one that is over.
         standing = {record.alarm.key: record.detail for record in await self._on_record()}
+        facts = await self._gather(now)
         return decide(facts, standing, now, self._limits), standing
 
     async def standing(self) -> list[AlarmRecord]:
@@ -194,7 +195,7 @@ class Alarms:
         if self._unwritable is None:
             alarm = Alarm(Kind.LOG_UNWRITABLE, None, fault[:LONGEST_DETAIL])
             self._unwritable = AlarmRecord(new_id(now), alarm.kind, None, alarm.detail, now)
-            _say_raised(alarm)
+            raised.say(alarm)
 
     async def _gather(self, now: Instant) -> Facts:
         entitled = await self._subscriptions.all_entitlements(now)
@@ -261,9 +262,9 @@ async def _runs(conn: AsyncConnection) -> tuple[Instant | None, dict[str, str]]:
         if "tenants" not in row.counts:
             continue
         for why in row.counts.get("halted", ()):
-            tenant_id = why.partition(":")[0]
-            if tenant_id not in newer:
-                halted[tenant_id] = f"run {row.id} halted, {why.partition(': ')[2]}"
+            alarm = raised.of_halted(row.id, why)
+            if alarm.tenant_id is not None and alarm.tenant_id not in newer:
+                halted[alarm.tenant_id] = alarm.detail
         if row.tenant_id is not None:
             newer.add(row.tenant_id)
     return last_run_at, halted
@@ -343,62 +344,6 @@ async def _hooks(conn: AsyncConnection, known: Container[str]) -> dict[str | Non
             said = f"webhook {row.id} to {host_of(row.url)}: {row.detail}"
             found.setdefault(row.tenant_id, []).append(said)
     return {whose: "; ".join(said) for whose, said in found.items()}
-
-
-async def _raise(tx: Transaction, alarm: Alarm, now: Instant) -> list[Callable[[], None]]:
-    """Put it on record and into the feed, unless another process did; what to say then."""
-    if not await _may_tell(tx, alarm.tenant_id):
-        return []
-    id_ = new_id(now)
-    new = tx.insert(alarms).values(
-        id=id_,
-        kind=alarm.kind,
-        tenant_id=alarm.tenant_id,
-        key=_key(alarm.key),
-        detail=alarm.detail,
-        raised_at=now,
-    )
-    once = new.on_conflict_do_nothing(index_elements=[_A.key], index_where=text("cleared_at IS NULL"))
-    if not (await tx.conn.execute(once)).rowcount:
-        return []
-    _emit(tx, "alarm.raised", id_, alarm, now)
-    return [lambda: _say_raised(alarm)]
-
-
-async def _clear(tx: Transaction, key: Key, now: Instant) -> list[Callable[[], None]]:
-    over = update(alarms).where(_standing(key)).values(cleared_at=now).returning(_A.id, _A.detail)
-    row = (await tx.conn.execute(over)).one_or_none()
-    if row is None:
-        return []
-    alarm = Alarm(*key, row.detail)
-    if await _may_tell(tx, alarm.tenant_id):
-        _emit(tx, "alarm.cleared", row.id, alarm, now)
-    return [lambda: _log.info("alarm_cleared", kind=alarm.kind, tenant=alarm.tenant_id)]
-
-
-async def _may_tell(tx: Transaction, tenant_id: str | None) -> bool:
-    """Whether there is a feed for it: a tenant may have been erased in the meantime."""
-    if tenant_id is None:
-        return True
-    head = select(tenant_heads.c.tenant_id).where(tenant_heads.c.tenant_id == tenant_id)
-    return (await tx.conn.execute(head)).one_or_none() is not None
-
-
-def _emit(tx: Transaction, type_: str, id_: str, alarm: Alarm, now: Instant) -> None:
-    payload = {"alarm_id": id_, "kind": str(alarm.kind), "detail": alarm.detail, "remedy": alarm.remedy}
-    tx.emit(alarm.tenant_id, type_, at=now, payload=payload)
-
-
-def _say_raised(alarm: Alarm) -> None:
-    _log.error("alarm_raised", kind=alarm.kind, tenant=alarm.tenant_id, detail=alarm.detail, remedy=alarm.remedy)
-
-
-def _key(key: Key) -> str:
-    return f"{key[0]}:{key[1] or ''}"
-
-
-def _standing(key: Key) -> ColumnElement[bool]:
-    return and_(_A.key == _key(key), _A.cleared_at.is_(None))
 
 
 def _record(row: Row[Any]) -> AlarmRecord:

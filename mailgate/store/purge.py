@@ -11,7 +11,7 @@ from sqlalchemy import Row, exists, func, select
 from sqlalchemy.exc import DataError, IntegrityError
 
 from mailgate.clock import Clock, Instant
-from mailgate.store import runs
+from mailgate.store import raised, runs
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.holds import ahead as holds_ahead
@@ -102,6 +102,7 @@ class SqlPurgeStore:
         async def work(tx: Transaction) -> None:
             await self._lease.keep(tx, now)
             await runs.change(tx, run.id, state=state, finished_at=now, counts=counts, detail=detail)
+            await raised.halted(tx, [raised.of_halted(run.id, why) for why in progress.halted], now)
 
         await self._db.transact(work)
 

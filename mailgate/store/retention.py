@@ -17,10 +17,11 @@ import structlog
 from sqlalchemy import select
 
 from mailgate.actors import Actor
+from mailgate.alarms import Alarm, Kind
 from mailgate.clock import Clock, Instant, to_rfc3339
 from mailgate.errors import ConflictError, NotFoundError, PreconditionError, UnavailableError
 from mailgate.ids import new_id
-from mailgate.store import runs, tenants
+from mailgate.store import raised, runs, tenants
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.log import PurgeLog
@@ -366,6 +367,7 @@ class RetentionService:
             await self._lease.keep(tx, self._clock())
             await tx.conn.execute(runs_table.delete().where(runs_table.c.id == record.id))
             await runs.create(tx, halted)
+            await raised.halted(tx, [Alarm(Kind.CLOCK_ANOMALY, None, words)], self._clock())
 
         await self._db.transact(work)
         return halted

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, insert, update
 
 from mailgate.actors import COMMAND, SCHEDULE
-from mailgate.alarms import ERASE_ATTEMPTS, Kind
+from mailgate.alarms import ERASE_ATTEMPTS, Facts, Kind
 from mailgate.clock import DAY, HOUR, MINUTE
 from mailgate.store import alarms as alarms_module
 from mailgate.store import overview
@@ -94,6 +94,7 @@ async def test_a_run_that_halted_stands_until_one_of_the_tenant_passes(watched: 
     await watched.reader.checkpoint(home.tenant, NOW)
     run = await watched.service.run(actor=SCHEDULE)
     assert run.state == "halted"
+    assert [found.kind for found in await watched.alarms.standing()] == [Kind.PURGE_HALTED]  # before anybody looks
     await watched.reader.checkpoint(home.tenant, NOW)
     assert await watched.look() == [(Kind.PURGE_HALTED, "acme")]
     (found,) = (await watched.alarms.page(kind=Kind.PURGE_HALTED)).items
@@ -103,6 +104,55 @@ async def test_a_run_that_halted_stands_until_one_of_the_tenant_passes(watched: 
     await watched.service.run(actor=COMMAND, tenant_id="acme", approve_brake=True)
     assert await watched.look() == []
     assert await watched.told() == [("alarm.raised", "acme", "purge_halted"), ("alarm.cleared", "acme", "purge_halted")]
+
+
+async def test_whoever_reads_that_a_run_halted_finds_its_alarm(watched: Watched) -> None:
+    """It is raised with the run's end, and says what the last run would have taken; once."""
+    home = await watched.purging.builder.home("acme", "crm_plus")
+    await watched.purging.builder.copies(home, [Seed(NOW - 40 * DAY - n) for n in range(5)])
+    for due in (5, 6):
+        run = await watched.service.run(actor=SCHEDULE)
+        (found,) = (await watched.alarms.page(tenant_id="acme", standing=True)).items
+        assert (run.state, found.detail) == ("halted", f"run {run.id} halted, {due} of {due} copies would go")
+        watched.purging.now += HOUR
+        await watched.purging.builder.copies(home, [Seed(NOW - 40 * DAY)])
+    assert await watched.told() == [("alarm.raised", "acme", "purge_halted")]
+
+
+async def test_a_run_that_the_clock_halted_finds_its_alarm_too(watched: Watched) -> None:
+    await watched.purging.builder.home("acme", "crm_plus")
+    await watched.service.note_time(NOW)
+    watched.purging.now += 200 * DAY
+    run = await watched.service.run(actor=SCHEDULE)
+    (found,) = await watched.alarms.standing()
+    assert run.detail is not None
+    assert (run.state, found.kind, run.detail.startswith(found.detail)) == ("halted", Kind.CLOCK_ANOMALY, True)
+    assert (Kind.CLOCK_ANOMALY, None) in await watched.look()
+    assert [kind for _, _, kind in await watched.told()].count("clock_anomaly") == 1
+
+
+async def test_a_run_that_halts_while_somebody_looks_keeps_its_alarm(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looked before it ended knows nothing of it, or that the one before it was approved."""
+    home = await watched.purging.builder.home("acme", "crm_plus")
+    gather = watched.alarms._gather
+    halts: list[str] = []
+
+    async def overtaken(now: int) -> Facts:
+        facts = await gather(now)
+        await watched.purging.builder.copies(home, [Seed(NOW - 40 * DAY - n) for n in range(5)])
+        halts.append((await watched.service.run(actor=SCHEDULE)).id)
+        return facts
+
+    for _ in range(2):
+        monkeypatch.setattr(watched.alarms, "_gather", overtaken)
+        await watched.alarms.look(watched.purging.now)
+        monkeypatch.undo()
+        (found,) = (await watched.alarms.page(tenant_id="acme", standing=True)).items
+        assert halts[-1] in found.detail
+        await watched.service.run(actor=COMMAND, approve_brake=True)  # so that who looks next finds it over
+        watched.purging.now += HOUR
 
 
 async def test_erasures_that_keep_failing(watched: Watched) -> None:
