@@ -4,8 +4,8 @@ Knows neither messages nor tables: callers give a tenant id, a blob id that was 
 """
 
 from mailgate.blobs.errors import BlobCorruptError, BlobMissingError, BlobStoreError, BlobTooLargeError
-from mailgate.blobs.packs import made_at
-from mailgate.blobs.store import BlobStore, BlobWriter, Erased
+from mailgate.blobs.packs import made_at, members, place_of
+from mailgate.blobs.store import BlobStore, BlobWriter, Erased, UnreadablePack
 
 __all__ = [
     "BlobCorruptError",
@@ -15,5 +15,8 @@ __all__ = [
     "BlobTooLargeError",
     "BlobWriter",
     "Erased",
+    "UnreadablePack",
     "made_at",
+    "members",
+    "place_of",
 ]

@@ -137,6 +137,31 @@ class LocalDisk:
         finally:
             os.close(descriptor)
 
+    def sizes(self, path: str, header: bytes) -> dict[int, int]:
+        """The numbers and lengths of the blobs in a pack that begin with these bytes. Raises as `strike`."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._descriptor)
+        try:
+            found = enumerate(packs.entries(descriptor))
+            return {
+                number: length
+                for number, (start, length) in found
+                if os.pread(descriptor, len(header), start) == header
+            }
+        finally:
+            os.close(descriptor)
+
+    def remove_damaged(self, path: str) -> bool:
+        """Remove a pack whose table can't be understood; False when it can. Durable after `settle`. Raises as `strike`
+        does.
+        """
+        try:
+            self.members(path)
+        except packs.DamagedPackError:
+            os.unlink(path, dir_fd=self._descriptor)
+            self.note(path)
+            return True
+        return False
+
     def settle(self) -> None:
         """Make everything done since the last call durable. Raises BlobStoreError: nothing may refer to those bytes
         then.

@@ -71,6 +71,11 @@ def member(pack: str, number: int) -> str:
     return pack + _NUMBERS[number]
 
 
+def members(pack: str) -> list[str]:
+    """The ids of all blobs that could be in the pack."""
+    return [pack + number for number in _NUMBERS]
+
+
 def place_of(blob_id: str) -> tuple[str, int] | None:
     """The pack and the number in it of a blob that lies in one."""
     if len(blob_id) != _NAME + 2 or blob_id[0] not in _PLAIN or blob_id[_NAME:] not in _NUMBER_OF:

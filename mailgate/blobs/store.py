@@ -20,6 +20,7 @@ import os
 import re
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,7 +34,7 @@ from mailgate.blobs import packs
 from mailgate.blobs.batch import BlobBatch, PackedBlobs, SingleBlobs
 from mailgate.blobs.disk import LocalDisk
 from mailgate.blobs.errors import BlobCorruptError, BlobMissingError, BlobStoreError, BlobTooLargeError
-from mailgate.blobs.frames import FRAME_SIZE, FrameReader, FrameWriter, open_blob, seal_blob
+from mailgate.blobs.frames import FRAME_SIZE, HEADER, FrameReader, FrameWriter, open_blob, seal_blob
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import ConfigurationError
 
@@ -56,6 +57,18 @@ class Erased(enum.Enum):
 
     gone = "gone"
     missing = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadablePack:
+    """A file of blobs that does not tell what is in it. `path`: below the directory; `damaged`: it was read, and its
+    table can't be understood; else the disk refused it.
+    """
+
+    name: str
+    path: str
+    why: str
+    damaged: bool
 
 
 class BlobWriter(Protocol):
@@ -257,10 +270,11 @@ class BlobStore:
         else:
             await self.exists("check")
 
-    def list_ids(self) -> Iterator[str]:
+    def list_ids(self, unreadable: Callable[[UnreadablePack], None] | None = None) -> Iterator[str]:
         """Every blob id in the store, in no order, in constant memory; objects that are no blobs are left out.
 
-        Of a pack that is empty, one id stands for the whole; of one that can't be read, nothing is known.
+        Of a pack that is empty, one id stands for the whole, the last that it could have; of one that can't be read,
+        nothing is known: `unreadable` is told of it.
         """
         with _failing("blobs can't be listed"):
             for batch in obstore.list(self._store):
@@ -268,9 +282,32 @@ class BlobStore:
                     name = meta["path"].rpartition("/")[2]
                     if packs.is_pack(name):
                         if self._disk is not None and meta["path"] == _place(name):
-                            yield from self._members(self._disk, name)
+                            yield from self._members(self._disk, name, unreadable or _unheard)
                     elif _ID.fullmatch(name) and meta["path"] == _path(name):
                         yield name
+
+    def stored_sizes(self, pack: str) -> dict[str, int]:
+        """The blobs that this pack tells of and that begin where it says, with their stored sizes; none when it can't
+        be read, or is not there.
+        """
+        try:
+            sizes = {} if self._disk is None else self._disk.sizes(_place(pack), HEADER)
+        except (OSError, packs.DamagedPackError):
+            sizes = {}
+        return {packs.member(pack, number): size for number, size in sizes.items()}
+
+    def remove_damaged(self, pack: str) -> bool:
+        """Remove a pack to which nothing refers and whose table can't be understood: whether it went. Durable after the
+        next `settle`. Raises BlobStoreError.
+        """
+        if self._disk is None:
+            return False
+        try:
+            return self._disk.remove_damaged(_place(pack))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise BlobStoreError(f"the file {_place(pack)} can't be removed: {error.strerror}") from error
 
     def sweep(self, older_than: Instant) -> int:
         """Remove temporary files last written before `older_than` (a killed writer's); returns how many.
@@ -304,11 +341,16 @@ class BlobStore:
         return None if packs.place_of(blob_id) is None else await asyncio.to_thread(self._range, blob_id)
 
     @staticmethod
-    def _members(disk: LocalDisk, pack: str) -> Iterator[str]:
+    def _members(disk: LocalDisk, pack: str, unreadable: Callable[[UnreadablePack], None]) -> Iterator[str]:
+        numbers, path = list[int](), _place(pack)
         try:
-            numbers = disk.members(_place(pack)) or [0]
-        except (OSError, packs.DamagedPackError):  # erased meanwhile; else each of its blobs says it when it is read
-            numbers = []
+            numbers = disk.members(path) or [packs.MOST - 1]
+        except FileNotFoundError:
+            pass  # erased meanwhile
+        except OSError as error:
+            unreadable(UnreadablePack(pack, path, str(error.strerror), damaged=False))
+        except packs.DamagedPackError:
+            unreadable(UnreadablePack(pack, path, "its table is damaged", damaged=True))
         for number in numbers:
             yield packs.member(pack, number)
 
@@ -427,6 +469,10 @@ class _failing:  # noqa: N801 - reads as a phrase where it is used
             raise BlobMissingError(f"{self._what}: it is not in the store") from None
         if isinstance(error, BaseError | OSError):
             raise BlobStoreError(f"{self._what}: {_first_line(error)}") from error
+
+
+def _unheard(_pack: UnreadablePack) -> None:
+    """Each of its blobs says it when it is read."""
 
 
 def _shared(work: Callable[[Sequence[str]], None], paths: Sequence[str], alone: int) -> list[Awaitable[None]]:

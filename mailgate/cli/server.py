@@ -114,6 +114,10 @@ def doctor(
                 "checks": report.checks,
                 "orphans": report.orphans,
                 "blobs_read": report.blobs_read,
+                "unreadable": [
+                    {"file": pack.path, "detail": pack.why, "remedy": _remedy(pack.damaged)}
+                    for pack in report.unreadable
+                ],
                 "findings": [
                     {"check": found.check, "tenant_id": found.tenant_id, "detail": found.detail}
                     for found in report.findings
@@ -129,6 +133,9 @@ def doctor(
     else:
         for found in report["findings"]:
             session.say(f"{found['check']}: tenant {found['tenant_id'] or '-'}: {found['detail']}")
+        for left in report["unreadable"]:
+            session.say(f"file {left['file']} of blobs.url can't be read: {left['detail']}; nothing refers to it")
+            session.say(f"  {left['remedy']}")
         for alarm in report["alarms"]:
             whose = "" if alarm["tenant_id"] is None else f" of tenant {alarm['tenant_id']}"
             session.say(f"alarm {alarm['kind']}{whose}: {alarm['detail']}")
@@ -136,3 +143,10 @@ def doctor(
         verdict = "healthy" if report["healthy"] else f"{len(report['findings'])} contradictions"
         session.say(f"{report['checks']} checks, {report['blobs_read']} messages read: {verdict}")
     raise typer.Exit(0 if report["healthy"] and not report["alarms"] else session.FAILED)
+
+
+def _remedy(damaged: bool) -> str:
+    """What to do about a file of blobs to which nothing refers."""
+    if damaged:
+        return "Nothing is lost, and nothing is to be done: it is removed by itself within two days"
+    return "Nothing is lost. Look at the disk, and at who may read the file; it stays until its table can be read"

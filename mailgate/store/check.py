@@ -16,11 +16,11 @@ from typing import Any
 from sqlalchemy import Select, and_, case, exists, func, literal, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mailgate.blobs import BlobStore
+from mailgate.blobs import BlobStore, UnreadablePack
 from mailgate.clock import DAY, to_rfc3339
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing
-from mailgate.store import installation, timelines
+from mailgate.store import installation, orphans, timelines
 from mailgate.store.database import Database
 from mailgate.store.schema import (
     blob_erasures,
@@ -66,12 +66,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the doctor found. `orphans` are objects without a row: leftovers of a kill, harmless, swept later."""
+    """What the doctor found. `orphans` are objects without a row: leftovers of a kill, harmless, swept later; so are
+    `unreadable`: files of blobs that don't tell what is in them, and to which nothing refers.
+    """
 
     findings: tuple[Finding, ...]
     checks: int
     orphans: int = 0
     blobs_read: int = 0
+    unreadable: tuple[UnreadablePack, ...] = ()
 
     @property
     def healthy(self) -> bool:
@@ -93,7 +96,10 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
         findings += [Finding("a copy's key is there", *found) async for found in _keys_are_there(conn, ring)]
         held = {row.id async for row in await conn.stream(select(blobs.c.id))}
         queued = set((await conn.execute(select(blob_erasures.c.blob_id))).scalars())
-    objects = set(store.list_ids())
+    packs: list[UnreadablePack] = []
+    objects = set(store.list_ids(packs.append))
+    async with db.read() as conn:
+        left = await orphans.unreferred(conn, packs)
     for blob_id in sorted(held - objects):
         if (why := await _why_not_listed(db, store, blob_id)) is not None:
             findings.append(Finding("a copy's blob is there", None, why))
@@ -104,7 +110,8 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
                 read += 1
             else:
                 findings.append(finding)
-    return Report(tuple(findings), len(_queries()) + len(_WALKS) + 2 + deep, len(objects - held - queued), read)
+    checks = len(_queries()) + len(_WALKS) + 2 + deep
+    return Report(tuple(findings), checks, len(objects - held - queued), read, tuple(left))
 
 
 def _queries() -> dict[str, Select[Any]]:

@@ -70,7 +70,7 @@ async def test_what_is_purged_while_it_looks_is_no_finding(
             yield chunk
 
     purged: list[bool] = []
-    monkeypatch.setattr(store.blobs, "list_ids", lambda: iter(listed if deep else listed[3:]))
+    monkeypatch.setattr(store.blobs, "list_ids", lambda *_: iter(listed if deep else listed[3:]))
     monkeypatch.setattr(store.blobs, "exists", exists_no_more)
     monkeypatch.setattr(store.blobs, "read", read_no_more)
     assert await found(store, deep=deep) == []

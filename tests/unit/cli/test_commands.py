@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -335,6 +336,18 @@ def test_doctor_finds_a_contradiction(shell: Shell) -> None:
     conn.close()
     report = shell.json("doctor", expect=1)
     assert report["findings"][0]["tenant_id"] == "acme"
+
+
+def test_doctor_names_a_damaged_file_that_is_nobodys(shell: Shell) -> None:
+    """It is no contradiction: a power cut leaves such files."""
+    name = "41J958DJ00PFX7MPBHKT7X4Z"
+    place = f"{zlib.crc32(name.encode()) % 256:02x}/{name}"
+    (shell.folder / "data" / "blobs" / place).write_bytes(bytes(100))
+    said = shell("doctor").stdout
+    assert f"file {place} of blobs.url can't be read: its table is damaged; nothing refers to it" in said
+    assert "it is removed by itself within two days" in said
+    (found,) = shell.json("doctor")["unreadable"]
+    assert (found["file"], found["detail"]) == (place, "its table is damaged")
 
 
 def test_a_log_is_exported_and_verified(shell: Shell) -> None:
