@@ -215,6 +215,8 @@ async def save_listing(
     for folder, followed in changes.created:
         row = select(folders.c.id, folders.c.on_its_way).where(mine, folders.c.name == folder.name)
         revived = (await tx.conn.execute(row)).one_or_none()
+        if revived is not None and revived.on_its_way == "create" and not folder.selectable:
+            continue  # it only holds others still: the CRM asked for it to become a folder
         folder_id = new_id(now) if revived is None else revived.id
         # A folder that comes back is read as if for the first time: what vanished with it may have come back too.
         values = {

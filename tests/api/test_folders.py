@@ -249,6 +249,34 @@ async def test_a_folder_that_only_holds_others(gateway: Gateway, post: Postman) 
     assert refused(answer) == (404, "folder_not_found")
 
 
+async def test_a_folder_is_made_of_one_that_only_holds_others(gateway: Gateway, post: Postman) -> None:
+    folder, below = await post.folder("Old", selectable=False), await post.folder("Old/Inner")
+    assert await listed(gateway, post) == [("INBOX", None), ("Old/Inner", None)]
+    answer = await gateway.client.post(f"{T}/mailboxes/{post.mailbox_id}/folders", json={"name": "Old"})
+    assert (answer.status_code, answer.json()["folder_id"]) == (202, folder)
+    assert await listed(gateway, post) == [("INBOX", None), ("Old", "create"), ("Old/Inner", None)]
+    assert await asked(gateway) == [("folder_create", {"name": "Old", "special_use": None})]
+    assert [row.payload for row in await rows(gateway, events) if row.type == "folder.created"] == [
+        {"folder_id": folder}
+    ]
+    again = await gateway.client.post(f"{T}/mailboxes/{post.mailbox_id}/folders", json={"name": "Old"})
+    assert refused(again) == (409, "folder_exists")
+    id_ = await post.deliver(letter())
+    assert (await gateway.client.patch(f"{T}/messages/{id_}", json={"folder_id": folder})).status_code == 202
+    assert refused(await gateway.client.delete(address(post, folder))) == (409, "folder_not_empty")
+    assert (await gateway.client.delete(address(post, below))).status_code == 202
+
+
+async def test_one_that_only_holds_others_and_is_on_its_way_elsewhere_keeps_its_name(
+    gateway: Gateway, post: Postman
+) -> None:
+    folder = await post.folder("Old", selectable=False)
+    assert (await gateway.client.patch(address(post, folder), json={"name": "New"})).status_code == 202
+    for name in ("Old", "New"):
+        answer = await gateway.client.post(f"{T}/mailboxes/{post.mailbox_id}/folders", json={"name": name})
+        assert refused(answer) == (409, "folder_exists")
+
+
 async def test_what_is_moved_away_leaves_an_empty_folder(gateway: Gateway, post: Postman) -> None:
     folder = await post.folder("Old", exists_count=1)
     id_ = await post.deliver(letter(), folder="Old")

@@ -204,11 +204,39 @@ async def test_parents_that_hold_nothing(engine: Engine, remote: OverImap, wishe
                 now=engine.clock(),
                 actor=SYSTEM,
             )
-        await remote.create_folder(parent)
+        hidden = await crm.folder(parent)
+        made = await wishes.create(engine.tenant_id, engine.mailbox_id, parent, engine.clock(), SYSTEM)
+        assert made[0] == hidden
+        await passes(engine, 1)
+        assert (await crm.states())[-1] == "applied"
+        assert (await there(remote))[parent].selectable
     await passes(engine)
     await crm.append(3, parent)
     await passes(engine)
     assert (await crm.states())[-1] == "applied"
+    await equal(engine, remote)
+
+
+async def test_a_parent_that_nobody_made(engine: Engine, remote: OverImap, wishes: FolderWishes) -> None:
+    """It is there only since another stands below it, listed or not; made, it holds mail, and what is below stays."""
+    parent, child = remote.folder("Above"), remote.folder("Above", "Below")
+    await remote.create_folder(child)
+    await remote.append(child, mail(1), received_at=received(1))
+    await engine.sync()
+    crm = Crm(engine)
+    if parent in (listed := await there(remote)):
+        if listed[parent].selectable:
+            pytest.skip("the server makes those above as well")
+        hidden = await crm.folder(parent)
+    else:
+        hidden = None
+    made, _ = await wishes.create(engine.tenant_id, engine.mailbox_id, parent, engine.clock(), SYSTEM)
+    assert hidden in (None, made)
+    await crm.append(2, parent)
+    await passes(engine)
+    assert await crm.states() == ["applied", "applied"]
+    assert (await there(remote))[parent].selectable
+    assert await crm.folder(parent) == made
     await equal(engine, remote)
 
 

@@ -1,7 +1,8 @@
 """What the CRM asks of folders: new ones, other names, and that they go.
 
 The near side shows it at once: a new folder has a row (`on_its_way` is create), a renamed one its `wanted_name`, a
-deleted one is hidden (`on_its_way` is delete). The server follows, in the order in which it was asked.
+deleted one is hidden (`on_its_way` is delete). The server follows, in the order in which it was asked. A new
+one may have the name of one that only holds others, and takes its row.
 
 A folder goes when it is empty on both sides. With `permanent` what is in it is deleted for ever first, each message by
 an operation of its own: so each is hidden, brought to the server and, when it refuses, back again, as any other.
@@ -244,6 +245,13 @@ class _Known:
         """What separates the levels of names."""
         return next((str(row.delimiter) for row in self.listed if row.delimiter), None)
 
+    def container(self, name: str) -> AnyRow | None:
+        """What is called so and only holds others: such a name can become a folder (RFC 3501 §6.3.3)."""
+        for row in self.listed:
+            if not row.selectable and row.on_its_way is None and name == row.name == self.name_of(row):
+                return row
+        return None
+
     async def make_room(self, tx: Transaction, name: str, own_ids: Collection[str], now: Instant) -> None:
         """The name is free for one of these. Raises ConflictError `folder_exists` when another folder has it, here or
         at the server; one that went earlier and was called so makes room.
@@ -275,25 +283,26 @@ async def _create(
     name = known.full(folder_name(wanted, delimiter))
     if len(known.listed) >= FOLDERS_MOST:
         raise ConflictError(f"this mailbox has {len(known.listed)} folders already", slug="too_many_folders")
-    await known.make_room(tx, name, (), now)
+    container = known.container(name)
+    if container is None:
+        await known.make_room(tx, name, (), now)
     rules = mailbox.row.folder_rules or {}
     followed = Rules(tuple(rules.get("include") or ()), tuple(rules.get("exclude") or ())).follows(
         Folder(name, delimiter, frozenset(), use, selectable=True)
     )
-    folder_id = new_id(now)
-    await tx.conn.execute(
-        insert(folders).values(
-            id=folder_id,
-            tenant_id=mailbox.tenant.id,
-            mailbox_id=mailbox.id,
-            name=name,
-            delimiter=delimiter,
-            special_use=None if use is None else use.value,
-            selectable=True,
-            followed=followed,
-            on_its_way="create",
-        )
-    )
+    values = {
+        "special_use": None if use is None else use.value,
+        "selectable": True,
+        "followed": followed,
+        "on_its_way": "create",
+    }
+    if container is None:
+        folder_id = new_id(now)
+        values |= {"tenant_id": mailbox.tenant.id, "mailbox_id": mailbox.id, "name": name, "delimiter": delimiter}
+        await tx.conn.execute(insert(folders).values(id=folder_id, **values))
+    else:
+        folder_id = container.id
+        await tx.conn.execute(update(folders).where(_F.id == folder_id).values(values))
     _tell(tx, mailbox, "folder.created", folder_id, now)
     detail = {"name": name, "special_use": None if use is None else use.value}
     return folder_id, await _ask(tx, mailbox, OperationKind.FOLDER_CREATE, folder_id, detail, now, actor)

@@ -63,12 +63,16 @@ class Search:
         if not questions:
             return
         source = self._context.source
-        listed = frozenset(folder.name for folder in await source.list_folders())
-        names = [look.folder.name for _, look in questions if look.folder is not None and look.folder.name in listed]
+        folders = await source.list_folders()
+        listed = frozenset(folder.name for folder in folders)
+        containers = frozenset(folder.name for folder in folders if not folder.selectable)
+        asked_for = {look.folder.name for _, look in questions if look.folder is not None}
+        names = sorted(asked_for & listed - containers)
         statuses = await source.status(names) if names else {}
         for asked, look in questions:
             status = statuses.get(look.folder.name) if look.folder is not None else None
-            found[asked.operation.id] = Evidence(listed=listed, exists=None if status is None else status.exists)
+            exists = None if status is None else status.exists
+            found[asked.operation.id] = Evidence(listed=listed, containers=containers, exists=exists)
 
     async def _originals(self, questions: Sequence[Question], found: dict[str, Evidence]) -> None:
         groups: dict[tuple[str, int], list[tuple[str, Original]]] = {}

@@ -105,14 +105,15 @@ class Address:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What a look at the server showed. `searched`: the target could be searched for `found`; `listed`: names of all
-    folders; `exists`: messages in the folder, None when it does not say; `looked`: every folder had a pass since the
-    command was sent, so what it did would have been met.
+    folders, `containers`: of those that only hold others; `exists`: messages in the folder, None when it does not say;
+    `looked`: every folder had a pass since the command was sent, so what it did would have been met.
     """
 
     source: Seen = Seen.UNKNOWN
     found: Address | None = None
     searched: bool = True
     listed: frozenset[str] = frozenset()
+    containers: frozenset[str] = frozenset()
     exists: int | None = None
     looked: bool = False
 

@@ -63,7 +63,7 @@ What was sent and not answered is looked up first, and done again only when the 
     append          not found                                           Append
     append          the folder was renumbered, and not passed over      Wait
     folder_create   listed                                              Applied
-    folder_create   not listed                                          CreateFolder
+    folder_create   not listed, or only to hold others                  CreateFolder
     folder_rename   only the new name is listed                         Applied
     folder_rename   neither is listed                                   Failed folder_gone
     folder_rename   the old name is listed                              RenameFolder
@@ -343,7 +343,8 @@ def _create(operation: Operation, place: Place | None, evidence: Evidence | None
     if operation.state is OperationState.SENT:
         if evidence is None:
             return LookUp(folder=place.folder)
-        if not evidence.listed.isdisjoint({name, (operation.journal or {}).get("name", name)}):
+        made = evidence.listed - evidence.containers
+        if not made.isdisjoint({name, (operation.journal or {}).get("name", name)}):
             return Applied()
     use = operation.detail["special_use"]
     return CreateFolder(name, None if use is None else SpecialUse(use))

@@ -344,10 +344,14 @@ class Steps:
         try:
             await context.source.create_folder(name, step.special_use)
         except ServerError as error:
-            if error.code != "ALREADYEXISTS":
+            if error.code != "ALREADYEXISTS" or not await self._holds_messages(name):
                 raise
             await context.source.resubscribe(None, name)
         await self.folder_applied(operation, name)
+
+    async def _holds_messages(self, name: str) -> bool:
+        """Whether it is a folder, and does not only hold others."""
+        return any(folder.name == name and folder.selectable for folder in await self._context.source.list_folders())
 
     async def _rename(self, group: Group, step: RenameFolder) -> None:
         await self._is_still(group)

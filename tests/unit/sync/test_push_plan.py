@@ -476,6 +476,11 @@ def test_create_sent_is_looked_up() -> None:
     assert step(CREATE_SENT, place=ON_ITS_WAY) == LookUp(folder=ARCHIVE)
 
 
+def test_create_sent_listed_only_to_hold_others_is_not_done() -> None:
+    evidence = Evidence(listed=frozenset({"INBOX", "Archive"}), containers=frozenset({"Archive"}))
+    assert step(CREATE_SENT, place=ON_ITS_WAY, evidence=evidence) == CreateFolder("Archive", None)
+
+
 def test_create_sent_listed_is_applied() -> None:
     assert step(CREATE_SENT, place=ON_ITS_WAY, evidence=listed("INBOX", "Archive")) == Applied()
 
