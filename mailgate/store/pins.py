@@ -38,6 +38,7 @@ from mailgate.store.schema import mailboxes, messages, tombstones
 from mailgate.store.schema import pins as table
 from mailgate.store.sets import among
 from mailgate.store.tenants import Tenant
+from mailgate.store.tombstones import RETURNABLE, original_gone
 from mailgate.store.transaction import Transaction
 from mailgate.store.usage import require_storage
 from retention.ledger import leaves
@@ -263,23 +264,22 @@ class Pins:
         raise await self._why_not(tx.conn, tenant_id, message_id)
 
     async def _why_not(self, conn: AsyncConnection, tenant_id: str, message_id: str) -> Exception:
-        query = select(tombstones.c.created_at, tombstones.c.reason, tombstones.c.gone_at).where(
-            tombstones.c.tenant_id == tenant_id, tombstones.c.message_id == message_id
-        )
-        row = (await conn.execute(query.limit(1))).one_or_none()
-        if row is None:
+        query = select(tombstones).where(tombstones.c.tenant_id == tenant_id, tombstones.c.message_id == message_id)
+        graves = (await conn.execute(query.order_by(tombstones.c.id))).all()
+        if not graves:
             return NotFoundError(f"there is no message {message_id!r}", slug="message_not_found")
+        row = graves[0]
         if row.reason == USER_DELETED:
             return _deleted(message_id)
         purged_at = to_rfc3339(row.created_at)
         slug = "mailbox_removed" if row.reason == "mailbox_removed" else "purged"
         return ConflictError(
-            f"the copy was purged at {purged_at} ({row.reason}); POST …/messages/{message_id}/rehydrate brings it back",
+            f"the copy was purged at {purged_at} ({row.reason}); {_way_back(message_id, graves)}",
             slug=slug,
             message_id=message_id,
             purged_at=purged_at,
             reason=row.reason,
-            original_gone=row.gone_at is not None,
+            original_gone=original_gone(graves),
         )
 
     async def _remove(
@@ -364,6 +364,14 @@ class Pins:
 
     def _committer(self, tenant: Tenant) -> Committer:
         return Committer(self._ring.tenant(tenant.ref).ledger_key)
+
+
+def _way_back(message_id: str, graves: Sequence[Any]) -> str:
+    if not all(grave.reason in RETURNABLE for grave in graves):
+        return "its end was asked for, and nothing brings it back"
+    if original_gone(graves):
+        return "the original at the mail server is gone as well, and nothing brings it back"
+    return f"POST …/messages/{message_id}/rehydrate brings it back, with this pin if it names it"
 
 
 def _deleted(message_id: str) -> ConflictError:

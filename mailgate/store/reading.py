@@ -34,6 +34,7 @@ from mailgate.store.schema import blobs as blobs_table
 from mailgate.store.schema import folders, messages, origins, tombstones
 from mailgate.store.sets import among
 from mailgate.store.tenants import Tenant
+from mailgate.store.tombstones import original_gone
 from mailgate.sync.suspects import DeadlyError, Suspects
 from retention.policy import ClockLimits
 
@@ -389,17 +390,16 @@ def expired(message_id: str) -> MailgateError:
 
 async def why_gone(conn: AsyncConnection, tenant_id: str, message_id: str) -> MailgateError:
     """The error for a message without a row: purged by retention, or never there (or deleted by a person)."""
-    query = select(tombstones.c.created_at, tombstones.c.reason, tombstones.c.gone_at).where(
-        tombstones.c.tenant_id == tenant_id, tombstones.c.message_id == message_id
-    )
-    row = (await conn.execute(query.limit(1))).one_or_none()
-    if row is None or row.reason == USER_DELETED:
+    query = select(tombstones).where(tombstones.c.tenant_id == tenant_id, tombstones.c.message_id == message_id)
+    graves = (await conn.execute(query.order_by(tombstones.c.id))).all()
+    if not graves or graves[0].reason == USER_DELETED:
         return not_there(message_id)
+    row = graves[0]
     return GoneError(
         f"this copy was purged at {to_rfc3339(row.created_at)} ({row.reason})",
         slug="purged",
         message_id=message_id,
         purged_at=to_rfc3339(row.created_at),
         reason=row.reason,
-        original_gone=row.gone_at is not None,
+        original_gone=original_gone(graves),
     )

@@ -274,7 +274,13 @@ class RetentionService:
     async def _approved(
         self, tenant_id: str | None, *, clock: bool, brake: bool, up_to: int | Mapping[str, int] | None
     ) -> Mapping[str, Any]:
-        """What a run's record and its opening leaf name, and of how many copies of which tenant."""
+        """What a run's record and its opening leaf name, and of how many copies of which tenant. Raises
+        PreconditionError for a number that approves nothing.
+        """
+        if isinstance(up_to, int) and not brake:
+            raise PreconditionError(
+                "`approve_up_to` says of how many copies `approve_brake` is: give both", slug="approval_incomplete"
+            )
         names = [name for name, given in ((APPROVED_BRAKE, brake), (CLOCK_APPROVED, clock)) if given]
         if not brake:
             return {"approved": names}

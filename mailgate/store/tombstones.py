@@ -49,6 +49,11 @@ def purged_of(row: Any) -> Purged | None:
     return Purged(row.message_id, row.item_ref, row.anchor_at) if row.reason in RETURNABLE else None
 
 
+def original_gone(graves: Sequence[Any]) -> bool:
+    """Whether a copy with these tombstones, not none, can't be fetched again: none of its originals is there."""
+    return all(grave.gone_at is not None or grave.folder is None for grave in graves)
+
+
 async def of_messages(
     conn: AsyncConnection, tenant_id: str, message_ids: Sequence[str], *, sqlite: bool
 ) -> dict[str, list[Row[Any]]]:

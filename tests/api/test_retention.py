@@ -144,6 +144,7 @@ async def test_a_dry_run_changes_nothing(gateway: Gateway) -> None:
     ("body", "status", "slug"),
     [
         ({"at": to_rfc3339(START + DAY)}, 422, "at_needs_dry_run"),
+        ({"approve_up_to": 7}, 422, "approval_incomplete"),
         ({"at": to_rfc3339(START - DAY), "dry_run": True}, 422, "at_in_the_past"),
         ({"tenant": "nobody"}, 404, "tenant_not_found"),
         ({"tenant": "a b"}, 422, "invalid"),

@@ -32,6 +32,7 @@ from tests.replay import SOAK
 
 STATEFUL = {
     "bad_cursor",
+    "approval_incomplete",
     "at_needs_dry_run",
     "at_in_the_past",
     "expires_at_in_the_past",

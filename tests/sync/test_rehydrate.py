@@ -47,6 +47,10 @@ class Purged:
         asked = await self.wishes.ask(engine.tenant_id, self.ids[n], pins, engine.clock(), USER)
         return asked.operation_ids[0]
 
+    async def pin(self, n: int) -> None:
+        engine = self.engine
+        await self.pins.put(engine.tenant_id, self.ids[n], "deal", "D", note=None, now=engine.clock(), actor=USER)
+
     async def sync(self) -> None:
         self.engine.clock.advance(600)
         await self.engine.sync()
@@ -199,6 +203,10 @@ async def test_what_is_gone_fails_and_is_known_to_be_gone(purged: Purged) -> Non
     with pytest.raises(GoneError) as refused:
         await purged.ask(0)
     assert refused.value.slug == "original_gone"
+    for n, said in ((0, "gone as well, and nothing brings it back"), (1, "rehydrate brings it back, with this pin")):
+        with pytest.raises(ConflictError, match=said) as late:
+            await purged.pin(n)
+        assert (late.value.slug, late.value.extra["original_gone"]) == ("purged", n == 0)
     assert [event.payload["code"] for event in await purged.engine.events("operation.failed")] == ["gone_at_server"]
 
 
@@ -311,7 +319,10 @@ async def test_refusals(purged: Purged) -> None:
     async def slug(n: int, *pins: PinWanted) -> str:
         with pytest.raises((ConflictError, NotFoundError, GoneError, PreconditionError)) as refused:
             await purged.ask(n, *pins)
+        said.append(refused.value.detail)
         return refused.value.slug
+
+    said: list[str] = []
 
     purged.ids[9] = "0" * 26
     assert await slug(2) == "not_purged"
@@ -322,6 +333,8 @@ async def test_refusals(purged: Purged) -> None:
     await engine.enable(True)
     await engine.plan("free")
     assert await slug(0) == "not_entitled"
+    assert "nothing is fetched from the mail server" in said[-1]
+    assert "until the tenant is on a plan that has it" in said[-1]
     async with engine.db.write() as tx:
         mine = update(tombstones).where(tombstones.c.message_id == purged.ids[0])
         await tx.conn.execute(mine.values(reason="user_deleted"))

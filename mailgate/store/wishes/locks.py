@@ -22,6 +22,7 @@ from mailgate.store.schema import folders, mailboxes, messages, operations, orig
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
+from mailgate.tenants.entitlements import Entitlements
 from retention.policy import ClockLimits
 
 _M = messages.c
@@ -139,9 +140,18 @@ class Locks:
         elif not row.enabled:
             refusal = ConflictError("this mailbox is switched off; switch it on with PATCH", slug="mailbox_disabled")
         elif not (holds.known and holds.sync):
-            why = f"plan {holds.plan} has no synchronization: nothing can be changed at the mail server"
-            refusal = ConflictError(why, slug="not_entitled", plan=holds.plan)
+            refusal = ConflictError(_no_sync(holds), slug="not_entitled", plan=holds.plan)
         return LockedMailbox(tenant, row, refusal)
+
+
+def _no_sync(holds: Entitlements) -> str:
+    """Why nothing can be brought to the server, nor had from there, and until when."""
+    if not holds.known:
+        return f"plan {holds.plan!r} is not in the catalogue: nothing is synchronized until an operator mends that"
+    return (
+        f"plan {holds.plan} has no synchronization: nothing is fetched from the mail server, and nothing changed "
+        "there, until the tenant is on a plan that has it"
+    )
 
 
 async def _stands(tx: Transaction, message_id: str) -> list[Stand]:

@@ -24,7 +24,7 @@ from mailgate.store.pushes.returns import Notes
 from mailgate.store.reading import not_there
 from mailgate.store.schema import mailboxes, messages
 from mailgate.store.schema import operations as operations_table
-from mailgate.store.tombstones import RETURNABLE, of_messages
+from mailgate.store.tombstones import RETURNABLE, of_messages, original_gone
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.locks import Locks, open_operations
 from mailgate.store.wishes.messages import Asked
@@ -53,7 +53,7 @@ class Rehydrations:
     ) -> Asked:
         """Ask for a purged copy. While that is on its way, asking again adds pins to the same operation.
 
-        Raises NotFoundError, also for what a user deleted; GoneError (`original_gone`, `purged` when its end was asked
+        Raises NotFoundError, also for what a user deleted; GoneError (`original_gone`, `gone` when its end was asked
         for); ConflictError (`not_purged`, `mailbox_removed`, `mailbox_disabled`, `not_entitled`); PreconditionError.
         """
         for pin in pins:
@@ -118,7 +118,7 @@ def _refuse_gone(message_id: str, graves: Sequence[Row[Any]]) -> None:
     told = {"message_id": message_id, "purged_at": to_rfc3339(grave.created_at), "reason": grave.reason}
     if not all(grave.reason in RETURNABLE for grave in graves):
         raise GoneError(f"the end of this copy was asked for ({grave.reason}); it can't be brought back", **told)
-    if all(grave.gone_at is not None or grave.folder is None for grave in graves):
+    if original_gone(graves):
         raise GoneError("the original at the mail server is gone, too", slug="original_gone", **told)
 
 
