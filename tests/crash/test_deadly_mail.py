@@ -49,10 +49,11 @@ fast_mail_parser.parse_email_tree = parse_email_tree
 class Served:
     """A gateway that is started again whenever it ends, and a client of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, hook: str = HOOK) -> None:
+        """`hook`: what every process of it runs first."""
         self.hook = folder / "hook"
         self.hook.mkdir()
-        (self.hook / "sitecustomize.py").write_text(HOOK)
+        (self.hook / "sitecustomize.py").write_text(hook)
         self.gateway = Gateway(folder, PYTHONPATH=str(self.hook), PYTHONFAULTHANDLER="0")
         self.client = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.gateway.port}", headers={"authorization": f"Bearer {TOKEN}"}, timeout=60

@@ -306,6 +306,11 @@ class Gateway:
         assert self._process is not None
         return self._process.pid
 
+    def wait(self, timeout: float) -> int:
+        """How it ended, once it has. Raises subprocess.TimeoutExpired."""
+        assert self._process is not None
+        return self._process.wait(timeout)
+
     def kill(self) -> None:
         """As the power does."""
         assert self._process is not None
