@@ -113,9 +113,9 @@ class Evidence:
     found: Address | None = None
     searched: bool = True
     listed: frozenset[str] = frozenset()
-    containers: frozenset[str] = frozenset()
     exists: int | None = None
     looked: bool = False
+    containers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
