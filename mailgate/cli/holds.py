@@ -41,7 +41,7 @@ def place(
     scope = Scope(mailbox, tuple(message or ()))
 
     async def work() -> Hold:
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             hold = await core.holds.place(tenant, scope, matter=matter, reason=reason, now=core.clock(), actor=COMMAND)
             await _sign(core, tenant)
             return hold
@@ -89,7 +89,7 @@ def release(
     """End a hold. What it covered stays for `retention.hold_release_days` more."""
 
     async def work() -> Hold:
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             released = await core.holds.release(tenant, hold, reason=reason, now=core.clock(), actor=COMMAND)
             await _sign(core, tenant)
             return released

@@ -49,7 +49,7 @@ def rotate(
     async def work() -> dict[str, Any]:
         if master:
             return await _change_master()
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             with session.err.status("wrapping anew"):
                 return _shown(await core.keys.rotate(COMMAND, tenant_id=tenant, at_once=at_once))
 
@@ -67,7 +67,7 @@ async def _change_master() -> dict[str, Any]:
         async with session.opened() as core:
             await core.keys.announce_master(COMMAND)  # so that the logs can say which one it was
     files = _wrap_under_new_master()
-    async with session.opened() as core:
+    async with session.opened(writes=True) as core:
         return {"master": core.ring.master_name, "files": files, "logs": await core.keys.announce_master(COMMAND)}
 
 

@@ -58,7 +58,7 @@ def export(
         raise typer.BadParameter("--since and --until need --format csv or ndjson: a log is verified as a whole")
 
     async def work() -> dict[str, Any]:
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             found = await tenants.get(core.db, tenant, erased=True)
             signed = await core.log_reader.checkpoint(found, core.clock())
             entries = signed.size

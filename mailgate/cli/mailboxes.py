@@ -74,7 +74,7 @@ def add(
     )
 
     async def work() -> Mailbox:
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             return await core.mailboxes.create(tenant, spec, core.clock(), COMMAND)
 
     mailbox = session.run(work())
@@ -167,7 +167,7 @@ def backfill(
     """Fetch older mail again, purged mail included. A running gateway does it; `sync --once` does it here."""
 
     async def work() -> dict[str, Any]:
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             box = await _find(core, mailbox)
             run_id = await core.wishes.backfills.ask(box.tenant_id, box.id, days, core.clock(), COMMAND)
             run = await runs.get(core.db, run_id)
@@ -191,7 +191,7 @@ def sync(
     from mailgate.app.verify import tls_context
 
     async def work() -> dict[str, Any]:
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             box = await _find(core, mailbox)
             if not box.enabled:
                 raise ConflictError("this mailbox is switched off; `mailgate mailbox enable` switches it on")
@@ -256,7 +256,7 @@ def _bar(*, shown: bool) -> Progress:
 
 def _switch(which: str, *, enabled: bool, as_json: bool) -> None:
     async def work() -> Mailbox:
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             box = await _find(core, which)
             return await core.mailboxes.update(
                 box.tenant_id, box.id, MailboxPatch(enabled=enabled), core.clock(), COMMAND

@@ -53,14 +53,14 @@ def purge(
         raise typer.BadParameter("--approve-up-to needs --approve-brake: it says of how many copies that is")
 
     async def work() -> dict[str, Any]:
-        async with session.opened() as core:
+        async with session.opened(writes=not dry_run) as core:
             with session.err.status("counting" if dry_run else "purging"):
                 if dry_run:
                     return _previewed(await core.retention.preview(tenant, at, plan))
                 run = await core.retention.run(
                     actor=COMMAND,
                     tenant_id=tenant,
-                    trigger="command",
+                    trigger=runs.COMMAND,
                     approve_clock=approve_clock,
                     approve_brake=approve_brake,
                     approve_up_to=approve_up_to,

@@ -141,6 +141,7 @@ def doctor(
             session.say(f"alarm {alarm['kind']}{whose}: {alarm['detail']}")
             session.say(f"  {alarm['remedy']}")
         verdict = "healthy" if report["healthy"] else f"{len(report['findings'])} contradictions"
+        verdict += f"; alarms: {len(report['alarms'])}" if report["alarms"] else ""
         session.say(f"{report['checks']} checks, {report['blobs_read']} messages read: {verdict}")
     raise typer.Exit(0 if report["healthy"] and not report["alarms"] else session.FAILED)
 

@@ -28,6 +28,7 @@ from rich.table import Table
 
 from connectors.errors import ConnectorError
 from mailgate import logs
+from mailgate.actors import COMMAND
 from mailgate.clock import Instant, from_rfc3339
 from mailgate.errors import ConfigurationError, MailgateError
 from mailgate.settings import LogSettings, Settings, load
@@ -63,9 +64,9 @@ def settings() -> Settings:
 
 
 @asynccontextmanager
-async def opened(*, create: bool = False, restored: bool = False) -> AsyncIterator[Core]:
+async def opened(*, create: bool = False, restored: bool = False, writes: bool = False) -> AsyncIterator[Core]:
     """The store, for one command; warnings of its parts go to standard error. `restored`: also one that is behind its
-    purge logs.
+    purge logs. `writes`: the command may write to purge logs, which hear first of the policy that the settings make.
     """
     from mailgate.app.core import Core, Secrets
 
@@ -73,6 +74,8 @@ async def opened(*, create: bool = False, restored: bool = False) -> AsyncIterat
     logs.configure(LogSettings(level="warning", format=read.log.format))
     core = await Core.open(read, secrets=Secrets.from_environment(), create=create, restored=restored)
     try:
+        if writes:
+            await core.log.announce_everywhere(core.db, at=core.clock(), actor=COMMAND)
         yield core
     finally:
         await core.close()

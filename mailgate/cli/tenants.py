@@ -41,7 +41,7 @@ def add(
     """Make a tenant, or rename it. New tenants are on plan free."""
 
     async def work() -> dict[str, Any]:
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             found, made = await tenants.put(core.db, core.ring, core.log, tenant, name or tenant, core.clock(), COMMAND)
             return {"id": found.id, "name": found.name, "made": made}
 
@@ -104,7 +104,7 @@ def plan(
     """Put the tenant on a plan from now on. On free, connections end and unattached copies become due."""
 
     async def work() -> dict[str, Any]:
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             change = SubscriptionChange(plan, period_end=until)
             holds = await core.subscriptions.set_outright(tenant, change, core.clock(), COMMAND)
             return {"tenant": tenant, "plan": holds.plan, "sync": holds.sync, "retention_days": holds.retention_days}
@@ -136,7 +136,7 @@ def erase(
             session.fail("this is another id: nothing was done", session.USAGE)
 
     async def work() -> dict[str, Any]:
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             await core.tenant_erasures.begin(tenant, reason, COMMAND)
             with session.err.status("erasing"):
                 await core.tenant_erasures.work()

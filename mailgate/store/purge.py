@@ -102,7 +102,8 @@ class SqlPurgeStore:
         async def work(tx: Transaction) -> None:
             await self._lease.keep(tx, now)
             await runs.change(tx, run.id, state=state, finished_at=now, counts=counts, detail=detail)
-            await raised.halted(tx, [raised.of_halted(run.id, why) for why in progress.halted], now)
+            found = [raised.of_halted(run.id, why) for why in progress.halted]
+            await raised.halted(tx, found, now, told=run.trigger == runs.COMMAND)
 
         await self._db.transact(work)
 

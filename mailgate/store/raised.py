@@ -61,12 +61,15 @@ async def clear(tx: Transaction, alarm: Alarm, now: Instant) -> list[Tell]:
     return [lambda: _log.info("alarm_cleared", kind=alarm.kind, tenant=alarm.tenant_id)]
 
 
-async def halted(tx: Transaction, found: list[Alarm], now: Instant) -> None:
-    """These stand because of a run that halts in this transaction, whether they stood before or not."""
+async def halted(tx: Transaction, found: list[Alarm], now: Instant, *, told: bool) -> None:
+    """These stand because of a run that halts in this transaction, whether they stood before or not. `told`: somebody
+    waits for its end, and hears it there.
+    """
     for alarm in found:
         await reword(tx, alarm)
         for tell in await put(tx, alarm, now):
-            tx.after_commit(tell)
+            if not told:
+                tx.after_commit(tell)
 
 
 def of_halted(run_id: str, why: str) -> Alarm:

@@ -373,7 +373,8 @@ class RetentionService:
             await self._lease.keep(tx, self._clock())
             await tx.conn.execute(runs_table.delete().where(runs_table.c.id == record.id))
             await runs.create(tx, halted)
-            await raised.halted(tx, [Alarm(Kind.CLOCK_ANOMALY, None, words)], self._clock())
+            alarm, told = Alarm(Kind.CLOCK_ANOMALY, None, words), record.trigger == runs.COMMAND
+            await raised.halted(tx, [alarm], self._clock(), told=told)
 
         await self._db.transact(work)
         return halted

@@ -33,6 +33,9 @@ COMPLETED = "completed"
 HALTED = "halted"
 FAILED = "failed"
 
+COMMAND = "command"
+"""The trigger of a run that somebody started in a terminal, and waits for."""
+
 _PROGRESS = "progress"
 _COLUMNS = runs.c
 

@@ -119,6 +119,18 @@ async def test_whoever_reads_that_a_run_halted_finds_its_alarm(watched: Watched)
     assert await watched.told() == [("alarm.raised", "acme", "purge_halted")]
 
 
+@pytest.mark.parametrize(("trigger", "lines"), [("schedule", 1), ("command", 0)])
+async def test_who_waits_for_a_run_in_a_terminal_is_not_told_twice(
+    watched: Watched, trigger: str, lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = await watched.purging.builder.home("acme", "crm_plus")
+    await watched.purging.builder.copies(home, [Seed(NOW - 40 * DAY - n) for n in range(5)])
+    assert (await watched.service.run(actor=SCHEDULE, trigger=trigger)).state == "halted"
+    assert [found.kind for found in await watched.alarms.standing()] == [Kind.PURGE_HALTED]
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("alarm_raised") == lines
+
+
 async def test_a_run_that_the_clock_halted_finds_its_alarm_too(watched: Watched) -> None:
     await watched.purging.builder.home("acme", "crm_plus")
     await watched.service.note_time(NOW)

@@ -350,6 +350,30 @@ def test_doctor_names_a_damaged_file_that_is_nobodys(shell: Shell) -> None:
     assert (found["file"], found["detail"]) == (place, "its table is damaged")
 
 
+def test_a_log_hears_of_the_settings_before_anything_is_written_under_them(shell: Shell) -> None:
+    """Whichever command is the first under them; else an auditor finds purges by a policy that nobody set."""
+    commands = [
+        ("tenant", "plan", "acme", "crm_plus"),
+        ("hold", "place", "acme", "--matter", "M", "--reason", "r"),
+        ("purge", "--tenant", "acme"),
+        ("tenant", "add", "another"),
+    ]
+    for number, command in enumerate(commands):
+        shell(*command, MAILGATE_RETENTION__BRAKE_MIN=str(number))
+    shell("doctor", MAILGATE_RETENTION__BRAKE_MIN="77")  # changes nothing
+    shell("purge", "--dry-run", MAILGATE_RETENTION__BRAKE_MIN="78")
+    shell("audit", "export", "acme", "out", "--format", "ndjson", MAILGATE_RETENTION__BRAKE_MIN="79")
+    known: list[int] = []
+    found = set()
+    for line in (shell.folder / "out" / "entries.ndjson").read_text().splitlines():
+        leaf = json.loads(line)
+        if leaf["type"] == "policy.set":
+            known.append(leaf["policy"]["sha256"])
+            found.add(leaf["document"]["brake"][0])
+        assert leaf["policy"]["sha256"] in known, leaf["type"]
+    assert found == {0, 1, 2, 3, 79, 1_000}
+
+
 def test_a_log_is_exported_and_verified(shell: Shell) -> None:
     done = shell.json("audit", "export", "acme", "out")
     assert done["entries"] >= 2
