@@ -30,12 +30,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final, TypeVar
 
-import structlog
-
 import mailgate
 from mailgate.ids import new_ref
-
-log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -78,7 +74,7 @@ class Suspects:
             try:
                 self._open(folder)
             except OSError as error:
-                log.warning("messages_not_marked", folder=str(folder), error=str(error))
+                _warn("messages_not_marked", folder=str(folder), error=str(error))
 
     def read(
         self, name: bytes | str, raw: bytes, work: Callable[[], T], *, size: int | None = None, again: bool = False
@@ -91,6 +87,8 @@ class Suspects:
         deaths = self._deaths.get(digest, 0)
         if deaths >= MOST_DEATHS and not again:
             raise DeadlyError
+        if self._file is None and not deaths:
+            return work()
         with self._marked(digest):
             if (deaths or (again and self._file is not None)) and ends_a_process(raw, size):
                 self._note(digest, MOST_DEATHS)
@@ -170,7 +168,7 @@ class Suspects:
             for at in range(0, len(marks) - _DIGEST + 1, _DIGEST):
                 if (digest := marks[at : at + _DIGEST]) != _NOTHING:
                     self._add(digest, 1)
-                    log.warning("process_ended_while_reading", deaths=self._deaths[digest], most=MOST_DEATHS)
+                    _warn("process_ended_while_reading", deaths=self._deaths[digest], most=MOST_DEATHS)
             self._save()
             other.unlink()
         finally:
@@ -178,6 +176,12 @@ class Suspects:
 
     def _add(self, digest: bytes, deaths: int) -> None:
         self._deaths[digest] = min(MOST_DEATHS, self._deaths.pop(digest, 0) + deaths)
+
+
+def _warn(event: str, **said: object) -> None:
+    import structlog  # 6 MB, which the process beside does not need
+
+    structlog.get_logger().warning(event, **said)
 
 
 def _locked(path: Path, flags: int = 0) -> int:
@@ -201,9 +205,9 @@ def ends_a_process(raw: bytes, size: int | None = None) -> bool:
             break  # else somebody may have killed all processes, this one in a moment
     deadly = said == BEGUN
     if deadly:
-        log.warning("message_ends_who_reads_it", octets=len(raw), code=code)
+        _warn("message_ends_who_reads_it", octets=len(raw), code=code)
     elif said != BEGUN + HARMLESS:
-        log.warning("trial_without_result", code=code)
+        _warn("trial_without_result", code=code)
     return deadly
 
 

@@ -13,7 +13,7 @@ import pytest
     [
         ("mailgate.cli.commands", {"alembic", "fastapi", "httpx", "mailgate.app", "mailgate.usecases", "stripe"}),
         ("mailgate.app.serve", {"alembic", "dns", "mako", "requests", "rfc3161_client", "stripe", "typer"}),
-        ("mailgate.sync.preparing", {"aioimaplib", "httpx", "mailgate.store", "pydantic", "sqlalchemy"}),
+        ("mailgate.sync.preparing", {"aioimaplib", "httpx", "mailgate.store", "pydantic", "sqlalchemy", "structlog"}),
     ],
 )
 def test_what_is_seldom_used_is_loaded_when_it_is_used(module: str, unwanted: set[str]) -> None:
