@@ -191,7 +191,7 @@ async def world(gateway: Gateway) -> dict[str, str]:
         "entity_id": "D-1",
         "run_id": run.id,
         "guard_id": await vanish(post, [await post.deliver(letter(), folder="Gone", index=False)], "Gone"),
-        "n": await set_aside(post, 1, Cause.UNREADABLE, message_id=message_id),
+        "n": await set_aside(post, 1, Cause.UNREADABLE, message_id=await post.deliver(letter(), index=False)),
         "token_id": bound.json()["id"],
         "hold_id": held.json()["id"],
         "path": "0/000.p/1",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import delete, insert, update
+from structlog.testing import capture_logs
 
 from mailgate.actors import COMMAND, SCHEDULE
 from mailgate.alarms import ERASE_ATTEMPTS, Facts, Kind
@@ -120,15 +121,13 @@ async def test_whoever_reads_that_a_run_halted_finds_its_alarm(watched: Watched)
 
 
 @pytest.mark.parametrize(("trigger", "lines"), [("schedule", 1), ("command", 0)])
-async def test_who_waits_for_a_run_in_a_terminal_is_not_told_twice(
-    watched: Watched, trigger: str, lines: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_who_waits_for_a_run_in_a_terminal_is_not_told_twice(watched: Watched, trigger: str, lines: int) -> None:
     home = await watched.purging.builder.home("acme", "crm_plus")
     await watched.purging.builder.copies(home, [Seed(NOW - 40 * DAY - n) for n in range(5)])
-    assert (await watched.service.run(actor=SCHEDULE, trigger=trigger)).state == "halted"
-    assert [found.kind for found in await watched.alarms.standing()] == [Kind.PURGE_HALTED]
-    said = capsys.readouterr()
-    assert (said.out + said.err).count("alarm_raised") == lines
+    with capture_logs() as logged:
+        assert (await watched.service.run(actor=SCHEDULE, trigger=trigger)).state == "halted"
+        assert [found.kind for found in await watched.alarms.standing()] == [Kind.PURGE_HALTED]
+    assert [line["event"] for line in logged].count("alarm_raised") == lines
 
 
 async def test_a_run_that_the_clock_halted_finds_its_alarm_too(watched: Watched) -> None:
