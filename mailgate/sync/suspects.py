@@ -125,9 +125,10 @@ class Suspects:
                 self._free.append(slot)
 
     def _mark(self, slot: int | None, digest: bytes) -> None:
-        if slot is not None and self._file is not None:
-            with contextlib.suppress(OSError):  # a full disk
-                os.pwrite(self._file, digest, slot * _DIGEST)
+        with self._changing:  # once it is closed its number may be another file's
+            if slot is not None and self._file is not None:
+                with contextlib.suppress(OSError):  # a full disk
+                    os.pwrite(self._file, digest, slot * _DIGEST)
 
     def _note(self, digest: bytes, deaths: int) -> None:
         """So many processes ended over it; none: it is no suspect."""
