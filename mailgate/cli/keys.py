@@ -64,7 +64,7 @@ def rotate(
 
 async def _change_master() -> dict[str, Any]:
     with contextlib.suppress(KeyStoreError, MasterKeyError):  # a change that was cut is finished
-        async with session.opened() as core:
+        async with session.opened(writes=True) as core:
             await core.keys.announce_master(COMMAND)  # so that the logs can say which one it was
     files = _wrap_under_new_master()
     async with session.opened(writes=True) as core:

@@ -54,6 +54,8 @@ def restore(
                 return {"behind": logs, "replayed": []}
             with session.err.status("replaying"):
                 done = await core.restore.run(COMMAND)
+                # Not before: any entry of now, behind those of a backup, would make another log of it than was signed.
+                await session.announce(core)
                 await core.tenant_erasures.work()
                 await finish(core)
                 await core.tenant_erasures.work()

@@ -75,10 +75,15 @@ async def opened(*, create: bool = False, restored: bool = False, writes: bool =
     core = await Core.open(read, secrets=Secrets.from_environment(), create=create, restored=restored)
     try:
         if writes:
-            await core.log.announce_everywhere(core.db, at=core.clock(), actor=COMMAND)
+            await announce(core)
         yield core
     finally:
         await core.close()
+
+
+async def announce(core: Core) -> None:
+    """Tell the purge logs of the policy that the settings make, where they have not heard of it."""
+    await core.log.announce_everywhere(core.db, at=core.clock(), actor=COMMAND)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

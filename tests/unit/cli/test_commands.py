@@ -19,6 +19,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from mailgate.cli.commands import app
+from mailgate.keys import rotate_master
 
 NOW = "2030-01-01T00:00:00Z"
 
@@ -372,6 +373,46 @@ def test_a_log_hears_of_the_settings_before_anything_is_written_under_them(shell
             found.add(leaf["document"]["brake"][0])
         assert leaf["policy"]["sha256"] in known, leaf["type"]
     assert found == {0, 1, 2, 3, 79, 1_000}
+
+
+def heard(shell: Shell) -> list[tuple[str, int | None]]:
+    """The entries of acme's log with `brake_min`, where they tell of a policy; each names one that it heard of."""
+    with contextlib.closing(sqlite3.connect(shell.folder / "data" / "mailgate.db")) as database:
+        bodies = database.execute("SELECT body FROM log_leaves WHERE tenant_id = 'acme' ORDER BY idx").fetchall()
+    known, found = set(), []
+    for leaf in (json.loads(body) for (body,) in bodies):
+        if leaf["type"] == "policy.set":
+            known.add(leaf["policy"]["sha256"])
+        assert leaf["policy"]["sha256"] in known, leaf["type"]
+        found.append((leaf["type"], leaf["document"]["brake"][0] if "document" in leaf else None))
+    return found
+
+
+def test_a_log_that_was_replayed_hears_of_the_settings_then(shell: Shell) -> None:
+    """Not before: what is written behind a backup's entries makes it another log than the one that was signed."""
+    shell("purge")
+    database = shell.folder / "data" / "mailgate.db"
+    shutil.copyfile(database, shell.folder / "backup.db")
+    shell("tenant", "plan", "acme", "professional")
+    shell("purge")
+    for file in database.parent.glob("mailgate.db*"):
+        file.unlink()
+    shutil.copyfile(shell.folder / "backup.db", database)
+    shell("restore", "--dry-run", MAILGATE_RETENTION__BRAKE_MIN="5")
+    before = heard(shell)
+    assert "up to date" in shell("restore", MAILGATE_RETENTION__BRAKE_MIN="5").stdout
+    after = heard(shell)
+    assert (after[: len(before)], after[-1]) == (before, ("policy.set", 5))
+    assert ("plan.effective", None) in after[len(before) : -1]
+    shell("audit", "export", "acme", "out")
+
+
+def test_a_log_hears_of_the_settings_before_a_cut_change_of_the_master_key_is_told(shell: Shell) -> None:
+    shell("key", "rotate", "--master")
+    rotate_master(f"file://{shell.folder / 'data' / 'keys'}", master=None, new_master=None)  # and the process is killed
+    shell("key", "rotate", "--master", MAILGATE_RETENTION__BRAKE_MIN="6")
+    told = [("policy.set", 6), ("key.rotate", None), ("key.rotate", None)]
+    assert heard(shell)[-3:] == told
 
 
 def test_a_log_is_exported_and_verified(shell: Shell) -> None:
