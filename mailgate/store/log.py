@@ -109,11 +109,13 @@ class PurgeLog:
         tx.set_head(tenant_id, log_policy=self._policy.sha256)
 
     async def announce_everywhere(self, db: Database, *, at: Instant, actor: Actor) -> int:
-        """At start: tell every log that has not heard of it about the policy that holds now. Returns to how many."""
+        """At start: tell every log that has not heard of it about the policy that holds now, also those of tenants that
+        leave or left: entries about them go on. Returns to how many.
+        """
         query = (
             select(tenants.c.id, tenants.c.ref)
             .join(tenant_heads, tenant_heads.c.tenant_id == tenants.c.id)
-            .where(tenant_heads.c.log_policy.is_distinct_from(self._policy.sha256), tenants.c.erasing_at.is_(None))
+            .where(tenant_heads.c.log_policy.is_distinct_from(self._policy.sha256))
             .order_by(tenants.c.id)
         )
         async with db.read() as conn:

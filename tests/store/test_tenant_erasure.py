@@ -21,6 +21,7 @@ from mailgate.store import leftovers, tenants
 from mailgate.store.erasures import Erasures
 from mailgate.store.leases import acquire
 from mailgate.store.legal_holds import LegalHolds, Scope
+from mailgate.store.log import LogPolicy
 from mailgate.store.schema import (
     blobs,
     events,
@@ -43,6 +44,7 @@ from mailgate.store.transaction import GATEWAY
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
 from retention.model import Brake
+from retention.policy import Policy
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, Store
 from tests.store.purging import Purging, make_purging
@@ -319,3 +321,34 @@ async def test_cut_at_any_step_it_ends_as_if_it_had_not_been(leaving: Leaving) -
         assert await leaving.erase_blobs() != (0, 0)
     assert cuts == ["copies", "keys", "keys gone", "keys told", "rows gone"]
     await leaving.is_gone(4)
+
+
+async def test_its_log_hears_of_settings_that_change_before_all_is_told(leaving: Leaving) -> None:
+    """Purges under a policy that the log never heard of would be nobody's; so would an export after the end."""
+    store, heard = leaving.store, set[str]()
+
+    async def change(brake: int) -> None:
+        policy = Policy(1, "0" * 64, brake=Brake(brake))
+        await store.log.adopt(store.db, LogPolicy(1, policy.document), at=NOW, actor=SYSTEM)
+
+    def cut(name: str) -> None:
+        raise Cut(name)
+
+    await leaving.erasures.begin("acme", Reason.ERASURE_REQUEST, ADMIN)
+    with pytest.raises(Cut, match="copies"):
+        await leaving.process(step=cut).work()
+    await change(1)
+    assert await leaving.erasures.work() == 0
+    await change(2)
+    await leaving.erase_blobs()
+    assert await leaving.erasures.work() == 1
+    await change(3)
+    tenant = await tenants.get(store.db, "acme", erased=True)
+    signed = await store.reader.checkpoint(tenant, NOW)
+    await store.log.note_export(store.db, tenant, "csv", signed.size, signed.root, at=NOW, actor=ADMIN)
+    await leaving.is_gone(4)
+    for leaf in await leaving.purging.leaves():
+        if leaf["type"] == "policy.set":
+            heard.add(leaf["policy"]["sha256"])
+        assert leaf["policy"]["sha256"] in heard, leaf["type"]
+    assert len(heard) == 4
