@@ -228,9 +228,9 @@ class Engine:
         await unit.open()
         bounds = cutoffs(rules, run.now_at)
         load = None if bounds is None else await self._improbable(run, bounds, progress, unit)
-        return await self._record(progress, load, unit)
+        return await self._record(run, progress, load, unit)
 
-    async def _record(self, progress: Progress, load: Load | None, unit: PurgeUnit) -> Progress:
+    async def _record(self, run: Run, progress: Progress, load: Load | None, unit: PurgeUnit) -> Progress:
         """Write down how far the run is; with a `load` it stops here for this tenant."""
         if load is not None:
             went, tenant_id = progress.counts.purged, str(progress.tenant_id)
@@ -238,7 +238,8 @@ class Engine:
             await unit.abort(progress.counts, APPROVED_BRAKE, progress.asked)
             progress = _tenant_done(progress)
             so_far = f", {went} of them went before it stopped" if went else ""
-            progress.halted.append(f"{tenant_id}: {load.going} of {load.copies} copies would go{so_far}")
+            approved = f" ({run.approved_of(tenant_id)} were approved)" if APPROVED_BRAKE in run.approved else ""
+            progress.halted.append(f"{tenant_id}: {load.going} of {load.copies} copies would go{so_far}{approved}")
             progress.stopped[tenant_id] = load.going - went
         await unit.record(progress)
         return progress
@@ -294,7 +295,7 @@ class Engine:
             before = progress.copy()
             load = await self._improbable(run, bounds, progress, unit)
             if load is not None:  # the run met more than was there when the tenant was opened
-                return await self._record(before, load, unit), True
+                return await self._record(run, before, load, unit), True
         if through is not None and await unit.may_be_followed():
             batch.follow(through)
         progress.counts.add(kept)

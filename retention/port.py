@@ -175,7 +175,9 @@ class PurgeUnit(Protocol):
         """Log that the run ended in this tenant, with balanced counts, and by what the brake let it pass."""
 
     async def abort(self, counts: Counts, reason: str, asked: Load | None) -> None:
-        """Log that the run stops in this tenant after so much; also in the log of a tenant that leaves."""
+        """Log that the run stops in this tenant after so much, and, where the brake stops it, of how many copies it was
+        approved; also in the log of a tenant that leaves.
+        """
 
     async def record(self, progress: Progress) -> None:
         """Write down how far the run is."""

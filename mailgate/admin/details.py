@@ -178,6 +178,10 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
             ),
             marked("%(tenant)s: %(going)s of %(copies)s copies would go, %(gone)s of them went before it stopped"),
         ),
+        (
+            r"(?P<what>[^;]* copies would go[^;]*) \((?P<approved>\d+) were approved\)",
+            marked("%(what)s (approved: %(approved)s)"),
+        ),
         # Guards.
         (
             r"the folder ['\"](?P<folder>.*)['\"] is no more at the server, where (?P<count>\d+) messages stood",

@@ -239,9 +239,8 @@ class SqlPurgeUnit:
     async def open(self) -> None:
         """Log the run's opening."""
         run = self._run
-        bound = run.approved_of(self._tenant_id) if APPROVED_BRAKE in run.approved else None
-        fields = {"now": run.now_at, "trigger": run.trigger, "approved": run.approved, "approved_up_to": bound}
-        self._write(leaves.run_open, **fields)
+        fields = {"now": run.now_at, "trigger": run.trigger, "approved": run.approved}
+        self._write(leaves.run_open, **fields, approved_up_to=self._approved_up_to())
 
     async def close(self, counts: Counts, asked: Load | None) -> None:
         """Log the run's closing, and tell the feed."""
@@ -268,6 +267,7 @@ class SqlPurgeUnit:
             kept=counts.kept,
             failed=counts.failed,
             reason=reason,
+            approved_up_to=self._approved_up_to() if reason == APPROVED_BRAKE else None,
             **_passed(asked),
         )
         if not self._leaving:
@@ -277,6 +277,9 @@ class SqlPurgeUnit:
     async def record(self, progress: Progress) -> None:
         """Move the run's row on."""
         await runs.change(self._tx, self._run.id, counts=runs.progress_to_json(progress))
+
+    def _approved_up_to(self) -> int | None:
+        return self._run.approved_of(self._tenant_id) if APPROVED_BRAKE in self._run.approved else None
 
     def _known_horizon(self) -> Horizon:
         if self._horizon is None:

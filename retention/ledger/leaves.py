@@ -228,7 +228,7 @@ def run_open(
     """A purge run begins and judges by `now`; `approved` names what a person allowed (`brake`, `clock`), and
     `approved_up_to` of how many items.
     """
-    bound = {} if approved_up_to is None else {"approved_up_to": approved_up_to}
+    bound = _given(approved_up_to=approved_up_to)
     return _leaf("run.open", common, now=_instant(now), trigger=trigger, approved=list(approved), **bound)
 
 
@@ -335,7 +335,7 @@ def run_close(
     """
     _check_balance("run.close", candidates, purged, kept, failed)
     counts = {"candidates": candidates, "purged": purged, "kept": dict(kept), "failed": failed}
-    return _leaf("run.close", common, **counts, bytes=bytes_, **_passed(copies, explained))
+    return _leaf("run.close", common, **counts, bytes=bytes_, **_given(copies=copies, explained=explained))
 
 
 def run_abort(
@@ -348,15 +348,19 @@ def run_abort(
     reason: str,
     copies: int | None = None,
     explained: str | None = None,
+    approved_up_to: int | None = None,
 ) -> bytes:
-    """A run was stopped (`brake`, `clock`, `cut`…) after so much; its counts balance. The rest as in `run_close`."""
+    """A run was stopped (`brake`, `clock`, `cut`…) after so much; its counts balance. The rest as in `run_close`, and
+    what the brake stopped although a person approved so many, as in `run_open`.
+    """
     _check_balance("run.abort", candidates, purged, kept, failed)
     counts = {"candidates": candidates, "purged": purged, "kept": dict(kept), "failed": failed}
-    return _leaf("run.abort", common, **counts, reason=reason, **_passed(copies, explained))
+    more = _given(copies=copies, explained=explained, approved_up_to=approved_up_to)
+    return _leaf("run.abort", common, **counts, reason=reason, **more)
 
 
-def _passed(copies: int | None, explained: str | None) -> dict[str, Any]:
-    return {name: value for name, value in (("copies", copies), ("explained", explained)) if value is not None}
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _check_balance(type_: str, candidates: int, purged: int, kept: Mapping[str, int], failed: int) -> None:

@@ -382,6 +382,7 @@ class Replay:
         if run.deferred > kept + leaf["failed"]:
             self._broken(f"run {leaf['run']} deferred {run.deferred} items but kept and failed {kept + leaf['failed']}")
         self._check_brake(leaf, run)
+        self._check_halt(leaf, run)
 
     def _check_brake(self, leaf: Leaf, run: _Run) -> None:
         """Whether it took more than it may without a person, and than a person approved. What the gateway said of a
@@ -399,3 +400,14 @@ class Replay:
         if run.purged > max(approved, unasked):
             allowed = f"{approved} were approved" if run.approved else "nobody approved it"
             self._broken(f"run {leaf['run']} took {run.purged} items: {allowed}, and the brake lets {unasked} pass")
+
+    def _check_halt(self, leaf: Leaf, run: _Run) -> None:
+        """Whether one that the brake stopped, though it was approved, names that approval and would have taken more."""
+        approved = leaf.get("approved_up_to")
+        if approved is None:  # as older versions end one
+            return
+        if approved != run.approved_up_to:
+            shown = "nothing" if run.approved_up_to is None else run.approved_up_to
+            self._broken(f"run {leaf['run']} ends with {approved} approved, and opened with {shown}")
+        if leaf["reason"] == "brake" and leaf["purged"] + leaf["kept"].get("brake", 0) <= approved:
+            self._broken(f"run {leaf['run']} was stopped by the brake before it took more than the {approved} approved")

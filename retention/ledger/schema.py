@@ -199,7 +199,7 @@ _PASSED: dict[str, Check] = {"copies": is_count, "explained": one_of("plan")}
 OPTIONAL: dict[str, dict[str, Check]] = {
     "run.open": {"approved_up_to": is_count},
     "run.close": _PASSED,
-    "run.abort": _PASSED,
+    "run.abort": {**_PASSED, "approved_up_to": is_count},
 }
 """Type → fields that it may have besides."""
 

@@ -171,9 +171,16 @@ async def test_an_approval_is_of_as_many_as_were_shown(purging: Purging) -> None
 @pytest.mark.parametrize(("number", "state"), [(8, "completed"), (7, "halted")])
 async def test_an_approval_that_names_a_number_is_of_that(purging: Purging, number: int, state: str) -> None:
     await grown(purging, "crm_plus", *range(31, 39))
-    assert (await run(purging, approve_brake=True, approve_up_to=number)).state == state
-    opening = [leaf for leaf in await purging.leaves() if leaf["type"] == "run.open"][-1]
+    done = await run(purging, approve_brake=True, approve_up_to=number)
+    assert done.state == state
+    *_, opening, ended = (leaf for leaf in await purging.leaves() if leaf["type"].startswith("run."))
     assert opening["approved_up_to"] == number
+    if state == "halted":  # the record, who is told, and the log say of how many it was
+        assert done.counts["halted"] == ["acme: 8 of 8 copies would go (7 were approved)"]
+        assert "acme: 8 of 8 copies would go (7 were approved). Nothing more" in str(done.detail)
+        assert (ended["type"], ended["reason"], ended["approved_up_to"]) == ("run.abort", "brake", 7)
+    else:
+        assert "approved_up_to" not in ended
 
 
 async def test_an_approval_before_anything_was_shown_is_of_what_is_due_then(purging: Purging) -> None:

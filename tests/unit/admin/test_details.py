@@ -21,12 +21,14 @@ NOW: Instant = 1_795_953_600_000_000
 RUN = "01M7WM6FE40SAGPPKGDGQGGRQH"
 ENGLISH = re.compile(r"\b(the|is|are|of|since|not|no)\b")
 GONE = ", 2 of them went before it stopped"
+APPROVED = " (30 were approved)"
 FACTS = Facts(
     first_tenant_at=NOW - 9 * DAY,
     clock=_jumped("back", NOW, NOW + DAY),
     halted={
         "acme": f"run {RUN} halted, 30 of 40 copies would go",
         "cut": f"run {RUN} halted, 30 of 40 copies would go, 12 of them went before it stopped",
+        "few": f"run {RUN} halted, 35 of 40 copies would go{APPROVED}",
     },
     failing={"acme": Failing(2, NOW - HOUR, "disk full"), "one": Failing(1, NOW - HOUR, "disk full")},
     plans_unknown={"acme": "gold"},
@@ -64,9 +66,10 @@ GUARDS = judge(
 def test_alarms_and_parts_are_said_in_every_language(code: str) -> None:
     words = language(code)
     alarms = decide(FACTS, {}, NOW, Limits())
-    assert len(alarms) == 12
+    assert len(alarms) == 13
     assert len(GUARDS) == 7
-    halted = _halted([f"t{n}: 3 of 4 copies would go{more}" for n, more in enumerate(("", GONE))])
+    more = ("", GONE, APPROVED, GONE + APPROVED)
+    halted = _halted([f"t{n}: 3 of 4 copies would go{tail}" for n, tail in enumerate(more)])
     clock = f"{_jumped('forward', NOW, 0)}. Set the clock right, or approve it (approve_clock)."
     for text in (*(alarm.detail for alarm in alarms), *PARTS, *GUARDS.values(), halted, clock):
         shown = details.detail(words, text)

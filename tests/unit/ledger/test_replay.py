@@ -120,6 +120,29 @@ def test_a_run_takes_no_more_than_the_brake_lets_pass() -> None:
     braked(5, **nobody, copies=9).check("took 5 items: nobody approved it, and the brake lets 4 pass")
 
 
+def test_what_the_brake_stopped_although_it_was_approved_names_that_approval() -> None:
+    def halted(opened: int | None, ended: int | None, took: int, kept: int, reason: str = "brake") -> Log:
+        approved = ("brake",) if opened is not None else ()
+
+        def ran(log: Log) -> Log:
+            log.add(make.run_open, RUN, now=NOW, trigger="request", approved=approved, approved_up_to=opened)
+            for number in range(1, took + 1):
+                log.purge(number)
+            counts = {"candidates": took + kept, "purged": took, "kept": {"brake": kept}, "failed": 0}
+            return log.add(make.run_abort, RUN, **counts, reason=reason, approved_up_to=ended)
+
+        return by_policy({"brake": [2, 50]}, ran)
+
+    halted(3, 3, 0, 9).check()
+    halted(3, 3, 2, 2).check()
+    halted(3, None, 0, 9).check()  # as older versions wrote it
+    halted(None, None, 0, 9).check()
+    halted(3, 4, 0, 9).check("ends with 4 approved, and opened with 3")
+    halted(None, 4, 0, 9).check("ends with 4 approved, and opened with nothing")
+    halted(3, 3, 2, 1).check("was stopped by the brake before it took more than the 3 approved")
+    halted(3, 3, 0, 1, reason="tenant_erased").check()
+
+
 def test_a_change_of_plan_that_explains_a_run_stands_in_the_log() -> None:
     braked(5, copies=5, explained="plan").check("says that a change of the plan explains it, the log has none")
     log = braked(5, copies=5, explained="plan")
