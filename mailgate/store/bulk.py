@@ -17,7 +17,6 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
-import asyncpg
 from sqlalchemy import Table
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -119,6 +118,8 @@ def _insert(table: str, columns: tuple[str, ...], count: int) -> str:
 
 
 async def _on_postgresql(conn: AsyncConnection, steps: Sequence[Step | Insert]) -> list[Rows]:
+    import asyncpg  # with SQLite it is not needed, and takes 2 MB
+
     driver: Any = (await conn.get_raw_connection()).driver_connection
     if not driver.is_in_transaction():  # SQLAlchemy begins one with the first statement that it is given
         await conn.exec_driver_sql("SELECT 1")

@@ -12,7 +12,7 @@ import pytest
     ("module", "unwanted"),
     [
         ("mailgate.cli.commands", {"alembic", "fastapi", "httpx", "mailgate.app", "mailgate.usecases", "stripe"}),
-        ("mailgate.app.serve", {"alembic", "dns", "mako", "requests", "rfc3161_client", "stripe", "typer"}),
+        ("mailgate.app.serve", {"alembic", "asyncpg", "dns", "mako", "requests", "rfc3161_client", "stripe", "typer"}),
         ("mailgate.sync.preparing", {"aioimaplib", "httpx", "mailgate.store", "pydantic", "sqlalchemy", "structlog"}),
     ],
 )
