@@ -273,6 +273,7 @@ class Core:
                 anchor_from=policy.anchor,
                 at_once=settings.limits.parses_at_once,
                 uploads=settings.limits.uploads_at_once,
+                suspects=suspects,
             ),
             allowance=allowance,
             submissions=Submissions(
@@ -287,6 +288,7 @@ class Core:
                 give_up=settings.sending.give_up_hours * HOUR,
                 anchor_from=policy.anchor,
                 at_once=settings.limits.parses_at_once,
+                suspects=suspects,
             ),
             tokens=tokens_of(db, ring, subscriptions, clock, owner, settings),
             send_queue=SendQueue(db, ring, locks, Filing(expiry, pins, policy.anchor), allowance),

@@ -18,7 +18,8 @@ from mailgate.blobs import BlobStore
 from mailgate.clock import Instant, to_rfc3339
 from mailgate.errors import GoneError, MailgateError, NotFoundError
 from mailgate.keys import KeyRing
-from mailgate.messages.model import ParsedMessage, Part, Summary
+from mailgate.messages.html import sanitize_html
+from mailgate.messages.model import Part, Summary
 from mailgate.messages.parser import parse, part_content
 from mailgate.messages.summary import decode_summary, open_summary
 from mailgate.store import pending
@@ -117,6 +118,14 @@ class Raw:
     size: int
     tag: str
     chunks: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a message says: its text, and its HTML made safe to show."""
+
+    text: str
+    html: str
 
 
 class TooLargeToParseError(MailgateError):
@@ -226,13 +235,13 @@ class MessageReader:
         chunks = self._blobs.read(blob.tenant_id, blob.id, blob.key, blob.size)
         return Raw(blob.size, blob.id, chunks)
 
-    async def parsed(self, tenant: Tenant, message_id: str, now: Instant) -> ParsedMessage | None:
+    async def shown(self, tenant: Tenant, message_id: str, now: Instant) -> Shown | None:
         """The message taken apart; None when it is too large for that, or can't be read. Raises as `get` does."""
         blob = await self._blob(tenant, message_id, now)
         if blob.size > self._parse_bytes or blob.unread:
             return None
         try:
-            return await self._parse(message_id, blob, parse)
+            return await self._parse(message_id, blob, _shown)
         except DeadlyError:
             return None
 
@@ -403,3 +412,8 @@ async def why_gone(conn: AsyncConnection, tenant_id: str, message_id: str) -> Ma
         reason=row.reason,
         original_gone=original_gone(graves),
     )
+
+
+def _shown(data: bytes) -> Shown:
+    parsed = parse(data)
+    return Shown(parsed.text, sanitize_html(parsed.html))

@@ -59,6 +59,14 @@ class Letter:
     files: tuple[File, ...] = ()
     parent: Parent | None = None
 
+    def digest(self) -> bytes:
+        """A SHA-256 by which it is known again when it is asked for again: of what it brings, not of who gets it."""
+        digest = hashlib.sha256(repr((self.subject, self.text, self.html)).encode())
+        for file in self.files:
+            digest.update(repr(file).encode())
+            digest.update(hashlib.sha256(file.content).digest())
+        return digest.digest()
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:

@@ -91,7 +91,7 @@ class Preparer:
         self._blobs = blobs
         self._max_bytes = max_bytes
         self._anchor_from = anchor_from
-        self._suspects = Suspects() if suspects is None else suspects
+        self.suspects = Suspects() if suspects is None else suspects
         self._committer = Committer(keys.ledger_key)
 
     def open_sink(self, octets: int, now: Instant) -> MessageSink:
@@ -134,7 +134,7 @@ class Preparer:
         for header in headers:
             try:
                 (token,) = self.header_tokens([header])
-                msgid = self._suspects.read(token, header, partial(parse_summary, header)).rfc_message_id
+                msgid = self.suspects.read(token, header, partial(parse_summary, header)).rfc_message_id
             except Exception:  # noqa: BLE001 - whatever a hostile message breaks
                 msgid = None
             tokens.append(None if msgid is None else self._keys.mac("msgid", msgid.encode()))
@@ -146,7 +146,7 @@ class Preparer:
         for arrived in batch:
             try:
                 head = bytes(arrived.sink.head)
-                summary = self._suspects.read(
+                summary = self.suspects.read(
                     arrived.header_token, head, partial(parse_summary, head), size=arrived.sink.size
                 )
             except Exception:  # noqa: BLE001, S112 - whatever a hostile message breaks
@@ -250,7 +250,7 @@ class Preparer:
     def mend(self, kept: KeptCopy, raw: bytes) -> Mended:
         """Read the bytes of a copy again. Raises whatever reading them raises."""
         size = kept.blob.size
-        reading = self._suspects.read(kept.message_id, raw, partial(_read, raw, size), size=size, again=True)
+        reading = self.suspects.read(kept.message_id, raw, partial(_read, raw, size), size=size, again=True)
         msgid = reading.msgid
         return Mended(
             message_id=kept.message_id,
@@ -282,7 +282,7 @@ class Preparer:
         unread = None
         try:
             work = partial(read or _read, raw, blob.size)
-            reading = work() if read else self._suspects.read(arrived.header_token, raw, work, size=blob.size)
+            reading = work() if read else self.suspects.read(arrived.header_token, raw, work, size=blob.size)
         except Exception as error:  # noqa: BLE001 - whatever a hostile message breaks, its bytes are kept
             reading = _Reading(None, False, None, encode_summary(UNREAD))
             reason = f"it can't be read: {type(error).__name__}; its bytes are kept"

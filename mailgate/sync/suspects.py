@@ -5,12 +5,14 @@ the mark, and does not read that message before another process has done so unha
 
     NAME.marks   SLOTS × digest: what is being read, each by a thread of its own (zeros: nothing)
                  KEPT × (deaths, digest): the suspects, the newest last
+                 PIECES × PIECE × digest: what a process beside reads, a piece of an import in each place
 
 D1  A mark costs no commit and no fsync: the kernel keeps what a process wrote that is killed. Only a power cut loses
     it, and no message cuts the power.
 D2  A process that is killed for another reason sets nothing aside: what it was reading is tried, found harmless, and
     read. Only what `MOST_DEATHS` processes ended over is not tried any more, since the trial may be what ends them (a
     container that is killed whole for want of memory).
+    Of a piece nobody knows which message it was: all of it is suspected, none is counted, and each is read alone.
 D3  A mark tells nothing of a message: it is the digest of a keyed token, or of an id that nobody can guess.
 D4  Each process has a file of its own and holds a lock on it; who starts takes over what the files of ended ones say.
     Where the folder can't be written to nothing is marked, and all else is as ever.
@@ -25,7 +27,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final, TypeVar
@@ -38,8 +40,12 @@ T = TypeVar("T")
 SLOTS: Final = 16
 """So many are read at once and marked."""
 
-KEPT: Final = 64
+KEPT: Final = 256
 """So many suspects are remembered."""
+
+PIECES: Final = 4
+PIECE: Final = 32
+"""So many pieces are read beside at once and marked, of so many messages."""
 
 MOST_DEATHS: Final = 3
 """What so many processes ended over is neither read nor tried again."""
@@ -53,6 +59,10 @@ HARMLESS: Final = b"harmless"
 
 _DIGEST: Final = 16
 _NOTHING: Final = bytes(_DIGEST)
+_ENTRY: Final = 1 + _DIGEST
+_SUSPECTS: Final = SLOTS * _DIGEST
+_BESIDE: Final = _SUSPECTS + KEPT * _ENTRY
+"""Where in the file the suspects begin, and the pieces."""
 
 
 class DeadlyError(Exception):
@@ -69,6 +79,7 @@ class Suspects:
         self._path: Path | None = None
         self._deaths: dict[bytes, int] = {}
         self._free = list(range(SLOTS))
+        self._places = list(range(PIECES))
         self._changing = threading.Lock()
         if folder is not None:
             try:
@@ -83,13 +94,13 @@ class Suspects:
         here and after a restart; `again`: it could not be read before, and is tried whatever is known. Raises
         DeadlyError when reading it ends other processes, or did.
         """
-        digest = blake2b(name if isinstance(name, bytes) else name.encode(), digest_size=_DIGEST).digest()
+        digest = _digest(name)
         deaths = self._deaths.get(digest, 0)
         if deaths >= MOST_DEATHS and not again:
             raise DeadlyError
         if self._file is None and not deaths:
             return work()
-        with self._marked(digest):
+        with self._marked(self._free, 0, _DIGEST, digest):
             if (deaths or (again and self._file is not None)) and ends_a_process(raw, size):
                 self._note(digest, MOST_DEATHS)
                 raise DeadlyError
@@ -97,6 +108,35 @@ class Suspects:
         if deaths:
             self._note(digest, 0)
         return done
+
+    def suspected(self, names: Sequence[bytes]) -> bool:
+        """Whether one of these may be what ended a process: another process is to read each of them alone."""
+        return bool(self._deaths) and any(_digest(name) in self._deaths for name in names)
+
+    def deadly(self, name: bytes) -> bool:
+        """Whether so many processes ended over it that none is to read it any more."""
+        return bool(self._deaths) and self._deaths.get(_digest(name), 0) >= MOST_DEATHS
+
+    def read_beside(self, names: Sequence[bytes], work: Callable[[], T]) -> T:
+        """What `work` returns, which has another process read these. That one may end, but all may be killed with it.
+        One message alone is counted as what ended them. Who read them unharmed has cleared them.
+        """
+        if self._file is None:
+            return work()
+        digests = b"".join([_digest(name) for name in names[:PIECE]])
+        if len(names) == 1:
+            marked = self._marked(self._free, 0, _DIGEST, digests)
+        else:
+            marked = self._marked(self._places, _BESIDE, PIECE * _DIGEST, digests)
+        with marked:
+            return work()
+
+    def clear(self, names: Sequence[bytes]) -> None:
+        """Another process read these unharmed."""
+        if self._deaths:
+            for digest in map(_digest, names):
+                if digest in self._deaths:
+                    self._note(digest, 0)
 
     def close(self) -> None:
         """The process ends in order. Suspects are left to the next one."""
@@ -111,24 +151,26 @@ class Suspects:
     # The marks.
 
     @contextlib.contextmanager
-    def _marked(self, digest: bytes) -> Iterator[None]:
+    def _marked(self, free: list[int], start: int, width: int, digests: bytes) -> Iterator[None]:
+        """In one of the places of `width` bytes that are `free`, the first of which is at `start`."""
         try:
-            slot = self._free.pop()
+            place = free.pop()
         except IndexError:
-            slot = None
+            yield
+            return
+        at = start + place * width
         try:
-            self._mark(slot, digest)
+            self._mark(at, digests)
             yield
         finally:
-            self._mark(slot, _NOTHING)
-            if slot is not None:
-                self._free.append(slot)
+            self._mark(at, bytes(len(digests)))
+            free.append(place)
 
-    def _mark(self, slot: int | None, digest: bytes) -> None:
+    def _mark(self, at: int, digests: bytes) -> None:
         with self._changing:  # once it is closed its number may be another file's
-            if slot is not None and self._file is not None:
+            if self._file is not None:
                 with contextlib.suppress(OSError):  # a full disk
-                    os.pwrite(self._file, digest, slot * _DIGEST)
+                    os.pwrite(self._file, digests, at)
 
     def _note(self, digest: bytes, deaths: int) -> None:
         """So many processes ended over it; none: it is no suspect."""
@@ -145,14 +187,14 @@ class Suspects:
         if self._file is not None:
             entries = b"".join(bytes([deaths]) + digest for digest, deaths in self._deaths.items())
             with contextlib.suppress(OSError):
-                os.pwrite(self._file, entries.ljust(KEPT * (1 + _DIGEST), b"\0"), SLOTS * _DIGEST)
+                os.pwrite(self._file, entries.ljust(KEPT * _ENTRY, b"\0"), _SUSPECTS)
 
     def _open(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / f"{new_ref()}.marks"
         self._file = _locked(path, os.O_CREAT | os.O_EXCL)
         self._path = path
-        os.pwrite(self._file, bytes(SLOTS * _DIGEST), 0)
+        os.pwrite(self._file, bytes(_SUSPECTS), 0)
         ended = [other for other in sorted(folder.glob("*.marks")) if other != path]
         for other in ended:
             with contextlib.suppress(OSError):  # BlockingIOError: its process lives
@@ -161,15 +203,18 @@ class Suspects:
     def _take_over(self, other: Path) -> None:
         file = _locked(other)
         try:
-            said = os.read(file, SLOTS * _DIGEST + KEPT * (1 + _DIGEST))
-            marks, entries = said[: SLOTS * _DIGEST], said[SLOTS * _DIGEST :]
-            for at in range(0, len(entries) - _DIGEST, 1 + _DIGEST):
+            said = os.read(file, _BESIDE + PIECES * PIECE * _DIGEST)
+            entries = said[_SUSPECTS:_BESIDE]
+            for at in range(0, len(entries) - _DIGEST, _ENTRY):
                 if deaths := entries[at]:
-                    self._add(entries[at + 1 : at + 1 + _DIGEST], deaths)
-            for at in range(0, len(marks) - _DIGEST + 1, _DIGEST):
-                if (digest := marks[at : at + _DIGEST]) != _NOTHING:
-                    self._add(digest, 1)
-                    _warn("process_ended_while_reading", deaths=self._deaths[digest], most=MOST_DEATHS)
+                    self._add(entries[at + 1 : at + _ENTRY], deaths)
+            for digest in _marks(said[:_SUSPECTS]):
+                self._add(digest, 1)
+                _warn("process_ended_while_reading", deaths=self._deaths[digest], most=MOST_DEATHS)
+            if piece := _marks(said[_BESIDE:]):
+                for digest in piece:
+                    self._deaths.setdefault(digest, 1)
+                _warn("process_ended_while_preparing", suspects=len(piece))
             self._save()
             other.unlink()
         finally:
@@ -177,6 +222,15 @@ class Suspects:
 
     def _add(self, digest: bytes, deaths: int) -> None:
         self._deaths[digest] = min(MOST_DEATHS, self._deaths.pop(digest, 0) + deaths)
+
+
+def _digest(name: bytes | str) -> bytes:
+    return blake2b(name if isinstance(name, bytes) else name.encode(), digest_size=_DIGEST).digest()
+
+
+def _marks(said: bytes) -> list[bytes]:
+    marks = [said[at : at + _DIGEST] for at in range(0, len(said) - _DIGEST + 1, _DIGEST)]
+    return [digest for digest in marks if digest != _NOTHING]
 
 
 def _warn(event: str, **said: object) -> None:

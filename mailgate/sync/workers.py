@@ -61,6 +61,7 @@ class Workers:
         self._process: PreparingProcess | None = None
         self._processes: set[PreparingProcess] = set()
         self._changing = threading.RLock()
+        self._trying = threading.Lock()
         self._closed = False
         self._careful = False  # one was lost: nothing is read here that another process can read
         self._able = (processors or os.cpu_count() or 1) > 1 and hasattr(os, "memfd_create")
@@ -137,6 +138,9 @@ class Workers:
             threads.shutdown()
 
     def _piece(self, preparer: Preparer, piece: Sequence[Arrived], now: Instant) -> Prepared:
+        if preparer.suspects.suspected([arrived.header_token for arrived in piece]):
+            with self._trying:  # one at a time: if all are killed again, it is known over which
+                return self._one_by_one(preparer, piece, now)
         process = self._process
         if process is not None and self._careful:
             try:
@@ -164,19 +168,21 @@ class Workers:
         job = preparer.job(piece, now) if ready else None
         if job is None:
             return None
+        names = [arrived.header_token for arrived in piece]
         try:
-            done = process.prepare(*job)
+            done = preparer.suspects.read_beside(names, partial(process.prepare, *job))
         except Exception as error:  # killed, stopped, or not ours any more
             self._lose(process, error)
             raise _LostError(stalled=isinstance(error, TimeoutError)) from error
         if done is not None:
+            preparer.suspects.clear(names)
             for arrived in piece:
                 arrived.sink.abandon()
         return done
 
     def _one_by_one(self, preparer: Preparer, piece: Sequence[Arrived], now: Instant) -> Prepared:
-        """The process was lost while it had these. One of them may be why, and would end this process too: each is
-        tried in another one. What ends that as well is kept unread.
+        """A process was lost while it had these, or this one before it was started again. One of them may be why, and
+        would end this process too: each is tried in another one. What ends that as well is kept unread.
         """
         done: list[Prepared] = []
         process: PreparingProcess | None = None
@@ -188,7 +194,7 @@ class Workers:
                     if process is None and able:
                         process = self._started()
                         able = process is not None
-                    if process is not None:
+                    if process is not None and not preparer.suspects.deadly(arrived.header_token):
                         prepared = self._beside(process, preparer, [arrived], now)
                 except _LostError as lost:
                     process, able = None, not lost.stalled

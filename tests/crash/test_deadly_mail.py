@@ -15,19 +15,40 @@ import httpx
 import pytest
 
 from mailgate.clock import SECOND, system_clock
+from mailgate.sync.suspects import MOST_DEATHS
 from tests.dovecot import Account, Dovecot
 from tests.server.two_hands import TOKEN, Gateway
 from tests.sync.engine import mail
 
 pytestmark = [pytest.mark.crash, pytest.mark.server]
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
+
+LARGE = 400
+"""So many messages are prepared beside before the last one comes."""
 
 HOOK = """
-import ctypes, os, sys, time
+import ctypes, gc, os, signal, sys, time
 from pathlib import Path
-import fast_mail_parser
-folder, parse = Path(__file__).parent, fast_mail_parser.parse_email_tree
+import fast_mail_parser, nh3
+folder, parse, clean_html = Path(__file__).parent, fast_mail_parser.parse_email_tree, nh3.clean
+if "serve" in sys.orig_argv:
+    (folder / "gateway").write_text(str(os.getpid()))
+def freeze(freeze=gc.freeze):
+    if "mailgate.sync.preparing" in sys.orig_argv:
+        (folder / "beside").touch()  # it is loaded
+    freeze()
+gc.freeze = freeze
+def end_all(what):
+    with (folder / "ended").open("a") as ended:
+        ended.write(what + "\\n")
+    os.kill(int((folder / "gateway").read_text()), signal.SIGKILL)
+    os.killpg(0, signal.SIGKILL)
+def clean(source, **how):
+    if "deadly" in source:
+        ctypes.string_at(0)
+    return clean_html(source, **how)
+nh3.clean = clean
 def callers(frame):
     while frame is not None:
         yield frame.f_code.co_name
@@ -38,6 +59,10 @@ def parse_email_tree(raw, **how):
         return parse(raw, **how)
     if b"X-Deadly: all" in text or (b"X-Deadly: body" in text and "parse" in callers(sys._getframe())):
         ctypes.string_at(0)
+    if b"X-Deadly: container" in text:
+        end_all(next((name for name in sys.orig_argv if name.startswith("mailgate.")), "gateway"))
+    while b"X-Beside" in text and "serve" in sys.orig_argv and not (folder / "beside").exists():
+        time.sleep(0.01)
     while b"X-Slow" in text and (folder / "slow").exists():
         (folder / "reading").touch()
         time.sleep(0.01)
@@ -67,7 +92,7 @@ class Served:
             while True:
                 if self.gateway.ended is not None:
                     self.deaths.append(self.gateway.ended)
-                    assert len(self.deaths) <= 3, self.gateway.log()
+                    assert len(self.deaths) <= MOST_DEATHS, self.gateway.log()
                     self.gateway.start()
                 try:
                     return await self.client.request(method, path, **more)
@@ -95,9 +120,8 @@ class Served:
             "username": account.name,
             "auth": {"password": account.password},
         }
-        made = await self.request(
-            "POST", f"/v1/tenants/{tenant}/mailboxes", json={"address": f"x@{tenant}.example", "imap": imap}
-        )
+        given = {"address": f"x@{tenant}.example", "imap": imap, "smtp": imap | {"port": 1}}
+        made = await self.request("POST", f"/v1/tenants/{tenant}/mailboxes", json=given)
         assert made.status_code == 201, made.text
         return f"/v1/tenants/{tenant}/mailboxes/{made.json()['id']}"
 
@@ -251,3 +275,56 @@ async def test_what_was_being_read_when_the_process_was_killed_is_mail_like_any_
     assert (await served.get(f"/v1/tenants/ann/messages/{kept['id']}"))["text"].strip() == "word1"
     assert (await served.request("GET", f"/v1/tenants/ann/messages/{kept['id']}/raw")).content == raw
     assert served.deaths == [-signal.SIGKILL]
+
+
+async def test_what_ends_all_processes_of_a_large_import_is_set_aside(served: Served, plain_dovecot: Dovecot) -> None:
+    """As a container does that is killed whole for want of memory: the processes beside know no more than this one."""
+    account = plain_dovecot.account()
+    deadly = add(account, 0, "X-Deadly: container\r\n")
+    for n in range(1, LARGE):
+        add(account, n, "X-Beside: yes\r\n")
+    box = await served.connect("ann", account)
+    await served.until_live(box)
+    (entry,) = (await served.get(f"{box}/quarantine"))["items"]
+    assert entry["reason"] == "it can't be read: DeadlyError; its bytes are kept"
+    kept = f"/v1/tenants/ann/messages/{entry['message_id']}"
+    assert (await served.request("GET", f"{kept}/raw")).content == deadly
+    assert len(await served.found("ann", subject="number", limit="100")) == 100
+    assert (await served.get(box))["progress"]["done"] == LARGE
+    assert served.deaths == [-signal.SIGKILL] * MOST_DEATHS
+    assert (served.hook / "ended").read_text().split() == ["mailgate.sync.preparing"] * MOST_DEATHS
+
+
+@pytest.mark.parametrize("how", ["append", "raw", "letter"])
+async def test_what_the_crm_hands_in_ends_the_process_once(served: Served, plain_dovecot: Dovecot, how: str) -> None:
+    box = await served.connect("ann", plain_dovecot.account())
+    await served.until_live(box)
+    for n, deadly in ((1, ""), (2, "X-Deadly: all\r\n"), (3, "")):
+        raw = mail(n, extra=deadly)
+        if how == "append":
+            (folder,) = [folder["id"] for folder in (await served.get(box))["folders"] if folder["name"] == "INBOX"]
+            given = {"content": raw, "headers": {"content-type": "message/rfc822"}, "params": {"folder_id": folder}}
+            answer = await served.request("POST", f"{box}/messages", **given)
+        elif how == "raw":
+            given = {"content": raw, "headers": {"content-type": "message/rfc822"}}
+            answer = await served.request("POST", f"{box}/submissions", **given)
+        else:
+            letter = {"to": [{"address": "bob@acme.example"}], "subject": f"Number {n}", "text": deadly}
+            answer = await served.request("POST", f"{box}/submissions", json=letter)
+        if deadly:
+            assert (answer.status_code, answer.json()["type"]) == (422, "message_invalid"), answer.text
+        else:
+            assert answer.status_code in (201, 202), answer.text
+    assert served.deaths == [-signal.SIGSEGV]
+
+
+async def test_html_that_ends_who_makes_it_safe_is_shown_once(served: Served, plain_dovecot: Dovecot) -> None:
+    account = plain_dovecot.account()
+    box = await served.connect("ann", account)
+    raw = mail(1, body="<p>deadly</p>", extra="MIME-Version: 1.0\r\nContent-Type: text/html\r\n")
+    account.add(raw, received_at=now())
+    await served.until_live(box)
+    (found,) = await served.until_kept("ann", 1)
+    shown = await served.get(f"/v1/tenants/ann/messages/{found['id']}")
+    assert (shown["subject"], shown["html"]) == ("Number 1", None)
+    assert served.deaths == [-signal.SIGSEGV]

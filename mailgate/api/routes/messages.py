@@ -17,7 +17,6 @@ from mailgate.api.problems import problems
 from mailgate.api.routes.pins import PinAnswer, show_pin
 from mailgate.api.security import Parts, Principal, TenantOf, Who, only
 from mailgate.errors import ForbiddenError, NotFoundError
-from mailgate.messages.html import sanitize_html
 from mailgate.messages.model import Address, Part
 from mailgate.store.listing import MessageFilter
 from mailgate.store.reading import MessageView
@@ -209,11 +208,11 @@ async def get_message(
     """One copy with its text and sanitised HTML. 410 `expired` when its time is over, 410 `purged` afterwards."""
     view = await parts.reader.get(tenant, message_id, parts.clock(), deleted=_sees_deleted(who))
     readable = who.may(Scope.CRM) and view.deleted_at is None
-    parsed = await parts.reader.parsed(tenant, message_id, parts.clock()) if readable else None
+    shown = await parts.reader.shown(tenant, message_id, parts.clock()) if readable else None
     return FullMessageAnswer(
         **_fields(view, who),
-        text=None if parsed is None else parsed.text,
-        html=None if parsed is None else sanitize_html(parsed.html),
+        text=None if shown is None else shown.text,
+        html=None if shown is None else shown.html,
     )
 
 

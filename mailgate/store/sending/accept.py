@@ -9,6 +9,7 @@ keep      stored and described as an imported message is, made durable; then the
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -43,6 +44,7 @@ from mailgate.submissions.received import receive
 from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.incoming import PreparedMessage
 from mailgate.sync.prepare import Preparer
+from mailgate.sync.suspects import DeadlyError, Suspects
 from mailgate.tenants.limits import Purpose
 from retention.model import AnchorFrom
 
@@ -102,6 +104,15 @@ class _Kept:
     likeness: bytes = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a client gave: its SHA-256, what makes a message of it, and its bytes if it is one already."""
+
+    digest: bytes = field(repr=False)
+    made: Callable[[], Outgoing]
+    raw: bytes | None = field(default=None, repr=False)
+
+
 class Submissions:
     """The use cases of clients. `at_once`: how many messages are put together at the same time."""
 
@@ -119,6 +130,7 @@ class Submissions:
         give_up: Instant,
         anchor_from: AnchorFrom,
         at_once: int,
+        suspects: Suspects | None = None,
     ) -> None:
         self.max_bytes = max_bytes
         self.on_queued: Callable[[], None] = lambda: None
@@ -132,6 +144,7 @@ class Submissions:
         self._give_up = give_up
         self._anchor_from = anchor_from
         self._composing = asyncio.Semaphore(at_once)
+        self._suspects = Suspects() if suspects is None else suspects
 
     async def check(self, tenant: Tenant, wish: Wish, announced: int | None, now: Instant) -> str:
         """Refuse what could not be sent, whatever it is; the mailbox's address. `announced`: bytes, as the client says.
@@ -169,7 +182,7 @@ class Submissions:
         def made() -> Outgoing:
             return compose(letter, message_id=message_id, at=now, most_recipients=self._max_recipients)
 
-        return await self._send(tenant, wish, made, now, actor)
+        return await self._send(tenant, wish, _Given(letter.digest(), made), now, actor)
 
     async def send_raw(self, tenant: Tenant, wish: Wish, raw: bytes, now: Instant, actor: Actor) -> Submission:
         """Queue a whole message. Raises as `send_letter` does."""
@@ -187,7 +200,7 @@ class Submissions:
                 parent=parent,
             )
 
-        return await self._send(tenant, wish, made, now, actor)
+        return await self._send(tenant, wish, _Given(hashlib.sha256(raw).digest(), made, raw), now, actor)
 
     # Afterwards.
 
@@ -291,14 +304,9 @@ class Submissions:
 
     # What sending is made of.
 
-    async def _send(
-        self, tenant: Tenant, wish: Wish, made: Callable[[], Outgoing], now: Instant, actor: Actor
-    ) -> Submission:
+    async def _send(self, tenant: Tenant, wish: Wish, given: _Given, now: Instant, actor: Actor) -> Submission:
         async with self._composing:  # each holds a whole message in memory, more than once
-            outgoing = await asyncio.to_thread(made)
-            if len(outgoing.content) > self.max_bytes:
-                raise self.too_large()
-            kept = await asyncio.to_thread(self._keep, tenant, outgoing, now)
+            outgoing, kept = await asyncio.to_thread(self._take, tenant, given, now)
         submission_id = new_id(now)
         try:
             await self._db.transact(
@@ -309,8 +317,27 @@ class Submissions:
             raise
         return await self.get(tenant, wish.mailbox_id, submission_id)
 
+    def _take(self, tenant: Tenant, given: _Given, now: Instant) -> tuple[Outgoing, _Kept]:
+        """In a worker thread: made, and kept. If that ends this process, who gives it again is told."""
+        # Not by its header: each time it may have another date and Message-ID.
+        name = self._ring.tenant(tenant.ref).mac("content", given.digest)
+        outgoing = given.made() if given.raw is None else None
+
+        def take() -> tuple[Outgoing, _Kept]:
+            made = given.made() if outgoing is None else outgoing
+            if len(made.content) > self.max_bytes:
+                raise self.too_large()
+            return made, self._keep(tenant, made, now)
+
+        raw = given.raw if outgoing is None else outgoing.content
+        try:
+            return self._suspects.read(name, raw or b"", take)
+        except DeadlyError:
+            why = "this message can't be kept: whoever reads it ends"
+            raise PreconditionError(why, slug="message_invalid") from None
+
     def _keep(self, tenant: Tenant, outgoing: Outgoing, now: Instant) -> _Kept:
-        """In a worker thread: described, stored, durable."""
+        """Described, stored, durable."""
         keys = self._ring.tenant(tenant.ref)
         content = outgoing.content
         preparer = Preparer(tenant.id, keys, self._blobs, max_bytes=self.max_bytes, anchor_from=self._anchor_from)
@@ -318,7 +345,8 @@ class Submissions:
         preparer.add_tokens([arrived])
         prepared = preparer.prepare([arrived], now)
         if prepared.aside:
-            raise PreconditionError(f"this message can't be kept: {prepared.aside[0].reason}", slug="message_invalid")
+            reason = prepared.aside[0].reason.partition(";")[0]  # its bytes are not kept, as a server's mail is
+            raise PreconditionError(f"this message can't be kept: {reason}", slug="message_invalid")
         preparer.settle(prepared.messages)
         return _Kept(prepared.messages[0], keys.mac("sent", sent_likeness(parse_summary(content))))
 

@@ -35,6 +35,7 @@ from mailgate.sync.arriving import HUGE, Arrived, MemorySink, MessageSink
 from mailgate.sync.incoming import PreparedMessage
 from mailgate.sync.operations import OperationKind
 from mailgate.sync.prepare import Preparer
+from mailgate.sync.suspects import Suspects
 from retention.model import AnchorFrom, Copy
 from retention.policy import EARLIEST_RECEIVED_AT, anchor, due_at
 
@@ -98,6 +99,7 @@ class Appends:
         anchor_from: AnchorFrom,
         at_once: int,
         uploads: int,
+        suspects: Suspects | None = None,
     ) -> None:
         self._db = db
         self._ring = ring
@@ -107,6 +109,7 @@ class Appends:
         self._anchor_from = anchor_from
         self._preparing = asyncio.Semaphore(at_once)
         self._uploads = uploads
+        self._suspects = suspects
         self._coming = 0
 
     @contextlib.contextmanager
@@ -139,7 +142,14 @@ class Appends:
         """
         tenant = await tenants.get(self._db, tenant_id)
         keys = self._ring.tenant(tenant.ref)
-        preparer = Preparer(tenant_id, keys, self._blobs, max_bytes=self._max_bytes, anchor_from=self._anchor_from)
+        preparer = Preparer(
+            tenant_id,
+            keys,
+            self._blobs,
+            max_bytes=self._max_bytes,
+            anchor_from=self._anchor_from,
+            suspects=self._suspects,
+        )
         intake = _Intake(preparer, self._max_bytes, now)
         try:
             together = bytearray()
@@ -229,7 +239,8 @@ def _prepare(preparer: Preparer, arrived: Arrived, now: Instant) -> PreparedMess
     preparer.add_tokens([arrived])
     prepared = preparer.prepare([arrived], now)
     if prepared.aside:
-        raise PreconditionError(f"this message can't be kept: {prepared.aside[0].reason}", slug="message_invalid")
+        reason = prepared.aside[0].reason.partition(";")[0]  # its bytes are not kept, as a server's mail is
+        raise PreconditionError(f"this message can't be kept: {reason}", slug="message_invalid")
     preparer.settle(prepared.messages)
     return prepared.messages[0]
 

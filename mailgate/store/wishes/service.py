@@ -18,6 +18,7 @@ from mailgate.store.wishes.folders import FolderWishes
 from mailgate.store.wishes.locks import Locks
 from mailgate.store.wishes.messages import MessageWishes
 from mailgate.store.wishes.rehydrate import Rehydrations
+from mailgate.sync.suspects import Suspects
 from retention.model import AnchorFrom
 
 
@@ -43,9 +44,10 @@ class Wishes:
         anchor_from: AnchorFrom,
         at_once: int,
         uploads: int = 16,
+        suspects: Suspects | None = None,
     ) -> Wishes:
         """Made of these parts. `max_bytes`: the largest message; `at_once`: how many are taken apart together;
-        `uploads`: how many come in together.
+        `uploads`: how many come in together; `suspects`: of this process.
         """
         return cls(
             MessageWishes(db, locks),
@@ -59,6 +61,7 @@ class Wishes:
                 anchor_from=anchor_from,
                 at_once=at_once,
                 uploads=uploads,
+                suspects=suspects,
             ),
             Rehydrations(db, ring, locks),
             Backfills(db, locks),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mailgate.sync import suspects as module
-from mailgate.sync.suspects import KEPT, MOST_DEATHS, SLOTS, DeadlyError, Suspects, ends_a_process
+from mailgate.sync.suspects import KEPT, MOST_DEATHS, PIECE, SLOTS, DeadlyError, Suspects, ends_a_process
 
 RAW = b"Subject: one\r\n\r\ntext\r\n"
 
@@ -27,6 +27,22 @@ suspects = Suspects(Path(sys.argv[1]))
 suspects.read("harmless", b"", lambda: None)
 suspects.read(sys.argv[2], b"", lambda: os.kill(os.getpid(), signal.SIGKILL))
 """
+
+
+DYING_BESIDE = """
+import os, signal, sys
+from pathlib import Path
+from mailgate.sync.suspects import Suspects
+suspects = Suspects(Path(sys.argv[1]))
+suspects.read_beside([b"harmless", b"other"], lambda: None)
+suspects.read_beside([name.encode() for name in sys.argv[2:]], lambda: os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def dies_beside(folder: Path, *names: str) -> None:
+    """A process is killed while another reads these for it."""
+    done = subprocess.run([sys.executable, "-c", DYING_BESIDE, str(folder), *names], check=False)
+    assert done.returncode == -signal.SIGKILL
 
 
 def dies(folder: Path, name: str) -> None:
@@ -152,6 +168,37 @@ def test_more_are_read_at_once_than_are_marked(tmp_path: Path) -> None:
 
         assert nested(SLOTS + 2) == SLOTS + 2
         assert sorted(suspects._free) == list(range(SLOTS))
+
+
+def test_all_of_a_piece_is_suspected_and_none_is_counted(tmp_path: Path, trials: Trials) -> None:
+    names = [f"{n}" for n in range(PIECE)]
+    for _ in range(MOST_DEATHS + 1):
+        dies_beside(tmp_path, *names)
+    with opened(tmp_path) as suspects:
+        assert not suspects.suspected([b"harmless", b"other"])
+        assert all(suspects.suspected([b"other", name.encode()]) for name in names)
+        assert not any(suspects.deadly(name.encode()) for name in names)
+        suspects.clear([name.encode() for name in names[1:]])
+        assert not suspects.suspected([name.encode() for name in names[1:]])
+        assert read(suspects, "0") == "read"
+        assert trials.count == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_that_is_read_beside_alone_is_counted(tmp_path: Path, trials: Trials) -> None:
+    for _ in range(MOST_DEATHS):
+        with opened(tmp_path) as suspects:
+            assert not suspects.deadly(b"one")
+        dies_beside(tmp_path, "one")
+    with opened(tmp_path) as suspects:
+        assert suspects.deadly(b"one")
+        assert not suspects.deadly(b"two")
+        with pytest.raises(DeadlyError):
+            read(suspects)
+
+
+def test_nothing_is_marked_beside_without_a_folder() -> None:
+    assert Suspects().read_beside([b"one"], lambda: "read") == "read"
 
 
 @pytest.mark.parametrize("hinders", ["no folder", "a full disk", "a stranger's file"])
