@@ -106,6 +106,12 @@ async def bury(
     await in_turn(tx.conn, [made], sqlite=tx.sqlite)
 
 
+async def bury_unseen(tx: Transaction, tenant_id: str, copy: Buried | Row[Any], reason: str, *, at: Instant) -> None:
+    """One more tombstone, without an address: for an original that may stand where nobody saw it yet."""
+    places = Places({}, (await read_places(tx, [copy])).accounts)
+    await in_turn(tx.conn, [graves(tenant_id, [copy], [reason], places, at=at)], sqlite=tx.sqlite)
+
+
 class Places(NamedTuple):
     """Where copies came from: the addresses of their originals by message, the account of each mailbox."""
 
