@@ -86,7 +86,7 @@ class Meter:
 
     def due(self, now: Instant, *, last: bool) -> Progress | None:
         """What to write now, if it is time."""
-        if not last and now - self.written_at < PROGRESS_EVERY:
+        if not last and 0 <= now - self.written_at < PROGRESS_EVERY:  # a clock may be set back
             return None
         self.written_at = now
         return self.now()

@@ -51,7 +51,7 @@ class FolderPass(Fetching):
     @staticmethod
     def flags_due(context: Context, folder: FolderState, now: Instant) -> bool:
         """Without CONDSTORE: whether it is time to compare all flags."""
-        return now - context.flags_at.get(folder.id, 0) >= FLAGS_EVERY
+        return not 0 <= now - context.flags_at.get(folder.id, 0) < FLAGS_EVERY  # a clock may be set back
 
     async def run(self) -> None:
         """Make both sides agree. Raises the connector's errors; what was written until then stays."""

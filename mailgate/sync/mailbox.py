@@ -312,12 +312,16 @@ class MailboxTask:
 
     async def _open(self, config: MailboxConfig, host: Host) -> Connection:
         """A connection, when it is our turn and the server did not ask to be left alone."""
+        quiet = False
         while True:
             if (quiet_s := host.quiet_s) > 0:
+                quiet = True
                 reason = f"{host.name} asked for a pause; tried again {self._at(quiet_s)}"
                 await self._report(MailboxState.BACKOFF, reason)
                 await asyncio.sleep(quiet_s)
                 continue
+            if quiet:  # the time that it told has passed, and there may be a queue
+                await self._report(MailboxState.CONNECTING, None)
             async with Turn(host.opening, self.tenant_id), Turn(self._shared.connecting, self.tenant_id):
                 if host.quiet_s > 0:
                     continue

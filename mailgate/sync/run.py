@@ -320,8 +320,9 @@ class Session:
     async def _live_until_poll(self) -> None:
         """Wait in IDLE until the next poll is due or asked for; new mail in the open folder is taken at once."""
         context = self._context
-        due_at = next_poll_at(context.config.id, context.clock(), context.settings.poll_interval_s)
-        while (left := due_at - context.clock()) > 0:
+        began_at = context.clock()
+        due_at = next_poll_at(context.config.id, began_at, context.settings.poll_interval_s)
+        while 0 < (left := due_at - context.clock()) <= due_at - began_at:  # else the clock was set back
             if self._push_at is not None and (left := min(left, self._push_at - context.clock())) <= 0:
                 context.push_wanted = True
             if context.push_wanted and not self._runs:

@@ -17,6 +17,8 @@ from mailgate.settings import SyncSettings
 from mailgate.store.mailboxes import Mailbox, MailboxPatch
 from mailgate.store.schema import runs
 from mailgate.sync import mailbox as mailbox_module
+from mailgate.sync.context import Meter
+from mailgate.sync.hosts import Host
 from mailgate.sync.mailbox import MailboxTask
 from mailgate.sync.state import MailboxState, Progress
 from tests.sync.engine import NOW, TABLES, Engine, Opened, mail
@@ -228,6 +230,59 @@ async def test_a_server_that_throttles_several_is_left_alone_by_all(engine: Engi
         assert third.commands == []
         assert len(tried) == 2
         assert (await shown(engine, mailbox_id=second_id)).state == "backoff"
+
+
+async def test_a_mailbox_that_waited_for_a_servers_pause_connects_and_says_so(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over, let_in, tried = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(Host, "quiet_s", property(lambda _: 0.0 if over.is_set() else 0.01))
+
+    async def connect() -> MemorySource:
+        tried.set()
+        await let_in.wait()
+        return await account.connect()
+
+    engine.connect = connect
+    async with running(engine):
+        await until(is_(engine, "backoff"))
+        over.set()
+        await tried.wait()
+        now = await shown(engine)
+        assert (now.state, now.state_reason) == ("connecting", None)
+        let_in.set()
+        await until(is_(engine, "live"))
+
+
+# The clock is set back.
+
+
+async def test_a_clock_that_is_set_back_holds_nothing_up(engine: Engine, account: MemoryAccount) -> None:
+    account.condstore = account.qresync = False
+    account.create_folder("Archive")
+    for n in (1, 2):
+        account.append("Archive", mail(n), internal_date=system_clock() - DAY)
+    ahead = HOUR
+    engine.clock = lambda: system_clock() + ahead  # type: ignore[assignment]
+    async with running(engine):
+        await until(agree(engine))
+        await until(is_(engine, "live"))
+        ahead = 0
+        account.append("Archive", mail(3), internal_date=system_clock() - DAY)
+        account.store_flags("Archive", 1, ["\\Flagged"])
+        await until(agree(engine))
+
+        async def checked() -> bool:
+            return ((await shown(engine)).last_checked_at or 0) <= engine.clock()
+
+        await until(checked)
+
+
+def test_progress_goes_on_when_the_clock_is_set_back() -> None:
+    meter = Meter(NOW)
+    assert meter.due(NOW, last=False) is not None
+    assert meter.due(NOW + 1, last=False) is None
+    assert meter.due(NOW - HOUR, last=False) is not None
 
 
 # Limits.
