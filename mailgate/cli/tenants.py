@@ -23,8 +23,10 @@ _PAGE = 200
 
 
 def _tenant_id(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text):
-        raise typer.BadParameter("a tenant id has 1 to 64 letters, digits, dots, underscores and hyphens")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", text) or text in (".", ".."):
+        raise typer.BadParameter(
+            "a tenant id has 1 to 64 letters, digits, dots, underscores and hyphens, and is not `.` or `..`"
+        )
     return text
 
 

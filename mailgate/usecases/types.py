@@ -19,7 +19,9 @@ from pydantic import (
 from mailgate.clock import Instant, from_rfc3339, to_rfc3339
 from mailgate.ids import ID_PATTERN
 
-TENANT_PATTERN = r"^[A-Za-z0-9._-]{1,64}$"
+# But for "." and "..", which clients take out of a path before they send it (RFC 3986 §5.2.4). pydantic's engine has no
+# look-ahead.
+TENANT_PATTERN = r"^(?:[A-Za-z0-9._-]{3,64}|[A-Za-z0-9_-][A-Za-z0-9._-]?|\.[A-Za-z0-9_-])$"
 # PostgreSQL has no NUL in text, and no person types one.
 _NO_NUL = r"^[^\x00]*$"
 # RFC 3339 needs a year of four digits; the first and last days are left out, so that no zone leads beyond.
