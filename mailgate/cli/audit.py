@@ -6,13 +6,14 @@ Exit codes: 0 ok, 1 unreadable, 2 wrong usage, 3 invalid, 4 diverged, 5 rule bro
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mailgate.clock import to_rfc3339
@@ -33,6 +34,9 @@ audit_app = typer.Typer(
     "4 diverged, 5 rule broken, 6 incomplete.",
     no_args_is_help=True,
 )
+
+_BELOW = 4
+"""How far in a fact stands that has no room beside its name."""
 
 
 def _key(text: str) -> Verifier:
@@ -184,28 +188,49 @@ def _end(report: Report, *, json: bool) -> None:
     """Show a report and leave with its exit code."""
     if json:
         typer.echo(report.to_json())
-    else:
-        console = Console(highlight=False)
-        if console.is_terminal:
-            _show(console, report)
-        else:
-            typer.echo("\n".join(report.lines()))
+    elif sys.stdout.isatty():
+        _show(Console(highlight=False), report)
+    else:  # whatever the environment asks of colours: a line is a line
+        typer.echo("\n".join(report.lines()))
     raise typer.Exit(int(report.verdict))
 
 
 def _show(console: Console, report: Report) -> None:
     lines = report.lines()
     good = report.verdict is Verdict.OK
-    console.print(Text(("✔ " if good else "✘ ") + lines[0], style="bold green" if good else "bold red"))
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in report.facts.items():
-        for shown_name, shown_value in _rows(name.replace("_", " "), value):
-            table.add_row(Text(_printable(shown_name), style="dim"), Text(_printable(shown_value)))
-    console.print(table)
+    _line(console, "✔ " if good else "✘ ", lines[0], "bold green" if good else "bold red")
+    rows = [row for name, value in report.facts.items() for row in _rows(name.replace("_", " "), value)]
+    rows = [(_printable(name), _printable(value)) for name, value in rows]
+    column = min(max((cell_len(name) for name, _ in rows), default=0), console.width // 2) + 2
+    for name, value in rows:
+        _row(console, name, value, column)
     for line in lines[1 + len(report.facts) :]:
-        console.print(Text(line, style="yellow"))
+        text = line.lstrip(" -")
+        _line(console, line.removesuffix(text), text, "yellow")
+
+
+def _line(console: Console, first: str, text: str, style: str) -> None:
+    """A sentence, folded under its own beginning."""
+    for at, part in enumerate(_folded(console, text, cell_len(first))):
+        console.print(Text((" " * cell_len(first) if at else first) + part, style=style))
+
+
+def _row(console: Console, name: str, value: str, column: int) -> None:
+    """A fact beside its name; below it where it would not fit without cutting a hash or an id in two."""
+    longest = max(map(cell_len, value.split()), default=0)
+    beside = cell_len(name) + 2 <= column and column + longest <= console.width
+    indent = column if beside else _BELOW
+    if not beside:
+        console.print(Text(name, style="dim"))
+    for at, part in enumerate(_folded(console, value, indent) if value else [""]):
+        shown_name = name if beside and at == 0 else ""
+        space = " " * (indent - cell_len(shown_name)) if part else ""
+        console.print(Text.assemble((shown_name, "dim"), space, part))
+
+
+def _folded(console: Console, text: str, indent: int) -> list[str]:
+    width = max(console.width - indent, 1)
+    return [line.plain.rstrip() for line in Text(text).wrap(console, width, overflow="fold")]
 
 
 def _rows(name: str, fact: Any) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from mailgate.cli import audit
-from retention.ledger.report import Verdict
+from retention.ledger.audit import check_proof_file
+from retention.ledger.replay import replay_directory
+from retention.ledger.report import Findings, Report, Verdict
 from retention.ledger.verify import verify_directory
 from tests.ledger_samples import ulid
 from tests.unit.ledger.conftest import SIGNER, Exporter, sign
@@ -96,3 +98,44 @@ def test_on_a_terminal(exported: Exporter, leaves: list[bytes]) -> None:
     assert said.startswith("✘ invalid: odd")
     assert "572  item.purge" in said
     assert "\x1b[2J" not in said
+
+
+def on_screen(report: Report, width: int = 80) -> list[str]:
+    console = Console(force_terminal=True, width=width, color_system=None)
+    with console.capture() as captured:
+        audit._show(console, report)
+    return captured.get().splitlines()
+
+
+def test_a_narrow_terminal_cuts_no_hash_and_folds_sentences_under_themselves(
+    exported: Exporter, leaves: list[bytes], tmp_path: Path
+) -> None:
+    path, file = exported(leaves), tmp_path / "leaf"
+    run("prove", path, 13, "--out", file)
+    report = check_proof_file(file, SIGNER.verifier)
+    lines = on_screen(report)
+    for hash_ in (
+        report.facts["root"],
+        report.facts["leaf"]["content_commit"],
+        report.facts["leaf"]["policy"]["sha256"],
+    ):
+        assert any(hash_ in line for line in lines), hash_
+    found = Findings()
+    found.add(Verdict.INVALID, " ".join(["word"] * 30))
+    found.add(Verdict.INVALID, "x" * 100)
+    lines += (told := on_screen(Report("", found)))
+    assert [line[:4] for line in told] == ["✘ in", "  wo", "  wo", "  - ", "    ", "    ", "  - ", "    ", "    "]
+    assert max(map(len, lines)) <= 80
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert max(map(len, on_screen(report, 20))) <= 20
+
+
+def test_what_is_piped_is_neither_folded_nor_coloured(
+    exported: Exporter, leaves: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = exported(leaves)
+    plain = run("replay", path, "--vkey", VKEY)[1]
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "40")
+    assert run("replay", path, "--vkey", VKEY)[1] == plain
+    assert plain.splitlines() == replay_directory(path, SIGNER.verifier).lines()
