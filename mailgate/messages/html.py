@@ -60,7 +60,11 @@ _OWN_IMAGE = re.compile(r"\s*(?:cid|data):", re.IGNORECASE)
 _DEEPEST = 200
 _REPEATED = 500_000
 _REFERENCES = 20_000_000_000
+_ATTRIBUTES_SQUARED = 2_500_000_000
 _FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())  # noqa: SIM905
+_TAG_TO_ITS_END = re.compile(r"</?[a-zA-Z][^>]*")
+_MAYBE_VALUES = (re.compile(r'(?==[ \t\n\f\r]*+"([^"]*+))'), re.compile(r"(?==[ \t\n\f\r]*+'([^']*+))"))
+_SEPARATORS = " \t\n\f\r/\"'"
 _ANY_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
 _VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())  # noqa: SIM905
 
@@ -122,9 +126,9 @@ def _unreasonable(source: str) -> bool:
 
     Elements nested by the thousand have broken many a renderer; formatting elements that are never closed are repeated
     by HTML's rules in every block that follows, so that a small text becomes a huge one; character references cost the
-    parser the square of their number.
+    parser the square of their number, and so do the attributes of one tag.
     """
-    if source.count("&") * len(source) > _REFERENCES:
+    if source.count("&") * len(source) > _REFERENCES or _attributes_squared(source) > _ATTRIBUTES_SQUARED:
         return True
     depth = deepest = tags = 0
     unclosed: dict[str, int] = {}
@@ -139,6 +143,24 @@ def _unreasonable(source: str) -> bool:
         deepest = max(deepest, depth)
     repeated = sum(max(0, count) for count in unclosed.values())
     return deepest > _DEEPEST or repeated * tags > _REPEATED
+
+
+def _attributes_squared(source: str) -> int:
+    """The sum of the squares of how many attributes each tag has, or more, wherever comments and scripts begin and end.
+
+    Before each attribute stands a blank, a slash or a quote. A tag ends at the next ">" that stands in no value.
+    """
+    if (most := _separators(source) ** 2) <= _ATTRIBUTES_SQUARED:
+        return most
+    told = list(source)
+    for value in _MAYBE_VALUES:
+        for start, end in (found.span(1) for found in value.finditer(source) if ">" in found[1]):
+            told[start:end] = source[start:end].replace(">", "-")
+    return sum(_separators(tag) ** 2 for tag in _TAG_TO_ITS_END.findall("".join(told)))
+
+
+def _separators(text: str) -> int:
+    return sum(map(text.count, _SEPARATORS))
 
 
 _HIDDEN = re.compile(

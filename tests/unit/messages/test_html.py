@@ -163,6 +163,10 @@ def test_sanitizing_twice_changes_nothing() -> None:
         "<p>" * 100_000 + "text",
         "<script>" * 50_000 + "text",
         "</p>" * 200_000,
+        "<p " + " ".join(f"a{n}" for n in range(300_000)) + ">text",
+        "<p " + "/".join(f"a{n}='>>'" for n in range(150_000)) + ">text",
+        ("<p " + " ".join(f"a{n}" for n in range(40_000)) + ">text") * 12,
+        "<!-- <p a='--></p " + "/".join(f"a{n}" for n in range(300_000)) + ">text",
     ],
     ids=[
         "divs",
@@ -180,6 +184,10 @@ def test_sanitizing_twice_changes_nothing() -> None:
         "paragraphs",
         "scripts",
         "closings",
+        "attributes",
+        "attributes with angles",
+        "attributes in several tags",
+        "attributes behind a comment",
     ],
 )
 def test_hostile_html_costs_little_and_gives_little(source: str) -> None:
@@ -188,6 +196,14 @@ def test_hostile_html_costs_little_and_gives_little(source: str) -> None:
     html_to_text(source)
     assert time.process_time() - started < 4
     assert len(safe) < 8 * len(source) + 1_000
+
+
+def test_large_html_stays_html() -> None:
+    row = '<tr><td align="left" style="color:red" title="a > b">one two three</td></tr>'
+    image = '<img alt="" src="data:image/png;base64,' + "ab/+" * 20_000 + '">'
+    safe = sanitize_html(f"<table>{row * 10_000}</table>" + image * 2 + "<p>" + "it's more, " * 20_000 + "</p>")
+    assert safe.count("<td ") == 10_000
+    assert safe.count("<img ") == 2
 
 
 def test_text_of_html() -> None:
