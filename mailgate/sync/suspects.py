@@ -180,25 +180,29 @@ class Suspects:
                 self._deaths[digest] = deaths
             self._save()
 
-    def _save(self) -> None:
-        """Write the suspects. Under `_changing`, or while nobody else knows of this."""
+    def _save(self) -> bool:
+        """Write the suspects; whether that could be done. Under `_changing`, or while nobody else knows of this."""
         while len(self._deaths) > KEPT:
             del self._deaths[next(iter(self._deaths))]
         if self._file is not None:
             entries = b"".join(bytes([deaths]) + digest for digest, deaths in self._deaths.items())
             with contextlib.suppress(OSError):
                 os.pwrite(self._file, entries.ljust(KEPT * _ENTRY, b"\0"), _SUSPECTS)
+                return True
+        return False
 
     def _open(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / f"{new_ref()}.marks"
-        self._file = _locked(path, os.O_CREAT | os.O_EXCL)
-        self._path = path
-        os.pwrite(self._file, bytes(_SUSPECTS), 0)
-        ended = [other for other in sorted(folder.glob("*.marks")) if other != path]
-        for other in ended:
-            with contextlib.suppress(OSError):  # BlockingIOError: its process lives
-                self._take_over(other)
+        with _one_starts(folder):
+            self._file = _locked(path, os.O_CREAT | os.O_EXCL)
+            self._path = path
+            with contextlib.suppress(OSError):  # a full disk: what the ended ones say is known all the same
+                os.pwrite(self._file, bytes(_SUSPECTS), 0)
+            ended = [other for other in sorted(folder.glob("*.marks")) if other != path]
+            for other in ended:
+                with contextlib.suppress(OSError):  # BlockingIOError: its process lives
+                    self._take_over(other)
 
     def _take_over(self, other: Path) -> None:
         file = _locked(other)
@@ -215,8 +219,8 @@ class Suspects:
                 for digest in piece:
                     self._deaths.setdefault(digest, 1)
                 _warn("process_ended_while_preparing", suspects=len(piece))
-            self._save()
-            other.unlink()
+            if self._save():
+                other.unlink()
         finally:
             os.close(file)
 
@@ -237,6 +241,19 @@ def _warn(event: str, **said: object) -> None:
     import structlog  # 6 MB, which the process beside does not need
 
     structlog.get_logger().warning(event, **said)
+
+
+@contextlib.contextmanager
+def _one_starts(folder: Path) -> Iterator[None]:
+    """While one process starts, others wait: a file that is made and not locked yet looks like an ended process's, and
+    two would count the same deaths.
+    """
+    directory = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 def _locked(path: Path, flags: int = 0) -> int:

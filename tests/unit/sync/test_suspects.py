@@ -5,6 +5,8 @@ against a message.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -283,3 +285,43 @@ def test_nothing_is_held_against_a_message_that_was_not_tried(
         monkeypatch.setattr(module, "PATIENCE_S", 0.1)
         hook.write_text("import time; time.sleep(60)")
     assert not ends_a_process(RAW + b"fault")
+
+
+def test_processes_start_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dies(tmp_path, "deadly")
+    refused = []
+
+    def locked(path: Path, flags: int = 0) -> int:
+        another = os.open(tmp_path, os.O_RDONLY)
+        try:
+            fcntl.flock(another, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refused.append(path)
+        finally:
+            os.close(another)
+        return lock(path, flags)
+
+    lock = module._locked
+    monkeypatch.setattr(module, "_locked", locked)
+    with opened(tmp_path):
+        assert len(refused) == 2  # its own file, and the one of the process that ended
+        with opened(tmp_path):
+            assert len(refused) == 4
+
+
+def test_what_ended_a_process_is_known_on_a_full_disk_and_kept(
+    tmp_path: Path, trials: Trials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dies(tmp_path, "deadly")
+    ended = set(tmp_path.glob("*.marks"))
+    trials.deadly = True
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with opened(tmp_path) as suspects, pytest.raises(DeadlyError):
+            suspects.read("deadly", RAW, lambda: None)
+    assert trials.count == 1
+    assert ended <= set(tmp_path.glob("*.marks"))
