@@ -28,7 +28,8 @@ from mailgate.clock import Clock, monotonic_s
 from mailgate.errors import MailgateError, TooSlowError
 from mailgate.ids import new_id
 from mailgate.metrics import Metrics
-from mailgate.store.overview import is_outage
+from mailgate.store.outages import is_outage, outage
+from mailgate.troubles import Trouble
 from mailgate.usecases.parts import Places
 
 _log = structlog.get_logger("mailgate.api")
@@ -59,6 +60,7 @@ class Observed:
         self._app = app
         self._metrics = metrics
         self._clock = clock
+        self._trouble = Trouble()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,7 +82,7 @@ class Observed:
         try:
             await self._app(scope, receive, sending)
         except Exception as error:  # the boundary: whatever a route raises, the client gets a problem document
-            _log.exception("request_failed", method=scope["method"], route=_route(scope))
+            self._say(error, scope)
             if status:
                 raise  # the answer had begun: the server must cut it, or the client would take it for complete
             await _unforeseen(error, request_id)(scope, receive, sending)
@@ -90,6 +92,12 @@ class Observed:
             self._metrics.count("http_requests_total", route=route, method=_method(scope), status=str(status))
             self._metrics.observe("http_request_seconds", took, route=route)
             _log.debug("request", method=scope["method"], route=route, status=status, ms=round(took * 1000, 1))
+
+    def _say(self, error: Exception, scope: Scope) -> None:
+        """With where it happened, unless the same was said of the request before: clients ask again and again."""
+        away = outage(error)
+        news = away is None or self._trouble.met(away)
+        _log.error("request_failed", method=scope["method"], route=_route(scope), why=away, exc_info=news)
 
 
 def _unforeseen(error: Exception, request_id: str) -> ProblemResponse:

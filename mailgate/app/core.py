@@ -38,7 +38,7 @@ from mailgate.store.legal_holds import LegalHolds
 from mailgate.store.log import LogPolicy, PurgeLog
 from mailgate.store.log_reading import LogReader, anything_signed
 from mailgate.store.mailboxes import Mailboxes
-from mailgate.store.overview import OUTAGES, first_line
+from mailgate.store.outages import OUTAGES, first_line
 from mailgate.store.pins import Pins
 from mailgate.store.reading import MessageReader
 from mailgate.store.restore import Behind, Restore, behind, refusal

@@ -104,7 +104,7 @@ def faults() -> Iterator[None]:
     except ConnectorError as error:
         fail(str(error), UNAVAILABLE)
     except Exception as error:
-        from mailgate.store.overview import OUTAGES, first_line
+        from mailgate.store.outages import OUTAGES, first_line
 
         if not isinstance(error, OUTAGES):
             raise

@@ -8,14 +8,19 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from mailgate.errors import MailgateError
+from mailgate.store.outages import outage
+from mailgate.troubles import Trouble
+
 _log = structlog.get_logger("mailgate.jobs")
 
 
 class Worker:
     """Runs `work` once for any number of wakings that came before it began.
 
-    What fails is logged and counted; the next waking tries again, so nothing that `work` does may depend on its last
-    call having succeeded. `healthy` is False from a failure until the next success.
+    What fails is counted, and logged once until something else is wrong or nothing is; the next waking tries again,
+    after a pause that grows, so nothing that `work` does may depend on its last call having succeeded. While the
+    database can't be used it tries again by itself. `healthy` is False from a failure until the next success.
     """
 
     def __init__(self, name: str, work: Callable[[], Awaitable[object]]) -> None:
@@ -23,6 +28,7 @@ class Worker:
         self.healthy = True
         self.failures = 0
         self._work = work
+        self._trouble = Trouble()
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -48,9 +54,21 @@ class Worker:
             self._woken.clear()
             try:
                 await self._work()
-            except Exception:  # noqa: BLE001 - the boundary of background work: one failure must not end the worker
+            except Exception as error:  # noqa: BLE001 - the boundary of background work: it must not end the worker
                 self.healthy = False
                 self.failures += 1
-                _log.exception("work_failed", worker=self.name, failures=self.failures)
+                await self._bear(error)
             else:
                 self.healthy = True
+                if times := self._trouble.over():
+                    _log.info("work_resumed", worker=self.name, times=times)
+
+    async def _bear(self, error: Exception) -> None:
+        """Say what is wrong, if it is news, and wait."""
+        away = outage(error)
+        why = away or (error.detail if isinstance(error, MailgateError) else None)
+        if self._trouble.met(why or repr(error)):
+            _log.error("work_failed", worker=self.name, failures=self.failures, why=why, exc_info=why is None)
+        await asyncio.sleep(self._trouble.pause_s)
+        if away is not None:
+            self._woken.set()

@@ -34,7 +34,8 @@ from mailgate.ids import new_id
 from mailgate.store import leftovers, purge_lease, raised, runs
 from mailgate.store.database import Database
 from mailgate.store.log_reading import LogReader
-from mailgate.store.overview import OUTAGES, unwritable
+from mailgate.store.outages import OUTAGES
+from mailgate.store.overview import unwritable
 from mailgate.store.paging import Page, cut
 from mailgate.store.retention import RetentionService
 from mailgate.store.schema import (

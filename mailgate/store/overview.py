@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Row, Select, case, desc, func, literal, or_, select
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from mailgate.clock import Instant
 from mailgate.store import leftovers, pending
 from mailgate.store.database import Database
 from mailgate.store.near_folders import Renames, renames
+from mailgate.store.outages import OUTAGES, first_line
 from mailgate.store.runs import COMPLETED, HALTED, PURGE
 from mailgate.store.schema import (
     blob_erasures,
@@ -30,9 +29,6 @@ from mailgate.store.schema import (
 )
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
-
-OUTAGES: tuple[type[Exception], ...] = (SQLAlchemyError, OSError)
-"""What a database that can't be used raises, whichever it is."""
 
 _RUNS_LOOKED_AT = 100
 _WRITTEN = "readyz.written_at"
@@ -259,15 +255,3 @@ async def unwritable(db: Database, now: Instant) -> str | None:
     except OUTAGES as error:
         return f"nothing can be written: {first_line(error)}; nothing is purged until it can"
     return None
-
-
-def is_outage(error: Exception) -> bool:
-    """Whether the database could not be used now, in contrast to what a wrong statement raises."""
-    unable = isinstance(error, OSError | OperationalError | InterfaceError | PoolTimeoutError)
-    return unable or type(error) is DBAPIError  # asyncpg's refusals at connecting have no class of their own
-
-
-def first_line(error: Exception) -> str:
-    """What the database said, without the statement and its parameters."""
-    text = str(getattr(error, "orig", None) or error).strip()
-    return (text.splitlines() or [type(error).__name__])[0][:200]

@@ -18,6 +18,7 @@ from mailgate.store.database import Database
 from mailgate.store.fenced import Fenced, lease_name
 from mailgate.store.log import PurgeLog
 from mailgate.store.messages import chunks
+from mailgate.store.outages import outage
 from mailgate.store.schema import leases as leases_table
 from mailgate.store.schema import mailboxes, operations, subscription_events
 from mailgate.store.subscriptions import Subscriptions
@@ -100,6 +101,11 @@ class SqlOwning(Fenced):
             plan=holds.plan if holds else "free",
             entitled=holds is not None and holds.known and holds.sync,
         )
+
+    @staticmethod
+    def outage(error: Exception) -> str | None:
+        """What is wrong with the database and what to do, if that is why a call raised this."""
+        return outage(error)
 
     # Ownership.
 

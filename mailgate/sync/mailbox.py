@@ -1,14 +1,16 @@
 """One mailbox that may run: takes the lease, connects, runs sessions, pauses after faults.
 
 A fault is written to the mailbox's state with its reason and the time of the next attempt. Pauses grow with each
-failure, with jitter, and a server that asks for a longer one is obeyed, whoever asks for a pass meanwhile. A refused
-login ends the task. The lease is held through pauses too: as long as a process has the mailbox, what its state says is
-kept true.
+failure, with jitter, and a server that asks for a longer one is obeyed, whoever asks for a pass meanwhile. While the
+database can't be used no server is asked for anything, and looks at it follow each other within half a minute. A
+refused login ends the task. The lease is held through pauses too: as long as a process has the mailbox, what its state
+says is kept true.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +38,8 @@ from mailgate.sync.suspects import Suspects
 from mailgate.sync.turns import Turn, Turns
 from mailgate.sync.wake import Wake
 from mailgate.sync.workers import Workers
+from mailgate.troubles import LONGEST_PAUSE_S as LONGEST_OUTAGE_PAUSE_S
+from mailgate.troubles import Trouble
 from retention.model import AnchorFrom
 
 log = structlog.get_logger()
@@ -87,6 +91,8 @@ class Shared:
     checked: dict[Owner, Instant] = field(default_factory=dict)
     closing: asyncio.Event = field(default_factory=asyncio.Event)
     """The process ends: leases are given back all at once, not by each mailbox."""
+    trouble: Trouble = field(default_factory=Trouble)
+    """With the database: said once, not by each mailbox."""
 
 
 class MailboxTask:
@@ -106,6 +112,7 @@ class MailboxTask:
         self._access_over_at: Instant | None = None
         self._renewing = False  # connecting anew with another token, of which nobody needs to hear
         self._faults = 0  # in a row, less what good sessions made up for
+        self._outage = False  # the last fault was the database's
         self.id = head.id
         self.tenant_id = head.tenant_id
         self.config_version = head.config_version
@@ -188,11 +195,9 @@ class MailboxTask:
         settings = self._parts.settings
         self._obeying = False
         try:
+            await self._own()
             if self.lease is None:
-                self.lease = await self._shared.leases.take(self.id, self.tenant_id)
-                self._told = None
-                if self.lease is None:
-                    return settings.lease_s / 3  # another process has it: see later whether it still does
+                return settings.lease_s / 3  # another process has it: see later whether it still does
             config = await self._parts.store.load(self.id)
             if config is None:
                 return _SOON_S
@@ -211,9 +216,40 @@ class MailboxTask:
                 return settings.lease_s / 3
             return await self._fault(error, None)
         except Exception as error:
+            away = self._parts.store.outage(error)
+            if away is not None:
+                return await self._away(away)
             log.exception("session_failed", mailbox_id=self.id)
             return await self._fault(error, None)
         return 0.0
+
+    async def _own(self) -> None:
+        """Take the lease, if nobody has it; where the database could not be used, see first that it takes something."""
+        leases = self._shared.leases
+        if self._outage and self.lease is not None and await leases.renew([self.lease]):
+            self.lease = None
+        if self.lease is None:
+            self.lease = await leases.take(self.id, self.tenant_id)
+            self._told = None
+        if not self._outage:
+            return
+        self._outage = False
+        if times := self._shared.trouble.over():
+            log.info("database_usable", times=times)
+
+    async def _away(self, why: str) -> float:
+        """The database can't be used: how long to pause. What it can't be told now is told by the next attempt."""
+        known, self._outage = self._outage, True
+        if known:
+            pause_s = min(LONGEST_OUTAGE_PAUSE_S, self._parts.settings.backoff_max_s) * _jitter()
+        else:
+            pause_s = self._next_pause_s()
+        reason = f"{why}; tried again {self._at(pause_s)}"
+        if self._shared.trouble.met(why):
+            log.warning("mailbox_fault", mailbox_id=self.id, state=str(MailboxState.BACKOFF), reason=reason)
+        with contextlib.suppress(Exception):
+            await self._tell(MailboxState.BACKOFF, reason, why)
+        return pause_s
 
     def _is_end_of_access(self, error: ConnectorError) -> bool:
         """Whether the server ended a session because its access token is over, which is no fault: there is another one.
@@ -348,7 +384,7 @@ class MailboxTask:
         settings = self._parts.settings
         grown = settings.backoff_min_s * 2.0 ** min(self._faults, 30)
         self._faults += 1
-        return min(settings.backoff_max_s, grown) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        return min(settings.backoff_max_s, grown) * _jitter()
 
     def _at(self, pause_s: float) -> str:
         """When a pause will be over: unlike how long it lasts, that stays true."""
@@ -394,14 +430,22 @@ class MailboxTask:
             what = str(error) if isinstance(error, ConnectorError | MailgateError) else type(error).__name__
             state, reason = MailboxState.BACKOFF, f"{what}; tried again {self._at(pause_s)}"
         log.warning("mailbox_fault", mailbox_id=self.id, state=str(state), reason=reason)
-        run_ids, self._run_ids = self._run_ids, []
         try:
-            if run_ids:
-                await self._parts.store.finish_runs(run_ids, self._parts.clock(), {}, str(error))
-            await self._report(state, reason)
+            await self._tell(state, reason, str(error))
         except Exception as failure:  # noqa: BLE001 - without a database nothing can be told; the next attempt will
             log.warning("state_not_written", mailbox_id=self.id, error=str(failure))
         return pause_s
+
+    async def _tell(self, state: MailboxState, reason: str, why: str) -> None:
+        """The state; and the end of the passes that were asked for, and why."""
+        run_ids, self._run_ids = self._run_ids, []
+        if run_ids:
+            await self._parts.store.finish_runs(run_ids, self._parts.clock(), {}, why)
+        await self._report(state, reason)
+
+
+def _jitter() -> float:
+    return random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
 
 def _access_over(until_at: Instant | None, now: Instant) -> Instant | None:

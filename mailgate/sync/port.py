@@ -133,6 +133,10 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
         """For bringing operations to the server."""
         ...
 
+    def outage(self, error: Exception) -> str | None:
+        """What is wrong with the database and what to do, if that is why a call raised this."""
+        ...
+
     async def heads(self, now: Instant) -> Sequence[MailboxHead]:
         """Every mailbox that was not removed; the state of each may be some seconds old."""
         ...

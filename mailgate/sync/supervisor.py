@@ -1,9 +1,9 @@
 """All mailboxes of a process as one tree of tasks, kept in step with the table of mailboxes.
 
-At least every second, and whenever `wake` is called, the table is read: who may run (switched on, entitled now,
-settings changed) runs, who may not is stopped and has no connection from that moment on. Each running mailbox is
-owned by a lease with a fencing number, renewed together; whoever loses its lease stops at once, and its writes are
-refused anyway.
+At least every second, and whenever `wake` is called, the table is read (ever more seldom while that fails): who may run
+(switched on, entitled now, settings changed) runs, who may not is stopped and has no connection from that moment on.
+Each running mailbox is owned by a lease with a fencing number, renewed together; whoever loses its lease stops at once,
+and its writes are refused anyway.
 
     disabled, not_entitled           not running; no connection, not one command
     connecting → importing → live    or polling, where the server has no IDLE, or mailboxes take turns
@@ -32,6 +32,7 @@ from mailgate.sync.ownership import Leases
 from mailgate.sync.state import MailboxHead, MailboxState
 from mailgate.sync.turns import Turns
 from mailgate.sync.workers import Workers
+from mailgate.troubles import Trouble
 
 __all__ = ["Connector", "Parts", "Supervisor"]
 
@@ -58,6 +59,7 @@ class Supervisor:
             importing=Turns(settings.imports_at_once),
         )
         self._renewed_s = 0.0
+        self._trouble = Trouble()
 
     @property
     def workers(self) -> Workers:
@@ -74,13 +76,22 @@ class Supervisor:
             while True:
                 try:
                     await self._look()
-                except Exception:  # a database that fails for a while must not end all sync
-                    log.exception("supervisor_failed")
+                except Exception as error:  # noqa: BLE001 - a database that fails for a while must not end all sync
+                    self._bear(error)
+                else:
+                    if times := self._trouble.over():
+                        log.info("supervisor_resumed", times=times)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), TICK_S)
+                    await asyncio.wait_for(self._wake.wait(), max(TICK_S, self._trouble.pause_s))
                 self._wake.clear()
         finally:
             await self._close()
+
+    def _bear(self, error: Exception) -> None:
+        """Say what is wrong, once; where it happened only if nobody can know what it is."""
+        why = self._parts.store.outage(error)
+        if self._trouble.met(why or repr(error)):
+            log.error("supervisor_failed", why=why, exc_info=why is None)
 
     async def _close(self) -> None:
         """End everything in order; states say what is, also afterwards."""

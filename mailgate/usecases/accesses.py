@@ -5,7 +5,7 @@ from __future__ import annotations
 import structlog
 
 from mailgate.store.access_log import Access, Kind
-from mailgate.store.overview import is_outage
+from mailgate.store.outages import is_outage
 from mailgate.usecases.parts import Services
 
 _log = structlog.get_logger("mailgate.access")

@@ -19,7 +19,8 @@ from sqlalchemy import select
 from mailgate.clock import MINUTE
 from mailgate.jobs.erase import EraseWorker
 from mailgate.store.erasures import Erasures, pause
-from mailgate.store.overview import OUTAGES, is_outage, unreachable, unwritable
+from mailgate.store.outages import OUTAGES, is_outage
+from mailgate.store.overview import unreachable, unwritable
 from mailgate.store.schema import blob_erasures
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from connectors.memory import MemoryAccount, MemorySource
 from connectors.memory.account import MemoryConnection
@@ -19,6 +20,8 @@ from mailgate.store.fenced import lease_name
 from mailgate.store.leases import LeaseLostError
 from mailgate.store.mailboxes import MailboxPatch
 from mailgate.store.schema import runs
+from mailgate.store.sync import SqlSyncStore
+from mailgate.sync import mailbox as mailbox_module
 from mailgate.sync.incoming import Applied, Batch
 from mailgate.sync.state import Owner
 from mailgate.sync.supervisor import Supervisor
@@ -434,3 +437,53 @@ async def test_an_import_that_the_plan_interrupts_goes_on_without_fetching_again
 
 def test_an_owner_shows_what_it_owns() -> None:
     assert "fence=3" in repr(Owner("m", "t", "p", 3))
+
+
+async def _takes_nothing(engine: Engine, yes: bool) -> None:
+    """The database is one of a full or read-only disk: it can be read."""
+    async with engine.db._writer.connect() as conn:
+        raw = await conn.get_raw_connection()
+        cursor = await raw.driver_connection.execute(f"PRAGMA query_only={'ON' if yes else 'OFF'}")  # type: ignore[union-attr]
+        await cursor.close()
+
+
+async def test_a_database_that_takes_nothing_is_told_once_and_no_server_is_bothered(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox_module, "LONGEST_OUTAGE_PAUSE_S", 0.02)
+    attempts = {"look": 0, "lease": 0}
+    renew = SqlSyncStore.renew
+
+    async def counted(self: SqlSyncStore, owners: list[Owner], ttl: int, now: int) -> list[Owner]:
+        attempts["look" if asyncio.current_task() is looking else "lease"] += 1
+        return await renew(self, owners, ttl, now)
+
+    monkeypatch.setattr(SqlSyncStore, "renew", counted)
+    with capture_logs() as said:
+        async with running(engine) as supervisor:
+            looking = next(task for task in asyncio.all_tasks() if "Supervisor.run" in repr(task.get_coro()))
+            await until(is_(engine, "live"))
+            await _takes_nothing(engine, True)
+            account.append("INBOX", mail(9), internal_date=system_clock())
+            logins = account.commands.count("LOGIN")
+            supervisor._renewed_s = -1e9
+
+            async def tried() -> bool:
+                supervisor.wake()
+                return min(attempts.values()) >= 5
+
+            await until(tried)
+            assert account.commands.count("LOGIN") == logins
+            told = [entry for entry in said if entry["log_level"] in ("error", "warning")]
+            assert sorted(entry["event"] for entry in told) == ["mailbox_fault", "supervisor_failed"]
+            for entry in told:
+                assert "readonly database; let it be written" in (entry.get("why") or entry["reason"])
+                assert not entry.get("exc_info")
+            await _takes_nothing(engine, False)
+            await until(agree(engine))
+            await until(is_(engine, "live"))
+
+            async def told_over() -> bool:
+                return {"supervisor_resumed", "database_usable"} <= {entry["event"] for entry in said}
+
+            await until(told_over)

@@ -5,7 +5,9 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
+from mailgate.blobs.errors import BlobStoreError
 from mailgate.jobs.worker import Worker
+from mailgate.troubles import Trouble
 
 
 class Work:
@@ -59,9 +61,58 @@ async def test_a_failure_is_logged_and_the_next_waking_tries_again() -> None:
         work.go_on.release()
         await work.begun.get()
         assert worker.healthy
-    assert [entry["event"] for entry in logged] == ["work_failed"]
+    assert [entry["event"] for entry in logged] == ["work_failed", "work_resumed"]
     assert logged[0]["worker"] == "w"
     await worker.stop()
+
+
+@pytest.mark.parametrize("error", [OSError("no space left on device"), BlobStoreError("no space left on device")])
+async def test_what_fails_again_and_again_is_told_once_with_what_to_do(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trouble, "pause_s", 0.0)
+    calls = 0
+    well = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= 10:
+            if isinstance(error, BlobStoreError):
+                worker.wake()
+            raise error
+        well.set()
+
+    worker = Worker("w", work)
+    worker.start()
+    with capture_logs() as logged:
+        worker.wake()  # once: while the database can't be used, it goes on by itself
+        await asyncio.wait_for(well.wait(), 20)
+        await worker.stop()
+    assert worker.failures == 10
+    assert [entry["event"] for entry in logged][:1] == ["work_failed"]
+    assert [entry["event"] for entry in logged][1:] in ([], ["work_resumed"])
+    assert not logged[0]["exc_info"]
+    assert "no space left on device" in logged[0]["why"]
+
+
+async def test_where_a_defect_is_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Trouble, "pause_s", 0.0)
+    work = Work()
+
+    async def broken() -> None:
+        await work()
+        raise ValueError("a defect")
+
+    worker = Worker("w", broken)
+    worker.start()
+    with capture_logs() as logged:
+        for _ in range(3):
+            worker.wake()
+            work.go_on.release()
+            await asyncio.wait_for(work.begun.get(), 20)
+        await worker.stop()
+    assert [(entry["event"], entry["exc_info"]) for entry in logged] == [("work_failed", True)]
 
 
 async def test_stopping_ends_work_in_the_middle() -> None:
