@@ -8,7 +8,7 @@ from typing import Any
 
 from .canonical import CanonicalError, load
 from .certificate import Checked, certificates, check_certificate, is_certificate
-from .certificate_page import open_page
+from .certificate_page import approved, open_page
 from .checkpoint import parse_checkpoint
 from .directory import CHECKPOINT, LogDirectory, NotRegularError
 from .disclosure import check_disclosure
@@ -133,7 +133,8 @@ def _certified(runs: Sequence[Checked], key: Verifier) -> Report:
             found.add(Verdict.INCOMPLETE, _UNSIGNED)
         counts = ", ".join(f"{name} {ended.leaf[name]}" for name in ("candidates", "purged", "failed"))
         kept = ", ".join(f"{name} {count}" for name, count in ended.leaf["kept"].items())
-        told[opened.leaf["run"]] = f"{ended.leaf['type']} {ended.leaf['at']}: {counts}, kept {kept or 'none'}"
+        named = f", approved {approved(opened.leaf)}" if opened.leaf["approved"] else ""
+        told[opened.leaf["run"]] = f"{ended.leaf['type']} {ended.leaf['at']}: {counts}, kept {kept or 'none'}{named}"
     purged = sum(checked.ended.leaf["purged"] for checked in runs)
     certified = counted(len(runs), "certified run")
     subject = f"{certified} of {key.name}, {purged} purged; the log has the same counts, its key signed"

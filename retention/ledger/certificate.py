@@ -30,6 +30,8 @@ from .tree import NodeReader, ProofError
 
 VERSION: Final = 1
 KIND: Final = "purge certificate"
+UP_TO: Final = "approved_up_to"
+"""Of how many copies an approval of the brake is; certificates of older versions leave it out."""
 STANDARD: Final = "NIST SP 800-88 Rev. 1, section 4.8"
 
 _TECHNIQUES: Final = {
@@ -142,6 +144,7 @@ def certify(tally: RunTally, checkpoint: bytes, read: NodeReader, key: Verifier)
         },
         "actor": dict(opened["actor"]),
         "approved": list(opened["approved"]),
+        **({UP_TO: opened[UP_TO]} if UP_TO in opened else {}),
         "policy": dict(opened["policy"]),
         "tool": {"name": "mailgate", **opened["build"]},
         "media": {
@@ -304,6 +307,7 @@ def check_certificate(told: Any, key: Verifier) -> Checked:
             (told["log"], {"origin": first["origin"], "tenant_ref": first["tenant_ref"], "vkey": key.vkey}),
             (told["actor"], first["actor"]),
             (told["approved"], first["approved"]),
+            (told.get(UP_TO, first.get(UP_TO)), first.get(UP_TO)),
             (told["policy"], first["policy"]),
             ({**told["tool"], "name": ""}, {**first["build"], "name": ""}),
             (told["counts"], {name: last[name] for name in ("candidates", "purged", "kept", "failed")}),

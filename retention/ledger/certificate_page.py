@@ -27,7 +27,7 @@ section { break-after: page }
 section:last-of-type { break-after: auto }
 td.line { border-bottom: 1px solid #555; height: 1.9em }
 """
-GENERATOR = '<meta name="generator" content="purge certificate page 1">'
+GENERATOR = '<meta name="generator" content="purge certificate page 2">'
 """Which version of this module made a page; to be counted up when anything of a page's bytes changes."""
 
 _SEAL = "<!-- signed\n"
@@ -98,7 +98,7 @@ def _certificate(told: Mapping[str, Any]) -> str:
                 ("Ages judged as of", run["judged_by"]),
                 ("Actor", f"{told['actor']['kind']} {told['actor']['ref']}"),
                 ("Trigger", run["trigger"]),
-                ("Approved by the actor", ", ".join(told["approved"]) or "nothing that needed approval"),
+                ("Approved by the actor", approved(told) or "nothing that needed approval"),
                 ("Policy", f"version {told['policy']['ver']}, SHA-256 {told['policy']['sha256']}"),
             ],
         ),
@@ -149,6 +149,13 @@ def _certificate(told: Mapping[str, Any]) -> str:
         "</section>",
     ]
     return "\n".join(parts)
+
+
+def approved(told: Mapping[str, Any]) -> str:
+    """What a run's certificate, or its first leaf, names as approved, and of how many copies."""
+    up_to = told.get("approved_up_to")
+    of = "" if up_to is None else f" (at most {up_to:,} copies)"
+    return ", ".join(f"{name}{of}" if name == "brake" else name for name in told["approved"])
 
 
 def _span(items: Mapping[str, Any]) -> str:

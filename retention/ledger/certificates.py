@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .canonical import encode, load
-from .certificate import certificates, is_signed
+from .certificate import UP_TO, certificates, is_signed
 from .certificate_page import GENERATOR, open_page, run_page
 from .directory import CERTIFICATES, CHECKPOINT, LogDirectory, NotRegularError
 from .note import NoteError, Verifier
@@ -74,6 +74,8 @@ def _says(there: bytes, certificate: Mapping[str, Any], key: Verifier) -> bool:
         if signed and all(certificate["log"]["vkey"] in told["verify"][which] for which in certificate["verify"]):
             same_methods = _methods(told) == _methods(certificate)
             told |= {part: certificate[part] for part in _WORDING if part in told and same_methods}
+            if UP_TO in certificate:
+                told.setdefault(UP_TO, certificate[UP_TO])
         return encode(told) == encode(certificate)
     except (ValueError, AttributeError, KeyError, TypeError):
         return False

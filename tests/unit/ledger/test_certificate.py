@@ -25,7 +25,7 @@ from retention.ledger.report import Verdict
 from retention.ledger.schema import LeafError
 from retention.ledger.tree import ProofError
 from retention.ledger.verify import verify_directory
-from tests.ledger_samples import ORIGIN, common, every_type, ulid
+from tests.ledger_samples import NOW, ORIGIN, common, every_type, purge_fields, ulid
 from tests.unit.ledger.conftest import SIGNER, Exporter, sign
 
 KEY = SIGNER.verifier
@@ -321,6 +321,53 @@ def test_an_export_has_them_and_verify_builds_them_again(leaves: list[bytes], tm
 def test_a_run_that_has_not_ended_has_none(exported: Exporter, leaves: list[bytes]) -> None:
     path = exported(leaves[:14], "open")
     assert certify_run(path, RUN, KEY)[0] is None
+
+
+BRAKED = ulid(930_000)
+
+
+@pytest.fixture
+def braked() -> list[bytes]:
+    """A log with one run that was approved: the clock, and the brake for 1 234 items."""
+    bodies = [*every_type()][:2]
+    approved = {"approved": ["brake", "clock"], "approved_up_to": 1_234}
+    bodies.append(ledger.run_open(common(900, run=BRAKED), now=NOW, trigger="request", **approved))
+    bodies.append(ledger.item_purge(common(901, run=BRAKED), **purge_fields(2)))
+    counts: dict[str, Any] = {"candidates": 1, "purged": 1, "kept": {}, "failed": 0, "bytes_": 9, "copies": 1}
+    return [*bodies, ledger.run_close(common(902, run=BRAKED), **counts)]
+
+
+def test_it_says_of_how_many_an_approval_was(exported: Exporter, braked: list[bytes], tmp_path: Path) -> None:
+    told, report = certify_run(exported(braked), BRAKED, KEY)
+    assert told is not None, report.lines()
+    assert (told["approved"], told["approved_up_to"]) == (["brake", "clock"], 1_234)
+    assert "<td>brake (at most 1,234 copies), clock</td>" in run_page(told)
+    file = tmp_path / "certificate.json"
+    file.write_text(dumps(sign_certificate(told, SIGNER)))
+    report = check_proof_file(file, KEY)
+    assert report.facts["runs"][BRAKED].endswith("kept none, approved brake (at most 1,234 copies), clock")
+    with pytest.raises(LeafError):
+        check_certificate(told | {"approved_up_to": 1_235}, KEY)
+
+
+def test_one_of_an_older_version_that_left_that_out_is_still_good(braked: list[bytes], tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with DirectoryExport(path, KEY, certifier=SIGNER) as export:
+        export.add(braked)
+        export.finish(sign(braked))
+    (path / "SHA256SUMS").unlink()
+    file, shown = (path / f"certificates/{BRAKED}.{suffix}" for suffix in ("json", "html"))
+    told = json.loads(file.read_text())
+    del told["signed"], told["approved_up_to"]
+    older = sign_certificate(told, SIGNER)
+    assert check_certificate(older, KEY).signed
+    file.write_text(dumps(older))
+    shown.write_text(sign_page(run_page(told).replace(GENERATOR, GENERATOR.replace("page 2", "page 1")), SIGNER))
+    report = verify_directory(path, KEY)
+    assert report.verdict is Verdict.OK, report.lines()
+    for forged in (told, sign_certificate(told | {"approved_up_to": 9}, SIGNER)):
+        file.write_text(dumps(forged))
+        assert verify_directory(path, KEY).verdict is Verdict.INVALID
 
 
 def test_words_that_look_like_a_run_are_text(exported: Exporter) -> None:
