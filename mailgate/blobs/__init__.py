@@ -3,8 +3,14 @@
 Knows neither messages nor tables: callers give a tenant id, a blob id that was never used, and a data key.
 """
 
-from mailgate.blobs.errors import BlobCorruptError, BlobMissingError, BlobStoreError, BlobTooLargeError
-from mailgate.blobs.packs import made_at, members, place_of
+from mailgate.blobs.errors import (
+    BlobCorruptError,
+    BlobMissingError,
+    BlobStoreError,
+    BlobTooLargeError,
+    PackDamagedError,
+)
+from mailgate.blobs.packs import made_at, members, place_of, span
 from mailgate.blobs.store import BlobStore, BlobWriter, Erased, UnreadablePack
 
 __all__ = [
@@ -15,8 +21,10 @@ __all__ = [
     "BlobTooLargeError",
     "BlobWriter",
     "Erased",
+    "PackDamagedError",
     "UnreadablePack",
     "made_at",
     "members",
     "place_of",
+    "span",
 ]

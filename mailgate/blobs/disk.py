@@ -17,7 +17,7 @@ import ctypes
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mailgate.blobs import packs
@@ -97,14 +97,14 @@ class LocalDisk:
                     self.note(path)
         return failed
 
-    def strike(self, path: str, numbers: Collection[int]) -> set[int]:
+    def strike(self, path: str, numbers: Collection[int], staying: Mapping[int, int], header: bytes) -> set[int]:
         """Erase blobs from a pack, which goes with the last of them; those that were there. Durable after `settle`.
 
-        Raises FileNotFoundError, OSError, DamagedPackError.
+        `staying`, `header`: as `packs.strike`. Raises FileNotFoundError, OSError, DamagedPackError.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._descriptor)
         try:
-            there, empty = packs.strike(descriptor, numbers)
+            there, empty = packs.strike(descriptor, numbers, staying, header)
         finally:
             os.close(descriptor)
         if empty:
@@ -134,19 +134,6 @@ class LocalDisk:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._descriptor)
         try:
             return list(packs.living(descriptor))
-        finally:
-            os.close(descriptor)
-
-    def sizes(self, path: str, header: bytes) -> dict[int, int]:
-        """The numbers and lengths of the blobs in a pack that begin with these bytes. Raises as `strike`."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._descriptor)
-        try:
-            found = enumerate(packs.entries(descriptor))
-            return {
-                number: length
-                for number, (start, length) in found
-                if os.pread(descriptor, len(header), start) == header
-            }
         finally:
             os.close(descriptor)
 

@@ -1,10 +1,11 @@
 """What can go wrong with a blob.
 
 MailgateError
-├── BlobCorruptError      the bytes are not the ones that were written: flipped, cut, extended, reordered, another
-blob's ├── BlobMissingError      there is no such object
+├── BlobCorruptError      the bytes are not the ones that were written: flipped, cut, extended, reordered, another's
+├── BlobMissingError      there is no such object
 ├── BlobTooLargeError     more plain bytes than the caller allows
 └── BlobStoreError        the store could not do it now (disk full, network, permission); may be retried
+    └── PackDamagedError  the file that blobs share does not say truly where they lie: none can be cut out of it
 """
 
 from __future__ import annotations
@@ -34,3 +35,9 @@ class BlobStoreError(UnavailableError):
     """The store failed for a reason of its own; nothing is known about the object. Try again later."""
 
     default_slug = "blob_store"
+
+
+class PackDamagedError(BlobStoreError):
+    """A file that blobs share says something else of one that stays than was written, or nothing that can be true."""
+
+    default_slug = "pack_damaged"

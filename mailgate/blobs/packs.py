@@ -16,7 +16,8 @@ K3  Erasing may stop anywhere, at a power cut too, which may keep the cleared en
     again, all that lies between those that stay is cleared. Two may do it at once: whoever clears an entry looks at
     the table afterwards, and the last one sees it empty.
 K4  Else nothing in a pack ever changes, and no name is used again. Where a table is damaged such that erasing one
-    could take bytes of another, nothing is erased but the whole file, once all that is left in it is to go.
+    could take bytes of another, nothing is erased but the whole file, once all that is left in it is to go. Of blobs
+    that are known to stay the caller knows the lengths: where the table says otherwise, nothing goes at all.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from mailgate.clock import Instant
@@ -76,6 +77,11 @@ def members(pack: str) -> list[str]:
     return [pack + number for number in _NUMBERS]
 
 
+def span(pack: str) -> tuple[str, str]:
+    """The first and the last of them."""
+    return pack + _NUMBERS[0], pack + _NUMBERS[-1]
+
+
 def place_of(blob_id: str) -> tuple[str, int] | None:
     """The pack and the number in it of a blob that lies in one."""
     if len(blob_id) != _NAME + 2 or blob_id[0] not in _PLAIN or blob_id[_NAME:] not in _NUMBER_OF:
@@ -118,17 +124,27 @@ def living(descriptor: int) -> Iterator[int]:
     return (number for number, entry in enumerate(entries(descriptor)) if entry != _ERASED)
 
 
-def strike(descriptor: int, numbers: Collection[int]) -> tuple[set[int], bool]:
+def strike(
+    descriptor: int, numbers: Collection[int], staying: Mapping[int, int], header: bytes
+) -> tuple[set[int], bool]:
     """Erase these from the pack: those that were there, and whether nothing is left in it, so that the file may go.
 
-    If these are all that was left, only the file is to go. Raises as `entries`.
+    If these are all that was left, only the file is to go. `staying`: the lengths of others that are known to stay, and
+    that begin with `header`. Raises as `entries`; nothing was touched then.
     """
     before = entries(descriptor)
+    if any(number >= len(before) or before[number][1] != length for number, length in staying.items()):
+        raise DamagedPackError
     left = {number for number, entry in enumerate(before) if entry != _ERASED}
     there = left.intersection(numbers)
     if there == left:
         return there, True
-    for start, end in _between(before, numbers, os.fstat(descriptor).st_size):
+    between = _between(before, numbers, os.fstat(descriptor).st_size)
+    bounds = {bound for region in between for bound in region}
+    for start, length in (before[number] for number in staying):
+        if (start in bounds or start + length in bounds) and os.pread(descriptor, len(header), start) != header:
+            raise DamagedPackError
+    for start, end in between:
         _clear(descriptor, start, end)
     for number in there:
         entry = HEAD.size + ENTRY.size * number

@@ -33,7 +33,13 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 from mailgate.blobs import packs
 from mailgate.blobs.batch import BlobBatch, PackedBlobs, SingleBlobs
 from mailgate.blobs.disk import LocalDisk
-from mailgate.blobs.errors import BlobCorruptError, BlobMissingError, BlobStoreError, BlobTooLargeError
+from mailgate.blobs.errors import (
+    BlobCorruptError,
+    BlobMissingError,
+    BlobStoreError,
+    BlobTooLargeError,
+    PackDamagedError,
+)
 from mailgate.blobs.frames import FRAME_SIZE, HEADER, FrameReader, FrameWriter, open_blob, seal_blob
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import ConfigurationError
@@ -223,7 +229,7 @@ class BlobStore:
                 raise BlobStoreError(
                     f"blob {blob_id} can't be erased: it lies in a file that blobs share, on a local directory"
                 )
-            (outcome,) = await self._erase_local(self._disk, [blob_id])
+            (outcome,) = await self._erase_local(self._disk, [blob_id], {})
             if isinstance(outcome, BlobStoreError):
                 raise outcome
             return outcome
@@ -241,12 +247,17 @@ class BlobStore:
             self._disk.note(path)
         return Erased.gone
 
-    async def erase_many(self, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
+    async def erase_many(
+        self, blob_ids: list[str], beside: Mapping[str, int] | None = None
+    ) -> list[Erased | BlobStoreError]:
         """`erase` for a batch, outcomes in the same order; failures are returned, not raised, so that one does not
         hide others.
+
+        `beside`: the stored sizes of blobs that stay and may share files with these. Where a file tells something else
+        of one of them, nothing is erased in it (PackDamagedError).
         """
         if self._disk is not None:
-            return await self._erase_local(self._disk, blob_ids)
+            return await self._erase_local(self._disk, blob_ids, beside or {})
         at_once = asyncio.Semaphore(_ERASED_AT_ONCE)
         return await asyncio.gather(*(self._erase_caught(blob_id, at_once) for blob_id in blob_ids))
 
@@ -285,16 +296,6 @@ class BlobStore:
                             yield from self._members(self._disk, name, unreadable or _unheard)
                     elif _ID.fullmatch(name) and meta["path"] == _path(name):
                         yield name
-
-    def stored_sizes(self, pack: str) -> dict[str, int]:
-        """The blobs that this pack tells of and that begin where it says, with their stored sizes; none when it can't
-        be read, or is not there.
-        """
-        try:
-            sizes = {} if self._disk is None else self._disk.sizes(_place(pack), HEADER)
-        except (OSError, packs.DamagedPackError):
-            sizes = {}
-        return {packs.member(pack, number): size for number, size in sizes.items()}
 
     def remove_damaged(self, pack: str) -> bool:
         """Remove a pack to which nothing refers and whose table can't be understood: whether it went. Durable after the
@@ -354,9 +355,12 @@ class BlobStore:
         for number in numbers:
             yield packs.member(pack, number)
 
-    async def _erase_local(self, disk: LocalDisk, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
+    async def _erase_local(
+        self, disk: LocalDisk, blob_ids: list[str], beside: Mapping[str, int]
+    ) -> list[Erased | BlobStoreError]:
         """In threads of which each has folders of its own, and looks each up once."""
         members: dict[str, list[tuple[int, str]]] = {}
+        staying: dict[str, dict[int, int]] = {}
         singles: dict[str, str] = {}
         for blob_id in blob_ids:
             place = packs.place_of(blob_id)
@@ -364,6 +368,10 @@ class BlobStore:
                 singles[_path(blob_id)] = blob_id
             else:
                 members.setdefault(_place(place[0]), []).append((place[1], blob_id))
+        for blob_id, size in beside.items():
+            place = packs.place_of(blob_id)
+            if place is not None:
+                staying.setdefault(_place(place[0]), {})[place[1]] = size
         found: dict[str, Erased | BlobStoreError] = {}
 
         def unlink(paths: Sequence[str]) -> None:
@@ -374,7 +382,7 @@ class BlobStore:
 
         def strike(paths: Sequence[str]) -> None:
             for path in paths:
-                found.update(_struck(disk, path, members[path]))
+                found.update(_struck(disk, path, members[path], staying.get(path, {})))
 
         await asyncio.gather(
             *_shared(unlink, sorted(singles), _UNLINKED_ALONE), *_shared(strike, sorted(members), _UNLINKED_ALONE)
@@ -481,16 +489,18 @@ def _shared(work: Callable[[Sequence[str]], None], paths: Sequence[str], alone: 
     return [asyncio.to_thread(work, paths[start : start + share]) for start in range(0, len(paths), share)]
 
 
-def _struck(disk: LocalDisk, path: str, members: Sequence[tuple[int, str]]) -> dict[str, Erased | BlobStoreError]:
+def _struck(
+    disk: LocalDisk, path: str, members: Sequence[tuple[int, str]], staying: Mapping[int, int]
+) -> dict[str, Erased | BlobStoreError]:
     """Erase these from one pack; what became of each."""
     try:
-        there = disk.strike(path, [number for number, _ in members])
+        there = disk.strike(path, [number for number, _ in members], staying, HEADER)
     except OSError as error:
         return {blob_id: _outcome(blob_id, error) for _, blob_id in members}
     except packs.DamagedPackError:
         todo = f"put the file {path} back from a backup, or remove it if nothing in it can be read"
         why = f"can't be erased: the table of its pack is damaged; {todo}"
-        return {blob_id: BlobStoreError(f"blob {blob_id} {why}") for _, blob_id in members}
+        return {blob_id: PackDamagedError(f"blob {blob_id} {why}") for _, blob_id in members}
     return {blob_id: Erased.gone if number in there else Erased.missing for number, blob_id in members}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from mailgate.blobs.errors import BlobStoreError
@@ -18,8 +18,10 @@ _PARTS = 4
 class Objects(Protocol):
     """What the worker needs of a blob store."""
 
-    async def erase_many(self, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
-        """Remove objects; outcomes in the same order, failures returned."""
+    async def erase_many(self, blob_ids: list[str], beside: Mapping[str, int]) -> list[Erased | BlobStoreError]:
+        """Remove objects; outcomes in the same order, failures returned. `beside`: what stays near them, with its
+        sizes.
+        """
 
     def settle(self) -> None:
         """Make the removals durable; blocks. Raises BlobStoreError."""
@@ -73,7 +75,8 @@ class EraseWorker:
             raise
 
     async def _remove(self, part: Sequence[Queued]) -> list[Erased | BlobStoreError]:
-        outcomes = await self._objects.erase_many([item.blob_id for item in part])
+        beside = await self._erasures.beside(part)
+        outcomes = await self._objects.erase_many([item.blob_id for item in part], beside)
         try:
             await asyncio.to_thread(self._objects.settle)
         except BlobStoreError as error:

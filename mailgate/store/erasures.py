@@ -15,14 +15,17 @@ in `settle` that the entry is gone, and records nothing twice.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeAlias
 
 from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import SYSTEM
+from mailgate.blobs import place_of, span
 from mailgate.blobs.errors import BlobStoreError
 from mailgate.blobs.store import Erased
 from mailgate.clock import HOUR, MINUTE, SECOND, Instant
@@ -59,6 +62,12 @@ The condition on `blobs` is never false unless something is broken; then the cop
 (invariant R4).
 """
 _DUE_OF = {True: _DUE.format("?", "?"), False: _DUE.format("$1", "$2")}
+_BESIDE = {
+    True: "SELECT b.id, b.stored_size FROM json_each(?) s CROSS JOIN blobs b "
+    "ON b.id BETWEEN json_extract(s.value, '$[0]') AND json_extract(s.value, '$[1]')",
+    False: "SELECT b.id, b.stored_size FROM unnest(string_to_array($1, ','), string_to_array($2, ',')) s (low, high) "
+    "JOIN blobs b ON b.id BETWEEN s.low AND s.high",
+}
 _FORGET = {
     sqlite: f"DELETE FROM blob_erasures WHERE blob_id {AMONG[sqlite]} RETURNING blob_id"  # noqa: S608 - no values
     for sqlite in (True, False)
@@ -86,6 +95,17 @@ def pause(attempts: int) -> Instant:
     return min(_FIRST_PAUSE << min(attempts - 1, 20), _LONGEST_PAUSE)
 
 
+async def beside(conn: AsyncConnection, blob_ids: Collection[str], *, sqlite: bool) -> Mapping[str, int]:
+    """The blobs with a row that share files with these, with their stored sizes."""
+    packs = {place[0] for blob_id in blob_ids if (place := place_of(blob_id)) is not None}
+    if not packs:
+        return {}
+    spans = [span(pack) for pack in packs]
+    parameters = (json.dumps(spans),) if sqlite else tuple(",".join(ends) for ends in zip(*spans, strict=True))
+    (found,) = await in_turn(conn, [Step(_BESIDE[sqlite], parameters)], sqlite=sqlite)
+    return {row[0]: row[1] for row in found}
+
+
 class Erasures:
     """The queue, as one process works it off."""
 
@@ -111,6 +131,13 @@ class Erasures:
         async with self._db.read() as conn:
             (found,) = await in_turn(conn, [look], sqlite=self._db.sqlite)
         return [Queued(*row) for row in found]
+
+    async def beside(self, queued: Sequence[Queued]) -> Mapping[str, int]:
+        """The blobs that stay in the files that these share with others, with their stored sizes. One that is purged
+        since is still there: nobody else erases.
+        """
+        async with self._db.read() as conn:
+            return await beside(conn, [item.blob_id for item in queued], sqlite=self._db.sqlite)
 
     async def settle(self, queued: Sequence[Queued], outcomes: Sequence[Erased | BlobStoreError], now: Instant) -> int:
         """Record what became of them, in the same order; returns how many failed and will be tried again.

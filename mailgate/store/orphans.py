@@ -17,9 +17,10 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mailgate.blobs import BlobStore, BlobStoreError, Erased, UnreadablePack, made_at, members, place_of
+from mailgate.blobs import BlobStore, BlobStoreError, Erased, UnreadablePack, made_at, members
 from mailgate.clock import Instant
 from mailgate.store.database import Database
+from mailgate.store.erasures import beside
 from mailgate.store.schema import blob_erasures, blobs
 
 _log = structlog.get_logger("mailgate.orphans")
@@ -49,16 +50,8 @@ async def _sweep(db: Database, store: BlobStore, old: Sequence[str]) -> int:
         known = await _referred(conn, old)
         known.update((await conn.execute(select(_QUEUED).where(_QUEUED.in_(old)))).scalars())
         orphans = [blob_id for blob_id in old if blob_id not in known]
-        packs = {place[0] for blob_id in orphans if (place := place_of(blob_id)) is not None}
-        doubtful = {pack for pack in packs if await _hides(conn, store, pack)}
-    wanted = [blob_id for blob_id in orphans if (place := place_of(blob_id)) is None or place[0] not in doubtful]
-    for pack in sorted(doubtful):
-        _log.warning(
-            "orphans_kept",
-            pack=pack,
-            detail="rows refer to blobs of which this file tells something else: mailgate doctor --deep",
-        )
-    outcomes = await store.erase_many(wanted)
+        living = await beside(conn, orphans, sqlite=db.sqlite)
+    outcomes = await store.erase_many(orphans, living)
     for outcome in outcomes:
         if isinstance(outcome, BlobStoreError):
             _log.warning("orphan_not_swept", detail=outcome.detail)
@@ -76,14 +69,6 @@ async def _sweep_unreadable(db: Database, store: BlobStore, pack: UnreadablePack
     except BlobStoreError as error:
         _log.warning("orphan_not_swept", detail=error.detail)
         return 0
-
-
-async def _hides(conn: AsyncConnection, store: BlobStore, pack: str) -> bool:
-    """Whether rows refer to blobs of which this file tells something else, or nothing."""
-    column = blobs.c
-    rows = await conn.execute(select(column.id, column.stored_size).where(column.id.in_(members(pack))))
-    told = await asyncio.to_thread(store.stored_sizes, pack)
-    return any(told.get(blob_id) != size for blob_id, size in rows.all())
 
 
 _QUEUED = blob_erasures.c.blob_id

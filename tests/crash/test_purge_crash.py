@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,8 +196,8 @@ class CutStore:
     def __init__(self, real: BlobStore, erased: int) -> None:
         self._real, self._erased = real, erased
 
-    async def erase_many(self, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
-        await self._real.erase_many(blob_ids[: self._erased])
+    async def erase_many(self, blob_ids: list[str], beside: Mapping[str, int]) -> list[Erased | BlobStoreError]:
+        await self._real.erase_many(blob_ids[: self._erased], beside)
         raise CutError
 
     def settle(self) -> None:

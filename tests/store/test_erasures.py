@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
 
+from mailgate.blobs import packs
 from mailgate.blobs.errors import BlobStoreError
 from mailgate.blobs.store import BlobStore, Erased
 from mailgate.clock import DAY, HOUR, SECOND
 from mailgate.ids import new_id
 from mailgate.jobs.erase import EraseWorker
+from mailgate.store.check import doctor
 from mailgate.store.erasures import LEASE_TTL, Erasures, _Template, pause
 from mailgate.store.schema import blob_erasures
 from retention.ledger import leaves
@@ -79,7 +83,7 @@ class Failing:
     def __init__(self, real: BlobStore, broken: set[str], *, settles: bool = True) -> None:
         self.real, self.broken, self.settles = real, broken, settles
 
-    async def erase_many(self, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
+    async def erase_many(self, blob_ids: list[str], beside: Mapping[str, int]) -> list[Erased | BlobStoreError]:
         return [
             BlobStoreError("the disk is read-only") if id_ in self.broken else await self.real.erase(id_)
             for id_ in blob_ids
@@ -134,11 +138,11 @@ async def test_a_part_that_can_not_be_removed_does_not_lose_the_one_before(purgi
     parts: list[int] = []
 
     class Objects(Failing):
-        async def erase_many(self, blob_ids: list[str]) -> list[Erased | BlobStoreError]:
+        async def erase_many(self, blob_ids: list[str], beside: Mapping[str, int]) -> list[Erased | BlobStoreError]:
             parts.append(len(blob_ids))
             if len(parts) == 3:
                 raise DyingError
-            return await super().erase_many(blob_ids)
+            return await super().erase_many(blob_ids, beside)
 
     with pytest.raises(DyingError):
         await a_worker(purging, Objects(purging.store.blobs, set()), batch=2).work()
@@ -182,6 +186,36 @@ async def test_what_a_copy_refers_to_is_never_erased(purging: Purging) -> None:
     assert len(list(purging.store.blobs.list_ids())) == 1
     async with purging.store.db.write() as tx:
         await tx.conn.execute(text("DELETE FROM blob_erasures"))
+
+
+async def test_a_file_whose_table_is_wrong_loses_nothing_of_a_copy_that_stays(purging: Purging, tmp_path: Path) -> None:
+    """Its table says that the copy ends early, or is not there; what lay behind it is gone, what follows is to go."""
+    purging.builder.packed = True
+    home = await purging.builder.home()
+    ids = await purging.builder.copies(home, [Seed(NOW - age * DAY) for age in (1, 40, 29, 1)])
+    await purging.purge()
+    assert await a_worker(purging).work() == (1, 0)
+    (path,) = (path for path in (tmp_path / "blobs").rglob("*") if path.is_file())
+    good = path.read_bytes()
+    start, length = packs.ENTRY.unpack_from(good, packs.HEAD.size)
+    purging.now += 2 * DAY
+    await purging.purge(2)
+    assert await purging.ids() == {ids[0], ids[3]}
+    for number, lie in enumerate([(start, length - 40), (0, 0)], start=1):
+        path.write_bytes(good[: packs.HEAD.size] + packs.ENTRY.pack(*lie) + good[packs.HEAD.size + packs.ENTRY.size :])
+        damaged = path.read_bytes()
+        assert await a_worker(purging).work() == (0, 1)
+        assert path.read_bytes() == damaged
+        failed = (await told(purging, "erase.failed"))[-1]
+        assert (failed["attempt"], failed["error"]) == (number, "pack_damaged")
+        ((_, _, purging.now, why),) = await queue(purging)
+        assert f"put the file {path.parent.name}/{path.name} back from a backup" in str(why)
+        store = purging.store
+        findings = (await doctor(store.db, store.blobs, store.ring, deep=True)).findings
+        assert {f"{path.name}00" in found.detail for found in findings} == {True}
+    path.write_bytes(good)
+    assert await a_worker(purging).work() == (1, 0)
+    assert await queue(purging) == []
 
 
 async def test_the_queue_says_how_long_it_is(purging: Purging) -> None:

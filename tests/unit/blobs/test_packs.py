@@ -18,11 +18,13 @@ from mailgate.blobs import (
     BlobStore,
     BlobStoreError,
     Erased,
+    PackDamagedError,
     made_at,
     packs,
 )
 from mailgate.blobs import disk as disk_module
 from mailgate.blobs import store as store_module
+from mailgate.blobs.frames import HEADER
 from mailgate.clock import DAY
 from mailgate.ids import is_id, new_id
 
@@ -178,7 +180,7 @@ def test_many_erase_at_once(local: BlobStore, tmp_path: Path) -> None:
         def strike(first: int, path: str = path) -> set[int]:
             found: set[int] = set()
             for number in range(first, len(MAILS), 4):
-                found |= disk.strike(path, [number])
+                found |= disk.strike(path, [number], {}, b"")
             return found
 
         with ThreadPoolExecutor(4) as pool:
@@ -196,7 +198,7 @@ async def test_what_is_erased_while_it_is_read_is_missing(local: BlobStore) -> N
     def strike() -> None:
         local._range = real  # type: ignore[method-assign]
         assert local._disk is not None
-        local._disk.strike(store_module._place(ids[0][:24]), [0])
+        local._disk.strike(store_module._place(ids[0][:24]), [0], {}, b"")
 
     with pytest.raises(BlobMissingError):
         await anext(reading)
@@ -205,7 +207,7 @@ async def test_what_is_erased_while_it_is_read_is_missing(local: BlobStore) -> N
     def strike_second() -> None:
         local._range = real  # type: ignore[method-assign]
         assert local._disk is not None
-        local._disk.strike(store_module._place(ids[1][:24]), [1])
+        local._disk.strike(store_module._place(ids[1][:24]), [1], {}, b"")
 
     with pytest.raises(BlobMissingError):
         read(local, ids[1], MAILS[1])
@@ -247,6 +249,85 @@ async def test_an_entry_that_can_not_be_true_is_said_of_its_blob_alone(
     assert read(local, ids[2], MAILS[2]) == MAILS[2]
     assert await local.erase_many(ids) == [Erased.gone] * len(ids)  # the file goes as a whole
     assert files(tmp_path) == []
+
+
+LIES = {
+    "ends early": (4, lambda start, length: (start, length - 300), [5], [6]),
+    "ends early, before what is erased together": (4, lambda start, length: (start, length - 300), [], [5, 6]),
+    "begins late": (4, lambda start, length: (start + 300, length - 300), [3], [2]),
+    "lies behind": (4, lambda start, length: (start + 300, length), [3, 5], [2]),
+    "lies before": (4, lambda start, length: (start - 300, length), [3, 5], [6]),
+    "is not told of": (4, lambda _start, _length: (0, 0), [3], [5]),
+    "is not told of, nor anything else": (4, lambda _start, _length: (0, 0), [*range(4), *range(6, 40)], [5]),
+    "is said to be longer": (39, lambda start, length: (start, length + 1), [], [38]),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_a_table_that_lies_of_what_stays_takes_no_bytes_of_it(local: BlobStore, tmp_path: Path, lie: str) -> None:
+    """It may look right as a table: how long each is that stays, and that it stays, those know who have it."""
+    ids = put(local)
+    number, lying, before, wanted = LIES[lie]
+    (path,) = files(tmp_path)
+    with path.open("r+b") as file:
+        table = packs.entries(file.fileno())
+        gone = {*before, *wanted}
+        beside = {ids[each]: length for each, (_, length) in enumerate(table) if each not in gone}
+        if before:
+            await local.erase_many([ids[each] for each in before], beside)
+
+        def tell(start: int, length: int) -> None:
+            os.pwrite(file.fileno(), packs.ENTRY.pack(start, length), packs.HEAD.size + packs.ENTRY.size * number)
+
+        tell(*lying(*table[number]))
+        damaged = path.read_bytes()
+        outcomes = await local.erase_many([ids[each] for each in wanted], beside)
+        assert [type(outcome) for outcome in outcomes] == [PackDamagedError] * len(wanted)
+        assert "the table of its pack is damaged" in str(outcomes[0])
+        assert path.read_bytes() == damaged
+        tell(*table[number])  # a person brings the table back
+    assert await local.erase_many([ids[each] for each in wanted], beside) == [Erased.gone] * len(wanted)
+    assert read(local, ids[number], MAILS[number]) == MAILS[number]
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.sets(st.integers(0, 5), max_size=3),
+    st.integers(0, 5),
+    st.one_of(
+        st.just((0, 0)),
+        st.tuples(st.integers(-60, 60), st.integers(-60, 60)),
+        st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**32 - 1)),
+    ),
+    st.sets(st.integers(0, 5), min_size=1, max_size=3),
+)
+def test_whatever_an_entry_says_of_what_stays_it_stays_whole(
+    tmp_path: Path, erased: set[int], damaged: int, entry: tuple[int, int], numbers: set[int]
+) -> None:
+    """`entry`: by how much it is off, or what it says."""
+    path = tmp_path / "pack"
+    few = [HEADER + b"%d" % number * (20 + 7 * number) for number in range(6)]
+    path.write_bytes(packs.pack_of(few))
+    staying = {number: len(few[number]) for number in range(6) if number not in erased | numbers}
+    with path.open("r+b") as file:
+        table = packs.entries(file.fileno())
+        if erased and packs.strike(file.fileno(), erased, staying, HEADER)[1]:
+            return
+        start, length = table[damaged]
+        if damaged in erased or entry == (0, 0) or max(entry) > 60:
+            lie = entry if min(entry) >= 0 else (0, 0)
+        else:
+            lie = max(start + entry[0], 0), max(length + entry[1], 0)
+        os.pwrite(file.fileno(), packs.ENTRY.pack(*lie), packs.HEAD.size + packs.ENTRY.size * damaged)
+        try:
+            _, empty = packs.strike(file.fileno(), numbers, staying, HEADER)
+        except packs.DamagedPackError:
+            empty = False
+        assert not (empty and staying)
+    after = path.read_bytes()
+    for number in staying:
+        start, length = table[number]
+        assert after[start : start + length] == few[number]
 
 
 async def test_more_entries_than_there_are_ids_is_a_damaged_table(local: BlobStore, tmp_path: Path) -> None:
@@ -387,7 +468,7 @@ def test_a_pack_is_what_a_dictionary_is(tmp_path: Path, blobs: list[bytes], stri
     descriptor = os.open(path, os.O_RDWR)
     try:
         for numbers in strikes:
-            there, empty = packs.strike(descriptor, numbers)
+            there, empty = packs.strike(descriptor, numbers, {}, b"")
             assert there == numbers & model.keys()
             for number in there:
                 del model[number]
@@ -427,7 +508,7 @@ def test_whatever_an_entry_says_only_what_is_erased_loses_bytes(
         if not holes:
             patch.setattr(packs, "_punch", packs._no_punch)
         try:
-            there, empty = packs.strike(file.fileno(), numbers)
+            there, empty = packs.strike(file.fileno(), numbers, {}, b"")
         except packs.DamagedPackError:
             there, empty = set(), False
     after = path.read_bytes()
