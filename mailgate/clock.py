@@ -36,6 +36,13 @@ def monotonic_s() -> float:
     return time.monotonic()
 
 
+def is_over(until_at: Instant, now: Instant, longest: Instant) -> bool:
+    """Whether a pause until then is over, of a kind of which none is longer than `longest`. One that would be, from now
+    on, was made before the clock was set back: who waited for its end might wait for years.
+    """
+    return not now < until_at <= now + longest
+
+
 def to_datetime(at: Instant) -> datetime:
     """The instant as an aware datetime in UTC. Exact to the microsecond; raises OverflowError outside years 1 to
     9999.

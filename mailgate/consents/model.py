@@ -16,7 +16,7 @@ from typing import Any, Final
 from connectors.errors import clean_text
 from connectors.model import PasswordAuth
 from connectors.oauth.model import Tokens
-from mailgate.clock import MINUTE, SECOND, Instant
+from mailgate.clock import HOUR, MINUTE, SECOND, Instant, is_over
 
 CLAIM: Final[Instant] = 60 * SECOND
 """How long one process may ask a provider while the others wait; longer than `oauth.timeout_s` may be."""
@@ -24,6 +24,8 @@ FLOW_LIFE: Final[Instant] = 15 * MINUTE
 """How long a person may take from the link to the consent."""
 FIRST_PAUSE: Final[Instant] = 5 * SECOND
 LONGEST_PAUSE: Final[Instant] = 15 * MINUTE
+LONGEST_ASKED: Final[Instant] = 6 * HOUR
+"""The longest pause that a provider is granted: what asks for more is a mistake or malice."""
 MOST_REFRESH_TOKENS: Final = 4
 
 
@@ -116,8 +118,12 @@ class Consent:
         token = self.kept.access
         if token is None or token == refused:
             return None
-        ripe = now >= self.renew_at and now >= self.retry_at
+        ripe = now >= self.renew_at and self.may_be_asked(now)
         return token if now < self.expires_at and not ripe else None
+
+    def may_be_asked(self, now: Instant) -> bool:
+        """Whether its provider may be asked: no pause after a failure holds."""
+        return is_over(self.retry_at, now, LONGEST_ASKED)
 
 
 def renewal(now: Instant, expires_at: Instant, ahead: Instant) -> Instant:
@@ -130,7 +136,7 @@ def pause(failures: int, asked: Instant | None, spread: int) -> Instant:
     `spread` is any number that differs between mailboxes, so that they do not come back together.
     """
     base = min(FIRST_PAUSE << min(failures - 1, 12), LONGEST_PAUSE)
-    return max(base + base // 5 * (spread % 101) // 100, asked or 0)
+    return min(max(base + base // 5 * (spread % 101) // 100, asked or 0), LONGEST_ASKED)
 
 
 def lapse_reason(provider: str, why: str) -> str:

@@ -1,27 +1,35 @@
 """Ticks. The scheduler decides nothing and remembers nothing: it wakes workers, and what is due stands in the database.
 
 A tick that was missed (the machine slept, the loop was busy) happens once, late, instead of never: misfires coalesce
-and have no time limit. Two processes may tick at the same time; leases and claims in the database decide who works.
+and have no time limit. The scheduler goes by the machine's time: when that is set back, so are the ticks, which would
+else stand still until it has caught up. Two processes may tick at the same time; leases and claims in the database
+decide who works.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, timedelta
+from typing import Final
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from mailgate.actors import SCHEDULE
-from mailgate.clock import Clock
+from mailgate.clock import SECOND, Clock, Instant, monotonic_s, system_clock
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.worker import Worker
 from mailgate.store.plan_watch import PlanWatch
 from mailgate.store.retention import RetentionService
 
 _log = structlog.get_logger("mailgate.jobs")
+
+_WATCH_S: Final = 5.0
+_NOTICED: Final[Instant] = SECOND
+"""A clock that is set back by less makes ticks come late by less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,7 @@ class Jobs:
         self._scheduler = AsyncIOScheduler(
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
+        self._watching: asyncio.Task[None] | None = None
         retention.on_requested = self._workers["runs"].wake
         retention.on_purged = self._workers["erase"].wake
 
@@ -117,6 +126,7 @@ class Jobs:
                 worker.wake, IntervalTrigger(seconds=getattr(self._intervals, name), timezone=UTC), id=name, name=name
             )
         self._scheduler.start()
+        self._watching = asyncio.create_task(self._watch_clock(), name="clock watch")
         for name in ("clock", "runs", "erase", "plans", "notices", "prune", "alarms", "sample"):
             self._workers[name].wake()
 
@@ -124,12 +134,27 @@ class Jobs:
         """End. A purge is cut between two batches or inside one, which is rolled back; the next start finishes it."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
         for worker in self._workers.values():
             await worker.stop()
 
     def wake(self, name: str) -> None:
         """Do this worker's work now; its name is an attribute of Intervals."""
         self._workers[name].wake()
+
+    async def _watch_clock(self) -> None:
+        """Set the ticks back with the machine's time."""
+        before = _ahead()
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            now = _ahead()
+            if now < before - _NOTICED:
+                _log.warning("clock_set_back", seconds=(before - now) // SECOND)
+                for job in self._scheduler.get_jobs():
+                    job.modify(next_run_time=job.next_run_time - timedelta(microseconds=before - now))
+            before = now
 
     async def _queue_purge(self) -> None:
         await self._retention.request_run(actor=SCHEDULE, trigger="schedule")
@@ -161,3 +186,8 @@ class Jobs:
         fault = await self._retention.note_time(self._clock())
         if fault is not None:
             self._workers["alarms"].wake()
+
+
+def _ahead() -> Instant:
+    """How far the machine's time is ahead of the clock that nobody sets."""
+    return system_clock() - round(monotonic_s() * SECOND)

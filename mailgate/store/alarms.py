@@ -33,6 +33,7 @@ from mailgate.clock import Instant
 from mailgate.ids import new_id
 from mailgate.store import leftovers, purge_lease, raised, runs
 from mailgate.store.database import Database
+from mailgate.store.leases import living
 from mailgate.store.log_reading import LogReader
 from mailgate.store.outages import OUTAGES
 from mailgate.store.overview import unwritable
@@ -274,7 +275,7 @@ async def _runs(conn: AsyncConnection) -> tuple[Instant | None, dict[str, str]]:
 async def _cut_since(conn: AsyncConnection, now: Instant) -> Instant | None:
     """When the purge began that is under way by its record, and that nobody has the lease for."""
     lease = leases.c
-    held = select(lease.name).where(lease.name == purge_lease.NAME, lease.expires_at > now)
+    held = select(lease.name).where(lease.name == purge_lease.NAME, living(now))
     row = await runs.oldest(conn, runs.PURGE, runs.RUNNING)
     return None if row is None or (await conn.execute(held)).first() is not None else row.started_at
 

@@ -18,10 +18,11 @@ from sqlalchemy import Row, delete, select, update
 
 from connectors.oauth.model import Tokens
 from mailgate.clock import Instant
-from mailgate.consents.model import CLAIM, Consent, Given, Kept, lapse_reason
+from mailgate.consents.model import CLAIM, LONGEST_ASKED, Consent, Given, Kept, lapse_reason
 from mailgate.keys import KeyRing
 from mailgate.keys.tenant import TenantKeys
 from mailgate.store.database import Database
+from mailgate.store.pauses import over
 from mailgate.store.schema import consents, mailboxes, tenants
 from mailgate.store.transaction import Transaction
 from mailgate.sync.state import MailboxState
@@ -112,7 +113,7 @@ class Consents:
             .where(
                 _C.lapsed_at.is_(None),
                 _C.renew_at <= now,
-                _C.retry_at <= now,
+                over(_C.retry_at, now, LONGEST_ASKED),
                 mailboxes.c.enabled,
                 mailboxes.c.removed_at.is_(None),
                 mailboxes.c.state != MailboxState.NOT_ENTITLED.value,
@@ -125,8 +126,8 @@ class Consents:
 
     async def claim(self, consent: Consent, by: str, now: Instant) -> bool:
         """Take the right to ask the provider with these tokens. False: another has it, or they are not the last."""
-        free = (_C.claimed_until_at <= now) | (_C.claimed_until_at > now + CLAIM)  # the clock was set back
         mine = (_C.mailbox_id == consent.mailbox_id) & (_C.version == consent.version) & _C.lapsed_at.is_(None)
+        free = over(_C.claimed_until_at, now, CLAIM)
         take = update(consents).where(mine, free).values(claimed_by=by, claimed_until_at=now + CLAIM)
 
         async def work(tx: Transaction) -> bool:

@@ -53,15 +53,17 @@ _Q = blob_erasures.c
 _DUE = """
 SELECT q.blob_id, q.tenant_id, t.ref, q.item_ref, q.run_id, q.stored_size, q.attempts
 FROM blob_erasures q LEFT JOIN tenants t ON t.id = q.tenant_id
-WHERE q.next_at <= {0} AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.id = q.blob_id)
-ORDER BY q.next_at, q.blob_id LIMIT {1}
+WHERE (q.next_at <= {0} OR q.next_at > {1}) AND NOT EXISTS (SELECT 1 FROM blobs b WHERE b.id = q.blob_id)
+ORDER BY q.next_at, q.blob_id LIMIT {2}
 """
-"""Those that share a file come together: then removing them is one call.
+"""What waits for longer than any does was put off before the clock was set back (`mailgate.clock.is_over`).
+
+Those that share a file come together: then removing them is one call.
 
 The condition on `blobs` is never false unless something is broken; then the copy counts for more than the queue
 (invariant R4).
 """
-_DUE_OF = {True: _DUE.format("?", "?"), False: _DUE.format("$1", "$2")}
+_DUE_OF = {True: _DUE.format("?", "?", "?"), False: _DUE.format("$1", "$2", "$3")}
 _BESIDE = {
     True: "SELECT b.id, b.stored_size FROM json_each(?) s CROSS JOIN blobs b "
     "ON b.id BETWEEN json_extract(s.value, '$[0]') AND json_extract(s.value, '$[1]')",
@@ -127,7 +129,7 @@ class Erasures:
 
     async def due(self, now: Instant, limit: int = BATCH) -> list[Queued]:
         """Entries whose time has come, the longest waiting first."""
-        look = Step(_DUE_OF[self._db.sqlite], (now, limit))
+        look = Step(_DUE_OF[self._db.sqlite], (now, now + _LONGEST_PAUSE, limit))
         async with self._db.read() as conn:
             (found,) = await in_turn(conn, [look], sqlite=self._db.sqlite)
         return [Queued(*row) for row in found]

@@ -112,7 +112,7 @@ class Publisher:
         Writes nothing, not even the lease, when nothing waits or another process has the lease.
         """
         lease = leases_table.c
-        others = select(lease.owner).where(lease.name == LEASE, lease.owner != self._owner, lease.expires_at > now)
+        others = select(lease.owner).where(lease.name == LEASE, lease.owner != self._owner, leases.living(now))
         async with self._db.read() as conn:
             if (await conn.execute(select(_E.seq).where(_E.position.is_(None)).limit(1))).first() is None:
                 return 0

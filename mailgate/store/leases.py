@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import bindparam, case, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from mailgate.clock import Instant
+from mailgate.clock import DAY, Instant
 from mailgate.errors import ConflictError
 from mailgate.store.database import Database
 from mailgate.store.schema import leases
 from mailgate.store.transaction import Transaction
+
+LONGEST: Instant = 30 * DAY
+"""No lease is taken for longer (the longest is one that outlasts the sending of a very large message over a very slow
+line): one that reaches farther was taken before the clock was set back, and holds nobody up.
+"""
 
 _HELD = (
     select(leases.c.owner, leases.c.fence, leases.c.expires_at)
@@ -38,7 +43,7 @@ def _acquiring(insert: postgresql.Insert | sqlite.Insert) -> Any:
                 "fence": leases.c.fence + case((mine, 0), else_=1),
                 "expires_at": bindparam("until"),
             },
-            where=mine | (leases.c.expires_at <= bindparam("at")),
+            where=mine | (leases.c.expires_at <= bindparam("at")) | (leases.c.expires_at > bindparam("farthest")),
         )
         .returning(leases.c.fence)
     )
@@ -46,6 +51,11 @@ def _acquiring(insert: postgresql.Insert | sqlite.Insert) -> Any:
 
 # Made once, for each database: every mailbox asks for its lease at the start.
 _ACQUIRE = {True: _acquiring(sqlite.insert(leases)), False: _acquiring(postgresql.insert(leases))}
+
+
+def living(now: Instant) -> ColumnElement[bool]:
+    """Whether somebody has the lease."""
+    return and_(leases.c.expires_at > now, leases.c.expires_at <= now + LONGEST)
 
 
 class LeaseLostError(ConflictError):
@@ -67,7 +77,7 @@ async def acquire(db: Database, name: str, owner: str, ttl: Instant, now: Instan
 
 async def acquire_in(tx: Transaction, name: str, owner: str, ttl: Instant, now: Instant) -> int | None:
     """`acquire` inside a transaction."""
-    wanted = {"lease": name, "process": owner, "until": now + ttl, "at": now}
+    wanted = {"lease": name, "process": owner, "until": now + ttl, "at": now, "farthest": now + LONGEST}
     fence: int | None = (await tx.conn.execute(_ACQUIRE[tx.sqlite], wanted)).scalar_one_or_none()
     return fence
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import delete, select, update
 
-from mailgate.clock import DAY, MINUTE, SECOND, Instant
+from mailgate.clock import DAY, MINUTE, SECOND, Instant, is_over
 from mailgate.store.database import Database
 from mailgate.store.schema import sign_in_failures
 from mailgate.store.transaction import Transaction
@@ -50,7 +50,7 @@ async def attempt(db: Database, by: Sequence[Counted], now: Instant) -> Instant 
             query = select(sign_in_failures).where(_F.key == counted.key).with_for_update()
             known[counted.key] = (await tx.conn.execute(query)).one()
         until = max((row.blocked_until_at for row in known.values()), default=0)
-        if until > now:
+        if not is_over(until, now, LONGEST_PAUSE):
             return int(until)
         for counted in by:
             row = known[counted.key]

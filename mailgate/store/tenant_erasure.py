@@ -392,9 +392,7 @@ async def _cut_off(tx: Transaction, tenant_id: str, now: Instant) -> None:
 
 async def _sending(tx: Transaction, tenant_id: str, now: Instant) -> bool:
     """Whether a living process is handing something of the tenant to a mail server."""
-    alive = exists().where(
-        leases_table.c.name == literal(SENDER) + submissions.c.claimed_by, leases_table.c.expires_at > now
-    )
+    alive = exists().where(leases_table.c.name == literal(SENDER) + submissions.c.claimed_by, leases.living(now))
     query = select(submissions.c.id).where(
         submissions.c.tenant_id == tenant_id, submissions.c.state == "sending", alive
     )

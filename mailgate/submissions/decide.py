@@ -24,6 +24,8 @@ from mailgate.submissions.model import Recipient, RecipientState, SubmissionStat
 FIRST_PAUSE: Final[Instant] = MINUTE
 LONGEST_PAUSE: Final[Instant] = HOUR
 LOGIN_PAUSE: Final[Instant] = HOUR
+LONGEST_ASKED: Final[Instant] = 6 * HOUR
+"""The longest pause that a server is granted, and so the longest of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def verdict(
     if any(recipient.state is RecipientState.UNCERTAIN for recipient in after):
         return Verdict(SubmissionState.UNCERTAIN, after, newly, code=code, text=text)
     if waiting(after):
-        wait = LOGIN_PAUSE if outcome.login else max(pause(attempts, spread), outcome.pause or 0)
+        wait = LOGIN_PAUSE if outcome.login else max(pause(attempts, spread), min(outcome.pause or 0, LONGEST_ASKED))
         if now + wait < give_up_at:
             return Verdict(SubmissionState.QUEUED, after, newly, now + wait, code, text)
         after = give_up(after)

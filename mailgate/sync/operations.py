@@ -15,9 +15,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from mailgate.clock import Instant
+from mailgate.clock import DAY, Instant
+
+LONGEST_PAUSE: Final[Instant] = DAY
+"""Between two attempts to bring one: no setting and no server makes it longer."""
 
 
 class OperationKind(StrEnum):

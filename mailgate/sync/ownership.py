@@ -33,7 +33,7 @@ class Lease:
     def __init__(self, leases: Leases, owner: Owner) -> None:
         self.owner = owner
         self._leases = leases
-        self._until_at = 0
+        self._at = self._until_at = 0
         self._until_s = self._needed_until_s = 0.0
 
     @property
@@ -43,11 +43,14 @@ class Lease:
 
     def set(self, at: Instant, at_s: float, ttl_s: float) -> None:
         """It stands for `ttl_s` seconds from `at`, which was read with `at_s` before the database was asked."""
-        self._until_at, self._until_s = at + round(ttl_s * SECOND), at_s + ttl_s
+        self._at, self._until_at, self._until_s = at, at + round(ttl_s * SECOND), at_s + ttl_s
 
     def lasts(self, seconds: float) -> bool:
-        """Whether it lasts that long from now, as far as this process knows."""
-        return monotonic_s() + seconds < self._until_s and self._leases.clock() + seconds * SECOND < self._until_at
+        """Whether it lasts that long from now, as far as this process knows. Not if the clock was set back meanwhile:
+        others may take it for nobody's then.
+        """
+        now = self._leases.clock()
+        return monotonic_s() + seconds < self._until_s and self._at <= now < self._until_at - seconds * SECOND
 
     async def hold(self, seconds: float) -> None:
         """See that it lasts so long and a margin. Raises OwnershipLostError when it is lost or can't be made to."""

@@ -153,7 +153,7 @@ class AccessTokens:
             now = self._clock()
             if consent.access(now, refused) is not None:
                 return consent
-            if now < consent.retry_at:
+            if not consent.may_be_asked(now):
                 wait_s = (consent.retry_at - now) / SECOND
                 raise TokenEndpointError(consent.last_error or "the provider gives no tokens now", retry_after_s=wait_s)
             if not await self._consents.claim(consent, self._owner, now):

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from mailgate.clock import Instant
+from mailgate.clock import Instant, is_over
 from mailgate.webhooks.retries import LONGEST_ASKED
 
 T = TypeVar("T")
@@ -59,10 +59,8 @@ class Behind:
 
 
 def is_due(state: Behind, now: Instant) -> bool:
-    """Whether the lane may be tried again. A pause that would be longer than any is one of a clock that was put back
-    since: waiting for it might take years.
-    """
-    return state.next_at <= now or state.next_at > now + LONGEST_PAUSE
+    """Whether the lane may be tried again."""
+    return is_over(state.next_at, now, LONGEST_PAUSE)
 
 
 class Window(Generic[T]):

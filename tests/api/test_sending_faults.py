@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from mailgate.actors import SCHEDULE
-from mailgate.clock import DAY, HOUR, MINUTE, SECOND
+from mailgate.clock import DAY, HOUR, MINUTE, SECOND, to_rfc3339
 from mailgate.errors import ConflictError
 from mailgate.jobs.send import LEASE
 from mailgate.store.prune import UNSENT_BYTES_KEPT, prune
@@ -51,6 +51,31 @@ async def test_what_is_put_off_is_sent_later_once(acme: Office, step: str, answe
     after = await acme.get(made["id"])
     assert (after["state"], after["attempts"]) == ("sent", 2)
     assert recipients_of(acme.server.received) == [BOB]
+
+
+@pytest.mark.parametrize("answer", ["421 4.3.2 closing", "535 5.7.8 no"])
+async def test_a_clock_that_is_set_back_puts_nothing_off(acme: Office, answer: str) -> None:
+    clock = acme.gateway.clock
+    clock.forward(400 * DAY)
+    acme.server.script["mail" if answer < "5" else "auth"] = [answer, ""]
+    made = await acme.send()
+    assert (made["state"], made["attempts"]) == ("queued", 1)
+    waiting = await acme.submit()  # not tried yet
+    clock.forward(-400 * DAY)
+    for _ in range(2):  # one at a time for a mailbox
+        await acme.work()
+    assert [(await acme.get(each["id"]))["state"] for each in (made, waiting)] == ["sent", "sent"]
+
+
+async def test_what_a_client_put_off_is_sent_then_whatever_the_clock_said(acme: Office) -> None:
+    clock = acme.gateway.clock
+    made = await acme.submit(send_at=to_rfc3339(clock() + DAY))
+    clock.forward(-400 * DAY)
+    await acme.work()
+    assert (await acme.get(made["id"]))["state"] == "queued"
+    clock.forward(402 * DAY)
+    await acme.work()
+    assert (await acme.get(made["id"]))["state"] == "sent"
 
 
 @pytest.mark.parametrize("step", ["mail", "rcpt", "data", "content"])

@@ -96,6 +96,16 @@ async def test_attempts_are_slowed_down_by_name(gateway: Gateway) -> None:
     await Person(gateway).sign_in()
 
 
+async def test_a_clock_that_is_set_back_keeps_nobody_out(gateway: Gateway) -> None:
+    await add(gateway)
+    gateway.clock.forward(400 * DAY)
+    for _ in range(6):
+        await Person(gateway).try_to_sign_in("wrong")
+    assert (await Person(gateway).try_to_sign_in()).status_code == 429
+    gateway.clock.forward(-400 * DAY)
+    await Person(gateway).sign_in()
+
+
 async def test_attempts_are_slowed_down_by_address_whatever_the_names(gateway: Gateway) -> None:
     await add(gateway)
     for n in range(21):

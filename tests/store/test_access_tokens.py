@@ -10,8 +10,8 @@ from sqlalchemy import select
 from connectors.errors import AuthError, NetworkError
 from connectors.model import BearerAuth
 from connectors.oauth.errors import TokenEndpointError
-from mailgate.clock import HOUR, MINUTE, SECOND
-from mailgate.consents.model import pause, renewal
+from mailgate.clock import DAY, HOUR, MINUTE, SECOND
+from mailgate.consents.model import LONGEST_ASKED, pause, renewal
 from mailgate.store.schema import consents
 from tests.authserver import SLOW
 from tests.store.conftest import NOW
@@ -110,6 +110,21 @@ async def test_trouble_at_the_provider_disables_nothing(world: World, fault: int
     world.time.at += MINUTE
     assert world.server.is_good(USER, (await world.bearer()).token)
     assert await world.box() == before
+
+
+async def test_a_clock_that_is_set_back_leaves_no_provider_alone_for_years(world: World) -> None:
+    world.time.at += 400 * DAY
+    world.server.faults = [503]
+    with pytest.raises(TokenEndpointError):
+        await world.bearer()
+    world.time.at -= 400 * DAY
+    await world.first.renew_due()
+    assert world.server.is_good(USER, (await world.bearer()).token)
+    assert len(world.server.asked) == 2
+
+
+def test_no_provider_puts_itself_off_for_long() -> None:
+    assert pause(1, 400 * DAY, 0) == LONGEST_ASKED
 
 
 async def test_a_provider_that_is_slow_holds_nobody_up_for_ever(world: World) -> None:

@@ -113,6 +113,14 @@ async def test_a_failure_is_logged_and_tried_again_with_growing_pauses(purging: 
     assert await queue(purging) == []
 
 
+async def test_a_clock_that_is_set_back_puts_nothing_off(purging: Purging) -> None:
+    (id_,) = await purged(purging, 1)
+    purging.now = NOW + 400 * DAY
+    assert await a_worker(purging, Failing(purging.store.blobs, {id_})).work() == (0, 1)
+    purging.now = NOW
+    assert await a_worker(purging).work() == (1, 0)
+
+
 def test_pauses_double_up_to_six_hours() -> None:
     assert [pause(attempt) // SECOND for attempt in (1, 2, 3, 4)] == [10, 20, 40, 80]
     assert pause(13) == pause(10_000) == 6 * HOUR

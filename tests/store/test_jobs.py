@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from mailgate.actors import COMMAND
-from mailgate.clock import DAY
+from mailgate.clock import DAY, system_clock
+from mailgate.jobs import scheduler
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.scheduler import Intervals, Jobs
+from mailgate.jobs.worker import Worker
 from mailgate.store.erasures import Erasures
 from mailgate.store.plan_watch import PlanWatch
 from mailgate.store.retention import RetentionService
@@ -145,6 +148,32 @@ async def test_ticks_that_were_missed_coalesce_and_never_vanish(background: Back
     assert {job.id for job in found} == set(Intervals.__dataclass_fields__)
     assert all((job.coalesce, job.misfire_grace_time, job.max_instances) == (True, None, 1) for job in found)
     assert background.jobs._scheduler.timezone is UTC
+
+
+async def test_ticks_go_on_when_the_clock_is_set_back(background: Background, monkeypatch: pytest.MonkeyPatch) -> None:
+    background.jobs._intervals = Intervals(**dict.fromkeys(Intervals.__dataclass_fields__, 1))
+    monkeypatch.setattr(scheduler, "_WATCH_S", 0.05)
+    wakings: Counter[str] = Counter()
+    again = asyncio.Event()
+
+    def count(worker: Worker) -> None:
+        wakings[worker.name] += 1
+        if len(wakings) == len(Intervals.__dataclass_fields__) and min(wakings.values()) >= 2:
+            again.set()
+
+    class SetBack(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Any:
+            return datetime.now(tz) - timedelta(days=366)
+
+    monkeypatch.setattr(Worker, "wake", count)
+    background.jobs.start()
+    await asyncio.wait_for(again.wait(), 30)
+    monkeypatch.setattr("apscheduler.schedulers.base.datetime", SetBack)
+    monkeypatch.setattr(scheduler, "system_clock", lambda: system_clock() - 366 * DAY)
+    wakings.clear()
+    again.clear()
+    await asyncio.wait_for(again.wait(), 30)
 
 
 async def test_the_latest_time_is_recorded(background: Background) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from mailgate.actors import SYSTEM
-from mailgate.clock import SECOND
+from mailgate.clock import DAY, SECOND
 from mailgate.store import leases, tenants
 from mailgate.store.fenced import LEASE_PREFIX
 from mailgate.store.leases import LeaseLostError
@@ -53,6 +53,16 @@ async def test_an_owner_whose_time_ran_out_may_not_write(store: Store) -> None:
     with pytest.raises(LeaseLostError):
         async with store.db.write() as tx:
             await leases.require(tx, "m", "a", 1, NOW + TTL)
+
+
+async def test_one_of_a_time_that_never_was_holds_nobody_up(store: Store) -> None:
+    """The clock was ahead when somebody took it, and was set back."""
+    ahead = NOW + 400 * DAY
+    assert await leases.acquire(store.db, "m", "a", TTL, ahead) == 1
+    assert await leases.acquire(store.db, "m", "b", TTL, NOW) == 2
+    assert not await leases.renew(store.db, "m", "a", 1, TTL, NOW)
+    assert await leases.acquire(store.db, "long", "a", leases.LONGEST, NOW + SECOND) == 1
+    assert await leases.acquire(store.db, "long", "b", TTL, NOW + SECOND) is None
 
 
 async def test_a_mailbox_is_connected_beside_many_that_are_owned(store: Store) -> None:

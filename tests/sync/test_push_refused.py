@@ -336,6 +336,19 @@ async def test_what_broke_at_the_server_is_tried_again(crm: Crm, account: Memory
     assert await agrees(crm)
 
 
+async def test_a_pause_does_not_wait_out_a_clock_that_is_set_back(crm: Crm, account: MemoryAccount) -> None:
+    crm.engine.clock.advance(400 * 86_400)
+    await crm.move(1, "Archive")
+    account.faults.refusals["MOVE"] = "INUSE"
+    await crm.engine.sync()
+    assert (await crm.operations())[0].attempts == 1
+    del account.faults.refusals["MOVE"]
+    crm.engine.clock.advance(-400 * 86_400)
+    await crm.engine.sync()
+    assert await crm.states() == ["applied"]
+    assert await agrees(crm)
+
+
 async def test_a_pause_is_kept(crm: Crm, account: MemoryAccount) -> None:
     await crm.move(1, "Archive")
     account.faults.refusals["MOVE"] = "LIMIT"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mailgate.clock import DAY, HOUR, from_rfc3339, to_rfc3339
+from mailgate.clock import DAY, HOUR, from_rfc3339, is_over, to_rfc3339
 
 START = 19_723 * DAY  # 2024-01-01
 
@@ -56,3 +56,11 @@ def test_other_forms_are_refused_with_an_example(text: str) -> None:
 def test_days_and_hours_that_do_not_exist_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"month|day|hour"):
         from_rfc3339(text)
+
+
+@pytest.mark.parametrize(
+    ("until_at", "over"),
+    [(0, True), (START, True), (START + 1, False), (START + HOUR, False), (START + HOUR + 1, True), (9 * START, True)],
+)
+def test_a_pause_longer_than_any_is_over(until_at: int, over: bool) -> None:
+    assert is_over(until_at, START, HOUR) is over

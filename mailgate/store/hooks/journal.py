@@ -97,7 +97,7 @@ class Journal:
         """
 
         lease = leases_table.c
-        others = select(lease.owner).where(lease.name == LEASE, lease.owner != self._owner, lease.expires_at > now)
+        others = select(lease.owner).where(lease.name == LEASE, lease.owner != self._owner, leases.living(now))
         async with self._db.read() as conn:  # who does not deliver writes nothing
             if (await conn.execute(others)).first() is not None:
                 self._fence = None

@@ -21,11 +21,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, delete, exists, func, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
-from mailgate.clock import DAY, MINUTE, Instant
+from mailgate.clock import DAY, HOUR, MINUTE, Instant
 from mailgate.errors import ConflictError, MailgateError, NotFoundError
 from mailgate.keys import KeyRing
 from mailgate.store import leases
 from mailgate.store.database import Database
+from mailgate.store.pauses import over
 from mailgate.store.schema import blobs, mailboxes, message_links, messages, submissions
 from mailgate.store.schema import leases as leases_table
 from mailgate.store.sending.allowance import Allowance
@@ -122,7 +123,7 @@ class SendQueue:
             o.mailbox_id == _S.mailbox_id,
             o.state == SubmissionState.QUEUED.value,
             o.code == LOGIN_REFUSED,
-            o.next_at > now,
+            ~over(o.next_at, now, decide.LONGEST_ASKED),
             o.config_version == _B.config_version,
         )
         changed = (_S.code == LOGIN_REFUSED) & _S.config_version.is_distinct_from(_B.config_version)
@@ -131,7 +132,7 @@ class SendQueue:
         found = (
             select(_S.id, _S.tenant_id, _S.mailbox_id, _S.next_at, host.label("host"), first)
             .join(mailboxes, _B.id == _S.mailbox_id)
-            .where(_S.state == SubmissionState.QUEUED.value, or_(_S.next_at <= now, changed), ~in_work, ~refused)
+            .where(_S.state == SubmissionState.QUEUED.value, or_(_may_begin(now), changed), ~in_work, ~refused)
         ).subquery()
         turn = func.row_number().over(partition_by=found.c.tenant_id, order_by=(found.c.next_at, found.c.id))
         query = select(found.c.id, found.c.tenant_id, found.c.mailbox_id).where(found.c.first == 1)
@@ -244,9 +245,7 @@ class SendQueue:
             row = await self._lock(tx, (_S.id == claim.id) & (_S.state == SubmissionState.QUEUED.value))
             if row is None or row.claimed_by != claim.owner or row.attempts != claim.attempts:
                 raise ClaimLostError("the submission was canceled, or another process has it")
-            alive = select(leases_table.c.owner).where(
-                leases_table.c.name == SENDER + claim.owner, leases_table.c.expires_at > now
-            )
+            alive = select(leases_table.c.owner).where(leases_table.c.name == SENDER + claim.owner, leases.living(now))
             if (await tx.conn.execute(alive.with_for_update(read=True))).first() is None:
                 raise ClaimLostError("this process was silent for too long")
             values = {
@@ -332,7 +331,7 @@ class SendQueue:
             file_at = await self._filing.file(tx, mailbox, row, now)
             await tx.conn.execute(update(submissions).where(_S.id == row.id).values(file_at=file_at))
 
-        due = _S.file_at <= now
+        due = over(_S.file_at, now, HOUR)  # far more than any server is given
         return await self._each(_WHOSE.where(due).order_by(_S.file_at).limit(limit), due, file, now)
 
     # What these have in common.
@@ -383,7 +382,15 @@ class SendQueue:
 
 def _alive(owner: ColumnElement[str], now: Instant) -> ColumnElement[bool]:
     """Whether the process that claimed it works."""
-    return exists().where(leases_table.c.name == literal(SENDER) + owner, leases_table.c.expires_at > now)
+    return exists().where(leases_table.c.name == literal(SENDER) + owner, leases.living(now))
+
+
+def _may_begin(now: Instant) -> ColumnElement[bool]:
+    """Whether its time has come. What a client put off is sent at that instant, whatever the clock said before; all
+    other times are the ends of pauses.
+    """
+    put_off = (_S.attempts == 0) & _S.code.is_(None) & (_S.next_at > _S.requested_at)
+    return or_(_S.next_at <= now, over(_S.next_at, now, decide.LONGEST_ASKED) & ~put_off)
 
 
 def _forbidden(mailbox: LockedMailbox) -> str | None:

@@ -79,8 +79,8 @@ from typing import Any, Final, assert_never
 
 from connectors.model import SpecialUse
 from connectors.port import Abilities
-from mailgate.clock import Instant
-from mailgate.sync.operations import Operation, OperationKind, OperationState
+from mailgate.clock import Instant, is_over
+from mailgate.sync.operations import LONGEST_PAUSE, Operation, OperationKind, OperationState
 from mailgate.sync.push.model import (
     Address,
     Append,
@@ -126,7 +126,7 @@ def plan(
     """The next step. `evidence` is what a LookUp brought, None when there was none since it was sent."""
     if not entitled:
         return Wait("the plan has no synchronization")
-    paused = operation.next_at is not None and operation.next_at > now
+    paused = operation.next_at is not None and not is_over(operation.next_at, now, LONGEST_PAUSE)
     if paused and operation.state is not OperationState.SENT:
         return Wait(PAUSED, operation.next_at)
     step = _step(operation, facts, abilities, evidence)

@@ -367,7 +367,8 @@ class Pusher:
         if attempts >= self._context.settings.push_attempts:
             await self._fail([(operation, Failed("unreadable", str(error)))])
         else:
-            pause_s = self._context.settings.backoff_min_s * 2 ** min(operation.attempts, 10)
+            settings = self._context.settings
+            pause_s = min(settings.backoff_max_s, settings.backoff_min_s * 2 ** min(operation.attempts, 30))
             until = self._context.clock() + round(pause_s * SECOND)
             await self._delay([Delay(operation, str(error), until, attempts)])
         raise NetworkError("the line was dropped in the middle of a message that could not be read") from error

@@ -12,7 +12,7 @@ from connectors.model import SpecialUse
 from connectors.port import Abilities
 from mailgate.clock import DAY
 from mailgate.sync.identity import Likeness
-from mailgate.sync.operations import Operation, OperationKind, OperationState
+from mailgate.sync.operations import LONGEST_PAUSE, Operation, OperationKind, OperationState
 from mailgate.sync.push.model import (
     Address,
     Append,
@@ -134,6 +134,13 @@ def test_any_in_a_pause_waits(kind: OperationKind) -> None:
     found = step(operation(kind, next_at=NOW + 1), copy(HERE), place=TO_ARCHIVE)
     assert isinstance(found, Wait)
     assert found.until == NOW + 1
+
+
+def test_any_in_a_pause_longer_than_any_was_put_off_by_a_clock_that_was_set_back() -> None:
+    longest = step(operation(OperationKind.DELETE, next_at=NOW + LONGEST_PAUSE), copy(HERE))
+    assert isinstance(longest, Wait)
+    longer = step(operation(OperationKind.DELETE, next_at=NOW + LONGEST_PAUSE + 1), copy(HERE))
+    assert isinstance(longer, Expunge)
 
 
 def test_sent_in_a_pause_is_looked_up_and_not_done_before_its_end() -> None:
