@@ -268,6 +268,18 @@ QUIRKS: Final = (
         "RFC 9051 §6.4.6 wants an answer unless it was .SILENT",
     ),
     Quirk(
+        "go-imap",
+        "names only `\\*` as what it keeps, and keeps \\Seen and all others too",
+        "asked to; what stands there after a change is what counts",
+        "RFC 9051 §7.1: PERMANENTFLAGS names the system flags as well",
+    ),
+    Quirk(
+        "Twisted",
+        "answers BAD to every SEARCH SINCE",
+        "where a search is refused, the dates of all messages are fetched",
+        "RFC 9051 §6.4.4 makes it a duty; without it no mail of the folder would come",
+    ),
+    Quirk(
         "Cyrus",
         "refuses to make a folder with a use that it keeps for others",
         "the folder is made without",

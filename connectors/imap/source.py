@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import date
 from typing import Final, TypeVar
 
-from connectors.errors import FolderGoneError, ProtocolError, Scope, ThrottledError
+from connectors.errors import FolderGoneError, ProtocolError, Scope, ServerError, ThrottledError
 from connectors.imap.bodies import fetch_messages
 from connectors.imap.collect import FetchStream, Gather, Hits
 from connectors.imap.command import Str
@@ -46,6 +46,9 @@ PAUSE_S: Final = 5.0
 MANY_MESSAGES: Final = 2_000_000
 """So many at most are listed of one folder: a hostile server would fill our memory with numbers."""
 
+_EPOCH: Final = date(1970, 1, 1)
+_DAY: Final = 86_400_000_000
+
 _SLACK: Final = 100_000
 """A search may find this many more than EXISTS before it counts as a lie that would only fill our memory."""
 
@@ -56,6 +59,7 @@ class ImapSource(ImapLine):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self._folder_count: int | None = None
+        self._refused: dict[str, ServerError] = {}  # searches, by their key
 
     # Folders.
 
@@ -119,14 +123,49 @@ class ImapSource(ImapLine):
     # Searching.
 
     async def search_since(self, since: date) -> list[int]:
-        return await self._search("SINCE", format_search_date(since))
+        return await self._found(since, "SINCE", format_search_date(since))
 
     async def list_uids(self) -> list[int]:
         if self._exists > MANY_MESSAGES:
             error = ProtocolError(f"of the {self._exists} messages that the server counts no list of all is asked for")
             error.scope = Scope.FOLDER
             raise error
-        return await self._search("ALL")
+        return await self._found(None, "ALL")
+
+    async def _found(self, since: date | None, key: str, *more: str) -> list[int]:
+        if key not in self._refused or self._open_name is None:
+            try:
+                return await self._search(key, *more)
+            except ServerError as error:
+                if self._open_name is None:
+                    raise
+                self._refused[key] = error  # servers hang up on who says over and over what they do not understand
+        return await self._listed(since, self._refused[key])
+
+    async def _listed(self, since: date | None, refused: ServerError) -> list[int]:
+        """What a search would find, where the server refuses it (Twisted: every SINCE): a FETCH of all tells. A day
+        more, since SINCE goes by the dates of the server's own time zone. Raises `refused` where it told too little.
+        """
+        wanted = UidSet([range(1, 1 << 32)])
+        start = None if since is None else (since - _EPOCH).days * _DAY - _DAY
+
+        def read(fetch: Fetch) -> int | None:
+            if fetch.uid is None or fetch.uid not in wanted or (start is not None and fetch.internal_date is None):
+                return None
+            told.add(fetch.uid)
+            if len(told) > min(self._exists, MANY_MESSAGES) + _SLACK:
+                raise ProtocolError("the server lists more messages than there are")
+            return fetch.uid if start is None or (fetch.internal_date or 0) >= start else 0
+
+        told: set[int] = set()
+        found: set[int] = set()
+        stream = FetchStream(self._session, read, wanted)
+        items = "(UID)" if start is None else "(UID INTERNALDATE)"
+        async for batch in self._batches(stream, wanted, items, None):
+            found.update(batch)
+        if len(told) < self._exists:
+            raise refused
+        return sorted(found - {0})
 
     async def _search(self, *criteria: str) -> list[int]:
         esearch = "ESEARCH" in self.capabilities or "IMAP4REV2" in self.capabilities

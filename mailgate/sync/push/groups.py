@@ -179,10 +179,13 @@ def alike(asked: Asked, step: Mutation) -> Hashable:
 
 
 def keeps(permanent: frozenset[str] | None, flag: str) -> bool:
-    """Whether the server keeps a flag for good (RFC 9051 §7.1 PERMANENTFLAGS; when it names none, all of them)."""
+    """Whether the server may keep a flag for good (RFC 9051 §7.1 PERMANENTFLAGS; when it names none, all of them).
+
+    One that names `\\*` alone means every flag (go-imap): it is asked, and what stands there afterwards counts.
+    """
     if permanent is None or flag.lower() in {kept.lower() for kept in permanent}:
         return True
-    return not flag.startswith("\\") and "\\*" in permanent
+    return "\\*" in permanent and (not flag.startswith("\\") or permanent == {"\\*"})
 
 
 def missing(flags: frozenset[str], among: frozenset[str]) -> frozenset[str]:

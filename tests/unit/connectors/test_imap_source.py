@@ -11,6 +11,7 @@ import pytest
 
 from connectors.errors import FolderGoneError, NetworkError, ProtocolError, Scope, ServerError, ThrottledError
 from connectors.imap import collect
+from connectors.imap import source as source_module
 from connectors.imap.bodies import FIRST_BATCH
 from connectors.imap.source import HEADER_LIMIT, ImapSource
 from connectors.model import QResync
@@ -332,6 +333,48 @@ async def test_a_search_that_cannot_be_believed_is_never_nothing_found(line: byt
             assert tracemalloc.get_traced_memory()[1] < 20_000_000
         finally:
             tracemalloc.stop()
+
+
+async def test_a_server_that_refuses_to_search_is_asked_for_everything() -> None:
+    """Once on a line: servers hang up on who repeats what they do not understand."""
+
+    def told(number: int, day: int) -> bytes:
+        return b'* %d FETCH (UID %d INTERNALDATE "%02d-Feb-2026 12:00:00 +0000")' % (number, number * 10, day)
+
+    async def script(talk: Talk) -> None:
+        await talk.answer(b"UID SEARCH SINCE 7-Feb-2026", status=b"BAD cannot use a string pattern")
+        dates = [told(1, 1), told(2, 5), told(3, 6), told(4, 7), told(5, 20)]
+        await talk.answer(b"UID FETCH 1:* (UID INTERNALDATE)", *dates)
+        await talk.answer(b"UID FETCH 1:* (UID INTERNALDATE)", *dates)
+        await talk.answer(b"UID SEARCH ALL", status=b"NO not today")
+        await talk.answer(b"UID FETCH 1:* (UID)", *(b"* %d FETCH (UID %d)" % (n, n * 10) for n in range(1, 6)))
+
+    async with talking(script) as source:
+        assert await source.search_since(date(2026, 2, 7)) == [30, 40, 50]  # one day more, for the server's time zone
+        assert await source.search_since(date(2026, 2, 9)) == [50]
+        assert await source.list_uids() == [10, 20, 30, 40, 50]
+
+
+@pytest.mark.parametrize(
+    ("lines", "error"),
+    [
+        ([b'* 1 FETCH (UID 1 INTERNALDATE "20-Feb-2026 12:00:00 +0000")', b"* 2 FETCH (UID 2)"], ServerError),
+        ([b'* 1 FETCH (UID %d INTERNALDATE "20-Feb-2026 12:00:00 +0000")' % uid for uid in range(1, 9)], ProtocolError),
+    ],
+    ids=["too little", "too much"],
+)
+async def test_a_listing_in_place_of_a_search_must_be_whole(
+    lines: list[bytes], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "_SLACK", 2)
+
+    async def script(talk: Talk) -> None:
+        await talk.answer(b"UID SEARCH", status=b"NO not today")
+        await talk.answer(b"UID FETCH", *lines)
+
+    async with talking(script) as source:
+        with pytest.raises(error):
+            await source.search_since(date(2026, 2, 7))
 
 
 async def test_nothing_said_about_an_empty_folder_is_believed() -> None:
