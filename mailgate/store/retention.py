@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -87,7 +88,8 @@ class RetentionService:
             db, log, subscriptions, expiry, clock, self._lease, on_purged=lambda: self.on_purged()
         )
         self._steady = _Steady(clock, self._limits)
-        self._engine = Engine(self._store, self._steady, batch=batch, step=step, brake=policy.brake)
+        self._make_engine = partial(Engine, self._store, self._steady, batch=batch, step=step)
+        self._engine = self._make_engine(brake=policy.brake)
         self._turn = asyncio.Lock()
 
     async def run(
@@ -171,6 +173,7 @@ class RetentionService:
         """Judge by another policy from now on; a purge that runs in this process ends first."""
         async with self._turn:
             self.policy = policy
+            self._engine = self._make_engine(brake=policy.brake)
 
     async def preview(self, tenant_id: str | None, at: Instant | None = None, plan: str | None = None) -> Preview:
         """What a run over this tenant, or over all, would do: now or at a later time, by the plan that holds then or as

@@ -16,6 +16,7 @@ from mailgate.store.retention import RetentionService
 from mailgate.store.runs import RunRecord
 from mailgate.store.schema import runs
 from mailgate.store.subscriptions import SubscriptionChange
+from retention.engine import Step, no_step
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
 from retention.model import Brake, Graces
@@ -41,12 +42,17 @@ async def purging(store: Store) -> AsyncIterator[Purging]:
         assert report.verdict is Verdict.OK, report.lines()
 
 
-def a_service(purging: Purging, graces: Graces | None = None) -> RetentionService:
-    store = purging.store
-    policy = Policy(1, "ab" * 32, graces=graces or Graces(), brake=BRAKE)
+def policy_with(brake: Brake, graces: Graces | None = None) -> Policy:
+    return Policy(1, "ab" * 32, graces=graces or Graces(), brake=brake)
+
+
+def a_service(
+    purging: Purging, graces: Graces | None = None, brake: Brake = BRAKE, step: Step = no_step
+) -> RetentionService:
+    store, policy = purging.store, policy_with(brake, graces)
     owner = f"service-{next(_OWNERS)}"
     return RetentionService(
-        store.db, store.log, store.subscriptions, purging.expiry, policy, purging.clock, owner, batch=2
+        store.db, store.log, store.subscriptions, purging.expiry, policy, purging.clock, owner, batch=2, step=step
     )
 
 
@@ -263,3 +269,57 @@ async def test_a_change_of_plan_while_a_run_goes_on_explains_what_it_makes_due(
     service._store.transact = meddled  # type: ignore[method-assign]
     done = await service.run(actor=COMMAND)
     assert (met, done.state, done.counts["purged"]) == (True, "completed", 10)
+
+
+class CutError(Exception):
+    """The process dies here."""
+
+
+CHANGED = {"lowered": Brake(minimum=1, share=0), "raised": Brake(minimum=9, share=100)}
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+@pytest.mark.parametrize("cut_at", ["opened", "batch", "closed"])
+async def test_a_run_that_was_cut_off_ends_by_the_brake_that_it_began_with(
+    purging: Purging, changed: str, cut_at: str
+) -> None:
+    """The settings are others when the gateway is back: the run is ended, and the next one asks the brake that holds
+    by then. An auditor judges each by its own.
+    """
+    await grown(purging, "crm_plus", 31, 32, 33, 1, 2)
+
+    def cut(name: str) -> None:
+        if name == cut_at:
+            raise CutError
+
+    with pytest.raises(CutError):
+        await a_service(purging, step=cut).run(actor=COMMAND)
+    left = len(await purging.ids())
+    purging.now += MINUTE
+    await change(purging, changed)
+    again = a_service(purging, brake=CHANGED[changed])
+    assert await again.work() == 1
+    assert len(await purging.ids()) == left
+    ended = [leaf for leaf in await purging.leaves() if leaf["type"] in ("run.close", "run.abort")]
+    assert [leaf.get("reason") for leaf in ended] == [None if cut_at == "closed" else "policy_changed"]
+    purging.now += MINUTE
+    done = await again.run(actor=COMMAND)
+    halts = changed == "lowered" and left - 2 > 1
+    assert (done.state, len(await purging.ids())) == (("halted", left) if halts else ("completed", 2))
+
+
+@pytest.mark.parametrize("changed", CHANGED)
+async def test_a_brake_that_is_changed_while_the_gateway_runs_holds_from_then_on(
+    purging: Purging, changed: str
+) -> None:
+    await grown(purging, "crm_plus", 31, 32, 33, 34 if changed == "raised" else 1, 1)
+    service = a_service(purging)
+    await change(purging, changed)
+    await service.adopt(policy_with(CHANGED[changed]))
+    assert (await service.run(actor=COMMAND)).state == ("halted" if changed == "lowered" else "completed")
+
+
+async def change(purging: Purging, how: str) -> None:
+    """Every log hears of the other brake."""
+    store, document = purging.store, policy_with(CHANGED[how]).document
+    await store.log.adopt(store.db, LogPolicy(3, document), at=purging.now, actor=SYSTEM)
