@@ -33,7 +33,7 @@ from mailgate.store.log import PurgeLog
 from mailgate.store.schema import messages
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenants import Tenant
-from mailgate.store.tombstones import Places, graves, read_places
+from mailgate.store.tombstones import Places, copied, graves, read_places
 from mailgate.store.transaction import Event, Leaf, Transaction
 from retention.engine import APPROVED_BRAKE
 from retention.ledger import leaves
@@ -64,6 +64,7 @@ class _Row(NamedTuple):
     unpinned_at: Instant | None
     keep_until_at: Instant | None
     indexed: bool
+    moving_to: str | None
 
 
 _PURGED_COLUMNS: tuple[ColumnElement[Any], ...] = tuple(
@@ -188,6 +189,9 @@ class SqlPurgeUnit:
         """Read where the copies came from; lock their blobs, and see which lose their last reference."""
         rows = [self._rows[copy[0]] for copy, _ in due]
         places = await read_places(self._tx, rows)
+        moving = [row.id for row in rows if row.moving_to is not None]
+        if moving:
+            places = places._replace(twice=await copied(self._tx.conn, moving, sqlite=self._tx.sqlite))
         end = await prepare_end(self._tx, self._tenant_id, rows, now=self._at, run_id=self._run.id)
         self._end = places, end
 

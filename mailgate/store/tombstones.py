@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, exists, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
 from mailgate.ids import new_ids
 from mailgate.store.bulk import AMONG, Insert, Step, ids_of, in_turn
-from mailgate.store.schema import tombstones
+from mailgate.store.schema import operations, origins, tombstones
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
+from mailgate.sync.operations import OperationKind, OperationState
 from mailgate.sync.views import Purged
 from retention.model import Reason
 
@@ -67,6 +68,17 @@ async def of_messages(
     return found
 
 
+async def copied(conn: AsyncConnection, message_ids: Collection[str], *, sqlite: bool) -> set[str]:
+    """Of which of these the first half of a move was sent, and nobody knows yet whether the server did it: then they
+    stand twice, once where nobody saw them.
+    """
+    op = operations.c
+    met = exists().where(origins.c.message_id == op.message_id, origins.c.folder_id == op.folder_id)
+    sent = (op.kind == OperationKind.MOVE.value) & (op.state == OperationState.SENT.value) & op.finished_at.is_(None)
+    query = select(op.message_id, op.journal).where(among(op.message_id, message_ids, sqlite=sqlite), sent, ~met)
+    return {row.message_id for row in await conn.execute(query) if (row.journal or {}).get("halves")}
+
+
 class Buried(Protocol):
     """What a row of a copy that gets a tombstone must have."""
 
@@ -113,10 +125,13 @@ async def bury_unseen(tx: Transaction, tenant_id: str, copy: Buried | Row[Any], 
 
 
 class Places(NamedTuple):
-    """Where copies came from: the addresses of their originals by message, the account of each mailbox."""
+    """Where copies came from: the addresses of their originals by message, the account of each mailbox; `twice`: those
+    of which one more may stand where nobody saw it.
+    """
 
     addresses: Mapping[str, Sequence[tuple[str | None, int | None, int | None]]]
     accounts: Mapping[str, bytes]
+    twice: Collection[str] = ()
 
 
 async def read_places(tx: Transaction, copies: Sequence[Buried | Row[Any]]) -> Places:
@@ -141,7 +156,7 @@ def graves(
     run_id: str | None = None,
 ) -> Insert:
     """The rows that `bury` inserts."""
-    addresses, accounts = places
+    addresses, accounts, twice = places
     rows = [
         (
             tenant_id,
@@ -157,6 +172,6 @@ def graves(
             at,
         )
         for copy, reason in zip(copies, reasons, strict=True)
-        for address in addresses.get(copy.id, _NO_ORIGINAL)
+        for address in (*addresses.get(copy.id, _NO_ORIGINAL), *(_NO_ORIGINAL if copy.id in twice else ()))
     ]
     return Insert(tombstones, _COLUMNS, [(id_, *row) for id_, row in zip(new_ids(at, len(rows)), rows, strict=True)])

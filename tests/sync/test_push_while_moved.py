@@ -163,6 +163,34 @@ async def test_a_message_that_is_taken_away_between_the_halves_of_its_move(opene
     assert len(await crm.engine.events("message.created")) == 8
 
 
+@pytest.mark.parametrize("done", [True, False])
+async def test_what_is_purged_before_it_is_known_whether_it_was_copied_does_not_return(
+    opened: Opened, *, done: bool
+) -> None:
+    """It stands twice by then, or once: neither is fetched again, and what else comes is."""
+    account = server(move=False)
+    crm = await start(opened, account)
+    await crm.move(1, "Work")
+    if done:
+        account.faults.lose_answer = 0
+    else:
+        account.faults.cut_before = 0
+    with pytest.raises(NetworkError):
+        await again(crm)
+    assert everywhere(account, mail(1)) == (["INBOX", "Work"] if done else ["INBOX"])
+    await crm.engine.plan("free")
+    crm.engine.clock.advance(60)
+    await crm.engine.purge()
+    assert await crm.engine.rows("messages") == []
+    await crm.engine.plan("professional")
+    account.append("Work", mail(70), internal_date=crm.engine.clock())
+    for _ in range(3):
+        await again(crm)
+    assert [row.id for row in await crm.engine.rows("messages")] == [await crm.id(70)]
+    assert await crm.states() == ["failed purged"]
+    assert everywhere(account, mail(1)) == (["INBOX", "Work"] if done else ["INBOX"])
+
+
 @pytest.mark.parametrize("way", [["Archive"], ["Work"], ["Archive", "INBOX"], ["Archive", "Work", "Trash"]])
 @pytest.mark.parametrize("cut", [False, True])
 async def test_a_message_that_is_moved_on_with_our_mark(opened: Opened, way: list[str], *, cut: bool) -> None:

@@ -28,7 +28,7 @@ from mailgate.store.database import Database
 from mailgate.store.near_folders import find_folder
 from mailgate.store.reading import expired, not_there
 from mailgate.store.schema import messages
-from mailgate.store.tombstones import bury_unseen
+from mailgate.store.tombstones import bury_unseen, copied
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.folders import create_for, folder_for
 from mailgate.store.wishes.locks import LockedMessage, Locks, open_operations
@@ -135,6 +135,7 @@ class MessageWishes:
     ) -> None:
         """The copy ends now, or is hidden while it is held; nothing about it is brought to the server any more."""
         tenant = message.mailbox.tenant
+        twice = bool(asked) and await copied(tx.conn, [message.id], sqlite=tx.sqlite)
         for row in asked:
             operation = operations.operation_of(row)
             why = {"code": "deleted", "reason": "the copy was deleted before this was brought to the server"}
@@ -144,7 +145,7 @@ class MessageWishes:
             await tx.conn.execute(update(messages).where(messages.c.id == message.id).values(moving_to=None))
             return
         off = message.mailbox.refusal is not None
-        if off and any(_may_be_copied(row, message) for row in asked):
+        if off and twice:
             await bury_unseen(tx, tenant.id, message.row, copies.USER_DELETED, at=now)
         await copies.remove(
             tx,
@@ -160,14 +161,6 @@ class MessageWishes:
             # What may be brought to the server again is let in again when it comes back there.
             tombstone=off,
         )
-
-
-def _may_be_copied(operation: Any, message: LockedMessage) -> bool:
-    """Whether the first half of a move was sent, and nobody knows whether the server did it: then it stands twice."""
-    if operation.kind != OperationKind.MOVE.value or operation.state != OperationState.SENT.value:
-        return False
-    met = any(stand.folder_id == operation.folder_id for stand in message.stands)
-    return bool((operation.journal or {}).get("halves")) and not met
 
 
 async def hide(tx: Transaction, message: LockedMessage, now: Instant) -> None:
