@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mailgate.cli import session
+from mailgate.errors import ConflictError
 from mailgate.messages.headers import header_block
 from mailgate.messages.parser import parse_summary
 from mailgate.store import disclosing, tenants
@@ -57,7 +58,10 @@ def disclose(
             text, fields = await disclosing.disclose(
                 core.db, core.ring, core.log_reader, found, index, given, core.clock()
             )
-            await asyncio.to_thread(_write, out, text)
+            try:
+                await asyncio.to_thread(_write, out, text)
+            except OSError as error:
+                raise ConflictError(f"{out} can't be written: {error.strerror}", slug="disclose_failed") from None
             key = core.log_reader.verifier(found)
         return {"tenant": tenant, "index": index, "file": str(out), "opened": fields, "vkey": key.vkey}
 
@@ -77,7 +81,9 @@ def _of_message(path: Path) -> dict[str, bytes]:
 
 
 def _write(path: Path, text: str) -> None:
-    """For the owner's eyes: what is in it was not for everybody."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    """For the owner's eyes, whoever may read what is there already: what is in it was not for everybody."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     with os.fdopen(handle, "w", encoding="utf-8") as file:
+        os.fchmod(handle, 0o600)
+        file.truncate()
         file.write(text)

@@ -160,8 +160,11 @@ class TableExport:
 
 def _beside(path: Path) -> Path:
     """A new folder beside the place where it is to stand. Raises ExportError when that is in use."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ExportError(f"{path} is there already and not empty")
+    if path.exists():
+        if not path.is_dir():
+            raise ExportError(f"{path} is there already and no folder")
+        if any(path.iterdir()):
+            raise ExportError(f"{path} is there already and not empty")
     path.parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
 

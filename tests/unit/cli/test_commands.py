@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import re
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -16,8 +17,10 @@ from typing import Any
 
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from mailgate.cli import session
 from mailgate.cli.commands import app
 from mailgate.keys import rotate_master
 
@@ -135,6 +138,42 @@ def test_an_entry_is_opened_and_checked(shell: Shell) -> None:
     assert "entity=…" in shell("audit", "disclose", "acme", "2", "--out", "x", "--value", "reasons=a", expect=2).stderr
 
 
+def test_where_an_opened_entry_can_not_be_written_that_is_said(shell: Shell) -> None:
+    shell("hold", "place", "acme", "--matter", "M-1", "--reason", "claim received")
+    for out, why in (("data/mailgate.db/x", "Not a directory"), ("/proc/x", "No such file or directory")):
+        result = shell("audit", "disclose", "acme", "2", "--out", out, expect=4)
+        assert result.stderr == f"mailgate: {out} can't be written: {why} (disclose_failed)\n"
+
+
+def test_an_entry_is_opened_for_its_reader_alone_also_in_a_file_that_all_may_read(shell: Shell) -> None:
+    shell("hold", "place", "acme", "--matter", "M-1", "--reason", "claim received")
+    there = Path("opened.json")
+    there.write_text("x" * 10_000)
+    there.chmod(0o644)
+    shell("audit", "disclose", "acme", "2", "--out", "opened.json")
+    assert there.stat().st_mode & 0o077 == 0
+    assert json.loads(there.read_text())["v"] == 1
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "piped"])
+def test_what_to_check_a_log_and_an_entry_with_can_be_copied(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, *, terminal: bool
+) -> None:
+    """Of 80 columns or none, a command stays one line: a terminal breaks it where it ends, and copies it whole."""
+    shell("hold", "place", "acme", "--matter", "M-1", "--reason", "claim received")
+    monkeypatch.setattr(session, "out", Console(force_terminal=terminal, width=80, color_system=None))
+    for words, said in (
+        (["export", "acme", "log"], "3 entries in log"),
+        (["disclose", "acme", "2", "--out", "entry"], "entry 2 opened (reason) in entry; only for who may know it"),
+    ):
+        first, check = shell("audit", *words, COLUMNS="80").stdout.splitlines()
+        assert first == said
+        assert check.startswith("check it: mailgate audit ")
+        program, *rest = shlex.split(check.removeprefix("check it: "))
+        assert program == "mailgate"
+        assert shell(*rest).stdout.startswith("ok: ")
+
+
 def test_tenants(shell: Shell) -> None:
     assert shell.json("tenant", "add", "acme") == {"id": "acme", "name": "acme", "made": False}
     (tenant,) = shell.json("tenant", "list")
@@ -150,6 +189,9 @@ def test_tenants(shell: Shell) -> None:
         (["tenant", "plan", "acme", "gold"], 4, "plan_unknown"),
         (["tenant", "plan", "nobody", "demo"], 4, "tenant_not_found"),
         (["tenant", "add", "a b"], 2, "1 to 64 letters"),
+        (["tenant", "add", "."], 2, "is not `.` or `..`"),
+        (["tenant", "add", ".."], 2, "is not `.` or `..`"),
+        (["tenant", "plan", "..", "demo"], 2, "is not `.` or `..`"),
         (["tenant", "plan", "acme", "demo", "--until", "soon"], 2, "2026-01-31"),
         (["purge", "--dry-run", "--at", "20260131T000000Z"], 2, "2026-01-31"),
         (["mailbox", "list", "nobody"], 4, "tenant_not_found"),
@@ -164,6 +206,15 @@ def test_tenants(shell: Shell) -> None:
         (["token", "create", "x", "--scope", "root"], 2, "root"),
         (["token", "create", "x", "--scope", "crm", "--tenant", "nobody"], 4, "tenant_not_found"),
         (["audit", "export", "nobody", "out"], 4, "tenant_not_found"),
+        (["audit", "export", "acme", "data"], 4, "data is there already and not empty (export_failed)"),
+        (["audit", "export", "acme", "data/mailgate.db"], 4, "is there already and no folder (export_failed)"),
+        (["audit", "export", "acme", "data/mailgate.db/x"], 4, "data/mailgate.db/x can't be written: "),
+        (["audit", "export", "acme", "/proc/x", "--format", "csv"], 4, "/proc/x can't be written: No such file"),
+        (["audit", "disclose", "acme", "2", "--out", "x"], 4, "the log has no entry 2 (leaf_not_found)"),
+        (["audit", "disclose", "acme", "0", "--out", "x"], 4, "policy.set, commits to nothing"),
+        (["audit", "disclose", "acme", "first", "--out", "x"], 2, "'first' is not a valid"),
+        (["audit", "disclose", "acme", "0", "--out", "data"], 2, "'data' is a directory"),
+        (["audit", "disclose", "nobody", "0", "--out", "x"], 4, "tenant_not_found"),
         (["nothing"], 2, "nothing"),
     ],
 )
