@@ -212,7 +212,7 @@ def test_tenants(shell: Shell) -> None:
         (["audit", "export", "acme", "/proc/x", "--format", "csv"], 4, "/proc/x can't be written: No such file"),
         (["audit", "disclose", "acme", "2", "--out", "x"], 4, "the log has no entry 2 (leaf_not_found)"),
         (["audit", "disclose", "acme", "0", "--out", "x"], 4, "policy.set, commits to nothing"),
-        (["audit", "disclose", "acme", "first", "--out", "x"], 2, "'first' is not a valid"),
+        (["audit", "disclose", "acme", "first", "--out", "x"], 2, "Invalid value for 'INDEX'"),
         (["audit", "disclose", "acme", "0", "--out", "data"], 2, "'data' is a directory"),
         (["audit", "disclose", "nobody", "0", "--out", "x"], 4, "tenant_not_found"),
         (["nothing"], 2, "nothing"),
