@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from mailgate.store.database import Database
+from mailgate.troubles import Trouble
 
 CHANNEL: Final = "mailgate_feed"
 WAITING: Final = "waiting"
@@ -48,19 +49,22 @@ class Signals:
         missed.
         """
         engine = create_async_engine(self._db.url, poolclass=NullPool)
+        trouble = Trouble()
         try:
             while True:
                 try:
                     async with engine.connect() as conn:
-                        await self._hear((await conn.get_raw_connection()).driver_connection, heard)
+                        await self._hear((await conn.get_raw_connection()).driver_connection, heard, trouble)
                 except (SQLAlchemyError, OSError) as error:
-                    _log.warning("listening_interrupted", error=type(error).__name__)
-                await asyncio.sleep(self._retry_s)
+                    why = type(error).__name__
+                    if trouble.met(why):
+                        _log.warning("listening_interrupted", error=why)
+                await asyncio.sleep(max(self._retry_s, trouble.pause_s))
         finally:
             await engine.dispose()
 
     @staticmethod
-    async def _hear(connection: Any, heard: Callable[[str], None]) -> None:
+    async def _hear(connection: Any, heard: Callable[[str], None], trouble: Trouble) -> None:
         """Until the connection ends."""
         ended = asyncio.Event()
         connection.add_termination_listener(lambda _connection: ended.set())
@@ -69,6 +73,7 @@ class Signals:
             heard(word)
 
         await connection.add_listener(CHANNEL, take)
+        trouble.over()
         heard(WAITING)
         heard(GIVEN)
         while not ended.is_set():

@@ -433,7 +433,8 @@ class MailboxTask:
         try:
             await self._tell(state, reason, str(error))
         except Exception as failure:  # noqa: BLE001 - without a database nothing can be told; the next attempt will
-            log.warning("state_not_written", mailbox_id=self.id, error=str(failure))
+            why = self._parts.store.outage(failure) or str(failure)
+            log.warning("state_not_written", mailbox_id=self.id, error=why)
         return pause_s
 
     async def _tell(self, state: MailboxState, reason: str, why: str) -> None:

@@ -4,12 +4,9 @@ with the database on it or the bytes. Needs the right to mount; elsewhere `test_
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,51 +24,13 @@ from retention.ledger.report import Verdict
 from retention.model import Brake
 from tests.postgres import Postgres, migrate
 from tests.servers import give, service_user
+from tests.smalldisk import Disk
+from tests.smalldisk import disk as disk
 from tests.store.builder import Seed
 from tests.store.conftest import DAY, NOW, Store
 from tests.store.purging import Purging, make_purging
 
-_SIZE = 96 << 20
 _COPIES = 2_000
-_PIECE = 4_096
-
-
-@dataclass
-class Disk:
-    """A file system of 96 MiB."""
-
-    folder: Path
-
-    @property
-    def _ballast(self) -> Path:
-        return self.folder / "ballast"
-
-    def fill(self) -> None:
-        """Take the last page that is free."""
-        with contextlib.suppress(OSError), self._ballast.open("ab", buffering=0) as file:
-            while file.write(bytes(_PIECE)):
-                pass
-
-    def free(self) -> None:
-        """Give it all back."""
-        self._ballast.unlink()
-
-    def mount(self, how: str) -> None:
-        """Mount it anew, `ro` or `rw`."""
-        subprocess.run(["mount", "-o", f"remount,{how}", str(self.folder)], check=True)
-
-
-@pytest.fixture
-def disk() -> Iterator[Disk]:
-    folder = Path(tempfile.mkdtemp(prefix="mailgate-disk-"))
-    command = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        folder.rmdir()
-        pytest.skip("no file system can be mounted here")
-    folder.chmod(0o755)
-    yield Disk(folder)
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-    folder.rmdir()
 
 
 @pytest.fixture
