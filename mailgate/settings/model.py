@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import BeforeValidator, model_validator
 
@@ -28,6 +30,8 @@ from mailgate.settings.serving import (
     WebhooksSettings,
 )
 from mailgate.settings.storage import BlobsSettings, DatabaseSettings, KeysSettings, LedgerSettings
+
+_USER_ALONE = re.compile(r"^(postgresql(?:\+\w+)?://[^/?#:@]+)@")
 
 
 class Settings(Section):
@@ -66,10 +70,17 @@ class Settings(Section):
     def _consistent(self) -> Settings:
         if self.sync.backoff_min_s > self.sync.backoff_max_s:
             raise ValueError("sync.backoff_min_s is larger than sync.backoff_max_s")
+        if self.database.password and not _USER_ALONE.match(self.database.url):
+            raise ValueError(
+                "database.password is for a user that database.url names without one: postgresql://user@host/name"
+            )
         return self
 
     @property
     def database_url(self) -> str:
+        """With the password, percent-encoded as a URL needs it."""
+        if self.database.password:
+            return _USER_ALONE.sub(rf"\1:{quote(self.database.password, safe='')}@", self.database.url, count=1)
         return self.database.url or f"sqlite:///{self._place('mailgate.db')}"
 
     @property

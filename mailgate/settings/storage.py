@@ -15,6 +15,12 @@ class DatabaseSettings(Section):
         "Database URL: sqlite:///path or postgresql://user:password@host/name. Empty: sqlite in data_dir.",
         secret=True,
     )
+    password: str = setting(
+        "",
+        "Password of the user that `database.url` names, as it is: nothing in it is encoded. "
+        "Empty: the one that stands in the URL, percent-encoded, if any.",
+        secret=True,
+    )
     pool_size: int = setting(
         8,
         "Connections that one process keeps open (SQLite: readers beside the one writer).",

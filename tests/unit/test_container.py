@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mailgate.settings import load
+from mailgate.store.database import async_url
+
 CONFIG = Path(__file__).parents[2] / "config"
 
 
@@ -15,3 +18,12 @@ def test_the_program_owns_what_the_compose_file_mounts() -> None:
     assert len(mounted) == 2
     assert made is not None
     assert mounted <= set(made[1].split())
+
+
+def test_the_password_of_the_compose_file_stands_in_no_url() -> None:
+    """It may have any character, of which a URL takes apart some."""
+    text = (CONFIG / "compose.yaml").read_text()
+    given = dict(re.findall(r"^ +(MAILGATE_DATABASE__\w+): (.+)$", text, re.MULTILINE))
+    given = {name: value.replace("${POSTGRES_PASSWORD:?set it}", "p/@#%:") for name, value in given.items()}
+    url = async_url(load(environ=given).database_url)
+    assert (url.username, url.password, url.host, url.database) == ("mailgate", "p/@#%:", "postgres", "mailgate")

@@ -12,6 +12,7 @@ import pytest
 from mailgate.configuration import example, toml_value
 from mailgate.errors import ConfigurationError
 from mailgate.settings import Settings, each, load
+from mailgate.store.database import async_url
 
 EXAMPLE = Path(__file__).parents[3] / "config" / "mailgate.example.toml"
 
@@ -133,6 +134,28 @@ def test_secrets_stand_in_no_message_and_no_repr(tmp_path: Path) -> None:
     assert settings.billing.stripe_secrets == ("whsec_hunter2", "whsec_hunter3")
     assert "hunter" not in repr(settings)
     assert "hunter" not in refused(tmp_path, "[billing]\nstripe_secrets = ['hunter2', 'short']")
+
+
+@pytest.mark.parametrize("password", ["hunter2", "a/b@c:d#e?f%25g\\1 ä&=+", "%", "'\"$"])
+def test_a_password_beside_the_database_url_may_be_anything(password: str) -> None:
+    environ = {
+        "MAILGATE_DATABASE__URL": "postgresql://mailgate@postgres/mailgate",
+        "MAILGATE_DATABASE__PASSWORD": password,
+    }
+    settings = load(environ=environ)
+    url = async_url(settings.database_url)
+    assert (url.username, url.password, url.host, url.database) == ("mailgate", password, "postgres", "mailgate")
+    assert password not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "sqlite:///x.db", "postgresql://host/name", "postgresql://u:p@host/name", "postgresql://host/n@me"]
+)
+def test_a_password_for_nobody_is_refused(url: str) -> None:
+    environ = {"MAILGATE_DATABASE__URL": url, "MAILGATE_DATABASE__PASSWORD": "hunter2"}
+    with pytest.raises(ConfigurationError, match="password is for a user") as told:
+        load(environ=environ)
+    assert "hunter2" not in str(told.value)
 
 
 def test_every_setting_says_what_it_does_and_every_number_its_unit_and_bounds() -> None:
