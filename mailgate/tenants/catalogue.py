@@ -77,10 +77,6 @@ class Catalogue:
         """All plans, from the lowest to the highest."""
         return sorted(self.plans.values(), key=lambda plan: (plan.rank, plan.name))
 
-    def by_stripe_price(self, price: str) -> Plan | None:
-        """The plan that Stripe's price (id or lookup key) means; None when none does."""
-        return next((plan for plan in self.plans.values() if price in plan.stripe_prices), None)
-
 
 _NEEDED: dict[str, type] = {"title": str, "rank": int, "sync": bool, "retention_days": int}
 _WORDS = {str: "text", int: "a whole number", bool: "true or false"}

@@ -439,8 +439,8 @@ def heard(shell: Shell) -> list[tuple[str, int | None]]:
     return found
 
 
-def test_a_log_that_was_replayed_hears_of_the_settings_then(shell: Shell) -> None:
-    """Not before: what is written behind a backup's entries makes it another log than the one that was signed."""
+def restore_an_older_database(shell: Shell) -> None:
+    """As from a backup that was made before the tenant went to another plan; the witness knows of both."""
     shell("purge")
     database = shell.folder / "data" / "mailgate.db"
     shutil.copyfile(database, shell.folder / "backup.db")
@@ -449,6 +449,11 @@ def test_a_log_that_was_replayed_hears_of_the_settings_then(shell: Shell) -> Non
     for file in database.parent.glob("mailgate.db*"):
         file.unlink()
     shutil.copyfile(shell.folder / "backup.db", database)
+
+
+def test_a_log_that_was_replayed_hears_of_the_settings_then(shell: Shell) -> None:
+    """Not before: what is written behind a backup's entries makes it another log than the one that was signed."""
+    restore_an_older_database(shell)
     shell("restore", "--dry-run", MAILGATE_RETENTION__BRAKE_MIN="5")
     before = heard(shell)
     assert "up to date" in shell("restore", MAILGATE_RETENTION__BRAKE_MIN="5").stdout
@@ -542,14 +547,7 @@ def test_a_tenant_is_erased_only_after_its_id_was_typed(shell: Shell) -> None:
 
 
 def test_a_restored_backup_is_brought_up_to_date_before_anything_else(shell: Shell) -> None:
-    shell("purge")
-    database = shell.folder / "data" / "mailgate.db"
-    shutil.copyfile(database, shell.folder / "backup.db")
-    shell("tenant", "plan", "acme", "professional")
-    shell("purge")
-    for file in database.parent.glob("mailgate.db*"):
-        file.unlink()
-    shutil.copyfile(shell.folder / "backup.db", database)
+    restore_an_older_database(shell)
     refused = shell("tenant", "list", expect=4)
     assert "backup_restored" in refused.stderr
     assert [log["tenant"] for log in shell.json("restore", "--dry-run")["behind"]] == ["acme"]
