@@ -21,6 +21,7 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mailgate.api.jsons import read_json
 from mailgate.api.problems import ProblemResponse, from_error
 from mailgate.api.rates import Rates, Taken
 from mailgate.api.security import Authenticator
@@ -38,6 +39,7 @@ _PATIENCE_S = 30.0
 _SLOWEST = 4_096  # bytes a second, beside the patience
 _LONGEST_PATH = 4_096
 _LONGEST_QUERY = 8_192
+_RECORD = re.compile(rb"/v1/tenants/[^/]+/(?:messages/[^/]+/)?pins/[^/]+/")
 _MESSAGE = re.compile(r"message/rfc822\s*(;.*)?", re.IGNORECASE)
 _TAKES_MESSAGES = re.compile(r"/v1/tenants/[^/]+/mailboxes/[^/]+/messages")
 _ALWAYS_SERVED = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -179,6 +181,7 @@ class Gate:
             else:
                 scope["body"] = body
                 receive = _replay(body, receive)
+                refusal = _bad_json(scope)
         if refusal is not None:
             await refusal(scope, receive, send)
             return
@@ -225,6 +228,19 @@ class Gate:
         setting = "limits.request_bytes" if most == self._request_bytes else "sending.max_message_bytes"
         detail = f"the body is larger than {most} bytes ({setting})"
         return ProblemResponse(413, "too_large", detail, headers={"connection": "close"})
+
+
+def _bad_json(scope: Scope) -> ProblemResponse | None:
+    """Reads the body into the scope, before any route sees it: their parsers differ in what they let pass. Stripe's
+    events are read behind their signature.
+    """
+    if not scope["body"] or _is_page(scope["path"]) or scope["path"] in _SIGNED:
+        return None
+    try:
+        scope["json"] = read_json(scope["body"])
+    except MailgateError as error:
+        return from_error(error)
+    return None
 
 
 def _too_many(taken: Taken) -> ProblemResponse:
@@ -301,7 +317,9 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _bad_address(scope: Scope) -> ProblemResponse | None:
-    """Paths and queries must be UTF-8 text without NUL: servers replace what is not, and two ids would become one."""
+    """Paths and queries must be UTF-8 text without NUL: servers replace what is not, and two ids would become one. A
+    slash that is percent-encoded would be taken for one between two names; an entity_id is all the rest of its path.
+    """
     raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
     query: bytes = scope.get("query_string", b"")
     if len(raw_path) > _LONGEST_PATH or len(query) > _LONGEST_QUERY:
@@ -313,6 +331,10 @@ def _bad_address(scope: Scope) -> ProblemResponse | None:
             plain.decode("utf-8")
         except UnicodeDecodeError:
             return ProblemResponse(400, "bad_request", f"the {part} is not UTF-8 text, percent-encoded")
+    record = _RECORD.match(raw_path)
+    if b"%2f" in raw_path[: record.end() if record else None].lower():
+        detail = "the path has a slash that is percent-encoded (%2F), which only an entity_id may have"
+        return ProblemResponse(422, "invalid", detail)
     names = [name for name, _ in parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True)]
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:  # which of the two was meant?

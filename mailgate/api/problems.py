@@ -118,8 +118,6 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> Response:
         faults = error.errors()
-        if any(fault["type"] == "json_invalid" for fault in faults):
-            return ProblemResponse(400, "invalid_json", "the body is not JSON")
         errors = [_field_error(fault) for fault in faults[:_MOST_ERRORS]]
         first = errors[0]
         detail = f"{first['location']} {first['pointer']}: {first['detail']}"

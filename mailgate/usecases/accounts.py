@@ -7,12 +7,22 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from mailgate.consents.model import ProviderName
-from mailgate.usecases.types import Body, TenantId, one_of, text
+from mailgate.usecases.types import Body, TenantId, matching, one_of, text
 
 # Engines disagree about `\s` beyond ASCII (U+0085, U+FEFF): named, these mean the same to every client.
 _BLANKS = r"\s\x00-\x1f\x7f-\xa0\ufeff"
 
-Address = Annotated[str, StringConstraints(max_length=320, pattern=rf"^[^@{_BLANKS}]{{1,64}}@[^@{_BLANKS}]{{1,255}}$")]
+# Without a name and angle brackets around it, a comment, or a list of others: RFC 5322 has these beside an address.
+_OTHER = rf"@<>(),;:\\\"{_BLANKS}"
+Address = Annotated[
+    str,
+    StringConstraints(max_length=320),
+    matching(
+        rf"^[^\[\]{_OTHER}]{{1,64}}@(?:[^\[\]{_OTHER}]{{1,255}}|\[[A-Za-z0-9:.]{{1,253}}\])$",
+        "this is no address; write it alone, like ann@example.com",
+    ),
+    Field(examples=["ann@acme.example"]),
+]
 Host = Annotated[
     str,
     StringConstraints(min_length=1, max_length=253, pattern=rf"^[^/@\\\[\]{_BLANKS}]+$"),

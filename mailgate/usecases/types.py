@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainSerializer,
     StringConstraints,
     WithJsonSchema,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from mailgate.clock import Instant, from_rfc3339, to_rfc3339
 from mailgate.ids import ID_PATTERN
 
+
+@dataclass(frozen=True, slots=True)
+class matching:  # noqa: N801 - stands beside `text` in an annotation
+    """For `Annotated[str, …]`: text of this pattern; what does not match is told in words, not by the pattern."""
+
+    pattern: str
+    otherwise: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Checked after the other bounds."""
+        wanted = re.compile(self.pattern)
+
+        def check(value: str) -> str:
+            if wanted.fullmatch(value) is None:
+                raise PydanticCustomError("string_pattern_mismatch", self.otherwise)
+            return value
+
+        return AfterValidator(check).__get_pydantic_core_schema__(source, handler)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """With the pattern, for programs."""
+        return {**handler(schema), "pattern": self.pattern}
+
+
 # But for "." and "..", which clients take out of a path before they send it (RFC 3986 §5.2.4). pydantic's engine has no
 # look-ahead.
 TENANT_PATTERN = r"^(?:[A-Za-z0-9._-]{3,64}|[A-Za-z0-9_-][A-Za-z0-9._-]?|\.[A-Za-z0-9_-])$"
+_NAME = "write 1 to 64 letters, digits, dots, hyphens and underscores, but not `.` or `..`"
+_ENTITY_ID = r"^(?:[^\x00]{3,}|[^\x00.][^\x00]?|\.[^\x00.])$"
 # PostgreSQL has no NUL in text, and no person types one.
 _NO_NUL = r"^[^\x00]*$"
 # RFC 3339 needs a year of four digits; the first and last days are left out, so that no zone leads beyond.
@@ -48,17 +81,18 @@ TimeIn: TypeAlias = Annotated[Instant, BeforeValidator(_instant), _TIME_SCHEMA]
 
 ObjectId: TypeAlias = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 TenantId: TypeAlias = Annotated[
-    str, StringConstraints(pattern=TENANT_PATTERN), Field(description="the CRM's own name for it", examples=["acme"])
+    str, matching(TENANT_PATTERN, _NAME), Field(description="the CRM's own name for it", examples=["acme"])
 ]
 EntityType: TypeAlias = Annotated[
     str,
-    StringConstraints(pattern=TENANT_PATTERN),
+    matching(TENANT_PATTERN, _NAME),
     Field(description="lead, contact, company, deal, quote, invoice, task, …", examples=["deal"]),
 ]
 EntityId: TypeAlias = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=200, pattern=_NO_NUL),
-    Field(description="the CRM's id of the record; any text, percent-encoded", examples=["D-1042"]),
+    StringConstraints(min_length=1, max_length=200),
+    matching(_ENTITY_ID, "write no NUL, and not `.` or `..`, which clients take out of a path"),
+    Field(description="the CRM's id of the record; any text but `.` and `..`, percent-encoded", examples=["D-1042"]),
 ]
 
 

@@ -26,6 +26,8 @@ def check_url(text: str, *, allow_http: bool, allow: Sequence[Network] = ()) -> 
     """The URL of a receiver. Raises PreconditionError `url_invalid`. What its name resolves to is judged when it is
     connected to; an address in place of a name is judged here as well.
     """
+    if not text.isprintable() or " " in text:
+        raise _refused("it has a blank or a character that can't be seen; write such as %20")
     try:
         url = httpx.URL(text)
         host, port = url.host, url.port

@@ -141,6 +141,55 @@ async def test_a_body_that_is_no_json_object_is_refused(gateway: Gateway, conten
     assert refused.headers["content-type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (b"{", "line 1, column 2"),
+        (b'{"name":\n "x",}', "line 2, column 6"),
+        (b'{"name": "x"} {}', "line 1, column 15"),
+        (b'{"name": "a\nb"}', "line 1, column 12"),
+        (b'{"name": "\xff"}', "byte 11 is not UTF-8"),
+        ('{"name": "x"}'.encode("utf-16"), "byte 1 is not UTF-8"),
+        (b'\xef\xbb\xbf{"name": "x"}', "byte order mark"),
+        (b'{"name": NaN}', "NaN"),
+        (b'{"name": -Infinity}', "-Infinity"),
+        (b'{"name": ' + b"9" * 5_000 + b"}", "5000 characters"),
+        (b'{"name": 1e999}', "too large"),
+        (b'{"name": "x", "name": "y"}', "'name' is given twice"),
+        (b'{"name": "x", "more": {"a": 1, "a": 1}}', "'a' is given twice"),
+        (b'{"name": "a\\ud800"}', "line 1, column 12"),
+        (b'{"name": "\\udc00"}', "surrogate"),
+        (b'{"name": "\\ud800\\ud800\\udc00"}', "line 1, column 11"),
+        (b'{"name": "\\ud800x\\udc00"}', "surrogate"),
+        (b'{"\\udc00": "x"}', "surrogate"),
+        (b"[" * 100_000, "inside each other"),
+        (b'{"name": ' + b"[" * 70 + b"]" * 70 + b"}", "inside each other"),
+    ],
+)
+async def test_a_body_that_is_no_json_is_told_what_and_where(gateway: Gateway, content: bytes, where: str) -> None:
+    headers = {"content-type": "application/json"}
+    tenant = await gateway.tenant()
+    mailbox = (await gateway.mailbox(tenant))["id"]
+    for method, path in (
+        ("PUT", "/v1/tenants/acme"),
+        ("POST", f"/v1/tenants/acme/mailboxes/{mailbox}/submissions"),
+        ("POST", "/v1/retention/runs"),
+    ):
+        refused = await gateway.client.request(method, path, content=content, headers=headers)
+        assert (refused.status_code, refused.json()["type"]) == (400, "invalid_json"), refused.text
+        assert where in refused.json()["detail"]
+
+
+async def test_json_is_what_every_parser_understands(gateway: Gateway) -> None:
+    headers = {"content-type": "application/json"}
+    deep = b'{"name": "x", "more": [' + b"[[]]," * 200 + b"[]]}"
+    unknown = await gateway.client.put("/v1/tenants/acme", content=deep, headers=headers)
+    assert unknown.json()["type"] == "invalid"  # many arrays, but none deep inside another
+    for written, name in ((b"\\ud83d\\ude42", "\U0001f642"), (b"\\\\ud800", "\\ud800"), (b'\\"', '"')):
+        made = await gateway.client.put("/v1/tenants/acme", content=b'{"name": "' + written + b'"}', headers=headers)
+        assert made.json()["name"] == name
+
+
 async def test_another_media_type_is_refused(gateway: Gateway) -> None:
     for headers in ({}, {"content-type": "text/plain"}):
         refused = await gateway.client.put("/v1/tenants/acme", content=b'{"name":"x"}', headers=headers)
@@ -192,6 +241,7 @@ async def test_a_body_over_the_limit_is_refused(gateway: Gateway) -> None:
     ("path", "status"),
     [
         ("/v1/tenants/a%00b", 422),
+        ("/v1/tenants/acme%2fsubscription", 422),
         ("/v1/tenants?cursor=%00", 422),
         ("/v1/tenants?limit=1&limit=2", 422),
         ("/v1/tenants?limit=1&%6Cimit=2", 422),

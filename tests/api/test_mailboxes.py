@@ -220,6 +220,11 @@ def changed(path: str, value: Any) -> dict[str, Any]:
     [
         ("address", "no address"),
         ("address", "a\0b@acme.example"),
+        ("address", "<ann@acme.example>"),
+        ("address", "Ann<ann@acme.example>"),
+        ("address", "ann@acme.example,bob@acme.example"),
+        ("address", '"ann"@acme.example'),
+        ("address", "ann@[acme"),
         ("imap/host", ""),
         ("imap/host", "imap.example\r\nX"),
         ("imap/host", "http://imap.example"),
@@ -247,6 +252,17 @@ async def test_wrong_settings_are_named(gateway: Gateway, pointer: str, value: A
     problem = refused.json()
     assert problem["type"] == "invalid"
     assert problem["errors"][0]["pointer"].startswith(f"#/{pointer}")
+    if pointer == "address":
+        assert "write it alone, like ann@example.com" in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "address", ["ann@[192.0.2.1]", "ann.@acme.example", "ännä+x@bücher.example", "o'brien@acme.ie"]
+)
+async def test_addresses_that_people_have_are_taken(gateway: Gateway, address: str) -> None:
+    await gateway.tenant()
+    made = await gateway.client.post("/v1/tenants/acme/mailboxes", json=changed("address", address))
+    assert (made.status_code, made.json()["address"]) == (201, address)
 
 
 @pytest.mark.parametrize("what", ["", "/folders", "/runs"])

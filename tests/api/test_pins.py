@@ -57,7 +57,22 @@ async def test_with_the_last_pin_gone_the_age_counts_as_before(gateway: Gateway)
     assert (refused.status_code, refused.json()["type"]) == (404, "pin_not_found")
 
 
-ENTITY_IDS = ["a/b", "/", "a%2Fb", "ä ö", "..", "line\nbreak", "?x=1#y", "x" * 200, "名前", "+", " "]
+ENTITY_IDS = [
+    "a/b",
+    "/",
+    "a%2Fb",
+    "a/../b",
+    "...",
+    ".a",
+    "a.",
+    "ä ö",
+    "line\nbreak",
+    "?x=1#y",
+    "x" * 200,
+    "名前",
+    "+",
+    " ",
+]
 
 
 @pytest.mark.parametrize("entity_id", ENTITY_IDS)
@@ -79,13 +94,52 @@ async def test_an_entity_id_is_any_text(gateway: Gateway, entity_id: str) -> Non
 
 @pytest.mark.parametrize(
     ("entity_type", "entity_id", "status"),
-    [("deal", "x" * 201, 422), ("de al", "1", 422), ("x" * 65, "1", 422), ("deal", "%00", 422), ("deal", "", 404)],
+    [
+        ("deal", "x" * 201, 422),
+        ("de al", "1", 422),
+        ("x" * 65, "1", 422),
+        ("deal", "%00", 422),
+        ("deal", "", 404),
+        ("deal", "%2E", 422),
+        ("deal", "%2e%2E", 422),
+    ],
 )
 async def test_bad_records_are_refused(gateway: Gateway, entity_type: str, entity_id: str, status: int) -> None:
     post = await postman(gateway)
     message_id = await post.deliver(letter(), index=False)
     refused = await gateway.client.put(f"/v1/tenants/acme/messages/{message_id}/pins/{quote(entity_type)}/{entity_id}")
     assert refused.status_code == status, refused.text
+
+
+async def test_a_record_that_clients_take_out_of_a_path_is_refused_in_a_body_too(gateway: Gateway) -> None:
+    post = await postman(gateway)
+    message_id = await post.deliver(letter(), index=False)
+    path = f"/v1/tenants/acme/messages/{message_id}/rehydrate"
+    refused = await gateway.client.post(path, json={"pins": [{"entity_type": "deal", "entity_id": ".."}]})
+    assert (refused.status_code, refused.json()["type"]) == (422, "invalid")
+    assert refused.json()["errors"][0]["pointer"] == "#/pins/0/entity_id"
+
+
+@pytest.mark.parametrize("slash", ["%2F", "%2f"])
+async def test_a_slash_in_another_name_than_an_entity_id_is_no_end_of_it(gateway: Gateway, slash: str) -> None:
+    """`de/al` `D-1` would be taken for `de` `al/D-1`, and a tenant with a slash for a tenant and a route."""
+    post = await postman(gateway)
+    message_id = await post.deliver(letter(), index=False)
+    await gateway.client.put(f"/v1/tenants/acme/messages/{message_id}/pins/de/al%2FD-1")
+    for method, path in (
+        ("PUT", f"tenants/acme/messages/{message_id}/pins/de{slash}al/D-1"),
+        ("DELETE", f"tenants/acme/messages/{message_id}/pins/de{slash}al/D-1"),
+        ("DELETE", f"tenants/acme/pins/de{slash}al/D-1"),
+        ("DELETE", f"tenants/acme/pins{slash}de/al"),
+        ("GET", f"tenants/acme{slash}messages"),
+        ("GET", f"tenants/acme/messages/{message_id}{slash}raw"),
+        ("GET", f"purge-log/acme/tile/0{slash}000"),
+    ):
+        refused = await gateway.client.request(method, f"/v1/{path}")
+        assert (refused.status_code, refused.json()["type"]) == (422, "invalid"), path
+        assert "%2F" in refused.json()["detail"]
+    pins = (await gateway.client.get("/v1/tenants/acme/pins")).json()["items"]
+    assert [(pin["entity_type"], pin["entity_id"]) for pin in pins] == [("de", "al/D-1")]
 
 
 @pytest.mark.parametrize("note", ["", "x" * 4_001, "a\0b", 5])

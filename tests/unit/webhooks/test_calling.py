@@ -29,6 +29,11 @@ HERE = parse_networks(["127.0.0.0/8"])
         "https://",
         "https:///hook",
         "crm.example/hook",
+        "https://crm.example/a hook",
+        " https://crm.example/hook",
+        "https://crm.example/hook ",
+        "https://crm.example/ho\u00a0ok",
+        "https://crm.example/hook?key=\u200b1",
         "https://user@crm.example/",
         "https://user:secret@crm.example/",
         "https://crm.example/#part",
@@ -49,6 +54,11 @@ def test_urls_that_are_refused(url: str) -> None:
         check_url(url, allow_http=False)
     assert refused.value.slug == "url_invalid"
     assert "secret" not in refused.value.detail
+
+
+def test_a_blank_in_a_url_is_named() -> None:
+    with pytest.raises(PreconditionError, match="blank"):
+        check_url("https://crm.example/a hook", allow_http=False)
 
 
 def test_urls_that_are_taken() -> None:
