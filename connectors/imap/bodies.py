@@ -32,6 +32,9 @@ HALVES_BYTES: Final = 32 << 20
 MAX_REFUSED: Final = 20
 """So many messages refused one after the other, and it is not about the messages."""
 
+MAX_BAD: Final = 4
+"""Fewer while the server says BAD to everything: rather our command is wrong, and servers hang up at the sixth."""
+
 
 class _Reader(Generic[T]):
     """FETCH → (metadata, body), for UIDs that were asked for and have not come yet.
@@ -121,8 +124,8 @@ async def fetch_messages(
     """UID FETCH of metadata and one section, `depth` commands in flight; yields what `make` makes of each message.
 
     What came complete is yielded, also when the line drops behind it; only then the error is raised. A command that is
-    refused with NO is asked again message by message, so that one broken message does not hide its neighbours; a
-    message that is refused alone is missing.
+    refused is asked again message by message, so that one broken message does not hide its neighbours; a message that
+    is refused alone is missing. Some say BAD where they cannot read what they hold (hoodiecrow).
     """
     reader = _Reader(uids, section, make)
     stream = FetchStream(session, reader.read, reader.wanted, section=section, open_sink=open_sink)
@@ -144,13 +147,13 @@ async def fetch_messages(
                     continue
                 error = command_error(status, command.name)
                 missing = [uid for r in what for uid in r if uid in reader.wanted]
-                if status.condition == "BAD" or not isinstance(error, ServerError):
-                    raise error  # our command was wrong, or the server wants a pause: no message's fault
+                if not isinstance(error, ServerError):
+                    raise error  # the server wants a pause: no message's fault
                 if sum(len(r) for r in what) > 1:
                     batches.one_by_one(missing)
                 else:
                     refused += 1
-                    if refused >= MAX_REFUSED:
+                    if refused >= (MAX_BAD if status.condition == "BAD" and not stream.count else MAX_REFUSED):
                         raise error
             if batches and len(stream.running) < depth:
                 continue

@@ -310,7 +310,7 @@ QUIRKS: Final = (
         "RFC 9051 §7.5.2 allows it",
     ),
     Quirk(
-        "several",
+        "several; hoodiecrow with BAD",
         "refuse a whole FETCH because of one message",
         "asked again message by message; the one is set aside",
         "RFC 9051 §6.4.5 says nothing of parts",

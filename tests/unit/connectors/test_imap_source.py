@@ -12,7 +12,7 @@ import pytest
 from connectors.errors import FolderGoneError, NetworkError, ProtocolError, Scope, ServerError, ThrottledError
 from connectors.imap import collect
 from connectors.imap import source as source_module
-from connectors.imap.bodies import FIRST_BATCH
+from connectors.imap.bodies import FIRST_BATCH, MAX_BAD
 from connectors.imap.source import HEADER_LIMIT, ImapSource
 from connectors.model import QResync
 from tests.unit.connectors.scripted import Talk, connect, serve
@@ -102,11 +102,12 @@ async def test_the_size_in_the_metadata_is_the_servers_and_octets_are_real() -> 
             assert (fetched.meta.size, fetched.octets) == (size, 3)
 
 
-async def test_one_message_that_is_refused_does_not_hide_its_neighbours() -> None:
+@pytest.mark.parametrize("refusal", [b"NO [SERVERERROR] it is broken", b"BAD cannot read properties of undefined"])
+async def test_one_message_that_is_refused_does_not_hide_its_neighbours(refusal: bytes) -> None:
     async def script(talk: Talk) -> None:
-        await talk.answer(b"UID FETCH 1:4 ", fetch(1, 1, b"a"), status=b"NO some messages could not be read")
+        await talk.answer(b"UID FETCH 1:4 ", fetch(1, 1, b"a"), status=refusal)
         await talk.answer(b"UID FETCH 2 ", fetch(2, 2, b"b"))
-        await talk.answer(b"UID FETCH 3 ", status=b"NO [SERVERERROR] it is broken")
+        await talk.answer(b"UID FETCH 3 ", status=refusal)
         await talk.answer(b"UID FETCH 4 ", fetch(4, 4, b"d"))
 
     async with talking(script) as source:
@@ -115,11 +116,12 @@ async def test_one_message_that_is_refused_does_not_hide_its_neighbours() -> Non
 
 async def test_a_command_that_the_server_does_not_understand_is_no_messages_fault() -> None:
     async def script(talk: Talk) -> None:
-        await talk.answer(b"UID FETCH", status=b"BAD no folder is open")
+        for _ in range(1 + MAX_BAD):
+            await talk.answer(b"UID FETCH", status=b"BAD no folder is open")
 
     async with talking(script) as source:
         with pytest.raises(ServerError, match="no folder"):
-            await bodies(source, [1, 2])
+            await bodies(source, [1, 2, 3, 4])
 
 
 async def test_a_server_that_lists_without_end_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
