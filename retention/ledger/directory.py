@@ -70,7 +70,8 @@ class LogDirectory:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_size > most:
             os.close(handle)
-            raise NotRegularError(f"{name} is no regular file of at most {most} bytes")
+            long = f"has {status.st_size} bytes, and no log more than {most} there"
+            raise NotRegularError(f"{name} {long if stat.S_ISREG(status.st_mode) else 'is no regular file'}")
         return os.fdopen(handle, "rb", buffering=buffering)
 
     def read(self, name: str, most: int = MAX_NOTE) -> bytes:

@@ -154,6 +154,8 @@ def parse_note(data: bytes) -> tuple[str, list[Signature]]:
         note = data.decode("utf-8")
     except UnicodeDecodeError:
         raise NoteError("the note is not UTF-8") from None
+    if "\r" in note:
+        raise NoteError("the line ends are not those that were signed: an editor or a mail program changed them")
     at = note.rfind("\n\n")
     if at < 0:
         raise NoteError("the note has no blank line before signatures")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -24,7 +24,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .directory import STAMP, STAMPED, SUMS, VKEY, LogDirectory, NotRegularError, is_folder, is_log_file
 from .note import NoteError, Verifier
 from .purge_template import match_item_purge
-from .report import Findings, Report, Verdict
+from .report import Findings, Report, Verdict, counted
 from .schema import LeafError, parse_leaf
 from .stamp import MAX_STAMP, StampError, check_imprint
 from .tiles import (
@@ -112,9 +112,13 @@ def _entries_and_tiles(
         if not gap:
             compare_tile(directory, tile, hashes, found)
 
+    starts, left_out = _starts(directory, checkpoint.size)
     upper = TileBuilder(compare, lowest=1)
-    edge, gap = b"", False
-    for block in _blocks(directory, checkpoint, jobs):
+    edge, gap = b"", left_out > 0
+    if left_out:
+        whole = f"{counted(left_out, 'whole block')} of {_BLOCK * TILE_WIDTH} leaves"
+        found.add(Verdict.INCOMPLETE, f"the log was signed with {checkpoint.size} leaves: {whole} and more are missing")
+    for block in _blocks(directory, checkpoint, starts, jobs):
         found.extend(block.findings)
         types.update(block.types)
         gap = gap or block.gap
@@ -138,9 +142,28 @@ class _Block:
     findings: Findings = field(default_factory=Findings)
 
 
-def _blocks(directory: LogDirectory, checkpoint: Checkpoint, jobs: int | None) -> Iterator[_Block]:
-    bundles = -(-checkpoint.size // TILE_WIDTH)
-    starts = range(0, bundles, _BLOCK)
+def _starts(directory: LogDirectory, size: int) -> tuple[Sequence[int], int]:
+    """With which bundles the blocks begin that are to be examined: those of which anything is there, and the first
+    other one, whose files are named. Of how many more nothing is there: any size can be signed.
+    """
+    blocks = range(0, -(-size // TILE_WIDTH), _BLOCK)
+    there = set[int]()
+    for name in directory.names():
+        try:
+            tile = parse_tile_path(name)
+        except TileError:
+            continue
+        if tile.level in (ENTRIES, 0) and tile.number * TILE_WIDTH < size:
+            there.add(tile.number // _BLOCK * _BLOCK)
+    first = next((start for start in blocks if start not in there), None)
+    if first is not None:
+        there.add(first)
+    return sorted(there), len(blocks) - len(there)
+
+
+def _blocks(
+    directory: LogDirectory, checkpoint: Checkpoint, starts: Sequence[int], jobs: int | None
+) -> Iterator[_Block]:
     if jobs is None:
         jobs = min(os.cpu_count() or 1, len(starts) // 2)
     if jobs <= 1:

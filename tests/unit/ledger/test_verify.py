@@ -13,7 +13,7 @@ from retention.ledger.checkpoint import Checkpoint
 from retention.ledger.note import Signer
 from retention.ledger.report import Verdict
 from retention.ledger.tiles import encode_bundle, tiles_of
-from retention.ledger.tree import Frontier, leaf_hash
+from retention.ledger.tree import MAX_SIZE, Frontier, leaf_hash
 from retention.ledger.verify import verify_directory
 from tests.ledger_samples import ORIGIN, every_type, purge_run
 from tests.unit.ledger.conftest import SIGNER, Exporter, sign
@@ -92,7 +92,7 @@ def test_sums_of_any_size_are_not_read(exported: Exporter, leaves: list[bytes]) 
     sums = exported(leaves) / "SHA256SUMS"
     os.truncate(sums, 1 << 26)
     report = verify_directory(sums.parent, SIGNER.verifier)
-    assert (report.verdict, "no regular file of at most" in report.headline) == (Verdict.INVALID, True)
+    assert (report.verdict, "bytes, and no log more than" in report.headline) == (Verdict.INVALID, True)
 
 
 def without_sums(path: Path) -> Path:
@@ -167,6 +167,35 @@ def test_an_edited_size(exported: Exporter, leaves: list[bytes]) -> None:
     report = verify_directory(path, KEY)
     assert report.verdict is Verdict.INVALID
     assert "signature" in report.headline
+
+
+@pytest.mark.parametrize("jobs", [1, None])
+@pytest.mark.parametrize("size", [2**62, MAX_SIZE, 600 + 3 * 64 * 256])
+def test_a_size_that_was_signed_and_is_not_there_is_soon_refused(
+    exported: Exporter, leaves: list[bytes], size: int, jobs: int | None
+) -> None:
+    """Whoever has the key may sign any: nobody is kept busy with what is missing."""
+    path = without_sums(exported(leaves))
+    (path / "checkpoint").write_bytes(Checkpoint(ORIGIN, size, bytes(32)).sign([SIGNER]))
+    report = verify_directory(path, KEY, jobs)
+    assert report.verdict is Verdict.INVALID  # a partial tile that no log of this size has
+    assert report.findings.counts[Verdict.INCOMPLETE] > 64
+    blocks = -(-size // (64 * 256)) - 2  # of the first something is there, of the second the files are named
+    missing = f"{blocks} whole blocks of 16384 leaves and more are missing"
+    assert (Verdict.INCOMPLETE, f"the log was signed with {size} leaves: {missing}") in report.findings.problems
+    shutil.rmtree(path / "tile")
+    report = verify_directory(path, KEY, jobs)
+    assert report.verdict is Verdict.INCOMPLETE
+    assert report.headline.startswith(f"incomplete: the log was signed with {size} leaves: ")
+
+
+def test_line_ends_that_were_changed_on_the_way_are_named(exported: Exporter, leaves: list[bytes]) -> None:
+    path = exported(leaves)
+    checkpoint = (path / "checkpoint").read_bytes()
+    (path / "checkpoint").write_bytes(checkpoint.replace(b"\n", b"\r\n"))
+    report = verify_directory(path, KEY)
+    assert report.verdict is Verdict.INVALID
+    assert "line ends" in report.headline
 
 
 def test_another_key_of_the_same_name(exported: Exporter, leaves: list[bytes]) -> None:
