@@ -53,6 +53,8 @@ def check_disclosure(text: str, key: Verifier) -> Disclosed:
         if isinstance(error, ProofError):
             raise
         raise ProofError("not a disclosure") from None
+    if told != json.loads(disclose(proof, {field: (salt, value) for field, salt, value in opened})):
+        raise ProofError("the disclosure says more than it shows: what is more in it, nobody signed")
     proven = check_proof(proof, key)
     values: dict[str, bytes] = {}
     for field, salt, value in opened:

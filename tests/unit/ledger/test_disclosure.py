@@ -54,6 +54,20 @@ def test_what_was_not_committed_to_is_refused(text: str, change: dict[str, Any])
         check_disclosure(json.dumps(told), KEY)
 
 
+@pytest.mark.parametrize("where", ["beside", "inside", "twice"])
+def test_what_nobody_signed_does_not_stand_beside_what_is_shown(text: str, where: str) -> None:
+    """Who reads the file might take it for proven."""
+    told = json.loads(text)
+    if where == "beside":
+        told["note"] = "approved by counsel"
+    elif where == "inside":
+        told["opened"][0]["subject"] = "Re: the contract"
+    else:
+        told["opened"].append(told["opened"][0])
+    with pytest.raises(ProofError):
+        check_disclosure(json.dumps(told), KEY)
+
+
 @pytest.mark.parametrize("odd", ["", "{}", "[]", "null", '{"v":2}', '{"v":1,"proof":1,"opened":[]}', "{" * 9_000])
 def test_other_texts_are_refused(odd: str) -> None:
     with pytest.raises((ProofError, NoteError)):
