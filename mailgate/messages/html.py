@@ -58,9 +58,11 @@ _WRITTEN_TAG = re.compile(r"""<([a-z][a-z0-9]*)((?:\s++[^\s"=<>/]++(?:="[^"]*+")
 _WRITTEN_ATTRIBUTE = re.compile(r'(\s++)([^\s"=<>/]++)="([^"]*+)"')
 _OWN_IMAGE = re.compile(r"\s*(?:cid|data):", re.IGNORECASE)
 _DEEPEST = 200
+_GROWTH, _MORE = 10, 10_000
+_MOST_TAGS = 20_000
 _REPEATED = 500_000
-_REFERENCES = 20_000_000_000
-_ATTRIBUTES_SQUARED = 2_500_000_000
+_REFERENCES = 5_000_000_000
+_ATTRIBUTES_SQUARED = 500_000_000
 _FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())  # noqa: SIM905
 _TAG_TO_ITS_END = re.compile(r"</?[a-zA-Z][^>]*")
 _MAYBE_VALUES = (re.compile(r'(?==[ \t\n\f\r]*+"([^"]*+))'), re.compile(r"(?==[ \t\n\f\r]*+'([^']*+))"))
@@ -70,12 +72,13 @@ _VOID = frozenset("area base br col embed hr img input link meta param source tr
 
 
 def sanitize_html(source: str) -> str:
-    """HTML that may be put into a page (inside an element of its own). Pure; never raises; see the module's text."""
+    """HTML that may be put into a page (inside an element of its own). Pure; never raises; see the module's text. Its
+    words alone, where so many elements stand inside each other, or it becomes so large, that renderers break. What
+    `may_be_costly` takes minutes and gigabytes at worst: see `mailgate.sync.layout`.
+    """
     import nh3  # of no use to who only imports
 
     source = clean(source)
-    if _unreasonable(source):
-        return "<pre>" + html.escape(html_to_text(source)) + "</pre>"
     safe = nh3.clean(
         source,
         tags=set(_TAGS),
@@ -99,7 +102,14 @@ def sanitize_html(source: str) -> str:
         filter_style_properties=set(_STYLES),
         strip_comments=True,
     )
+    if len(safe) > _GROWTH * len(source) + _MORE or _deepest(safe) > _DEEPEST:
+        return as_words(source)
     return _WRITTEN_TAG.sub(_park_remote, safe) if "<img" in safe else safe
+
+
+def as_words(source: str) -> str:
+    """HTML of its words alone, for what would cost too much to lay out. Linear in the length; never raises."""
+    return "<pre>" + html.escape(html_to_text(clean(source))) + "</pre>"
 
 
 def _filter(tag: str, attribute: str, value: str) -> str | None:
@@ -121,28 +131,44 @@ def _park_attribute(attribute: re.Match[str]) -> str:
     return f'{blank}data-remote-src="{value}"'
 
 
-def _unreasonable(source: str) -> bool:
-    """Whether the tree would cost far more than the text suggests: its words are enough then. Counted without parsing.
+def may_be_costly(source: str) -> bool:
+    """Whether `sanitize_html` may take more than about a second of it, counted in one look, without parsing.
 
-    Elements nested by the thousand have broken many a renderer; formatting elements that are never closed are repeated
-    by HTML's rules in every block that follows, so that a small text becomes a huge one; character references cost the
-    parser the square of their number, and so do the attributes of one tag.
+    What HTML's rules make of tags that do not fit together costs the square of their number: elements in a table but in
+    none of its cells are put before it, each behind a look through all that are there; an end tag is looked for in all
+    that is open. Formatting elements that are never closed are repeated in every block that follows, so that a small
+    text becomes a huge one; character references cost the parser the square of their number, and so do the attributes
+    of one tag.
     """
-    if source.count("&") * len(source) > _REFERENCES or _attributes_squared(source) > _ATTRIBUTES_SQUARED:
-        return True
-    depth = deepest = tags = 0
+    return (
+        source.count("<") > _MOST_TAGS
+        or source.count("&") * len(source) > _REFERENCES
+        or _repeated(source) > _REPEATED
+        or _attributes_squared(source) > _ATTRIBUTES_SQUARED
+    )
+
+
+def _repeated(source: str) -> int:
+    """How many elements may be repeated, and how often."""
+    tags = 0
     unclosed: dict[str, int] = {}
     for closing, name in _ANY_TAG.findall(source):
         tags += 1
         name = name.lower()
-        if name in _VOID:
-            continue
         if name in _FORMATTING:
             unclosed[name] = unclosed.get(name, 0) + (-1 if closing else 1)
-        depth = max(0, depth - 1) if closing else depth + 1
-        deepest = max(deepest, depth)
-    repeated = sum(max(0, count) for count in unclosed.values())
-    return deepest > _DEEPEST or repeated * tags > _REPEATED
+    return tags * sum(max(0, count) for count in unclosed.values())
+
+
+def _deepest(safe: str) -> int:
+    """How many elements stand inside each other in what nh3 wrote."""
+    depth = deepest = 0
+    if safe.count("<") > _DEEPEST:
+        for closing, name in _ANY_TAG.findall(safe):
+            if name not in _VOID:
+                depth += -1 if closing else 1
+                deepest = max(deepest, depth)
+    return deepest
 
 
 def _attributes_squared(source: str) -> int:

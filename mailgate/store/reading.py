@@ -18,7 +18,6 @@ from mailgate.blobs import BlobStore
 from mailgate.clock import Instant, to_rfc3339
 from mailgate.errors import GoneError, MailgateError, NotFoundError
 from mailgate.keys import KeyRing
-from mailgate.messages.html import sanitize_html
 from mailgate.messages.model import Part, Summary
 from mailgate.messages.parser import parse, part_content
 from mailgate.messages.summary import decode_summary, open_summary
@@ -36,6 +35,7 @@ from mailgate.store.schema import folders, messages, origins, tombstones
 from mailgate.store.sets import among
 from mailgate.store.tenants import Tenant
 from mailgate.store.tombstones import original_gone
+from mailgate.sync.layout import safe_html
 from mailgate.sync.suspects import DeadlyError, Suspects
 from retention.policy import ClockLimits
 
@@ -416,4 +416,4 @@ async def why_gone(conn: AsyncConnection, tenant_id: str, message_id: str) -> Ma
 
 def _shown(data: bytes) -> Shown:
     parsed = parse(data)
-    return Shown(parsed.text, sanitize_html(parsed.html))
+    return Shown(parsed.text, safe_html(parsed.html))

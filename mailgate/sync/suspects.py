@@ -24,16 +24,14 @@ import contextlib
 import fcntl
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final, TypeVar
 
-import mailgate
 from mailgate.ids import new_ref
+from mailgate.sync import limited
 
 T = TypeVar("T")
 
@@ -285,20 +283,5 @@ def ends_a_process(raw: bytes, size: int | None = None) -> bool:
 
 def _trial(raw: bytes, size: int | None) -> tuple[bytes, int]:
     """What it said, and how it ended; nothing where it could not be started, or stood still."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGATE_")}
-    paths = [str(Path(mailgate.__file__).parents[1]), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
-    command = [sys.executable, "-P", "-m", "mailgate.sync.trial", str(len(raw) if size is None else size)]
-    try:
-        done = subprocess.run(  # noqa: S603 - our own program
-            command,
-            input=raw,
-            stdout=subprocess.PIPE,
-            env=environment,
-            timeout=PATIENCE_S,
-            check=False,
-            process_group=0,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return b"", 0
-    return done.stdout, done.returncode
+    whole = str(len(raw) if size is None else size)
+    return limited.run("mailgate.sync.trial", whole, given=raw, patience_s=PATIENCE_S)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -16,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from mailgate.messages.headers import header_block, header_digest_input
-from mailgate.messages.html import sanitize_html
 from mailgate.messages.parser import parse, parse_summary
 from mailgate.messages.returned import read_report
 from mailgate.messages.tokens import message_terms
+from mailgate.sync.layout import safe_html
+from mailgate.sync.limited import bound
 from mailgate.sync.suspects import BEGUN, HARMLESS
 
 PROCESSOR_S: Final = 20
@@ -36,21 +36,14 @@ def main(size: int) -> None:
     raw = sys.stdin.buffer.read()
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")  # rather this one than the gateway
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_CPU, PROCESSOR_S)
-    _limit(resource.RLIMIT_AS, MEMORY)
+    bound(processor_s=PROCESSOR_S, memory=MEMORY)
     os.write(1, BEGUN)
     _try(lambda: parse_summary(raw, whole_size=size))
     _try(lambda: header_digest_input(raw))
     _try(lambda: read_report(raw, header_block(raw)))
     _try(lambda: message_terms(parse(raw)))
-    _try(lambda: sanitize_html(parse(raw).html))
+    _try(lambda: safe_html(parse(raw).html))
     os.write(1, HARMLESS)
-
-
-def _limit(what: int, wanted: int) -> None:
-    _, most = resource.getrlimit(what)
-    resource.setrlimit(what, (wanted if most == resource.RLIM_INFINITY else min(wanted, most), most))
 
 
 def _try(work: Callable[[], object]) -> None:

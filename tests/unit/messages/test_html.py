@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 
@@ -145,65 +144,22 @@ def test_sanitizing_twice_changes_nothing() -> None:
     assert sanitize_html(once) == once
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        "<div>" * 100_000 + "text",
-        "<b>" * 100_000 + "text",
-        "<div>" + "".join(f"<font color=#{n:06x}>" for n in range(150)) + "</div>" + "<div>text</div>" * 50_000,
-        "<table>" * 5_000 + "text",
-        "<!--" * 200_000,
-        "<" * 500_000,
-        "<a " * 200_000,
-        "<p title='" * 100_000,
-        "&" * 500_000,
-        "&amp;" * 400_000,
-        "<p title='" + "&foo;" * 200_000,
-        "&nbsp" * 25_000,
-        "<p>" * 100_000 + "text",
-        "<script>" * 50_000 + "text",
-        "</p>" * 200_000,
-        "<p " + " ".join(f"a{n}" for n in range(300_000)) + ">text",
-        "<p " + "/".join(f"a{n}='>>'" for n in range(150_000)) + ">text",
-        ("<p " + " ".join(f"a{n}" for n in range(40_000)) + ">text") * 12,
-        "<!-- <p a='--></p " + "/".join(f"a{n}" for n in range(300_000)) + ">text",
-    ],
-    ids=[
-        "divs",
-        "bolds",
-        "fonts",
-        "tables",
-        "comments",
-        "angles",
-        "anchors",
-        "titles",
-        "ampersands",
-        "references",
-        "unknown references",
-        "blanks",
-        "paragraphs",
-        "scripts",
-        "closings",
-        "attributes",
-        "attributes with angles",
-        "attributes in several tags",
-        "attributes behind a comment",
-    ],
-)
-def test_hostile_html_costs_little_and_gives_little(source: str) -> None:
-    started = time.process_time()
-    safe = sanitize_html(source)
-    html_to_text(source)
-    assert time.process_time() - started < 4
-    assert len(safe) < 8 * len(source) + 1_000
+@pytest.mark.parametrize("element", ["<div></x>", "<span></b>", "<ul><li></x></y>", "<table><tr><td></p></p></p>"])
+def test_end_tags_that_end_nothing_hide_no_depth(element: str) -> None:
+    assert sanitize_html(element * 201 + "text").startswith("<pre>")
+    assert not sanitize_html(element * 20 + "text").startswith("<pre>")
 
 
-def test_large_html_stays_html() -> None:
-    row = '<tr><td align="left" style="color:red" title="a > b">one two three</td></tr>'
-    image = '<img alt="" src="data:image/png;base64,' + "ab/+" * 20_000 + '">'
-    safe = sanitize_html(f"<table>{row * 10_000}</table>" + image * 2 + "<p>" + "it's more, " * 20_000 + "</p>")
-    assert safe.count("<td ") == 10_000
-    assert safe.count("<img ") == 2
+@pytest.mark.parametrize("part", ["<p>text", "<li>text", "<tr><td>text", "<dt>text<dd>text", "<option>text"])
+def test_end_tags_that_may_be_left_out_are_no_depth(part: str) -> None:
+    safe = sanitize_html("<table>" + part * 300)
+    assert not safe.startswith("<pre>")
+    assert safe.count("text") == 300 * part.count("text")
+
+
+def test_html_that_becomes_far_larger_is_shown_as_words() -> None:
+    fonts = "".join(f"<font color=#{n:06x}>" for n in range(150))
+    assert sanitize_html(f"<div>{fonts}</div>" + "<div>text</div>" * 1_000) == "<pre>" + "text\n\n" * 999 + "text</pre>"
 
 
 def test_text_of_html() -> None:

@@ -1,0 +1,46 @@
+"""HTML made safe to show, at a cost that is bounded whatever it says.
+
+No count in advance knows all that is costly, and what counts suspect is most often an ordinary newsletter. So that is
+made safe by a process of its own (`python -m mailgate.sync.layout`), which may take so much of the machine; what it
+does not finish is shown as its words.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+from mailgate.messages.charsets import clean
+from mailgate.messages.html import as_words, may_be_costly, sanitize_html
+from mailgate.sync import limited
+
+PROCESSOR_S: Final = 3
+"""Several times what two megabytes take whose tags fit together."""
+
+MEMORY: Final = 1 << 29
+"""Bytes that it may take, its program's included."""
+
+PATIENCE_S: Final = 60.0
+"""So long it may take, which may use a fraction of that of a processor."""
+
+
+def safe_html(source: str) -> str:
+    """HTML that may be put into a page: see `sanitize_html`. Blocks; never raises."""
+    source = clean(source)
+    if not may_be_costly(source):
+        return sanitize_html(source)
+    made, code = limited.run(__name__, str(PROCESSOR_S), given=source.encode(), patience_s=PATIENCE_S)
+    return made.decode("utf-8") if made and not code else as_words(source)
+
+
+def main(processor_s: int) -> None:
+    """Make safe what comes on standard input, UTF-8, and write it to standard output as a whole."""
+    source = sys.stdin.buffer.read().decode("utf-8")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # how it ends is no news: it is there to end
+    limited.bound(processor_s=processor_s, memory=MEMORY)
+    sys.stdout.buffer.write(sanitize_html(source).encode())
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
