@@ -63,6 +63,9 @@ _NAMES: Final[dict[SpecialUse, tuple[str, ...]]] = {
     ),
 }  # fmt: skip
 
+_MESSAGE_FLAGS: Final = frozenset({"\\seen", "\\answered", "\\deleted"})
+"""No attributes of folders. Who names one tells what messages may have, and means no use by `\\Flagged` (Twisted)."""
+
 _PARENTS: Final = frozenset({"inbox", "gmail", "googlemail"})
 
 
@@ -96,7 +99,7 @@ def folders_of(items: Iterable[ListItem]) -> list[Folder]:
         by_name[name] = item
     uses: dict[str, SpecialUse] = {"INBOX": SpecialUse.INBOX}
     for name, item in by_name.items():
-        if name != "INBOX" and _selectable(item):
+        if name != "INBOX" and _selectable(item) and not item.attributes & _MESSAGE_FLAGS:
             for attribute in sorted(item.attributes):
                 if attribute in ATTRIBUTES:
                     uses[name] = ATTRIBUTES[attribute]

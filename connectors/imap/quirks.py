@@ -275,6 +275,12 @@ QUIRKS: Final = (
     ),
     Quirk(
         "Twisted",
+        "lists folders with the flags that messages may have, `\\Flagged` among them",
+        "beside `\\Seen`, `\\Answered` or `\\Deleted` no attribute tells a use; names do",
+        "RFC 6154 §2: `\\Flagged` is a view of other folders' messages, which is not looked at",
+    ),
+    Quirk(
+        "Twisted",
         "answers BAD to every SEARCH SINCE",
         "where a search is refused, the dates of all messages are fetched",
         "RFC 9051 §6.4.4 makes it a duty; without it no mail of the folder would come",

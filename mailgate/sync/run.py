@@ -300,9 +300,10 @@ class Session:
         except ConnectorError as error:
             if error.scope is not Scope.FOLDER:
                 raise
-            log.warning("folder_unreadable", mailbox_id=context.config.id, folder_id=folder.id, error=str(error))
             now = context.clock()
             state = context.folders.get(folder.id, folder)
+            tell = log.warning if state.unreadable_at is None else log.debug  # as each pass finds it again
+            tell("folder_unreadable", mailbox_id=context.config.id, folder_id=folder.id, error=str(error))
             since_at = now if state.unreadable_at is None else state.unreadable_at
             context.folders[folder.id] = replace(state, last_error=str(error), unreadable_at=since_at)
             await context.store.folder_error(context.owner, folder.id, str(error), now)
@@ -426,4 +427,7 @@ class Session:
 
     async def _report_standing(self) -> None:
         idles = "IDLE" in self._context.source.capabilities
-        await self._report(*standing(self._refusal, self._idle_refused, self._left_out, idles=idles))
+        idle_refused, inbox = self._idle_refused, self._inbox()
+        if idle_refused is None and inbox is not None and inbox.last_error:
+            idle_refused = f"{inbox.name} can't be read: {inbox.last_error}"
+        await self._report(*standing(self._refusal, idle_refused, self._left_out, idles=idles))

@@ -107,6 +107,21 @@ async def test_a_refused_folder_does_not_keep_the_import_open(engine: Engine, se
         assert "permission denied" in folder.last_error
 
 
+async def test_a_mailbox_whose_inbox_cannot_be_read_says_so(engine: Engine, server: FakeImap) -> None:
+    async def refuse(talk: Talk, rest: bytes) -> None:
+        await talk.send(talk.tag + b" NO permission denied")
+
+    server.lies["EXAMINE"] = refuse
+    async with running(engine) as supervisor:
+        await until(is_(engine, "polling"))
+        reason = (await engine.rows("mailboxes"))[0].state_reason
+        assert reason == "INBOX can't be read: EXAMINE was answered NO: permission denied; it is asked at an interval"
+        del server.lies["EXAMINE"]
+        supervisor.wake()
+        await until(is_(engine, "live"))
+        assert (await engine.rows("mailboxes"))[0].state_reason is None
+
+
 async def test_waiting_in_line_keeps_the_line_alive_and_ends_at_once(engine: Engine, server: FakeImap) -> None:
     async with running(engine) as supervisor:
         importing = supervisor._shared.importing

@@ -219,6 +219,12 @@ def test_attributes_decide() -> None:
     ) == {"Gesendet": SpecialUse.SENT, "x": SpecialUse.TRASH, "[Gmail]/Alles": SpecialUse.ALL}  # fmt: skip
 
 
+def test_flags_of_messages_are_no_uses_of_folders() -> None:
+    """Twisted lists them; as views of other folders none would be looked at."""
+    flags = ("\\seen", "\\answered", "\\flagged", "\\deleted", "\\draft", "\\*")
+    assert uses(item("Work", *flags), item("Sent", *flags)) == {"Sent": SpecialUse.SENT}
+
+
 def test_the_same_use_twice_by_attribute_is_kept_twice() -> None:
     assert uses(item("a", "\\archive"), item("b", "\\archive")) == {"a": SpecialUse.ARCHIVE, "b": SpecialUse.ARCHIVE}
 
