@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection, Container
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from connectors.errors import ProtocolError
@@ -16,10 +16,13 @@ from connectors.imap.responses import (
     Exists,
     Fetch,
     FolderFlags,
+    ListItem,
+    Namespaces,
     Recent,
     Response,
     Search,
     Status,
+    StatusItem,
     Unparsed,
     Vanished,
 )
@@ -37,6 +40,9 @@ ITEM_COST: Final = 512
 """What an item without a body counts in the window: about what its values take in memory."""
 
 
+_WORD: Final = 128
+"""A word by itself, and its place in what holds it."""
+
 MANY_RANGES: Final = 200_000
 CHANGES_BYTES: Final = 128 << 20
 """What the changes that EXAMINE tells of may take: a quarter of a million messages."""
@@ -45,6 +51,8 @@ _OBJECT_ID: Final = re.compile(rb"\(([A-Za-z0-9_-]{1,255})\)")
 
 GATHERED: Final = 200_000
 """No account has so many folders: more responses of one kind to one command only fill our memory."""
+GATHERED_BYTES: Final = 128 << 20
+"""What they may take: that many, with names as long as names are."""
 
 
 class Gather(Generic[T]):
@@ -57,12 +65,16 @@ class Gather(Generic[T]):
         self._kinds = kinds
         self._words = words
         self._strict = strict
+        self._weight = 0
 
     def claim(self, response: Response, /) -> bool:
         if isinstance(response, self._kinds):
             self.found.append(response)  # type: ignore[arg-type]  # _kinds are the members of T
+            self._weight += ITEM_COST + _weight(response)
             if len(self.found) > GATHERED:
                 raise ProtocolError(f"the server answered with more than {GATHERED} lines")
+            if self._weight > GATHERED_BYTES:
+                raise ProtocolError("the server answered with more than anybody can take")
             return True
         if isinstance(response, Unparsed) and response.word in self._words:
             if self._strict:
@@ -72,6 +84,24 @@ class Gather(Generic[T]):
 
     def literal(self, uid: int | None, section: str, octets: int, /) -> tuple[bool, Sink | None]:
         return False, None
+
+
+def _words_weight(words: Collection[str | bytes]) -> int:
+    """What words take in memory."""
+    return sum(map(len, words)) + _WORD * len(words)
+
+
+def _weight(response: Response) -> int:
+    """About what takes memory beside a response itself: its texts."""
+    match response:
+        case ListItem():
+            return len(response.name) + _words_weight(response.attributes)
+        case StatusItem():
+            return len(response.name) + _words_weight(response.items)
+        case Namespaces():
+            return _words_weight([prefix for prefix, _ in response.personal])
+        case _:
+            return 0
 
 
 class Hits:

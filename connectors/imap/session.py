@@ -43,6 +43,9 @@ from connectors.port import Sink
 TALK_LIMIT: Final = 5_000
 """Untagged OK, NO and BAD between two tagged answers."""
 
+ENABLED: Final = frozenset({"CONDSTORE", "QRESYNC"})
+"""What may matter of what a server enables."""
+
 UNASKED_LIMIT: Final = 1_000_000
 """Other responses that no command wants, between two tagged answers: a folder of a million messages may be emptied."""
 
@@ -297,7 +300,7 @@ class Session(lib.IMAP4ClientProtocol):  # type: ignore[misc]  # aioimaplib has 
         elif isinstance(response, Capability):
             self._learn(response.words)
         elif isinstance(response, Enabled):
-            self.enabled |= response.words
+            self.enabled |= response.words & ENABLED
         if not self._inflight.respond(response):
             self._unasked += 1
             if self._unasked > UNASKED_LIMIT:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connectors.errors import ProtocolError
+from connectors.imap import collect
 from connectors.imap.collect import MANY_RANGES
 from connectors.imap.session import TALK_LIMIT, UNASKED_LIMIT
 from connectors.imap.wire import MAX_BODIES
@@ -173,4 +174,47 @@ async def test_more_gaps_than_are_worth_keeping_mean_no_resync() -> None:
         selected = await source.open("INBOX", QResync(1, 5))
         assert not selected.resynced
         assert selected.vanished == ()
+        await source.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        (b"LIST", b'* LIST () "/" "' + b"x" * 400_000 + b'"\r\n'),
+        (b"LIST", b"* LIST (" + b" ".join(b"\\a%d" % n for n in range(20_000)) + b') "/" "x"\r\n'),
+        (b"STATUS", b'* STATUS "' + b"x" * 400_000 + b'" (MESSAGES 1)\r\n'),
+        (b"STATUS", b'* STATUS "x" (' + b" ".join(b"A%d 1" % n for n in range(20_000)) + b")\r\n"),
+    ],
+    ids=["names", "attributes", "names with counts", "counts"],
+)
+async def test_long_lines_without_end_end_the_line(
+    command: bytes, line: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "GATHERED_BYTES", 8 << 20)
+
+    async def script(talk: Talk) -> None:
+        await talk.greet()
+        await talk.expect(command)
+        while True:
+            await talk.raw(line)
+
+    async with serve(script) as server:
+        source = await connect(server)
+        with pytest.raises(ProtocolError, match="more than anybody can take"):
+            await (source.list_folders() if command == b"LIST" else source.status(["INBOX"]))
+        assert server.talks[0].sent < 100 * len(line)
+
+
+async def test_what_a_server_enables_without_end_is_not_kept() -> None:
+    async def script(talk: Talk) -> None:
+        await talk.greet(b"IMAP4rev1 ENABLE QRESYNC CONDSTORE")
+        tag = await talk.expect(b"ENABLE")
+        for n in range(50):
+            await talk.send(b"* ENABLED " + b" ".join(b"X%d-%d" % (n, word) for word in range(1_000)))
+        await talk.send(b"* ENABLED QRESYNC", tag + b" OK done")
+        await talk.gone()
+
+    async with serve(script) as server:
+        source = await connect(server)
+        assert source._session.enabled == {"QRESYNC"}
         await source.close()
