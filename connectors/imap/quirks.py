@@ -280,6 +280,12 @@ QUIRKS: Final = (
         "RFC 6154 §2: `\\Flagged` is a view of other folders' messages, which is not looked at",
     ),
     Quirk(
+        "hoodiecrow",
+        "answers a search that finds nothing with OK alone",
+        "in a folder that has messages the dates of all are fetched, and tell",
+        "RFC 9051 §7.3.4: there is a response; without one nobody knows that nothing was found",
+    ),
+    Quirk(
         "Twisted",
         "answers BAD to every SEARCH SINCE",
         "where a search is refused, the dates of all messages are fetched",

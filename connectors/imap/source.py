@@ -133,18 +133,26 @@ class ImapSource(ImapLine):
         return await self._found(None, "ALL")
 
     async def _found(self, since: date | None, key: str, *more: str) -> list[int]:
-        if key not in self._refused or self._open_name is None:
+        refused = self._refused.get(key)
+        if refused is None or self._open_name is None:
             try:
-                return await self._search(key, *more)
+                found = await self._search(key, *more)
             except ServerError as error:
                 if self._open_name is None:
                     raise
-                self._refused[key] = error  # servers hang up on who says over and over what they do not understand
-        return await self._listed(since, self._refused[key])
+                # Kept: servers hang up on who says over and over what they do not understand.
+                refused = self._refused[key] = error
+            else:
+                if found is not None:
+                    return found
+                # Believing that it is nothing could look like an emptied folder.
+                refused = ServerError("the server did not say what it found")
+        return await self._listed(since, refused)
 
     async def _listed(self, since: date | None, refused: ServerError) -> list[int]:
-        """What a search would find, where the server refuses it (Twisted: every SINCE): a FETCH of all tells. A day
-        more, since SINCE goes by the dates of the server's own time zone. Raises `refused` where it told too little.
+        """What a search would find, where the server refuses it (Twisted: every SINCE) or says nothing (hoodiecrow,
+        where nothing is found): a FETCH of all tells. A day more, since SINCE goes by the dates of the server's own time
+        zone. Raises `refused` where it told too little.
         """
         wanted = UidSet([range(1, 1 << 32)])
         start = None if since is None else (since - _EPOCH).days * _DAY - _DAY
@@ -167,16 +175,14 @@ class ImapSource(ImapLine):
             raise refused
         return sorted(found - {0})
 
-    async def _search(self, *criteria: str) -> list[int]:
+    async def _search(self, *criteria: str) -> list[int] | None:
+        """None: answered OK, without a word of what was found in a folder that has messages."""
         esearch = "ESEARCH" in self.capabilities or "IMAP4REV2" in self.capabilities
         # ESEARCH names thousands of millions in a dozen bytes (RFC 4731 §3.1), and they would be held one by one.
         hits = Hits(min(self._exists, MANY_MESSAGES) + _SLACK)
         arguments = ("RETURN", "(ALL COUNT)", *criteria) if esearch else criteria
         await self._session.run("UID SEARCH", *arguments, collector=hits)
-        if not hits.answered and self._exists:
-            # No answer is not "nothing found": believing it could look like an emptied folder.
-            raise ProtocolError("the server did not say what it found")
-        return sorted(hits.uids)
+        return sorted(hits.uids) if hits.answered or not self._exists else None
 
     # Fetching.
 

@@ -320,7 +320,6 @@ async def test_uids_found(lines: list[bytes], expected: list[int]) -> None:
         b'* ESEARCH (TAG "x") UID ALL 1:*',
         b'* ESEARCH (TAG "x") UID ALL 1:4294967295',
         b"* SEARCH " + b" ".join(b"%d" % n for n in range(1, 110_000)),
-        b"* OK nothing said",
     ],
 )
 async def test_a_search_that_cannot_be_believed_is_never_nothing_found(line: bytes) -> None:
@@ -355,6 +354,24 @@ async def test_a_server_that_refuses_to_search_is_asked_for_everything() -> None
         assert await source.search_since(date(2026, 2, 7)) == [30, 40, 50]  # one day more, for the server's time zone
         assert await source.search_since(date(2026, 2, 9)) == [50]
         assert await source.list_uids() == [10, 20, 30, 40, 50]
+
+
+async def test_a_server_that_does_not_say_what_it_found_is_asked_for_everything() -> None:
+    """Each time: where it finds something, it says so."""
+
+    async def script(talk: Talk) -> None:
+        old = (b'* %d FETCH (UID %d INTERNALDATE "01-Feb-2026 12:00:00 +0000")' % (n, n) for n in range(1, 6))
+        await talk.answer(b"UID SEARCH SINCE")
+        await talk.answer(b"UID FETCH 1:* (UID INTERNALDATE)", *old)
+        await talk.answer(b"UID SEARCH SINCE", b"* SEARCH 5")
+        await talk.answer(b"UID SEARCH ALL")
+        await talk.answer(b"UID FETCH 1:* (UID)", b"* 1 FETCH (UID 1)")
+
+    async with talking(script) as source:
+        assert await source.search_since(date(2026, 2, 7)) == []
+        assert await source.search_since(date(2026, 1, 7)) == [5]
+        with pytest.raises(ServerError, match="did not say"):
+            await source.list_uids()
 
 
 @pytest.mark.parametrize(
