@@ -151,8 +151,8 @@ class ImapSource(ImapLine):
 
     async def _listed(self, since: date | None, refused: ServerError) -> list[int]:
         """What a search would find, where the server refuses it (Twisted: every SINCE) or says nothing (hoodiecrow,
-        where nothing is found): a FETCH of all tells. A day more, since SINCE goes by the dates of the server's own time
-        zone. Raises `refused` where it told too little.
+        where nothing is found): a FETCH of all tells. A day more, since SINCE goes by the dates of the server's own
+        time zone. Raises `refused` where it told too little.
         """
         wanted = UidSet([range(1, 1 << 32)])
         start = None if since is None else (since - _EPOCH).days * _DAY - _DAY
