@@ -20,6 +20,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "a hold placed in the middle of a run": (
         "store/test_legal_holds.py::test_a_hold_between_two_batches_keeps_what_is_left",
         "store/test_legal_holds.py::test_a_hold_that_comes_before_the_locks_keeps_the_copy",
+        "store/test_legal_holds.py::test_a_hold_that_is_not_committed_yet_is_never_overtaken",
         "store/test_legal_holds.py::test_a_purge_that_locked_first_takes_the_copy_and_the_hold_is_told",
     ),
     "a hold on a mailbox, and a message that arrives later": (
@@ -75,6 +76,8 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "a put that races the erase of the same content": (
         "store/test_nasty_cases.py::test_the_same_bytes_that_come_while_the_old_ones_wait_to_be_erased",
+        "store/test_nasty_cases.py::test_the_same_bytes_that_come_while_a_purge_lets_go_of_them",
+        "store/test_nasty_cases.py::test_a_purge_that_comes_while_the_same_bytes_are_being_stored",
         "store/test_erasures.py::test_what_a_copy_refers_to_is_never_erased",
     ),
     "kill -9 everywhere": (

@@ -90,6 +90,12 @@ async def blocked_or_done(purging: Purging, task: asyncio.Task[Any]) -> None:
             break
 
 
+async def somebody_waits(purging: Purging) -> None:
+    """Returns when anybody waits for a lock in PostgreSQL."""
+    while not await _waiting(purging):
+        pass
+
+
 async def _waiting(purging: Purging) -> bool:
     async with purging.store.db.read() as conn:
         waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")

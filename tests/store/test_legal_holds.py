@@ -20,7 +20,7 @@ from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, Store
-from tests.store.purging import Purging, blocked, blocked_or_done, make_purging
+from tests.store.purging import Purging, blocked, blocked_or_done, make_purging, somebody_waits
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -305,6 +305,8 @@ async def test_a_hold_that_is_not_committed_yet_is_never_overtaken(
     task = asyncio.create_task(place(purging, a_scope(kind, home, id_)))
     await at_the_end.wait()
     child = await children()
+    if not purging.store.db.sqlite:  # which has one writer
+        await somebody_waits(purging)
     go_on.set()
     await task
     counts = (await child.result())["counts"]

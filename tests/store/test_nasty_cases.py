@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from connectors.model import MessageMeta
 from mailgate.actors import SYSTEM, Actor
 from mailgate.clock import DAY, MINUTE
 from mailgate.jobs.erase import EraseWorker
+from mailgate.store import messages as copies
 from mailgate.store.bulk import insert_many
 from mailgate.store.erasures import Erasures
 from mailgate.store.legal_holds import LegalHolds, Scope
 from mailgate.store.retention import RetentionService
 from mailgate.store.schema import blob_erasures, blobs, messages, pins
 from mailgate.store.subscriptions import SubscriptionChange
+from mailgate.store.transaction import Transaction
+from mailgate.sync.arriving import Arrived, MemorySink
+from mailgate.sync.prepare import Preparer
 from mailgate.tenants.timeline import Event, EventType, Status
-from retention.model import Brake
+from retention.model import AnchorFrom, Brake
 from retention.policy import ClockLimits, Policy
-from tests.store.builder import Seed
+from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, Store
-from tests.store.purging import Purging, make_purging
+from tests.store.purging import Purging, blocked_or_done, make_purging, somebody_waits
 
 ADMIN = Actor("token", "T1")
 
@@ -92,6 +99,91 @@ async def test_the_same_bytes_that_come_while_the_old_ones_wait_to_be_erased(pur
     worker = EraseWorker(erasures, purging.store.blobs, purging.clock, "one")
     assert await worker.work() == (1, 0)
     assert list(purging.store.blobs.list_ids()) == [new]  # and the store reads it when it checks itself
+
+
+async def arrive(purging: Purging, home: Home, raw: bytes) -> None:
+    """A message comes from the server, as synchronization stores it."""
+    store = purging.store
+    preparer = Preparer(
+        "acme", store.ring.tenant(home.tenant.ref), store.blobs, max_bytes=1 << 20, anchor_from=AnchorFrom.RECEIVED
+    )
+    sink = MemorySink()
+    sink.write(memoryview(raw))
+    arrived = Arrived(MessageMeta(900, frozenset(), NOW, sink.size), sink, sink.size)
+    preparer.add_tokens([arrived])
+    prepared = preparer.prepare([arrived], NOW).messages
+    preparer.settle(prepared)
+
+    async def work(tx: Transaction) -> None:
+        horizon = await purging.expiry.horizon(tx.conn, "acme", NOW)
+        place = copies.Place("acme", home.mailbox_id, home.folder_id, 7)
+        await copies.add(tx, place, prepared, horizon=horizon, initial=False)
+
+    await store.db.transact(work)
+
+
+async def erased_and_left(purging: Purging) -> tuple[int, int]:
+    """How many objects the worker erases, and how many copies share the one that is left."""
+    store = purging.store
+    erasures = Erasures(store.db, store.log)
+    erased, failed = await EraseWorker(erasures, store.blobs, purging.clock, "one").work()
+    async with store.db.read() as conn:
+        ((left, refs),) = (await conn.execute(select(blobs.c.id, blobs.c.refs))).all()
+    assert (failed, list(store.blobs.list_ids())) == (0, [left])
+    return erased, refs
+
+
+@pytest.mark.parametrize("boundary", ["tenant locked", "candidates locked", "judged", "purged", "recorded"])
+async def test_the_same_bytes_that_come_while_a_purge_lets_go_of_them(
+    purging: Purging, children: Any, boundary: str
+) -> None:
+    """Whether they meet the old object before its end or after: what comes is read, and the old one goes if it is
+    nobody's.
+    """
+    home = await purging.builder.home()
+    raw = b"Subject: same\r\n\r\nsame\r\n"
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY, raw)])
+    await purging.lease.release(purging.store.db)
+    child = await children(pause_at=boundary)
+    assert await child.line() == "paused"
+    coming = asyncio.create_task(arrive(purging, home, raw))
+    if not purging.store.db.sqlite:  # which has one writer: there it waits for its turn
+        await blocked_or_done(purging, coming)
+    await child.go_on()
+    assert (await child.result())["counts"]["purged"] == 1
+    await coming
+    assert await erased_and_left(purging) == (1, 1)
+
+
+async def test_a_purge_that_comes_while_the_same_bytes_are_being_stored(
+    purging: Purging, children: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are about to commit, and refer to the old object: it stays, with its key, for the copy that came."""
+    home = await purging.builder.home()
+    raw = b"Subject: same\r\n\r\nsame\r\n"
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY, raw)])
+    await purging.lease.release(purging.store.db)
+    at_the_end, go_on = asyncio.Event(), asyncio.Event()
+    flush = Transaction.flush
+
+    async def slow_flush(self: Transaction) -> None:
+        at_the_end.set()
+        await go_on.wait()
+        await flush(self)
+
+    monkeypatch.setattr(Transaction, "flush", slow_flush)
+    coming = asyncio.create_task(arrive(purging, home, raw))
+    await at_the_end.wait()
+    child = await children(pause_at=None if purging.store.db.sqlite else "candidates locked")
+    if not purging.store.db.sqlite:  # which has one writer
+        assert await child.line() == "paused"
+        await child.go_on()
+        await somebody_waits(purging)
+    go_on.set()
+    await coming
+    monkeypatch.undo()
+    assert (await child.result())["counts"]["purged"] == 1
+    assert await erased_and_left(purging) == (1, 1)  # erased is what came: the same bytes were there
 
 
 @pytest.fixture(params=["Pacific/Kiritimati", "America/New_York"])
