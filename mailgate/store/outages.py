@@ -21,6 +21,8 @@ _OTHERWISE: Final = "see that it runs and can be reached"
 
 def is_outage(error: Exception) -> bool:
     """Whether the database could not be used now, in contrast to what a wrong statement raises."""
+    if isinstance(error, ExceptionGroup):  # of what was done side by side
+        return all(map(is_outage, error.exceptions))
     unable = isinstance(error, OSError | OperationalError | InterfaceError | PoolTimeoutError)
     return unable or type(error) is DBAPIError  # asyncpg's refusals at connecting have no class of their own
 
@@ -36,5 +38,7 @@ def outage(error: Exception) -> str | None:
 
 def first_line(error: Exception) -> str:
     """What the database said, without the statement and its parameters."""
+    if isinstance(error, ExceptionGroup):
+        return first_line(error.exceptions[0])
     text = str(getattr(error, "orig", None) or error).strip()
     return (text.splitlines() or [type(error).__name__])[0][:200]

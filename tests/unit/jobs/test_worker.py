@@ -66,7 +66,15 @@ async def test_a_failure_is_logged_and_the_next_waking_tries_again() -> None:
     await worker.stop()
 
 
-@pytest.mark.parametrize("error", [OSError("no space left on device"), BlobStoreError("no space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("no space left on device"),
+        BlobStoreError("no space left on device"),
+        ExceptionGroup("side by side", [OSError("no space left on device")] * 2),
+    ],
+    ids=["database", "bytes", "side by side"],
+)
 async def test_what_fails_again_and_again_is_told_once_with_what_to_do(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
