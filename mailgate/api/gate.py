@@ -140,7 +140,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = _bad_address(scope)
+        refusal = _bad_address(scope) or _ambiguous(headers)
         closed = None if scope["path"] in _ALWAYS_SERVED else self._closed()
         if refusal is None and closed is not None:
             refusal = ProblemResponse(503, "backup_restored", closed, headers={"retry-after": "60"})
@@ -219,6 +219,9 @@ class Gate:
         if length is not None and (len(length) > 18 or (not streamed and int(length) > most)):
             return self._too_large(most)
         has_body = length not in (None, "0") or "transfer-encoding" in headers
+        if has_body and headers.get("content-encoding", "identity").strip().lower() != "identity":
+            detail = "the body must not be compressed (Content-Encoding)"
+            return ProblemResponse(415, "unsupported_media_type", detail)
         if has_body and not kind.fullmatch(headers.get("content-type", "")):
             what = _KINDS[kind]
             return ProblemResponse(415, "unsupported_media_type", f"the body must be {what}")
@@ -339,6 +342,21 @@ def _bad_address(scope: Scope) -> ProblemResponse | None:
     repeated = next((name for name in names if names.count(name) > 1), None)
     if repeated is not None:  # which of the two was meant?
         return ProblemResponse(422, "invalid", f"the parameter {repeated[:100]!r} is given more than once")
+    return None
+
+
+_CLOSED = {"connection": "close"}
+
+
+def _ambiguous(headers: Headers) -> ProblemResponse | None:
+    """What a proxy in front may have read otherwise: where the body ends (RFC 9112 §6.1), or who asks."""
+    if "content-length" in headers and "transfer-encoding" in headers:
+        detail = "Content-Length and Transfer-Encoding exclude each other"
+        return ProblemResponse(400, "bad_request", detail, headers=_CLOSED)
+    for name in ("authorization", "content-type", "idempotency-key"):
+        if len(headers.getlist(name)) > 1:
+            detail = f"the header {name.title()} is given more than once"
+            return ProblemResponse(400, "bad_request", detail, headers=_CLOSED)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from collections.abc import AsyncIterator
 
@@ -194,6 +195,36 @@ async def test_another_media_type_is_refused(gateway: Gateway) -> None:
     for headers in ({}, {"content-type": "text/plain"}):
         refused = await gateway.client.put("/v1/tenants/acme", content=b'{"name":"x"}', headers=headers)
         assert (refused.status_code, refused.json()["type"]) == (415, "unsupported_media_type")
+
+
+async def test_a_compressed_body_is_refused(gateway: Gateway) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    refused = await gateway.client.put("/v1/tenants/acme", content=gzip.compress(b'{"name":"x"}'), headers=headers)
+    assert (refused.status_code, refused.json()["type"]) == (415, "unsupported_media_type")
+    assert "Content-Encoding" in refused.json()["detail"]
+    headers["content-encoding"] = "identity"
+    assert (await gateway.client.put("/v1/tenants/acme", content=b'{"name":"x"}', headers=headers)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "twice",
+    [
+        [("content-length", "12"), ("transfer-encoding", "chunked")],
+        [("authorization", f"Bearer {ADMIN}"), ("authorization", "Bearer mg_other")],
+        [("content-type", "application/json"), ("content-type", "text/plain")],
+        [("idempotency-key", "a"), ("idempotency-key", "b")],
+    ],
+)
+async def test_what_a_proxy_may_have_read_otherwise_is_refused(gateway: Gateway, twice: list[tuple[str, str]]) -> None:
+    async with gateway.with_token(None) as client:
+        headers = httpx.Headers([("authorization", f"Bearer {ADMIN}"), ("content-type", "application/json")])
+        given = [pair for pair in headers.multi_items() if pair[0] != twice[0][0]] + twice
+        request = client.build_request("PUT", "/v1/tenants/acme", content=b'{"name":"x"}')
+        request.headers = httpx.Headers([*given, ("host", "a")])
+        refused = await client.send(request)
+    assert (refused.status_code, refused.json()["type"]) == (400, "bad_request")
+    assert refused.headers["connection"] == "close"
+    assert (await gateway.client.get("/v1/tenants/acme")).status_code == 404
 
 
 async def test_head_answers_as_get_without_a_body(gateway: Gateway) -> None:
