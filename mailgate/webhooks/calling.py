@@ -28,6 +28,8 @@ def check_url(text: str, *, allow_http: bool, allow: Sequence[Network] = ()) -> 
     """
     if not text.isprintable() or " " in text:
         raise _refused("it has a blank or a character that can't be seen; write such as %20")
+    if "\\" in text:  # a slash to browsers, and part of a host's name to others
+        raise _refused("it has a backslash; write / between names, or %5C")
     try:
         url = httpx.URL(text)
         host, port = url.host, url.port

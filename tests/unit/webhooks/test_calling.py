@@ -30,6 +30,7 @@ HERE = parse_networks(["127.0.0.0/8"])
         "https:///hook",
         "crm.example/hook",
         "https://crm.example/a hook",
+        "https://127.0.0.1\\.crm.example/",
         " https://crm.example/hook",
         "https://crm.example/hook ",
         "https://crm.example/ho\u00a0ok",
