@@ -280,6 +280,12 @@ QUIRKS: Final = (
         "RFC 6154 §2: `\\Flagged` is a view of other folders' messages, which is not looked at",
     ),
     Quirk(
+        "Dovecot and Mailutils with mbox",
+        "give an empty folder another UIDVALIDITY each second, until something is put there",
+        "where a folder is empty on both sides, nothing waits for its messages to be recognised",
+        "RFC 9051 §2.3.1.1: it changes where UIDs would be used again; an empty file has no place to keep it",
+    ),
+    Quirk(
         "hoodiecrow",
         "answers a search that finds nothing with OK alone",
         "in a folder that has messages the dates of all are fetched, and tell",

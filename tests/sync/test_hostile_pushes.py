@@ -295,3 +295,31 @@ async def test_a_modseq_that_falls_or_is_gone(opened: Opened, modseq: str) -> No
     assert {*await crm.states()} == {"applied"}
     assert Counter(m.raw for folder in account.folders.values() for m in folder.messages.values()) == +expected
     assert await engine.near() == engine.far()
+
+
+async def test_an_empty_folder_may_have_another_uidvalidity_each_time(opened: Opened) -> None:
+    """An empty mbox has, until something is put there; a message that is moved there does not wait for ever."""
+    server = FakeImap({"INBOX": [Mail(1, mail(1), date=DATE)], "Sent": []})
+
+    async def other(talk: Talk, rest: bytes) -> None:
+        if b'"Sent"' in rest and not server.folders["Sent"]:
+            server.uidvalidity["Sent"] = server.uidvalidity.get("Sent", 1) + 1
+        await talk.truth(rest.split(b" ")[0].decode(), rest)
+
+    server.lies |= {"STATUS": other, "EXAMINE": other, "SELECT": other}
+
+    async def connect() -> Connection:
+        endpoint = Endpoint("127.0.0.1", server.port, Security.NONE)
+        return await connect_imap(endpoint, PasswordAuth("bob", "x"), ssl_context=None, allow_networks=LOOPBACK)
+
+    async with server:
+        server.capabilities += b" UIDPLUS MOVE"
+        engine = await opened(MemoryAccount(), connect=connect, settings=SETTINGS)
+        await engine.sync()
+        crm = Crm(engine)
+        await crm.move(1, "Sent")
+        await engine.sync()
+        await engine.sync()
+        assert await crm.states() == ["applied"]
+        assert [found.raw for found in server.folders["Sent"]] == [mail(1)]
+        assert len(await engine.rows("messages")) == 1

@@ -425,8 +425,8 @@ class Steps:
         if self._context.is_like_another(to):
             await self._look_at(to)
         status = (await self._context.source.status([to.name])).get(to.name)
-        if status is not None and to.uidvalidity not in (None, status.uidvalidity):
-            raise WaitsError(RENUMBERED)
+        if status is not None and to.uidvalidity not in (None, status.uidvalidity) and (status.exists or to.exists):
+            raise WaitsError(RENUMBERED)  # an empty mbox has another number each second, until something is put there
         return {
             "to_uidvalidity": None if status is None else status.uidvalidity,
             "to_uidnext": (to.uidnext if status is None else status.uidnext) or 1,
