@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 
 from .canonical import CanonicalError, encode, read
 from .checkpoint import open_checkpoint, parse_checkpoint
-from .note import Signer, Verifier, open_note, sign_note
+from .note import Signer, Verifier, open_note, sign_note, signed_alone
 from .proof import ProvenLeaf, check_proof, prove
 from .purge_template import match_item_purge
 from .schema import Leaf, LeafError
@@ -121,10 +121,12 @@ class RunTally:
 def certify(tally: RunTally, checkpoint: bytes, read: NodeReader, key: Verifier) -> dict[str, Any] | None:
     """The certificate of a run under a signed checkpoint that covers its leaves; None when the run has not ended.
 
-    `read` gives nodes of the checkpoint's tree; what is erased after the checkpoint is not in it.
+    `read` gives nodes of the checkpoint's tree; what is erased after the checkpoint is not in it. Of the checkpoint's
+    signatures only the log's stands in it: witnesses may add theirs at any time, and the certificate stays the same.
     """
     if tally.opened is None or tally.ended is None:
         return None
+    checkpoint = signed_alone(checkpoint, key)
     (first, opened_body, opened), (last, ended_body, ended) = tally.opened, tally.ended
     signed = parse_checkpoint(checkpoint)
     outcome = "completed" if ended["type"] == "run.close" else "aborted"

@@ -188,6 +188,15 @@ def open_note(data: bytes, verifiers: Sequence[Verifier]) -> tuple[str, list[Ver
     return text, signed
 
 
+def signed_alone(data: bytes, key: Verifier) -> bytes:
+    """The note as it was before others than this key signed it as well; as it is, if this key did not. Raises
+    NoteError; verifies nothing.
+    """
+    text, signatures = parse_note(data)
+    own = [line for line in signatures if (line.name, line.key_id) == (key.name, key.id)]
+    return sign_note(text, [], own[:1]) if own else data
+
+
 def _parse_line(line: str) -> Signature:
     match = _LINE.fullmatch(line)
     if match is None:

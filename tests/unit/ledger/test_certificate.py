@@ -20,7 +20,7 @@ from retention.ledger.certificate import check_certificate, dumps, sign_certific
 from retention.ledger.certificate_page import GENERATOR, POLICY, STYLE, page, run_page, sign_page
 from retention.ledger.directory import LogDirectory
 from retention.ledger.export import DirectoryExport
-from retention.ledger.note import Signer
+from retention.ledger.note import Signer, parse_note, sign_note
 from retention.ledger.report import Verdict
 from retention.ledger.schema import LeafError
 from retention.ledger.tree import ProofError
@@ -316,6 +316,21 @@ def test_an_export_has_them_and_verify_builds_them_again(leaves: list[bytes], tm
     assert (report.verdict, report.facts["pages_of_other_versions"]) == (Verdict.OK, 1)
     shown.rename(path / f"certificates/{ulid(7)}.html")
     assert "certificates/" in verify_directory(path, KEY).headline
+
+
+def test_a_witness_may_sign_the_checkpoint_as_well(leaves: list[bytes], tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    with DirectoryExport(path, KEY, certifier=SIGNER) as export:
+        export.add(leaves)
+        export.finish(sign(leaves))
+    (path / "SHA256SUMS").unlink()
+    before, _ = certify_run(path, RUN, KEY)
+    text, lines = parse_note((path / "checkpoint").read_bytes())
+    witness = Signer("witness.example", bytes(range(32)))
+    (path / "checkpoint").write_bytes(sign_note(text, [witness], lines))
+    report = verify_directory(path, KEY)
+    assert (report.verdict, report.facts["certificates"]) == (Verdict.OK, 3), report.lines()
+    assert certify_run(path, RUN, KEY)[0] == before
 
 
 def test_a_run_that_has_not_ended_has_none(exported: Exporter, leaves: list[bytes]) -> None:

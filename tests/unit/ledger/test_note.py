@@ -18,6 +18,7 @@ from retention.ledger.note import (
     open_note,
     parse_note,
     sign_note,
+    signed_alone,
 )
 from retention.ledger.tree import EMPTY_ROOT
 
@@ -133,6 +134,19 @@ def test_extensions_and_witnesses() -> None:
     broken = sign_note(text, [], [lines[0], Signature(OTHER.name, OTHER.verifier.id, bytes(64))])
     with pytest.raises(UnverifiedNoteError):
         open_checkpoint(broken, LOG.verifier, [OTHER.verifier])
+
+
+def test_a_note_without_the_signatures_of_others() -> None:
+    alone = Checkpoint(LOG.name, 7, bytes(32)).sign([LOG])
+    text, lines = parse_note(alone)
+    for both in (
+        sign_note(text, [OTHER], lines),
+        sign_note(text, [], [*lines, *parse_note(sign_note(text, [OTHER]))[1]]),
+    ):
+        assert both != alone
+        assert signed_alone(both, LOG.verifier) == alone
+    by_another = sign_note(text, [OTHER])
+    assert signed_alone(by_another, LOG.verifier) == by_another
 
 
 def test_a_checkpoint_of_another_log_is_refused() -> None:
