@@ -189,7 +189,8 @@ class SqlPurgeUnit:
         """Read where the copies came from; lock their blobs, and see which lose their last reference."""
         rows = [self._rows[copy[0]] for copy, _ in due]
         places = await read_places(self._tx, rows)
-        moving = [row.id for row in rows if row.moving_to is not None]
+        removed = self._known_horizon().removed
+        moving = [row.id for row in rows if row.moving_to is not None or row.mailbox_id in removed]
         if moving:
             places = places._replace(twice=await copied(self._tx.conn, moving, sqlite=self._tx.sqlite))
         end = await prepare_end(self._tx, self._tenant_id, rows, now=self._at, run_id=self._run.id)

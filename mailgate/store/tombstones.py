@@ -69,13 +69,15 @@ async def of_messages(
 
 
 async def copied(conn: AsyncConnection, message_ids: Collection[str], *, sqlite: bool) -> set[str]:
-    """Of which of these the first half of a move was sent, and nobody knows yet whether the server did it: then they
-    stand twice, once where nobody saw them.
+    """Of which of these the first half of a move was sent, and nobody knows whether the server did it (or ever will,
+    since the mailbox was removed): then they stand twice, once where nobody saw them.
     """
     op = operations.c
     met = exists().where(origins.c.message_id == op.message_id, origins.c.folder_id == op.folder_id)
-    sent = (op.kind == OperationKind.MOVE.value) & (op.state == OperationState.SENT.value) & op.finished_at.is_(None)
-    query = select(op.message_id, op.journal).where(among(op.message_id, message_ids, sqlite=sqlite), sent, ~met)
+    sent = (op.state == OperationState.SENT.value) & op.finished_at.is_(None)
+    left = (op.state == OperationState.FAILED.value) & (op.code == Reason.MAILBOX_REMOVED.value)
+    move = (op.kind == OperationKind.MOVE.value) & (sent | left)
+    query = select(op.message_id, op.journal).where(among(op.message_id, message_ids, sqlite=sqlite), move, ~met)
     return {row.message_id for row in await conn.execute(query) if (row.journal or {}).get("halves")}
 
 

@@ -7,7 +7,9 @@ import pytest
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
 from connectors.memory.line import MemoryLine
+from mailgate.actors import SYSTEM
 from mailgate.clock import DAY
+from mailgate.store.mailboxes import MailboxSpec
 from tests.sync.crm import Crm
 from tests.sync.engine import NOW, Opened, mail
 from tests.sync.test_moved_meanwhile import before
@@ -189,6 +191,27 @@ async def test_what_is_purged_before_it_is_known_whether_it_was_copied_does_not_
     assert [row.id for row in await crm.engine.rows("messages")] == [await crm.id(70)]
     assert await crm.states() == ["failed purged"]
     assert everywhere(account, mail(1)) == (["INBOX", "Work"] if done else ["INBOX"])
+
+
+async def test_what_may_stand_twice_when_its_mailbox_is_removed_does_not_return(opened: Opened) -> None:
+    account = server(move=False)
+    crm = await start(opened, account)
+    engine = crm.engine
+    await crm.move(1, "Work")
+    account.faults.lose_answer = 0
+    with pytest.raises(NetworkError):
+        await again(crm)
+    assert everywhere(account, mail(1)) == ["INBOX", "Work"]
+    before = await engine.mailboxes.get(engine.tenant_id, engine.mailbox_id)
+    await engine.mailboxes.remove(engine.tenant_id, engine.mailbox_id, engine.clock(), SYSTEM)
+    await engine.purge()
+    assert await engine.rows("messages") == []
+    spec = MailboxSpec(before.address, before.imap, {"imap": {"password": "secret"}})
+    engine.mailbox_id = (await engine.mailboxes.create(engine.tenant_id, spec, engine.clock(), SYSTEM)).id
+    account.append("Work", mail(70), internal_date=engine.clock())
+    for _ in range(2):
+        await again(crm)
+    assert [row.id for row in await engine.rows("messages")] == [await crm.id(70)]
 
 
 @pytest.mark.parametrize("way", [["Archive"], ["Work"], ["Archive", "INBOX"], ["Archive", "Work", "Trash"]])
