@@ -488,10 +488,11 @@ async def test_what_a_browser_is_told(gateway: Gateway) -> None:
 async def test_names_from_the_crm_are_text(gateway: Gateway) -> None:
     await gateway.client.put("/v1/tenants/acme", json={"name": "<script>alert(1)</script>"})
     await gateway.client.put("/v1/tenants/acme/subscription", json={"plan": "standard"})
-    ann, _ = await visitor(gateway, address='"><b>@acme.example')
+    ann, _ = await visitor(gateway, address="'&copy@acme.example")  # no other of HTML's characters may stand in one
     answer = await ann.open()
     assert "<script" not in answer.text
-    assert "<b>" not in answer.text
+    assert "&#39;&amp;copy@acme.example" in answer.text
+    assert "&copy" not in answer.text
 
 
 @ON_ONE

@@ -15,6 +15,7 @@ from mailgate.ids import new_id, new_ref
 from mailgate.keys.passwords import Passwords
 from mailgate.store import runs, tenants, users
 from mailgate.store.bulk import insert_many
+from mailgate.store.leases import LONGEST
 from mailgate.store.legal_holds import Scope
 from mailgate.store.mailboxes import MailboxSpec
 from mailgate.store.runs import RunRecord
@@ -148,7 +149,7 @@ async def _mailboxes(
         progress = (7_563, 12_400) if state == "importing" else (done, total)
         states.append(_values(spec, core, tenant, mailbox_id, state, reason, progress, now, chance, sealed))
         if state not in ("disabled", "auth_failed"):
-            rows["leases"].append((f"mailbox:{mailbox_id}", "showroom", 1, now + 365 * DAY))
+            rows["leases"].append((f"mailbox:{mailbox_id}", "showroom", 1, now + LONGEST - DAY))
         for folder, use in (("INBOX", "inbox"), ("Clients", None), ("Sent", "sent"), ("Spam", "junk")):
             share = {"INBOX": total - total // 4 - total // 8, "Clients": total // 4, "Sent": total // 8}.get(folder, 0)
             seen_at = now - chance.randrange(90) * SECOND

@@ -17,7 +17,7 @@ from mailgate.store import operations
 from mailgate.store.schema import folders, holds, messages
 from mailgate.store.schema import operations as operations_table
 from mailgate.store.transaction import Transaction
-from mailgate.sync.operations import OperationKind
+from mailgate.sync.operations import LONGEST_PAUSE, OperationKind
 from tests.sync.engine import NOW, Engine, mail
 
 
@@ -52,7 +52,7 @@ async def ask(engine: Engine, kind: OperationKind, near: Mapping[str, Any], **ab
         await tx.conn.execute(update(messages).where(messages.c.id == row.id).values(near))
         asked = {"tenant_id": engine.tenant_id, "mailbox_id": engine.mailbox_id, "message_id": row.id, **about}
         id_ = await operations.ask(tx, kind=kind, now=engine.clock(), actor=SYSTEM, **asked)
-        later = {"next_at": engine.clock() + 365 * DAY}  # the server puts it off
+        later = {"next_at": engine.clock() + LONGEST_PAUSE}  # the server puts it off
         table = operations_table
         await tx.conn.execute(update(table).where(table.c.id == id_).values(later))
         return id_
