@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from mailgate.consents.model import ProviderName
-from mailgate.usecases.types import Body, TenantId, matching, one_of, text
+from mailgate.usecases.types import Body, Matching, TenantId, one_of, text
 
 # Engines disagree about `\s` beyond ASCII (U+0085, U+FEFF): named, these mean the same to every client.
 _BLANKS = r"\s\x00-\x1f\x7f-\xa0\ufeff"
@@ -17,7 +17,7 @@ _OTHER = rf"@<>(),;:\\\"{_BLANKS}"
 Address = Annotated[
     str,
     StringConstraints(max_length=320),
-    matching(
+    Matching(
         rf"^[^\[\]{_OTHER}]{{1,64}}@(?:[^\[\]{_OTHER}]{{1,255}}|\[[A-Za-z0-9:.]{{1,253}}\])$",
         "this is no address; write it alone, like ann@example.com",
     ),

@@ -28,7 +28,7 @@ from mailgate.ids import ID_PATTERN
 
 
 @dataclass(frozen=True, slots=True)
-class matching:  # noqa: N801 - stands beside `text` in an annotation
+class Matching:
     """For `Annotated[str, …]`: text of this pattern; what does not match is told in words, not by the pattern."""
 
     pattern: str
@@ -81,17 +81,17 @@ TimeIn: TypeAlias = Annotated[Instant, BeforeValidator(_instant), _TIME_SCHEMA]
 
 ObjectId: TypeAlias = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 TenantId: TypeAlias = Annotated[
-    str, matching(TENANT_PATTERN, _NAME), Field(description="the CRM's own name for it", examples=["acme"])
+    str, Matching(TENANT_PATTERN, _NAME), Field(description="the CRM's own name for it", examples=["acme"])
 ]
 EntityType: TypeAlias = Annotated[
     str,
-    matching(TENANT_PATTERN, _NAME),
+    Matching(TENANT_PATTERN, _NAME),
     Field(description="lead, contact, company, deal, quote, invoice, task, …", examples=["deal"]),
 ]
 EntityId: TypeAlias = Annotated[
     str,
     StringConstraints(min_length=1, max_length=200),
-    matching(_ENTITY_ID, "write no NUL, and not `.` or `..`, which clients take out of a path"),
+    Matching(_ENTITY_ID, "write no NUL, and not `.` or `..`, which clients take out of a path"),
     Field(description="the CRM's id of the record; any text but `.` and `..`, percent-encoded", examples=["D-1042"]),
 ]
 

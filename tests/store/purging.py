@@ -17,6 +17,7 @@ from mailgate.store.purge import SqlPurgeStore
 from mailgate.store.purge_lease import PurgeLease
 from mailgate.store.purge_unit import SqlPurgeUnit
 from mailgate.store.schema import log_leaves, messages
+from mailgate.store.transaction import Transaction
 from retention.engine import Engine
 from retention.ledger.schema import parse_leaf
 from retention.model import SCHEDULER, Counts, Graces
@@ -88,6 +89,20 @@ async def blocked_or_done(purging: Purging, task: asyncio.Task[Any]) -> None:
             await asyncio.wait({task})
         elif await _waiting(purging):
             break
+
+
+def held_at_the_end(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """From now on transactions of this process wait before they commit: (one has come there, they may go on)."""
+    at_the_end, go_on = asyncio.Event(), asyncio.Event()
+    flush = Transaction.flush
+
+    async def slow_flush(self: Transaction) -> None:
+        at_the_end.set()
+        await go_on.wait()
+        await flush(self)
+
+    monkeypatch.setattr(Transaction, "flush", slow_flush)
+    return at_the_end, go_on
 
 
 async def somebody_waits(purging: Purging) -> None:

@@ -20,7 +20,7 @@ from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, Store
-from tests.store.purging import Purging, blocked, blocked_or_done, make_purging, somebody_waits
+from tests.store.purging import Purging, blocked, blocked_or_done, held_at_the_end, make_purging, somebody_waits
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -293,15 +293,7 @@ async def test_a_hold_that_is_not_committed_yet_is_never_overtaken(
 ) -> None:
     home = await purging.builder.home()
     id_ = await purging.builder.copy(home, age_days=40)
-    at_the_end, go_on = asyncio.Event(), asyncio.Event()
-    flush = Transaction.flush
-
-    async def slow_flush(self: Transaction) -> None:
-        at_the_end.set()
-        await go_on.wait()
-        await flush(self)
-
-    monkeypatch.setattr(Transaction, "flush", slow_flush)
+    at_the_end, go_on = held_at_the_end(monkeypatch)
     task = asyncio.create_task(place(purging, a_scope(kind, home, id_)))
     await at_the_end.wait()
     child = await children()

@@ -31,7 +31,7 @@ from retention.model import AnchorFrom, Brake
 from retention.policy import ClockLimits, Policy
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, Store
-from tests.store.purging import Purging, blocked_or_done, make_purging, somebody_waits
+from tests.store.purging import Purging, blocked_or_done, held_at_the_end, make_purging, somebody_waits
 
 ADMIN = Actor("token", "T1")
 
@@ -163,15 +163,7 @@ async def test_a_purge_that_comes_while_the_same_bytes_are_being_stored(
     raw = b"Subject: same\r\n\r\nsame\r\n"
     await purging.builder.copies(home, [Seed(NOW - 40 * DAY, raw)])
     await purging.lease.release(purging.store.db)
-    at_the_end, go_on = asyncio.Event(), asyncio.Event()
-    flush = Transaction.flush
-
-    async def slow_flush(self: Transaction) -> None:
-        at_the_end.set()
-        await go_on.wait()
-        await flush(self)
-
-    monkeypatch.setattr(Transaction, "flush", slow_flush)
+    at_the_end, go_on = held_at_the_end(monkeypatch)
     coming = asyncio.create_task(arrive(purging, home, raw))
     await at_the_end.wait()
     child = await children(pause_at=None if purging.store.db.sqlite else "candidates locked")

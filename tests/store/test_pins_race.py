@@ -13,10 +13,9 @@ import pytest
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY
 from mailgate.errors import ConflictError
-from mailgate.store.transaction import Transaction
 from tests.store.builder import Seed
 from tests.store.conftest import NOW, Store
-from tests.store.purging import Purging, blocked, make_purging
+from tests.store.purging import Purging, blocked, held_at_the_end, make_purging
 
 
 @pytest.fixture
@@ -71,15 +70,7 @@ async def test_a_pin_that_is_not_committed_yet_is_never_overtaken(
 ) -> None:
     home = await purging.builder.home()
     id_ = await purging.builder.copy(home, age_days=40)
-    at_the_end, go_on = asyncio.Event(), asyncio.Event()
-    flush = Transaction.flush
-
-    async def slow_flush(self: Transaction) -> None:
-        at_the_end.set()
-        await go_on.wait()
-        await flush(self)
-
-    monkeypatch.setattr(Transaction, "flush", slow_flush)
+    at_the_end, go_on = held_at_the_end(monkeypatch)
     task = asyncio.create_task(pin(purging, id_))
     await at_the_end.wait()
     child = await children()
