@@ -24,6 +24,7 @@ from mailgate.consents.providers import offered
 from mailgate.errors import ConfigurationError, UnavailableError
 from mailgate.ids import new_ref
 from mailgate.keys import KeyRing, master_from_text
+from mailgate.reading.suspects import Suspects
 from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Settings
 from mailgate.store import consents, installation, leases, migrate
 from mailgate.store.alarms import Alarms
@@ -53,7 +54,6 @@ from mailgate.store.tokens import LONGEST_SECRET
 from mailgate.store.wishes.locks import Locks
 from mailgate.store.wishes.service import Wishes
 from mailgate.store.witness import Witness
-from mailgate.sync.suspects import Suspects
 from mailgate.tenants.catalogue import Catalogue
 from mailgate.tenants.timeline import SubscriptionRules
 from mailgate.usecases.access_tokens import AccessTokens

@@ -74,7 +74,7 @@ _VOID = frozenset("area base br col embed hr img input link meta param source tr
 def sanitize_html(source: str) -> str:
     """HTML that may be put into a page (inside an element of its own). Pure; never raises; see the module's text. Its
     words alone, where so many elements stand inside each other, or it becomes so large, that renderers break. What
-    `may_be_costly` takes minutes and gigabytes at worst: see `mailgate.sync.layout`.
+    `may_be_costly` takes minutes and gigabytes at worst: see `mailgate.reading.html`.
     """
     import nh3  # of no use to who only imports
 

@@ -21,6 +21,8 @@ from mailgate.keys import KeyRing
 from mailgate.messages.model import Part, Summary
 from mailgate.messages.parser import parse, part_content
 from mailgate.messages.summary import decode_summary, open_summary
+from mailgate.reading.html import safe_html
+from mailgate.reading.suspects import DeadlyError, Suspects
 from mailgate.store import pending
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
@@ -35,8 +37,6 @@ from mailgate.store.schema import folders, messages, origins, tombstones
 from mailgate.store.sets import among
 from mailgate.store.tenants import Tenant
 from mailgate.store.tombstones import original_gone
-from mailgate.sync.layout import safe_html
-from mailgate.sync.suspects import DeadlyError, Suspects
 from retention.policy import ClockLimits
 
 T = TypeVar("T")

@@ -34,6 +34,7 @@ from mailgate.messages.model import ParsedMessage, Summary
 from mailgate.messages.parser import parse
 from mailgate.messages.summary import decode_summary, open_summary
 from mailgate.messages.tokens import MessageTerms, message_terms
+from mailgate.reading.suspects import DeadlyError, Suspects
 from mailgate.store import leases
 from mailgate.store.database import Database
 from mailgate.store.quarantine import unreadable
@@ -41,7 +42,6 @@ from mailgate.store.schema import blobs as blobs_table
 from mailgate.store.schema import messages, search_docs, tenants
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
-from mailgate.sync.suspects import DeadlyError, Suspects
 
 FIELDS = ("text", "from_", "to", "subject")
 PARSED_BYTES = 2 << 20

@@ -25,6 +25,7 @@ from mailgate.blobs.store import BlobStore
 from mailgate.clock import SECOND, Clock, Instant, to_rfc3339
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing
+from mailgate.reading.suspects import Suspects
 from mailgate.settings import SyncSettings
 from mailgate.sync.breakers import Breakers
 from mailgate.sync.context import Context, import_floor
@@ -34,7 +35,6 @@ from mailgate.sync.port import SyncStore
 from mailgate.sync.prepare import Preparer
 from mailgate.sync.run import Session
 from mailgate.sync.state import Entitled, MailboxConfig, MailboxHead, MailboxState, Owner
-from mailgate.sync.suspects import Suspects
 from mailgate.sync.turns import Turn, Turns
 from mailgate.sync.wake import Wake
 from mailgate.sync.workers import Workers

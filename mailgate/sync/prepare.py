@@ -29,6 +29,7 @@ from mailgate.messages.parser import parse_summary
 from mailgate.messages.returned import Returned, read_report
 from mailgate.messages.summary import encode_summary, seal_summary
 from mailgate.messages.threads import thread_links, thread_root
+from mailgate.reading.suspects import DeadlyError, Suspects
 from mailgate.sync.arriving import HEAD, HUGE, Arrived, MemorySink, MessageSink, RefusedSink, StreamSink, received
 from mailgate.sync.identity import Likeness
 from mailgate.sync.incoming import (
@@ -41,7 +42,6 @@ from mailgate.sync.incoming import (
     PreparedMessage,
     SentToken,
 )
-from mailgate.sync.suspects import DeadlyError, Suspects
 from mailgate.sync.views import Purged
 from retention.ledger.commitment import Committer
 from retention.model import AnchorFrom, AnchorSource

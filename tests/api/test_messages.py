@@ -10,7 +10,7 @@ import pytest
 
 from mailgate.clock import DAY, HOUR, SECOND, to_rfc3339
 from mailgate.ids import new_id
-from mailgate.sync import layout
+from mailgate.reading import html
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
 
@@ -342,7 +342,7 @@ async def test_at_its_instant_a_copy_is_expired_everywhere(gateway: Gateway) -> 
 async def test_html_that_would_take_minutes_is_shown_as_its_words(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout, "PROCESSOR_S", 1)
+    monkeypatch.setattr(html, "PROCESSOR_S", 1)
     post = await postman(gateway)
     costly = await post.deliver(letter(html="<table>" + "<i></i>" * 80_000 + "the words"), index=False)
     assert (await gateway.client.get(f"/v1/tenants/acme/messages/{costly}")).json()["html"] == "<pre>the words</pre>"

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from mailgate.clock import SECOND, system_clock
-from mailgate.sync.suspects import MOST_DEATHS
+from mailgate.reading.suspects import MOST_DEATHS
 from tests.dovecot import Account, Dovecot
 from tests.server.two_hands import TOKEN, Gateway
 from tests.sync.engine import mail

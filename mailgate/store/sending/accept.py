@@ -25,6 +25,7 @@ from mailgate.ids import new_id, new_ref
 from mailgate.keys import KeyRing
 from mailgate.messages import parse_summary
 from mailgate.messages.likeness import sent_likeness
+from mailgate.reading.suspects import DeadlyError, Suspects
 from mailgate.store import messages as copies
 from mailgate.store.database import Database
 from mailgate.store.paging import Page, cut
@@ -44,7 +45,6 @@ from mailgate.submissions.received import receive
 from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.incoming import PreparedMessage
 from mailgate.sync.prepare import Preparer
-from mailgate.sync.suspects import DeadlyError, Suspects
 from mailgate.tenants.limits import Purpose
 from retention.model import AnchorFrom
 

@@ -25,6 +25,7 @@ from mailgate.blobs import BlobStore
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import ConflictError, MailgateError, PreconditionError, TooManyRequestsError
 from mailgate.keys import KeyRing
+from mailgate.reading.suspects import Suspects
 from mailgate.store import messages, operations, tenants
 from mailgate.store.database import Database
 from mailgate.store.expiry import Horizon
@@ -35,7 +36,6 @@ from mailgate.sync.arriving import HUGE, Arrived, MemorySink, MessageSink
 from mailgate.sync.incoming import PreparedMessage
 from mailgate.sync.operations import OperationKind
 from mailgate.sync.prepare import Preparer
-from mailgate.sync.suspects import Suspects
 from retention.model import AnchorFrom, Copy
 from retention.policy import EARLIEST_RECEIVED_AT, anchor, due_at
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from mailgate.blobs import BlobStore
 from mailgate.keys import KeyRing
+from mailgate.reading.suspects import Suspects
 from mailgate.store.database import Database
 from mailgate.store.wishes.append import Appends
 from mailgate.store.wishes.backfill import Backfills
@@ -18,7 +19,6 @@ from mailgate.store.wishes.folders import FolderWishes
 from mailgate.store.wishes.locks import Locks
 from mailgate.store.wishes.messages import MessageWishes
 from mailgate.store.wishes.rehydrate import Rehydrations
-from mailgate.sync.suspects import Suspects
 from retention.model import AnchorFrom
 
 

@@ -23,7 +23,7 @@ from mailgate.messages import (
     structure,
     thread_root,
 )
-from mailgate.sync.layout import safe_html
+from mailgate.reading.html import safe_html
 from tests.corpus import NASTY
 
 SUBJECTS = {

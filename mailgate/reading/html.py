@@ -1,7 +1,7 @@
 """HTML made safe to show, at a cost that is bounded whatever it says.
 
 No count in advance knows all that is costly, and what counts suspect is most often an ordinary newsletter. So that is
-made safe by a process of its own (`python -m mailgate.sync.layout`), which may take so much of the machine; what it
+made safe by a process of its own (`python -m mailgate.reading.html`), which may take so much of the machine; what it
 does not finish is shown as its words.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 
 from mailgate.messages.charsets import clean
 from mailgate.messages.html import as_words, may_be_costly, sanitize_html
-from mailgate.sync import limited
+from mailgate.reading import limited
 
 PROCESSOR_S: Final = 3
 """Several times what two megabytes take whose tags fit together."""

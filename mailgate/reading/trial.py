@@ -1,7 +1,8 @@
 """A process that reads one message in all the ways in which the gateway does, to see whether that ends it.
 
-`python -m mailgate.sync.trial SIZE`, the message on standard input, started by `mailgate.sync.suspects` only. It says
-when it begins and when it is done; between the two, whatever ends it is the message, or somebody who kills everything.
+`python -m mailgate.reading.trial SIZE`, the message on standard input, started by `mailgate.reading.suspects` only. It
+says when it begins and when it is done; between the two, whatever ends it is the message, or somebody who kills
+everything.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from mailgate.messages.headers import header_block, header_digest_input
 from mailgate.messages.parser import parse, parse_summary
 from mailgate.messages.returned import read_report
 from mailgate.messages.tokens import message_terms
-from mailgate.sync.layout import safe_html
-from mailgate.sync.limited import bound
-from mailgate.sync.suspects import BEGUN, HARMLESS
+from mailgate.reading.html import safe_html
+from mailgate.reading.limited import bound
+from mailgate.reading.suspects import BEGUN, HARMLESS
 
 PROCESSOR_S: Final = 20
 """So much of a processor's time it may take: what takes more is lost in the message."""

@@ -16,15 +16,15 @@ from pathlib import Path
 
 import pytest
 
-from mailgate.sync import suspects as module
-from mailgate.sync.suspects import KEPT, MOST_DEATHS, PIECE, SLOTS, DeadlyError, Suspects, ends_a_process
+from mailgate.reading import suspects as module
+from mailgate.reading.suspects import KEPT, MOST_DEATHS, PIECE, SLOTS, DeadlyError, Suspects, ends_a_process
 
 RAW = b"Subject: one\r\n\r\ntext\r\n"
 
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from mailgate.sync.suspects import Suspects
+from mailgate.reading.suspects import Suspects
 suspects = Suspects(Path(sys.argv[1]))
 suspects.read("harmless", b"", lambda: None)
 suspects.read(sys.argv[2], b"", lambda: os.kill(os.getpid(), signal.SIGKILL))
@@ -34,7 +34,7 @@ suspects.read(sys.argv[2], b"", lambda: os.kill(os.getpid(), signal.SIGKILL))
 DYING_BESIDE = """
 import os, signal, sys
 from pathlib import Path
-from mailgate.sync.suspects import Suspects
+from mailgate.reading.suspects import Suspects
 suspects = Suspects(Path(sys.argv[1]))
 suspects.read_beside([b"harmless", b"other"], lambda: None)
 suspects.read_beside([name.encode() for name in sys.argv[2:]], lambda: os.kill(os.getpid(), signal.SIGKILL))

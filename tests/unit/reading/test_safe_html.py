@@ -8,8 +8,8 @@ import time
 import pytest
 
 from mailgate.messages.html import as_words, html_to_text, may_be_costly, sanitize_html
-from mailgate.sync import layout
-from mailgate.sync.layout import safe_html
+from mailgate.reading import html as module
+from mailgate.reading.html import safe_html
 
 CELL = '<td align="left" style="color:red" title="a > b"><a href="https://x.example/?a=1&amp;b=2">'
 CELL += "<b>one</b> two</a><br></td>"
@@ -98,7 +98,7 @@ def test_hostile_html_costs_little_and_gives_little(source: str) -> None:
     ids=["table", "breaks", "rows", "depth", "drawings"],
 )
 def test_what_costs_the_square_of_its_tags_is_cut(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layout, "PROCESSOR_S", 1)
+    monkeypatch.setattr(module, "PROCESSOR_S", 1)
     source = "<table>" + part * (2_000_000 // len(part)) + "words"
     assert safe_html(source) == as_words(source)
 

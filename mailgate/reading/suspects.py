@@ -1,7 +1,7 @@
 """Messages that may end the process that reads them: a fault in a native library, or all memory taken.
 
 A message is marked before it is read here. When the process ends meanwhile, however that happens, the next one finds
-the mark, and does not read that message before another process has done so unharmed (`mailgate.sync.trial`).
+the mark, and does not read that message before another process has done so unharmed (`mailgate.reading.trial`).
 
     NAME.marks   SLOTS × digest: what is being read, each by a thread of its own (zeros: nothing)
                  KEPT × (deaths, digest): the suspects, the newest last
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from mailgate.ids import new_ref
-from mailgate.sync import limited
+from mailgate.reading import limited
 
 T = TypeVar("T")
 
@@ -284,4 +284,4 @@ def ends_a_process(raw: bytes, size: int | None = None) -> bool:
 def _trial(raw: bytes, size: int | None) -> tuple[bytes, int]:
     """What it said, and how it ended; nothing where it could not be started, or stood still."""
     whole = str(len(raw) if size is None else size)
-    return limited.run("mailgate.sync.trial", whole, given=raw, patience_s=PATIENCE_S)
+    return limited.run("mailgate.reading.trial", whole, given=raw, patience_s=PATIENCE_S)
