@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,32 @@ def test_scalar_and_set_form_agree(copy: Copy, rules: Rules) -> None:
     of_set = bounds is not None and of_age(copy, bounds)
     in_set = of_set and copy.pins == 0 and copy.holds == 0 and rules.clock_fault is None
     assert judge(copy, rules, NOW).due == in_set
+
+
+@pytest.mark.parametrize("what", ["age", "storing", "shrink", "unpin", "brought back", "removed"])
+@pytest.mark.parametrize("late", [-1, 0, 1])
+@pytest.mark.parametrize("days", [0, 30, 90])
+def test_both_forms_end_what_keeps_a_copy_at_the_same_microsecond(days: int, late: int, what: str) -> None:
+    at = NOW + late  # when the one thing that is tried here makes the copy due; the others did so long ago
+    copy = Copy("A", NOW - 400 * DAY, NOW - 400 * DAY)
+    rules = Rules("plan", days, Graces(after_storing=7, after_shrink=7, after_unpin=7))
+    match what:
+        case "age":
+            copy = copy._replace(anchor_at=at - days * DAY)
+        case "storing":
+            copy = copy._replace(stored_at=at - 7 * DAY)
+        case "shrink":
+            rules = replace(rules, shrunk_at=at - 7 * DAY)
+        case "unpin":
+            copy = copy._replace(unpinned_at=at - 7 * DAY)
+        case "brought back":
+            copy = copy._replace(keep_until_at=at)
+        case "removed":
+            copy = copy._replace(keep_until_at=NOW + DAY, removed_at=at)
+    bounds = cutoffs(rules, NOW)
+    assert bounds is not None
+    assert of_age(copy, bounds) == judge(copy, rules, NOW).due == (late <= 0)
+    assert due_at(copy, rules) == at
 
 
 @given(copies(), all_rules())
