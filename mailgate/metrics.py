@@ -33,6 +33,9 @@ TABLE = (
         ("route",),
         (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
     ),
+    Metric(
+        "http_stalled_total", "counter", "Connections cut because their client took nothing of its answer any more."
+    ),
     Metric("mailboxes", "gauge", "Mailboxes by state.", ("state",)),
     Metric("messages", "gauge", "Copies that are kept."),
     Metric("storage_bytes", "gauge", "RFC 822 sizes of the copies that are kept, added up."),

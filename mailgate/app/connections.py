@@ -1,8 +1,11 @@
-"""A connection of a client that must come to the point: uvicorn waits for ever for the rest of a request's header."""
+"""A connection of a client that must come to the point. uvicorn waits for ever: for the rest of a request's header, and
+for who reads nothing of its answer, which holds a connection, a file and what was read of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
@@ -11,17 +14,74 @@ PATIENCE_S: Final = 30.0
 """So long a header may take, from when the connection was made, or from its first byte on one that is kept."""
 
 
+class Taken:
+    """A transport that is cut when nothing of what waits in it was taken for `stalled_s`, or twice that at most. How
+    long all of it takes is the client's affair: a line may be slow.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        stalled_s: float,
+        on_stalled: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._stalled_s = stalled_s
+        self._on_stalled = on_stalled
+        self._written = 0
+        self._taken = 0
+        self._looking: asyncio.TimerHandle | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """As a transport's; from now on is looked whether it goes."""
+        if self._looking is None:
+            self._look_later()
+        self._written += len(data)
+        self._transport.write(data)
+
+    def look_no_more(self) -> None:
+        """The connection is over."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+
+    def _look_later(self) -> None:
+        self._taken = self._written - self._transport.get_write_buffer_size()
+        self._looking = self._loop.call_later(self._stalled_s, self._look)
+
+    def _look(self) -> None:
+        self._looking = None
+        left = self._transport.get_write_buffer_size()
+        if not left:
+            return
+        if self._written - left > self._taken:
+            self._look_later()
+            return
+        self._on_stalled()
+        self._transport.abort()
+
+
 class Connection(H11Protocol):
-    """Closed when no header comes in time. Once one has, the body is waited for by `mailgate.api.gate`."""
+    """Closed when no header comes in time, and when nothing is taken of an answer. Once a header has come, the body is
+    waited for by `mailgate.api.gate`.
+    """
 
     patience_s = PATIENCE_S
+    stalled_s: float
+    on_stalled: Callable[[], None]
 
     def __init__(self, *parts: Any, **more: Any) -> None:
         super().__init__(*parts, **more)
         self._waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._taken = Taken(transport, self.loop, self.stalled_s, self.on_stalled)
+        super().connection_made(self._taken)  # type: ignore[arg-type]
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -34,6 +94,7 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()
+        self._taken.look_no_more()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
@@ -43,3 +104,8 @@ class Connection(H11Protocol):
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
+
+
+def connection(*, stalled_s: float, on_stalled: Callable[[], None]) -> type[Connection]:
+    """The protocol of a server. `on_stalled` is told of each connection that is cut."""
+    return type("Connection", (Connection,), {"stalled_s": stalled_s, "on_stalled": staticmethod(on_stalled)})

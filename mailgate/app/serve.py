@@ -21,7 +21,7 @@ import uvicorn
 
 from mailgate import __version__
 from mailgate.app.application import Application
-from mailgate.app.connections import Connection
+from mailgate.app.connections import connection
 from mailgate.app.core import Core, Secrets
 from mailgate.clock import Clock, system_clock
 from mailgate.errors import ConfigurationError
@@ -46,7 +46,10 @@ async def serve(settings: Settings, secrets: Secrets, *, clock: Clock = system_c
             server = _Server(
                 uvicorn.Config(
                     application.api,
-                    http=Connection,
+                    http=connection(
+                        stalled_s=settings.http.stalled_s,
+                        on_stalled=lambda: application.metrics.count("http_stalled_total"),
+                    ),
                     lifespan="off",
                     log_config=None,
                     access_log=False,

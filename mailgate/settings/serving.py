@@ -20,6 +20,14 @@ class HttpSettings(Section):
         pattern=r"^(https?://[^\s/]+(/\S*)?)?$",
     )
     docs: bool = setting(True, "Serve the reference at /docs.")
+    stalled_s: float = setting(
+        60.0,
+        "How long a client may take nothing of an answer that waits for it; then its connection is cut. How long the "
+        "whole answer takes is not limited.",
+        unit="seconds",
+        ge=0.1,
+        le=3_600,
+    )
     shutdown_grace_s: float = setting(
         10.0, "How long running requests may go on after a signal to stop.", unit="seconds", ge=0, le=300
     )

@@ -1,4 +1,4 @@
-"""Connections whose client sends the header of a request too slowly, or never."""
+"""Connections whose client sends the header of a request too slowly, or never, or takes nothing of its answer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.responses import StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mailgate.app.connections import Connection
+from mailgate.app.connections import PATIENCE_S, Taken, connection
 
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"
 
@@ -27,6 +30,22 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
+async def served(app: ASGIApp, *, patience_s: float = PATIENCE_S, **more: Any) -> AsyncIterator[int]:
+    """The port of a server of this."""
+    protocol = type(
+        "Impatient", (connection(**{"stalled_s": 60, "on_stalled": bool, **more}),), {"patience_s": patience_s}
+    )
+    server = Server(uvicorn.Config(app, port=0, http=protocol, lifespan="off", log_config=None))
+    serving = asyncio.create_task(server._serve())
+    await server.up.wait()
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@asynccontextmanager
 async def serving(patience_s: float) -> AsyncIterator[tuple[int, asyncio.Event]]:
     """A server's port; its one route answers when the event is set."""
     answer = asyncio.Event()
@@ -36,16 +55,11 @@ async def serving(patience_s: float) -> AsyncIterator[tuple[int, asyncio.Event]]
         await send({"type": "http.response.start", "status": 204, "headers": []})
         await send({"type": "http.response.body"})
 
-    protocol = type("Impatient", (Connection,), {"patience_s": patience_s})
-    server = Server(uvicorn.Config(app, port=0, http=protocol, lifespan="off", log_config=None))
-    serving = asyncio.create_task(server._serve())
-    await server.up.wait()
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1], answer
-    finally:
-        answer.set()
-        server.should_exit = True
-        await serving
+    async with served(app, patience_s=patience_s) as port:
+        try:
+            yield port, answer
+        finally:
+            answer.set()
 
 
 @pytest.mark.parametrize("said", [b"", b"G", HEAD, HEAD + b"X-1: a"])
@@ -78,3 +92,98 @@ async def test_an_answer_may_take_longer() -> None:
         answer.set()
         assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 204")
         writer.close()
+
+
+async def test_who_takes_nothing_of_an_answer_is_cut_and_what_makes_it_ends() -> None:
+    cut, ended = asyncio.Event(), asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                await asyncio.sleep(0)  # as reading a file does
+                yield bytes(1 << 16)
+        finally:
+            ended.set()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await StreamingResponse(endless())(scope, receive, send)
+
+    async with served(app, stalled_s=0.05, on_stalled=cut.set) as port, asyncio.timeout(30):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(HEAD + b"\r\n")
+            await cut.wait()
+            await ended.wait()
+
+
+async def test_who_takes_nothing_of_the_end_of_an_answer_is_cut_too() -> None:
+    """All of it is in the server's hands, and it would be closed once it is gone."""
+    cut = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        await send({"type": "http.response.body", "body": bytes(32 << 20)})
+
+    async with served(app, stalled_s=0.05, on_stalled=cut.set) as port, asyncio.timeout(30):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(HEAD + b"\r\n")
+            await cut.wait()
+
+
+class Line:
+    """A transport whose client takes as much as a test says, and a clock that a test moves on."""
+
+    def __init__(self) -> None:
+        self.transport = create_autospec(asyncio.Transport, instance=True)
+        self.transport.get_write_buffer_size.side_effect = lambda: self.left
+        self.loop = create_autospec(asyncio.AbstractEventLoop, instance=True)
+        self.left = self.cut = 0
+        self.taken = Taken(self.transport, self.loop, 60, self.on_stalled)
+
+    def on_stalled(self) -> None:
+        self.cut += 1
+
+    def write(self, count: int) -> None:
+        self.taken.write(bytes(count))
+        self.left += count
+
+    def a_minute_passes(self) -> None:
+        (after_s, look), _ = self.loop.call_later.call_args
+        self.loop.reset_mock()
+        assert after_s == 60
+        look()
+
+    @property
+    def is_looked_at(self) -> bool:
+        return bool(self.loop.call_later.called)
+
+
+def test_who_takes_a_byte_of_an_answer_now_and_then_is_not_cut() -> None:
+    line = Line()
+    line.write(10)
+    for _ in range(5):
+        line.left -= 1
+        line.a_minute_passes()
+    assert not line.cut
+    line.a_minute_passes()
+    assert line.cut == 1
+    line.transport.abort.assert_called_once_with()
+    assert not line.is_looked_at
+
+
+def test_what_was_written_a_moment_ago_is_not_taken_for_what_waits() -> None:
+    line = Line()
+    line.write(10)
+    line.left = 0
+    line.write(20)
+    line.a_minute_passes()
+    assert not line.cut
+    line.left = 0
+    line.write(5)
+    line.a_minute_passes()
+    assert not line.cut
+    line.left = 0
+    line.a_minute_passes()
+    assert not line.cut
+    assert not line.is_looked_at
+    line.write(1)
+    assert line.is_looked_at
