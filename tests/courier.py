@@ -77,9 +77,3 @@ class Courier(Unpacked):
 def courier() -> Iterator[Courier]:
     """One Courier for the whole run; make an `account()` of your own in it. Never stop this one."""
     yield from Courier.fixture()
-
-
-@pytest.fixture
-def own_courier() -> Iterator[Courier]:
-    """A Courier for this test alone, which may stop, kill and start it."""
-    yield from Courier.fixture()

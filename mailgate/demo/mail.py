@@ -2,17 +2,12 @@
 
 Everything follows from the seed and `now`: the same arguments give the same bytes. All persons and domains are
 invented.
-
-* `account_mail` is one account's mail, received 0 to 120 days before `now`, in several folders: the demonstration's.
-* `corpus` is many messages with a given mean size, log-normally spread as real mail is: for tests and benchmarks.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -22,8 +17,6 @@ from mailgate.demo.phrases import COMPANIES, ENGLISH, NEWSLETTERS, NOTICES, VOIC
 
 SECOND = 1_000_000
 DAY = 86_400 * SECOND
-_SIGMA = 1.6  # spread of sizes: the median is about a quarter of the mean
-_MAX_SIZE = 24 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +51,8 @@ class _Letter:
 
 
 def account_mail(owner: str, address: str, *, seed: int, count: int, now: int) -> list[Mail]:
-    """`count` messages of the account `address`, oldest first; at least one of them younger than a day.
+    """`count` messages of the account `address`, in several folders, received 0 to 120 days before `now`, oldest
+    first; at least one of them younger than a day.
 
     About half are threads between the owner and customers, the rest newsletters, notices and single mails.
     """
@@ -80,20 +74,6 @@ def account_mail(owner: str, address: str, *, seed: int, count: int, now: int) -
     found = found[:count]
     found.sort(key=lambda mail: mail.received_at)
     return found
-
-
-def corpus(count: int, *, seed: int = 0, mean_size: int = 43_000, now: int = 1_760_000_000 * SECOND) -> Iterator[Mail]:
-    """`count` messages of log-normal size around `mean_size` bytes, from new to old, one about every quarter of an
-    hour.
-    """
-    rng = random.Random(f"corpus/{seed}")
-    me = Person("Robin Ashdown", "robin@ashdown.example")
-    mu = math.log(mean_size) - _SIGMA**2 / 2
-    for number in range(count):
-        target = min(int(rng.lognormvariate(mu, _SIGMA)), _MAX_SIZE)
-        received_at = now - number * 900 * SECOND - rng.randrange(300) * SECOND
-        letter = _opening(rng, me, received_at)
-        yield _render(rng, letter, folder="INBOX", flags=frozenset(), size=max(target, 600))
 
 
 def _customer(rng: random.Random) -> Person:
@@ -185,33 +165,24 @@ def _answered(mail: Mail) -> Mail:
     return Mail(mail.raw, mail.received_at, mail.folder, mail.flags | {r"\Answered"}, mail.subject)
 
 
-def _render(
-    rng: random.Random, letter: _Letter, *, folder: str, flags: frozenset[str], size: int | None = None
-) -> Mail:
-    """The letter as a message. With `size` it is filled up to about so many bytes, with text or with an attachment."""
+def _render(rng: random.Random, letter: _Letter, *, folder: str, flags: frozenset[str]) -> Mail:
+    """The letter as a message, some with HTML and an attachment."""
     voice = letter.sender.voice if letter.sender.voice is not ENGLISH else letter.recipient.voice
     charset = rng.choices(voice.charsets, [4, *[2] * (len(voice.charsets) - 1)])[0]
     q = charset.startswith(("iso-8859", "windows")) and rng.random() < 0.7
     boundary = f"=_{rng.getrandbits(96):024x}"
-    text, extra = letter.text, 0
-    if size is not None:
-        text, extra = _grow(rng, letter.text, size)
     encoding = rng.choice(("7bit", "8bit", "quoted-printable", "base64"))
-    content = mime.text_part(text, charset, encoding=encoding)
+    content = mime.text_part(letter.text, charset, encoding=encoding)
     if rng.random() < 0.55:
-        html = mime.text_part(_html(text), charset, subtype="html", encoding=rng.choice(("quoted-printable", "base64")))
-        if size is None or size > 4_000:
-            content = mime.multipart("alternative", (content, html), boundary + "a")
-    attached = []
-    if size is None and rng.random() < 0.22:
+        how = rng.choice(("quoted-printable", "base64"))
+        html = mime.text_part(_html(letter.text), charset, subtype="html", encoding=how)
+        content = mime.multipart("alternative", (content, html), boundary + "a")
+    if rng.random() < 0.22:
         if rng.random() < 0.25:
-            attached.append(files.picture_of(rng, rng.randrange(20_000, 300_000)))
+            attached = files.picture_of(rng, rng.randrange(20_000, 300_000))
         else:
-            attached.append(files.any_file(rng, voice, letter.subject))
-    elif extra > 0:
-        attached.append(files.picture_of(rng, extra))
-    if attached:
-        content = mime.multipart("mixed", (content, *attached), boundary + "m")
+            attached = files.any_file(rng, voice, letter.subject)
+        content = mime.multipart("mixed", (content, attached), boundary + "m")
     delay = rng.randrange(1, 40) * SECOND
     return Mail(
         mime.message(_headers(rng, letter, charset, q=q), content),
@@ -247,18 +218,6 @@ def _headers(rng: random.Random, letter: _Letter, charset: str, *, q: bool) -> l
         headers.append(mime.field("In-Reply-To", letter.references[-1]))
         headers.append(mime.field("References", " ".join(letter.references)))
     return headers
-
-
-def _grow(rng: random.Random, text: str, size: int) -> tuple[str, int]:
-    """More text for a small message; for a larger one the number of bytes that an attachment shall bring."""
-    if size > 12_000:
-        return text, (size - 3_500) * 57 // 78
-    out, length = [text], len(text.encode()) + 900
-    while length < size:
-        sentence = _fill(rng, ENGLISH, rng.choice(rng.choice(ENGLISH.matters)[1]), "Robin")
-        out.append(sentence)
-        length += len(sentence) + 2
-    return "\n".join(out), 0
 
 
 def _html(text: str) -> str:

@@ -75,7 +75,7 @@ async def _show(options: Options, screen: Screen, begun: float, stopped: asyncio
         crm = await stack.enter_async_context(Crm(gateway.url, gateway.token))
         audit = options.data / "audit"
         audit.mkdir()
-        story = Story(screen, crm, gateway, server, audit)
+        story = Story(screen, crm, server, audit)
         stack.push_async_callback(story.close)
         stack.push_async_callback(gateway.stop)
         await gateway.start()

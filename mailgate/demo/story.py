@@ -16,7 +16,6 @@ from pathlib import Path
 from mailgate.demo.auditor import Auditor
 from mailgate.demo.cast import IMPORT_DAYS, Expected, Tenant, expected, mail_of
 from mailgate.demo.crm import ApiError, Crm, Json
-from mailgate.demo.gateway import Gateway
 from mailgate.demo.mailserver import MailServer, Originals
 from mailgate.demo.screen import Bars, Screen
 from mailgate.demo.tap import Tap
@@ -52,8 +51,8 @@ class Part:
 class Story:
     """Runs the acts in order. Raises Mismatch, ApiError or ChildError at the first thing that is not right."""
 
-    def __init__(self, screen: Screen, crm: Crm, gateway: Gateway, server: MailServer, folder: Path) -> None:
-        self._screen, self._crm, self._gateway, self._server, self._folder = screen, crm, gateway, server, folder
+    def __init__(self, screen: Screen, crm: Crm, server: MailServer, folder: Path) -> None:
+        self._screen, self._crm, self._server, self._folder = screen, crm, server, folder
         self.parts: list[Part] = []
 
     async def prepare(self, tenants: Sequence[Tenant], *, now: int) -> None:

@@ -21,8 +21,6 @@ class Tap:
         self.target = target
         self.commands: list[str] = []
         """Names of the commands that went to the server, in order: `LOGIN`, `UID FETCH`, `DONE`, …; no arguments."""
-        self.bytes_to_server = 0
-        self.bytes_to_client = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -69,7 +67,6 @@ class Tap:
 
     async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_CHUNK):
-            self.bytes_to_client += len(data)
             writer.write(data)
             await writer.drain()
         if not writer.is_closing():
@@ -78,7 +75,6 @@ class Tap:
     async def _up(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = b""
         while data := await reader.read(_CHUNK):
-            self.bytes_to_server += len(data)
             *lines, line = (line + data).split(b"\n")
             self.commands += [name for name in map(_name, lines) if name]
             writer.write(data)

@@ -10,7 +10,7 @@ from mailgate.keys.errors import KeyMissingError, KeyStoreError, KeyUnwrapError,
 from mailgate.keys.master import master_from_text
 from mailgate.keys.ring import KeyRing
 from mailgate.keys.rotate import rotate_master
-from mailgate.keys.tenant import DataKey, KeyMaterial, MacStream, TenantKeys, epoch_at, epoch_end
+from mailgate.keys.tenant import DataKey, KeyMaterial, TenantKeys, epoch_at, epoch_end
 
 __all__ = [
     "DataKey",
@@ -19,7 +19,6 @@ __all__ = [
     "KeyRing",
     "KeyStoreError",
     "KeyUnwrapError",
-    "MacStream",
     "MasterKeyError",
     "TenantKeys",
     "epoch_at",

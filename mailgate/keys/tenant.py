@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Protocol
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -30,16 +29,6 @@ from mailgate.keys.wrap import unwrap, wrap
 _BLOCK = 64
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
-
-
-class MacStream(Protocol):
-    """An incremental HMAC-SHA256: what `hashlib` objects offer."""
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        """Add bytes."""
-
-    def digest(self) -> bytes:
-        """The 32 bytes so far; may be called more than once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +190,6 @@ class TenantKeys:
         result.update(mac.digest())
         return result.digest()
 
-    def mac_stream(self, purpose: str) -> MacStream:
-        """The same as `mac`, fed piece by piece."""
-        return _Hmac(*(self._macs.get(purpose) or self._mac_pair(purpose)))
-
     @property
     def ledger_key(self) -> bytes:
         """Root of the purge log's commitments (HKDF input), 32 bytes. Raises KeyMissingError when it was destroyed."""
@@ -253,19 +238,3 @@ class TenantKeys:
             pair = (hashlib.sha256(padded.translate(_INNER)), hashlib.sha256(padded.translate(_OUTER)))
             self._macs[purpose] = pair
             return pair
-
-
-class _Hmac:
-    __slots__ = ("_inner", "_outer")
-
-    def __init__(self, inner: hashlib._Hash, outer: hashlib._Hash) -> None:
-        self._inner = inner.copy()
-        self._outer = outer
-
-    def update(self, data: bytes | bytearray | memoryview, /) -> None:
-        self._inner.update(data)
-
-    def digest(self) -> bytes:
-        result = self._outer.copy()
-        result.update(self._inner.digest())
-        return result.digest()

@@ -17,7 +17,6 @@ from mailgate.keys.errors import KeyUnwrapError
 
 _VERSION = b"\x01"
 KEY_SIZE = 32
-WRAPPED_KEY_SIZE = 1 + 12 + KEY_SIZE + 16
 
 
 def wrap(aead: AESGCM, plain: bytes, context: bytes) -> bytes:

@@ -35,11 +35,6 @@ class Mailbox:
     name: str
     address: str
 
-    @property
-    def ascii(self) -> bool:
-        """Whether no server needs an extension for it."""
-        return self.address.isascii()
-
 
 def check_address(address: str, where: str) -> str:
     """The address as on the wire. Raises PreconditionError `address_invalid`, which says where and what."""

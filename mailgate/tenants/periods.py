@@ -189,10 +189,5 @@ class Timeline:
             index -= 1
         return self.periods[index].effective_at
 
-    def next_change(self, now: Instant) -> Instant | None:
-        """The next instant after `now` at which something begins by itself; None when nothing does."""
-        later = self.after(now)
-        return later[0].effective_at if later else None
-
     def _index(self, now: Instant) -> int:
         return max(bisect_right(self.periods, now, key=lambda period: period.effective_at) - 1, 0)

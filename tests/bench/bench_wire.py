@@ -29,7 +29,6 @@ from tests.dovecot import Account, Dovecot, start_dovecot
 
 LOOPBACK = parse_networks(["127.0.0.0/8"])
 ITEMS = "(UID FLAGS INTERNALDATE RFC822.SIZE MODSEQ BODY.PEEK[])"
-MEAN_BYTES = 43_000
 
 
 def messages(count: int) -> Iterator[tuple[bytes, int]]:

@@ -74,7 +74,6 @@ class Far(Protocol):
     """A mail account, and what its users do with other programs."""
 
     connect: Connect
-    keeps_uidvalidity: bool
 
     def names(self) -> list[str]:
         """Folders, sorted."""
@@ -107,8 +106,6 @@ class Far(Protocol):
 
 class MemoryFar:
     """A server in memory."""
-
-    keeps_uidvalidity = False
 
     def __init__(self, kind: str, now: Instant, **abilities: Any) -> None:
         offered = {"condstore": kind != "plain", "qresync": kind == "qresync", "move": kind != "plain", **abilities}

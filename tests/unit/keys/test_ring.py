@@ -217,10 +217,7 @@ def test_mac_is_hmac_sha256_per_purpose_and_tenant(url: str) -> None:
     macs = {keys.mac("content", b"x"), keys.mac("header", b"x"), other.mac("content", b"x")}
     assert len(macs) == 3
     assert {len(mac) for mac in macs} == {32}
-    stream = keys.mac_stream("content")
-    stream.update(b"ab")
-    stream.update(memoryview(b"cd"))
-    assert stream.digest() == stream.digest() == keys.mac("content", b"abcd")
+    assert keys.mac("content", memoryview(b"x")) == keys.mac("content", b"x")
 
 
 def test_the_mac_agrees_with_the_standard_library() -> None:

@@ -196,7 +196,6 @@ def test_domains_of_any_script_are_written_in_ascii() -> None:
     assert outgoing.utf8
     assert outgoing.eight_bit
     assert parse(outgoing.content).to[0].address == utf8
-    assert not Mailbox("", utf8).ascii
     assert needs_utf8([utf8])
 
 

@@ -228,7 +228,7 @@ BEGUN = ("free", "active", BEGINNING)
 def test_without_events_a_tenant_is_on_free_for_ever() -> None:
     assert _line() == [BEGUN]
     empty = timeline([])
-    assert (empty.next_change(START), empty.plan_since(START), empty.plan_since(-1)) == (None, BEGINNING, BEGINNING)
+    assert (list(empty.after(START)), empty.plan_since(START), empty.plan_since(-1)) == ([], BEGINNING, BEGINNING)
     assert empty.at(-1) == empty.at(START)
 
 
