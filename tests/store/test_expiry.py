@@ -15,11 +15,12 @@ from mailgate.clock import DAY, Instant
 from mailgate.ids import new_id
 from mailgate.store.expiry import COPY_COLUMNS, Horizon, removed_mailboxes
 from mailgate.store.holds import ActiveHolds, active
+from mailgate.store.installation import CLOCK_MARK
 from mailgate.store.retention import RetentionService
-from mailgate.store.schema import hold_messages, holds, mailboxes, messages
+from mailgate.store.schema import hold_messages, holds, installation, mailboxes, messages
 from mailgate.store.subscriptions import SubscriptionChange
 from retention.model import Graces, Rules
-from retention.policy import Policy, judge
+from retention.policy import ClockLimits, Policy, judge
 from tests.store.builder import Seed
 from tests.store.conftest import NOW, Store
 from tests.store.purging import Purging, make_purging
@@ -152,6 +153,7 @@ async def test_a_grace_after_a_plan_shrinks_counts_from_the_shrinking(store: Sto
     await subscribe("acme", SubscriptionChange("standard"), NOW + 1 * DAY, SYSTEM)  # 90 → 60 days
     await subscribe("acme", SubscriptionChange("professional"), NOW + 2 * DAY, SYSTEM)
     await subscribe("acme", SubscriptionChange("crm_plus", period_end=NOW + 5 * DAY), NOW + 3 * DAY, SYSTEM)
+    await subscribe("acme", SubscriptionChange("demo", period_end=NOW + 5 * DAY), NOW + 4 * DAY, SYSTEM)  # as many
     async with store.db.read() as conn:
         found = [(await purging.expiry.rules(conn, "acme", NOW + day * DAY)).shrunk_at for day in (0, 1, 2, 3, 4, 5)]
     day = [None if at is None else (at - NOW) // DAY for at in found]
@@ -169,6 +171,21 @@ async def test_a_clock_that_is_not_sane_expires_nothing(purging: Purging) -> Non
         horizon = await purging.expiry.horizon(conn, "acme", NOW, clock_fault="forward")
         query = select(messages.c.id).where(horizon.visible())
         assert (await conn.execute(query)).scalars().all() == [old]
+
+
+async def test_nothing_stops_being_served_by_a_clock_that_jumped(purging: Purging) -> None:
+    home = await purging.builder.home()
+    young, old = [await purging.builder.copy(home, age_days=age) for age in (1, 400)]
+    limits = ClockLimits()
+    served = dict[Instant, set[str]]()
+    async with purging.store.db.write() as tx:
+        await tx.conn.execute(installation.insert().values(key=CLOCK_MARK, value=str(NOW)))
+    async with purging.store.db.read() as conn:
+        for now in (NOW - limits.max_backward - 1, NOW, NOW + limits.max_forward, NOW + limits.max_forward + 1):
+            horizon = await purging.expiry.served(conn, "acme", now, limits)
+            query = select(messages.c.id).where(horizon.visible())
+            served[now - NOW] = set((await conn.execute(query)).scalars())
+    assert list(served.values()) == [{young, old}, {young}, set(), {young, old}]
 
 
 @pytest.mark.parametrize("days", [0, 30])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from retention.model import DAY, AnchorFrom, AnchorSource, Copy, Graces, KeptBy, Reason, Rules
+from retention.model import DAY, AnchorFrom, AnchorSource, Brake, Copy, Graces, KeptBy, Reason, Rules
 from retention.policy import EARLIEST_RECEIVED_AT, Policy, anchor, clock_fault, cutoffs, due_at, judge
 
 NOW = 20_000 * DAY
@@ -147,6 +147,7 @@ def test_every_value_of_the_policy_is_in_its_hash() -> None:
         Policy(1, "cd" * 32),
         Policy(1, "ab" * 32, AnchorFrom.STORED),
         *(Policy(1, "ab" * 32, graces=Graces(**{name: 77})) for name in Graces.__dataclass_fields__),
+        *(Policy(1, "ab" * 32, brake=Brake(**{name: 77})) for name in Brake.__dataclass_fields__),
     ]
     hashes = {policy.sha256 for policy in [base, *others]}
     assert len(hashes) == len(others) + 1
