@@ -97,6 +97,7 @@ class Application:
             plans=PlanWatch(core.db, core.subscriptions),
             erase=EraseWorker(Erasures(core.db, core.log), core.blobs, core.clock, core.owner),
             sign=self._sign,
+            stamp=self._stamper.work,
             prune=self._prune,
             plans_file=core.plans.look,
             notices=self._notices,
@@ -298,7 +299,7 @@ class Application:
                 break
 
     async def _sign(self) -> None:
-        """Sign every log that grew, and have it stamped. One that diverged raises an alarm and holds up no other."""
+        """Sign every log that grew. One that diverged raises an alarm and holds up no other."""
         core = self.core
         diverged: dict[str, str] = {}
         for tenant_id in await overview.unsigned_logs(core.db):
@@ -310,7 +311,6 @@ class Application:
             except UnavailableError as error:  # another process signs this one, or the witness is away
                 _log.warning("log_not_signed", tenant=tenant_id, detail=error.detail)
         core.alarms.signing(diverged)
-        await self._stamper.work()
 
     async def _look_at_alarms(self) -> None:
         await self.core.alarms.look(self.core.clock())
@@ -493,4 +493,5 @@ def intervals_of(settings: Settings) -> Intervals:
         purge=settings.retention.purge_interval_s,
         erase=settings.retention.erase_interval_s,
         sign=settings.ledger.sign_interval_s,
+        stamp=settings.ledger.sign_interval_s,
     )

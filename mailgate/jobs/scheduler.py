@@ -40,6 +40,7 @@ class Intervals:
     runs: int = 5
     erase: int = 60
     sign: int = 3_600
+    stamp: int = 3_600
     prune: int = 86_400
     plans: int = 10
     notices: int = 60
@@ -55,10 +56,10 @@ class Intervals:
 class Jobs:
     """The background work of one process: make it, `start` it, `stop` it.
 
-    `sign` makes log checkpoints where a log grew, `prune` forgets what is no longer needed, `plans_file` takes over a
-    changed catalogue, `notices` says what will happen to subscriptions, `alarms` looks at what is wrong, `keys`
-    whether keys are to be rotated, `erasures` goes on with tenants that leave, `sample` keeps how the gateway stands,
-    `consents` renews access tokens, `ended` frees what killed processes owned.
+    `sign` makes log checkpoints where a log grew, `stamp` has them time-stamped, `prune` forgets what is no longer
+    needed, `plans_file` takes over a changed catalogue, `notices` says what will happen to subscriptions, `alarms`
+    looks at what is wrong, `keys` whether keys are to be rotated, `erasures` goes on with tenants that leave,
+    `sample` keeps how the gateway stands, `consents` renews access tokens, `ended` frees what killed processes owned.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Jobs:
         plans: PlanWatch,
         erase: EraseWorker,
         sign: Callable[[], Awaitable[object]],
+        stamp: Callable[[], Awaitable[object]],
         prune: Callable[[], Awaitable[object]],
         plans_file: Callable[[], Awaitable[object]],
         notices: Callable[[], Awaitable[object]],
@@ -83,6 +85,7 @@ class Jobs:
         self._retention = retention
         self._erasing = erase
         self._signing = sign
+        self._stamping = stamp
         self._plans = plans
         self._plans_file = plans_file
         self._clock = clock
@@ -94,6 +97,7 @@ class Jobs:
                 Worker("runs", self._work_runs),
                 Worker("erase", self._erase),
                 Worker("sign", self._sign),
+                Worker("stamp", self._stamp),
                 Worker("prune", prune),
                 Worker("plans", self._look_at_plans),
                 Worker("notices", notices),
@@ -173,6 +177,13 @@ class Jobs:
     async def _sign(self) -> None:
         try:
             await self._signing()
+            self._workers["stamp"].wake()  # by itself: an authority far away must not hold up the next signature
+        finally:
+            self._workers["alarms"].wake()
+
+    async def _stamp(self) -> None:
+        try:
+            await self._stamping()
         finally:
             self._workers["alarms"].wake()
 

@@ -6,6 +6,7 @@ raises an alarm, and is asked for again after the next signing.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import httpx
@@ -21,6 +22,7 @@ from mailgate.timestamps import MAX_REPLY, QUERY_TYPE, REPLY_TYPE, TimestampErro
 _log = structlog.get_logger("mailgate.stamp")
 
 TIMEOUT_S = 15.0
+"""For one answer, whole: one that drips counts as one that does not come."""
 
 Client = Callable[[], httpx.AsyncClient]
 
@@ -33,12 +35,21 @@ def client() -> httpx.AsyncClient:
 class Stamper:
     """One process's asking. `url` empty: there is no authority, and nothing is asked."""
 
-    def __init__(self, db: Database, url: str, roots: Sequence[Certificate], open_client: Client = client) -> None:
+    def __init__(
+        self,
+        db: Database,
+        url: str,
+        roots: Sequence[Certificate],
+        open_client: Client = client,
+        *,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
         self._db = db
         self._url = url
         self._host = httpx.URL(url).host  # all of the address that may be told: it may hold a password
         self._roots = roots
         self._client = open_client
+        self._timeout_s = timeout_s
 
     async def work(self) -> tuple[int, int]:
         """Ask for every stamp that is missing; (kept, failed). An authority that can't be reached is asked once."""
@@ -48,13 +59,14 @@ class Stamper:
         async with self._client() as http:
             for each in await stamps.missing(self._db):
                 try:
-                    stamp = await self._ask(http, each)
-                except (TimestampError, httpx.HTTPError) as error:
+                    async with asyncio.timeout(self._timeout_s):
+                        stamp = await self._ask(http, each)
+                except (TimestampError, httpx.HTTPError, TimeoutError) as error:
                     why = f"{self._host}: {str(error) or type(error).__name__}"
                     _log.warning("not_stamped", tenant=each.tenant_id, size=each.size, reason=why)
                     await stamps.keep(self._db, each, None, why)
                     failed += 1
-                    if isinstance(error, httpx.HTTPError):
+                    if not isinstance(error, TimestampError):
                         break
                 else:
                     await stamps.keep(self._db, each, stamp, None)

@@ -34,6 +34,7 @@ class Background:
     jobs: Jobs
     service: RetentionService
     signed: asyncio.Event
+    asked: asyncio.Event
     pruned: asyncio.Event
 
     async def until(self, question: Callable[[], Awaitable[bool]]) -> None:
@@ -59,10 +60,14 @@ async def background(store: Store) -> AsyncIterator[Background]:
     service = RetentionService(
         store.db, store.log, store.subscriptions, purging.expiry, Policy(1, "a"), purging.clock, "one"
     )
-    signed, pruned = asyncio.Event(), asyncio.Event()
+    signed, asked, pruned = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def sign() -> None:
         signed.set()
+
+    async def stamp() -> None:
+        asked.set()
+        await asyncio.Event().wait()  # an authority that does not answer
 
     async def prune() -> None:
         pruned.set()
@@ -75,6 +80,7 @@ async def background(store: Store) -> AsyncIterator[Background]:
         plans=PlanWatch(store.db, store.subscriptions),
         erase=EraseWorker(Erasures(store.db, store.log), store.blobs, purging.clock, "one"),
         sign=sign,
+        stamp=stamp,
         prune=prune,
         plans_file=nothing,
         notices=nothing,
@@ -87,7 +93,7 @@ async def background(store: Store) -> AsyncIterator[Background]:
         clock=purging.clock,
         intervals=Intervals(purge=3_600, runs=3_600, erase=3_600, plans=3_600, notices=3_600, clock=3_600),
     )
-    yield Background(purging, jobs, service, signed, pruned)
+    yield Background(purging, jobs, service, signed, asked, pruned)
     await jobs.stop()
 
 
@@ -124,6 +130,15 @@ async def test_a_request_wakes_the_worker(background: Background) -> None:
     await background.service.request_run(actor=COMMAND, tenant_id="acme")
     await background.signed.wait()
     assert await background.purging.ids() == set()
+
+
+async def test_an_authority_that_does_not_answer_holds_up_no_signature(background: Background) -> None:
+    background.jobs.start()
+    background.jobs.wake("sign")
+    await background.asked.wait()
+    background.signed.clear()
+    background.jobs.wake("sign")
+    await background.signed.wait()
 
 
 async def test_a_plan_that_became_free_is_purged_soon(background: Background) -> None:

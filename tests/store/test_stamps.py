@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
@@ -110,6 +111,22 @@ async def test_an_authority_that_does_not_answer_is_asked_once(store: Store, aut
     good = stamper(store, authority, lambda request: httpx.Response(200, content=authority.answer(request.content)))
     assert await good.work() == (2, 0)
     assert await errors(store) == {"acme": None, "other": None}
+
+
+async def test_an_authority_that_drips_is_not_waited_for(store: Store, authority: Authority) -> None:
+    for name in ("acme", "other"):
+        await signed(store, name)
+
+    async def drip() -> AsyncIterator[bytes]:
+        while True:
+            yield b"."
+            await asyncio.sleep(0)
+
+    def client() -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=drip())))
+
+    assert await Stamper(store.db, URL, [], client, timeout_s=0).work() == (0, 1)
+    assert await errors(store) == {"acme": "tsa.test: TimeoutError", "other": None}
 
 
 async def test_another_authority_is_not_believed(store: Store, authority: Authority, tmp_path: Path) -> None:
