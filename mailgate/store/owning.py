@@ -138,6 +138,13 @@ class SqlOwning(Fenced):
 
         return await self._db.transact(work, at_once=True)
 
+    async def leased_until(self, mailbox_id: str) -> Instant:
+        """When the mailbox's lease runs out; 0 where nobody has had one."""
+        table = leases_table.c
+        async with self._db.read() as conn:
+            query = select(table.expires_at).where(table.name == lease_name(mailbox_id))
+            return (await conn.execute(query)).scalar_one_or_none() or 0
+
     async def release(self, owner: Owner) -> None:
         """Give the lease back."""
         await leases.release(self._db, lease_name(owner.mailbox_id), owner.process, owner.fence)

@@ -197,7 +197,7 @@ class MailboxTask:
         try:
             await self._own()
             if self.lease is None:
-                return settings.lease_s / 3  # another process has it: see later whether it still does
+                return await self._shared.leases.free_in_s(self.id)  # another process has it: see whether it still does
             config = await self._parts.store.load(self.id)
             if config is None:
                 return _SOON_S

@@ -157,6 +157,10 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
         """Extend these leases, in one transaction; returns those that were lost."""
         ...
 
+    async def leased_until(self, mailbox_id: str) -> Instant:
+        """When the mailbox's lease runs out; 0 where nobody has had one."""
+        ...
+
     async def release(self, owner: Owner) -> None:
         """Give the lease back."""
         ...

@@ -198,17 +198,17 @@ class Supervisor:
         await asyncio.gather(*(mailbox.stop() for mailbox in mailboxes))
 
     async def _renew(self) -> None:
-        """Extend all leases together, at a third of their time."""
+        """Extend all leases together, at a third of their time; shorten at once what need not be long any more."""
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._renewed_s < self._parts.settings.lease_s / 3:
-            return
         held = {m.lease.owner: m for m in self._running.values() if m.lease is not None}
         leases = [mailbox.lease for mailbox in held.values() if mailbox.lease is not None]
-        lost = await self._shared.leases.renew(leases)
+        due = now_s - self._renewed_s >= self._parts.settings.lease_s / 3
+        lost = await (self._shared.leases.renew if due else self._shared.leases.trim)(leases)
         for owner in lost:
             log.warning("lease_lost", mailbox_id=owner.mailbox_id)
         await self._stop([held[owner] for owner in lost])
-        self._renewed_s = now_s
+        if due:
+            self._renewed_s = now_s
 
 
 def _may_run(head: MailboxHead | None) -> bool:

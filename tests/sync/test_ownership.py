@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -84,7 +85,54 @@ async def test_commands_that_follow_each_other_cost_no_write_each(
     for _ in range(20):
         await lease.hold(60)
         later(engine, seconds, 1)
-    assert calls == 1
+        assert lease.lasts(59 + MARGIN_S)
+        lease.answered()
+        assert not lease.is_long(LEASE_S)
+    assert calls == 2
+
+
+async def test_a_lease_is_short_again_once_its_commands_are_answered(engine: Engine, seconds: list[float]) -> None:
+    leases, lease = await held(engine)
+    await lease.hold(60)
+    later(engine, seconds, 3)
+    assert await leases.trim([lease]) == []
+    assert await expires_at(engine) > engine.clock() + 60 * SECOND  # not answered: it may be carried out still
+    lease.answered()
+    assert await leases.trim([lease]) == []
+    assert await expires_at(engine) > engine.clock() + 60 * SECOND  # the next command may follow at once
+    later(engine, seconds, 3)
+    assert await leases.trim([lease]) == []
+    assert await expires_at(engine) <= engine.clock() + LEASE_S * SECOND
+    assert await leases.free_in_s(engine.mailbox_id) == LEASE_S / 3
+    later(engine, seconds, 25)
+    assert await leases.free_in_s(engine.mailbox_id) == pytest.approx(5.5, abs=0.01)
+
+
+async def test_what_is_held_while_a_lease_becomes_short_waits_until_it_is_long(
+    engine: Engine, seconds: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases, lease = await held(engine)
+    await lease.hold(60)
+    lease.answered()
+    later(engine, seconds, 3)
+    writing, go = asyncio.Event(), asyncio.Event()
+    renewed = engine.store.renew
+
+    async def slow(*args: Any) -> Any:
+        writing.set()
+        await go.wait()
+        return await renewed(*args)
+
+    monkeypatch.setattr(engine.store, "renew", slow)
+    trim = asyncio.create_task(leases.trim([lease]))
+    await writing.wait()
+    holding = asyncio.create_task(lease.hold(60))
+    await asyncio.sleep(0)
+    assert not holding.done()  # what it was told before is about to be untrue
+    go.set()
+    await asyncio.gather(trim, holding)
+    assert lease.lasts(60 + MARGIN_S)
+    assert await expires_at(engine) >= engine.clock() + 65 * SECOND
 
 
 @pytest.mark.parametrize("clock", ["wall", "monotonic"])

@@ -108,12 +108,19 @@ class Pusher:
         if found:
             await self._refresh_entitlement()
             await self._round(found, resolving=True)
+            self._context.lease.answered()
 
     async def turn(self, limit: int = AT_ONCE) -> Turn:
         """Bring what waits, until nothing more can be done now, or so many operations ended.
 
-        Raises the connector's errors when the line drops: what was sent then is resolved by the next session.
+        Raises the connector's errors when the line drops: what was sent then is resolved by the next session, and the
+        lease goes on covering it.
         """
+        turn = await self._rounds(limit)
+        self._context.lease.answered()
+        return turn
+
+    async def _rounds(self, limit: int) -> Turn:
         self._begin()
         turn = self._turn
         efforts: Counter[str] = Counter()
