@@ -31,6 +31,7 @@ from connectors.model import (
     Selected,
     SpecialUse,
 )
+from connectors.searches import Searches
 
 
 class Sink(Protocol):
@@ -70,6 +71,9 @@ class Source(Protocol):
     """Until when the access token is good that the line was logged in with; None with a password. Some servers end the
     line then.
     """
+
+    searches: Searches
+    """What became of searches on lines before; whoever connects may put there what the last line knew."""
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -298,6 +298,12 @@ QUIRKS: Final = (
         "RFC 9051 §6.4.4 makes it a duty; without it no mail of the folder would come",
     ),
     Quirk(
+        "go-imap",
+        "hangs up on each search of a folder that holds mail which it can't parse",
+        "after two such lines that folder is not searched any more; the dates of all its messages are fetched",
+        "RFC 9051 §6.4.4: without a search no mail of the folder would come, nor of those behind it",
+    ),
+    Quirk(
         "Cyrus",
         "refuses to make a folder with a use that it keeps for others",
         "the folder is made without",

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import date
 from typing import Final, TypeVar
 
-from connectors.errors import FolderGoneError, ProtocolError, Scope, ServerError, ThrottledError
+from connectors.errors import FolderGoneError, NetworkError, ProtocolError, Scope, ServerError, ThrottledError
 from connectors.imap.bodies import fetch_messages
 from connectors.imap.collect import FetchStream, Gather, Hits
 from connectors.imap.command import Str
@@ -27,6 +27,7 @@ from connectors.imap.uidset import UidSet, format_sets
 from connectors.imap.utf7 import encode_name
 from connectors.model import FlagsChange, Folder, FolderStatus, MessageMeta, QResync, Selected
 from connectors.port import Fetched, FolderChange, S
+from connectors.searches import Searches
 
 _T = TypeVar("_T")
 
@@ -60,6 +61,7 @@ class ImapSource(ImapLine):
         super().__init__(session)
         self._folder_count: int | None = None
         self._refused: dict[str, ServerError] = {}  # searches, by their key
+        self.searches = Searches()
 
     # Folders.
 
@@ -133,16 +135,24 @@ class ImapSource(ImapLine):
         return await self._found(None, "ALL")
 
     async def _found(self, since: date | None, key: str, *more: str) -> list[int]:
-        refused = self._refused.get(key)
-        if refused is None or self._open_name is None:
+        refused, name = self._refused.get(key), self._open_name
+        if name is not None and self.searches.are_futile(name):
+            refused = ServerError("the server ended the connection over each search of this folder")
+        if refused is None or name is None:
             try:
                 found = await self._search(key, *more)
+            except NetworkError:
+                if name is not None:
+                    self.searches.ended_the_line(name)
+                raise
             except ServerError as error:
+                self.searches.came(name or "")
                 if self._open_name is None:
                     raise
                 # Kept: servers hang up on who says over and over what they do not understand.
                 refused = self._refused[key] = error
             else:
+                self.searches.came(name or "")
                 if found is not None:
                     return found
                 # Believing that it is nothing could look like an emptied folder.

@@ -8,6 +8,7 @@ from connectors.errors import NetworkError, ServerError
 from connectors.memory.mailstore import Mailstore, MemoryFolder
 from connectors.model import Instant
 from connectors.port import Abilities, FolderChange
+from connectors.searches import Searches
 
 
 class MemoryLine:
@@ -23,6 +24,7 @@ class MemoryLine:
         self._selected = False
         self.open_name: str | None = None
         self.access_until: Instant | None = None
+        self.searches = Searches()
 
     @property
     def capabilities(self) -> frozenset[str]:

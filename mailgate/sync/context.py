@@ -20,6 +20,7 @@ from mailgate.sync.incoming import Applied
 from mailgate.sync.ownership import Lease
 from mailgate.sync.port import SyncStore
 from mailgate.sync.prepare import Preparer
+from mailgate.sync.rests import Rests
 from mailgate.sync.slices import Slices
 from mailgate.sync.state import Backfill, Checkpoint, Entitled, FolderState, MailboxConfig, Owner, Progress
 from mailgate.sync.views import Window
@@ -122,6 +123,7 @@ class Context:
     applied: Applied = field(default_factory=Applied)
     meter: Meter | None = None
     breakers: Breakers = field(default_factory=Breakers)
+    rests: Rests = field(default_factory=Rests)
     slices: Slices = field(default_factory=Slices)
     deadline: asyncio.Timeout | None = None
     verified: set[str] = field(default_factory=set)

@@ -21,6 +21,7 @@ import structlog
 from connectors.errors import AuthError, ConnectorError, NetworkError, ProtocolError, Retry, ThrottledError
 from connectors.oauth.errors import ConsentLapsedError
 from connectors.port import Connect, Connection
+from connectors.searches import Searches
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import SECOND, Clock, Instant, to_rfc3339
 from mailgate.errors import MailgateError
@@ -33,6 +34,7 @@ from mailgate.sync.hosts import LONGEST_PAUSE_S, Host, Hosts
 from mailgate.sync.ownership import Lease, Leases
 from mailgate.sync.port import SyncStore
 from mailgate.sync.prepare import Preparer
+from mailgate.sync.rests import Rests
 from mailgate.sync.run import Session
 from mailgate.sync.state import Entitled, MailboxConfig, MailboxHead, MailboxState, Owner
 from mailgate.sync.turns import Turn, Turns
@@ -109,6 +111,8 @@ class MailboxTask:
         self._stopping = self._obeying = False
         self._told: tuple[MailboxState, str | None] | None = None
         self._breakers = Breakers()
+        self._rests = Rests(parts.settings.poll_interval_s)
+        self._searches = Searches()
         self._access_over_at: Instant | None = None
         self._renewing = False  # connecting anew with another token, of which nobody needs to hear
         self._faults = 0  # in a row, less what good sessions made up for
@@ -286,6 +290,7 @@ class MailboxTask:
             if self._over():
                 return 0.0
             source = self._source = await self._open(config, host)
+            source.searches = self._searches
             began_s = asyncio.get_running_loop().time()
             try:
                 if self._over():
@@ -335,6 +340,7 @@ class MailboxTask:
             floor_at=floor_at,
             entitled=entitled,
             breakers=self._breakers,
+            rests=self._rests,
             backfill=config.backfill,
         )
         slot = Turn(self._shared.importing, self.tenant_id)

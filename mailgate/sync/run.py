@@ -24,10 +24,10 @@ from typing import Final
 
 import structlog
 
-from connectors.errors import ConnectorError, NetworkError, Scope, ServerError
+from connectors.errors import ConnectorError, NetworkError, ProtocolError, Scope, ServerError
 from connectors.model import FolderStatus
 from connectors.port import FolderChange
-from mailgate.clock import SECOND, Instant
+from mailgate.clock import SECOND, Instant, to_rfc3339
 from mailgate.sync import arrivals
 from mailgate.sync.context import Context
 from mailgate.sync.execute import FolderPass
@@ -35,6 +35,7 @@ from mailgate.sync.folder_list import import_order, refresh
 from mailgate.sync.incoming import Applied, PollStart
 from mailgate.sync.pace import Pace, next_poll_at
 from mailgate.sync.push.pusher import Pusher, Turn
+from mailgate.sync.rests import ENOUGH
 from mailgate.sync.retries import AT_ONCE, try_again
 from mailgate.sync.settling import settle_mailbox
 from mailgate.sync.sizing import sized
@@ -145,7 +146,7 @@ class Session:
             await context.store.progress(context.owner, meter.now(), context.clock())
             context.meter = meter
             for folder in folders:
-                if not await self._pass(folder):
+                if self._rests(folder) or not await self._pass(folder):
                     meter.leave_out(folder.id, meter.totals[folder.id])
             context.meter = None
             await context.store.progress(context.owner, meter.now(), context.clock())
@@ -200,6 +201,7 @@ class Session:
         before = context.applied
         if runs:
             runs = await context.store.begin_runs(context.owner, runs, context.clock())
+            context.rests.wake()
         try:
             start = await self._start()
             if not context.folders and (start.asked or start.retries):
@@ -254,9 +256,10 @@ class Session:
         now = context.clock()
         context.entitled = start.entitled
         idle_on = self._inbox()
-        others = [folder for folder in context.followed() if folder.id != (idle_on.id if idle_on else None)]
+        due = [folder for folder in context.followed() if not self._rests(folder)]
+        others = [folder for folder in due if folder.id != (idle_on.id if idle_on else None)]
         statuses = await context.source.status([folder.name for folder in others]) if others else {}
-        complete = True
+        complete = len(due) == len(context.followed())
         twins = self._twins(others)
         for folder in others:
             # As it is now: a pass over another may have found out that it is called otherwise, or not to be trusted.
@@ -265,7 +268,7 @@ class Session:
                 context.looked_at[folder.id] = now
             else:
                 complete &= await self._pass(folder)
-        if idle_on is not None:
+        if idle_on is not None and not self._rests(idle_on):
             complete &= await self._pass(idle_on)  # last: it stays open for IDLE
         return complete
 
@@ -293,22 +296,43 @@ class Session:
         current = context.folders.get(folder.id)
         if current is None:
             return True  # gone, as another pass found out
-        folder = current
+        folder, before = current, context.applied
         context.getting_on()
         try:
             await FolderPass(context, folder).run()
         except ConnectorError as error:
-            if error.scope is not Scope.FOLDER:
-                raise
-            now = context.clock()
-            state = context.folders.get(folder.id, folder)
-            tell = log.warning if state.unreadable_at is None else log.debug  # as each pass finds it again
-            tell("folder_unreadable", mailbox_id=context.config.id, folder_id=folder.id, error=str(error))
-            since_at = now if state.unreadable_at is None else state.unreadable_at
-            context.folders[folder.id] = replace(state, last_error=str(error), unreadable_at=since_at)
-            await context.store.folder_error(context.owner, folder.id, str(error), now)
-            return False
+            if context.applied != before or context.folders.get(folder.id) is not folder:
+                context.rests.came(folder.id)  # some of it
+            if error.scope is Scope.FOLDER:
+                inbox = self._inbox()
+                asked_always = inbox is not None and inbox.id == folder.id
+                until = None if asked_always else context.rests.failed(folder, context.clock())
+                await self._unreadable(folder, str(error), until)
+                return False
+            if isinstance(error, NetworkError | ProtocolError):
+                until = context.rests.ended_the_line(folder, context.clock())
+                if until is not None:
+                    why = f"reading it ended the connection {ENOUGH} times and more: {error}"
+                    await self._unreadable(folder, why, until)
+            raise
+        context.rests.came(folder.id)
         return True
+
+    def _rests(self, folder: FolderState) -> bool:
+        """Whether it could not be read, and is not tried again yet."""
+        return self._context.rests.resting(folder, self._context.clock())
+
+    async def _unreadable(self, folder: FolderState, error: str, until: Instant | None) -> None:
+        """Written to the folder; `until`: when it is tried again, if not with the next pass."""
+        context = self._context
+        now = context.clock()
+        state = context.folders.get(folder.id, folder)
+        said = error if until is None else f"{error}; tried again after {to_rfc3339(until // SECOND * SECOND)}"
+        tell = log.warning if state.unreadable_at is None else log.debug  # as each pass finds it again
+        tell("folder_unreadable", mailbox_id=context.config.id, folder_id=folder.id, error=said)
+        since_at = now if state.unreadable_at is None else state.unreadable_at
+        context.folders[folder.id] = replace(state, last_error=said, unreadable_at=since_at)
+        await context.store.folder_error(context.owner, folder.id, said, now)
 
     async def _settle(self) -> bool:
         """Believe what may be believed; whether something still waits for a look at other folders."""

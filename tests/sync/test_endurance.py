@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from mailgate.store import leases
 from mailgate.store.fenced import lease_name
 from mailgate.sync import context as context_module
 from mailgate.sync import mailbox as mailbox_module
+from mailgate.sync import rests, run
 from mailgate.sync.mailbox import MailboxTask
 from tests.fakeimap import FakeImap, Mail, Talk, in_set
 from tests.sync.engine import Engine, mail
@@ -335,3 +338,94 @@ async def test_a_message_whose_header_ends_the_line_is_set_aside_and_the_others_
         assert aside.uid == 3
         assert len(await engine.events("message.created")) == 30
         assert not await engine.events("message.deleted")
+
+
+async def test_a_server_that_hangs_up_on_searches_is_asked_for_everything(engine: Engine, server: FakeImap) -> None:
+    """As go-imap 1.2 does, among mail that it can't parse: in one folder only."""
+
+    async def hang_up(talk: Talk, rest: bytes) -> None:
+        if talk.folder == "Odd":
+            raise ConnectionResetError
+        await talk.truth("UID SEARCH", rest)
+
+    server.folders["Odd"] = [Mail(n, mail(n)) for n in range(6, 9)]
+    server.lies["UID SEARCH"] = hang_up
+    async with running(engine):
+        await kept(engine, 8)
+        await until(is_(engine, "live"))
+        assert server.accepted == 3
+        server.folders["Odd"].append(Mail(9, mail(9)))
+        await kept(engine, 9)
+        assert server.accepted == 3
+
+
+async def test_a_folder_over_which_the_line_always_ends_holds_up_no_other(
+    engine: Engine, server: FakeImap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rests, "ENOUGH", 3)
+    monkeypatch.setattr(run, "ENOUGH", 3)
+
+    async def hang_up(talk: Talk, rest: bytes) -> None:
+        if b"Odd" in rest:
+            raise ConnectionResetError
+        await talk.truth("EXAMINE", rest)
+
+    server.folders |= {"Odd": [], "Zoo": [Mail(n, mail(n)) for n in range(6, 9)]}
+    server.lies["EXAMINE"] = hang_up
+    async with running(engine) as supervisor:
+        await kept(engine, 8)
+        await until(is_(engine, "live"))
+        rows = {row.name: row.last_error for row in await engine.rows("folders")}
+        assert rows["INBOX"] is None
+        assert rows["Odd"].startswith("reading it ended the connection 3 times and more: ")
+        del server.lies["EXAMINE"]
+        await supervisor.sync_now(engine.mailbox_id, engine.tenant_id, "test")
+
+        async def read() -> bool:
+            return all(row.last_error is None for row in await engine.rows("folders"))
+
+        await until(read)
+
+
+async def test_a_folder_that_cannot_be_opened_is_tried_ever_more_seldom(
+    server: FakeImap, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is listed otherwise than before, and all when somebody asks for a pass, are tried at once."""
+
+    async def refuse(talk: Talk, rest: bytes) -> None:
+        if b"Private" in rest:
+            await talk.send(talk.tag + b" NO [NOPERM] permission denied")
+        else:
+            await talk.truth(rest.split(b" ")[0].decode(), rest)
+
+    def tries() -> int:
+        return sum(b"Private" in rest for rest in server.heard)
+
+    async def private() -> Any:
+        return next(row for row in await engine.rows("folders") if row.name == "Private")
+
+    server.folders["Private"] = []
+    server.lies |= {"EXAMINE": refuse, "STATUS": refuse}
+    passes = asyncio.Queue[int]()
+    agree = run.Session._agree
+
+    async def counted(self: run.Session) -> None:
+        await agree(self)
+        await passes.put(tries())
+
+    monkeypatch.setattr(run.Session, "_agree", counted)
+    async with running(engine) as supervisor:
+        seen = [await passes.get() for _ in range(8)]
+        assert seen[0] > 0  # import
+        assert seen[-1] < 2 * 8
+        assert any(before == after for before, after in pairwise(seen))
+        row = await private()
+        assert row.last_error.startswith("EXAMINE was answered NO: permission denied; tried again after 20")
+        del server.lies["EXAMINE"], server.lies["STATUS"]
+        run_id = await supervisor.sync_now(engine.mailbox_id, engine.tenant_id, "test")
+
+        async def read() -> bool:
+            return (await private()).last_error is None
+
+        await until(read)
+        assert run_id
