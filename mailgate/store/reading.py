@@ -21,7 +21,7 @@ from mailgate.keys import KeyRing
 from mailgate.messages.model import Part, Summary
 from mailgate.messages.parser import parse, part_content
 from mailgate.messages.summary import decode_summary, open_summary
-from mailgate.reading.html import safe_html
+from mailgate.reading.html import HtmlReader
 from mailgate.reading.suspects import DeadlyError, Suspects
 from mailgate.store import pending
 from mailgate.store.database import Database
@@ -169,6 +169,8 @@ class MessageReader:
         self._parse_bytes = parse_bytes
         self._suspects = Suspects() if suspects is None else suspects
         self._parsing = asyncio.Semaphore(parses_at_once)
+        self._html = HtmlReader()
+        self._showing: dict[str, asyncio.Task[Shown]] = {}
 
     async def list_page(
         self,
@@ -236,14 +238,30 @@ class MessageReader:
         return Raw(blob.size, blob.id, chunks)
 
     async def shown(self, tenant: Tenant, message_id: str, now: Instant) -> Shown | None:
-        """The message taken apart; None when it is too large for that, or can't be read. Raises as `get` does."""
+        """The message taken apart, once for all who ask meanwhile; None when it is too large for that, or can't be
+        read. Raises as `get` does.
+        """
         blob = await self._blob(tenant, message_id, now)
         if blob.size > self._parse_bytes or blob.unread:
             return None
+        showing = self._showing.get(blob.id)
+        if showing is None:
+            showing = asyncio.create_task(self._parse(message_id, blob, lambda data: self._shown(blob, data)))
+            self._showing[blob.id] = showing
+            showing.add_done_callback(lambda done: self._is_shown(blob.id, done))
         try:
-            return await self._parse(message_id, blob, _shown)
+            return await asyncio.shield(showing)
         except DeadlyError:
             return None
+
+    def _is_shown(self, blob_id: str, done: asyncio.Task[Shown]) -> None:
+        del self._showing[blob_id]
+        if not done.cancelled():
+            done.exception()  # told whoever still waits for it
+
+    def _shown(self, blob: _Blob, data: bytes) -> Shown:
+        parsed = parse(data)
+        return Shown(parsed.text, self._html.safe(blob.id, parsed.html))
 
     async def part(self, tenant: Tenant, message_id: str, part_id: str, now: Instant) -> tuple[Part, bytes]:
         """One part and its decoded bytes. Raises as `get` does, NotFoundError for a part that the message does not
@@ -412,8 +430,3 @@ async def why_gone(conn: AsyncConnection, tenant_id: str, message_id: str) -> Ma
         reason=row.reason,
         original_gone=original_gone(graves),
     )
-
-
-def _shown(data: bytes) -> Shown:
-    parsed = parse(data)
-    return Shown(parsed.text, safe_html(parsed.html))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -339,13 +342,51 @@ async def test_at_its_instant_a_copy_is_expired_everywhere(gateway: Gateway) -> 
     assert (await gateway.client.get(path)).json()["expires_at"] is None
 
 
-async def test_html_that_would_take_minutes_is_shown_as_its_words(
+async def test_html_that_would_take_minutes_is_shown_as_its_words_and_tried_once(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(html, "PROCESSOR_S", 1)
+    run = MagicMock(wraps=html.limited.run)
+    monkeypatch.setattr(html.limited, "run", run)
     post = await postman(gateway)
     costly = await post.deliver(letter(html="<table>" + "<i></i>" * 80_000 + "the words"), index=False)
-    assert (await gateway.client.get(f"/v1/tenants/acme/messages/{costly}")).json()["html"] == "<pre>the words</pre>"
+    for _ in range(3):
+        shown = await gateway.client.get(f"/v1/tenants/acme/messages/{costly}")
+        assert shown.json()["html"] == "<pre>the words</pre>"
+        assert run.call_count == 1
+
+
+async def test_many_who_open_a_costly_message_at_once_cost_one_process(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that is made safe in the end."""
+    asked, all_asked = 0, threading.Event()
+    reader = gateway.core.reader
+    blob_of = reader._blob
+
+    async def asking(*about: Any) -> Any:
+        nonlocal asked
+        found = await blob_of(*about)
+        asked += 1
+        if asked == 5:
+            all_asked.set()
+        return found
+
+    def run(*words: Any, **more: Any) -> tuple[bytes, int]:
+        assert all_asked.wait(30)
+        return b"<p>made safe</p>", 0
+
+    run_once = MagicMock(side_effect=run)
+    monkeypatch.setattr(reader, "_blob", asking)
+    monkeypatch.setattr(html.limited, "run", run_once)
+    post = await postman(gateway)
+    costly = await post.deliver(letter(html="<i></i>" * 80_000), index=False)
+    path = f"/v1/tenants/acme/messages/{costly}"
+    shown = await asyncio.gather(*(gateway.client.get(path) for _ in range(5)))
+    assert [found.json()["html"] for found in shown] == ["<p>made safe</p>"] * 5
+    assert run_once.call_count == 1
+    await gateway.client.get(path)
+    assert run_once.call_count == 2  # nothing of it is kept: a purge would have to look for it
 
 
 async def test_an_unknown_message_and_another_tenants(gateway: Gateway) -> None:
