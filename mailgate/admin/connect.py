@@ -179,7 +179,7 @@ async def _start(page: Page, link: ConnectLink, address: str, *, fault: str | No
 async def _about(page: Page, link: ConnectLink) -> dict[str, Any]:
     """Who asks, what for, and what is kept how long."""
     tenant = await tenants.get(page.parts.db, link.tenant_id)
-    holds = await page.parts.subscriptions.entitlements(link.tenant_id, page.now)
+    holds = await page.parts.subscriptions.allowed(link.tenant_id, page.now)
     return {
         "tenant": tenant.name or tenant.id,
         "service": page.parts.settings.onboarding.service_name,
@@ -304,7 +304,7 @@ async def _answer(page: Page, handler: Handler) -> Response:
     state = link.state(page.now, parts.links.most_attempts)
     if state is not LinkState.OPEN:
         return _over(page, state.value, link)
-    if not (await parts.subscriptions.entitlements(link.tenant_id, page.now)).sync:
+    if not (await parts.subscriptions.allowed(link.tenant_id, page.now)).sync:
         return _over(page, _UNPAID, link)
     try:
         return await handler(page, link)

@@ -83,7 +83,7 @@ async def _render(
         hours=_choices(page),
         usual=_usual(page),
         most=links.most_attempts,
-        sync=(await page.parts.subscriptions.entitlements(page.of.id, page.now)).sync,
+        sync=(await page.parts.subscriptions.allowed(page.of.id, page.now)).sync,
         next=None if following is None else f"{_at(page)}?{urlencode(query)}",
     )
 

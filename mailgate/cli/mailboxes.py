@@ -281,7 +281,7 @@ async def _find(core: Core, which: str) -> Mailbox:
 
 
 async def _require_sync(core: Core, box: Mailbox) -> None:
-    holds = await core.subscriptions.entitlements(box.tenant_id, core.clock())
+    holds = await core.subscriptions.allowed(box.tenant_id, core.clock())
     if not holds.sync:
         raise ConflictError(f"plan {holds.plan} has no synchronization", slug="not_entitled")
 

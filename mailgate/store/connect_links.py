@@ -130,7 +130,7 @@ class ConnectLinks:
 
         async def work(tx: Transaction) -> ConnectLink:
             await tenants.lock(tx, tenant_id, shared=True)
-            holds = await self._subscriptions.entitlements_in(tx.conn, tenant_id, now)
+            holds = await self._subscriptions.allowed_in(tx.conn, tenant_id, now)
             if not holds.sync:
                 why = f"plan {holds.plan} has no synchronization: nothing could be connected by a link"
                 raise ConflictError(why, slug="not_entitled", plan=holds.plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mailgate.clock import Instant
 from mailgate.store.database import Database
 from mailgate.store.schema import installation
 from mailgate.store.transaction import Transaction
@@ -51,3 +52,9 @@ async def put_in(tx: Transaction, key: str, value: str) -> None:
     """The same within a transaction."""
     fact = tx.insert(installation).values(key=key, value=value)
     await tx.conn.execute(fact.on_conflict_do_update(index_elements=[installation.c.key], set_={"value": value}))
+
+
+async def latest_time(conn: AsyncConnection) -> Instant | None:
+    """The latest time on record: a clock that shows an earlier one was set back."""
+    mark = await read(conn, CLOCK_MARK)
+    return None if mark is None else int(mark)

@@ -156,7 +156,7 @@ class Mailboxes:
             await tenants.lock(tx, tenant_id)
             if along is not None:
                 await along(tx, mailbox_id)
-            holds = await self._subscriptions.entitlements_in(tx.conn, tenant_id, now)
+            holds = await self._subscriptions.allowed_in(tx.conn, tenant_id, now)
             if not holds.sync:
                 raise ConflictError(
                     f"plan {holds.plan} has no synchronization: a mailbox can be connected on a paid plan or a trial",
@@ -329,7 +329,7 @@ class Mailboxes:
         placed = not row.enabled or (owner, shared) != (row.owner, row.shared)
         if not placed and not retried:
             return {}
-        holds = await self._subscriptions.entitlements_in(tx.conn, row.tenant_id, now)
+        holds = await self._subscriptions.allowed_in(tx.conn, row.tenant_id, now)
         if placed and holds.sync:
             new = Connected(row.id, owner, shared, row.created_at)
             await plan_limits.require_room(tx.conn, row.tenant_id, new, holds)

@@ -85,7 +85,7 @@ class SqlOwning(Fenced):
         query = select(_C.id, _C.tenant_id, _C.enabled, _C.config_version, _C.state, _C.state_reason)
         async with self._db.read() as conn:
             rows = (await conn.execute(query.where(_C.removed_at.is_(None)))).all()
-        holds = await self._subscriptions.all_entitlements(now)
+        holds = await self._subscriptions.all_allowed(now)
         return [self._head(row, holds) for row in rows]
 
     @staticmethod

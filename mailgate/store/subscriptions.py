@@ -107,6 +107,32 @@ class Subscriptions:
         free = self.judge(timeline(()), now)
         return {id_: entitled(*held[id_], self.catalogue) if id_ in held else free for id_ in ids}
 
+    # What it may do, also while the clock is wrong: one that was set to before a plan began must not end its sync.
+
+    async def allowed(self, tenant_id: str, now: Instant) -> Entitlements:
+        """What the tenant may do at `now`, or could at the latest time on record if that is later and had sync."""
+        return await self._db.query(lambda conn: self.allowed_in(conn, tenant_id, now))
+
+    async def allowed_in(self, conn: AsyncConnection, tenant_id: str, now: Instant) -> Entitlements:
+        """The same on a connection, inside a transaction that holds the tenant's lock."""
+        line = await timelines.read(conn, tenant_id)
+        holds = self.judge(line, now)
+        if holds.sync or (latest := await installation.latest_time(conn)) is None or latest <= now:
+            return holds
+        held = self.judge(line, latest)
+        return held if held.sync else holds
+
+    async def all_allowed(self, now: Instant) -> Mapping[str, Entitlements]:
+        """The same for every tenant."""
+        holds = await self.all_entitlements(now)
+        latest = await self._db.query(installation.latest_time)
+        if latest is None or latest <= now:
+            return holds
+        held = await self.all_entitlements(latest)
+        return {
+            id_: held[id_] if not own.sync and id_ in held and held[id_].sync else own for id_, own in holds.items()
+        }
+
     def judge(self, line: Timeline, now: Instant) -> Entitlements:
         """The pure function with this process's catalogue."""
         return entitlements(line, self.catalogue, now)

@@ -113,7 +113,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
 
     async def entitled(self, tenant_id: str, now: Instant) -> Entitled:
         """What the tenant may do at `now`."""
-        holds = await self._subscriptions.entitlements(tenant_id, now)
+        holds = await self._subscriptions.allowed(tenant_id, now)
         return Entitled(holds.known and holds.sync, holds.retention_days)
 
     async def set_floor(self, owner: Owner, floor_at: Instant, now: Instant) -> Instant:
@@ -147,7 +147,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
         """What a poll begins with."""
 
         async def look(conn: AsyncConnection) -> PollStart:
-            holds = await self._subscriptions.entitlements_in(conn, owner.tenant_id, now)
+            holds = await self._subscriptions.allowed_in(conn, owner.tenant_id, now)
             return PollStart(
                 folders=await folder_rows.listed(conn, owner.mailbox_id),
                 entitled=Entitled(holds.known and holds.sync, holds.retention_days),

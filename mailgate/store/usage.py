@@ -54,7 +54,7 @@ async def require_storage(conn: AsyncConnection, expiry: Expiry, tenant_id: str,
 
     On a plan with synchronization nothing is refused: mail comes in whatever the limit says, and `usage` shows it.
     """
-    holds = await expiry.subscriptions.entitlements_in(conn, tenant_id, now)
+    holds = await expiry.subscriptions.allowed_in(conn, tenant_id, now)
     allowed = None if holds.limits is None else holds.limits.storage_bytes
     if holds.sync or allowed is None:
         return

@@ -124,7 +124,7 @@ class AccessTokens:
 
         async def renew(mailbox_id: str, tenant_id: str) -> None:
             async with places:
-                if (await self._subscriptions.entitlements(tenant_id, self._clock())).sync:
+                if (await self._subscriptions.allowed(tenant_id, self._clock())).sync:
                     await self._renew_one(mailbox_id)
 
         async with asyncio.TaskGroup() as together:

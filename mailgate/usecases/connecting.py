@@ -144,7 +144,7 @@ async def approve_guard(parts: Services, tenant_id: str, mailbox_id: str, guard_
         raise ConflictError("this mailbox was removed; its guards are void", slug="mailbox_removed")
     now = parts.clock()
     guard = await guards.approve(parts.db, tenant_id, mailbox_id, guard_id, now=now, actor=actor)
-    holds = await parts.subscriptions.entitlements(tenant_id, now)
+    holds = await parts.subscriptions.allowed(tenant_id, now)
     if guard.closed_at is None and mailbox.enabled and holds.sync:
         await parts.sync.request_run(mailbox_id, tenant_id, str(actor), now)
     return guard
@@ -162,7 +162,7 @@ async def try_again(parts: Services, tenant_id: str, mailbox_id: str, entry_id: 
 
 async def require_sync(parts: Services, tenant_id: str) -> None:
     """Raise ConflictError (not_entitled) when the plan has no synchronization."""
-    holds = await parts.subscriptions.entitlements(tenant_id, parts.clock())
+    holds = await parts.subscriptions.allowed(tenant_id, parts.clock())
     if not holds.sync:
         raise ConflictError(f"plan {holds.plan} has no synchronization", slug="not_entitled", plan=holds.plan)
 

@@ -83,7 +83,7 @@ def by_plan(subscriptions: Subscriptions) -> LimitsOf:
     """The limits of the plan that holds; of a plan that is not known none."""
 
     async def limits(tx: Transaction, tenant_id: str, now: Instant) -> SendingLimits:
-        holds = await subscriptions.entitlements_in(tx.conn, tenant_id, now)
+        holds = await subscriptions.allowed_in(tx.conn, tenant_id, now)
         return SendingLimits() if holds.limits is None else sending_limits(holds.limits)
 
     return limits

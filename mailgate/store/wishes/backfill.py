@@ -31,7 +31,7 @@ class Backfills:
         async def work(tx: Transaction) -> str:
             mailbox = await self._locks.mailbox(tx, tenant_id, mailbox_id, now)
             mailbox.require_sync()
-            holds = await self._locks.subscriptions.entitlements_in(tx.conn, tenant_id, now)
+            holds = await self._locks.subscriptions.allowed_in(tx.conn, tenant_id, now)
             kept = holds.retention_days or 0
             if not 1 <= days <= kept:
                 raise PreconditionError(

@@ -131,7 +131,7 @@ class Locks:
         row = (await tx.conn.execute(query.with_for_update(key_share=True))).one_or_none()
         if row is None:
             raise NotFoundError(f"tenant {tenant.id} has no mailbox {mailbox_id}", slug="mailbox_not_found")
-        holds = await self.subscriptions.entitlements_in(tx.conn, tenant.id, now)
+        holds = await self.subscriptions.allowed_in(tx.conn, tenant.id, now)
         refusal = None
         if row.removed_at is not None:
             refusal = ConflictError(
