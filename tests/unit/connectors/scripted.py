@@ -9,13 +9,14 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from connectors.imap.connection import connect_imap
+from connectors.imap.connection import ImapConnection, connect_imap
 from connectors.imap.settings import Limits, Timeouts
 from connectors.imap.source import ImapSource
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
 
 LOOPBACK = parse_networks(["127.0.0.0/8"])
+PLAIN = b"IMAP4rev1 LITERAL+ UIDPLUS MOVE UNSELECT"
 QUICK = Timeouts(connect_s=5, command_s=5, idle_s=5, logout_s=0.2)
 AUTH = PasswordAuth("user", "correct horse")
 _LITERAL = re.compile(rb"\{(\d+)(\+?)\}\r\n\Z")
@@ -170,3 +171,31 @@ async def connect(
         timeouts=timeouts,
         limits=limits,
     )
+
+
+@contextlib.asynccontextmanager
+async def talking(
+    script: Handler, capabilities: bytes = PLAIN, *, selected: bool = True, timeouts: Timeouts = QUICK
+) -> AsyncIterator[ImapConnection]:
+    """A line to a server that logs in, opens INBOX for writing, then plays `script`."""
+
+    async def whole(talk: Talk) -> None:
+        await talk.greet(capabilities)
+        if selected:
+            await talk.answer(b"SELECT", b"* 4 EXISTS", b"* OK [UIDVALIDITY 1] x", status=b"OK [READ-WRITE] open")
+        await script(talk)
+        await talk.gone()
+
+    async with serve(whole) as server:
+        line = await connect(server, timeouts=timeouts)
+        try:
+            if selected:
+                await line.select("INBOX")
+            yield line
+        finally:
+            await line.close()
+
+
+async def pieces(raw: bytes, size: int = 10_000) -> AsyncIterator[bytes]:
+    for at in range(0, len(raw), size):
+        yield raw[at : at + size]
