@@ -11,7 +11,8 @@ from mailgate.clock import MINUTE, Instant
 from mailgate.errors import ConflictError, PreconditionError
 from mailgate.store import runs, tenants
 from mailgate.store.database import Database
-from mailgate.store.log_reading import LogReader, TileReader
+from mailgate.store.log_reading import LogReader
+from mailgate.store.log_tiles import TileReader
 from mailgate.store.runs import RunRecord
 from mailgate.store.schema import log_leaves
 from mailgate.store.schema import tenants as tenants_table

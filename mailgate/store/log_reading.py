@@ -9,18 +9,18 @@ rows were changed, and nothing is signed then.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import Column, Connection, delete, desc, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, delete, desc, select
 
 from mailgate.clock import MINUTE, Instant
 from mailgate.errors import ConflictError, NotFoundError, UnavailableError
 from mailgate.store import kept_outside, leases
 from mailgate.store.database import Database
-from mailgate.store.schema import log_checkpoints, log_leaves, log_tiles, messages, tenant_heads, tombstones
+from mailgate.store.log_tiles import TileReader, is_damaged
+from mailgate.store.schema import log_checkpoints, log_leaves, messages, tenant_heads, tombstones
 from mailgate.store.tenants import Tenant
 from mailgate.store.transaction import Transaction
 from mailgate.store.witness import Witness
@@ -28,7 +28,7 @@ from retention.ledger import tiles
 from retention.ledger.checkpoint import Checkpoint, open_checkpoint
 from retention.ledger.note import NoteError, Signer, Verifier
 from retention.ledger.proof import prove
-from retention.ledger.tree import Frontier, leaf_hash, tree_root
+from retention.ledger.tree import Frontier, tree_root
 
 _SIGNER_LEASE = MINUTE
 _ENTRIES_A_READ = 4096
@@ -208,7 +208,7 @@ class LogReader:
         )
         async with self._db.read() as conn:
             rows = (await conn.execute(query.order_by(leaf.idx))).all()
-        odd = await asyncio.to_thread(lambda: [row.idx for row in rows if leaf_hash(row.body) != row.hash])
+        odd = await asyncio.to_thread(lambda: [row.idx for row in rows if is_damaged(row.body, row.hash)])
         if odd:
             self.on_damage(tenant.id, odd[0])
         if odd or len(rows) != end - first:
@@ -321,7 +321,7 @@ class LogReader:
 
     def check_leaf(self, tenant: Tenant, index: int, body: bytes, digest: bytes) -> None:
         """Raise LogDivergedError, and the alarm, when a leaf that was read is not what was hashed."""
-        if _is_damaged(body, digest):
+        if is_damaged(body, digest):
             self.on_damage(tenant.id, index)
             raise not_whole(tenant, f"entry {index} is not what was hashed")
 
@@ -367,10 +367,6 @@ def not_whole(tenant: Tenant, why: object) -> LogDivergedError:
     )
 
 
-def _is_damaged(body: bytes, digest: bytes) -> bool:
-    return leaf_hash(body) != digest
-
-
 async def _forget(tenant_id: str, size: int, tx: Transaction) -> None:
     point = log_checkpoints.c
     await tx.conn.execute(delete(log_checkpoints).where(point.tenant_id == tenant_id, point.size == size))
@@ -391,55 +387,3 @@ async def anything_signed(db: Database) -> bool:
     """Whether any log was ever signed."""
     async with db.read() as conn:
         return (await conn.execute(select(log_checkpoints.c.size).limit(1))).first() is not None
-
-
-class TileReader:
-    """Tiles of one tenant out of the database: stored ones, else computed from the leaves or from the tiles below."""
-
-    def __init__(self, conn: Connection, tenant_id: str) -> None:
-        self._conn = conn
-        self._tenant_id = tenant_id
-
-    def __call__(self, tile: tiles.Tile) -> bytes:
-        """The hashes of a tile, full or partial."""
-        t = log_tiles.c
-        query = select(t.hashes).where(t.tenant_id == self._tenant_id, t.level == tile.level, t.n == tile.number)
-        stored: bytes | None = self._conn.execute(query).scalar_one_or_none()
-        if stored is not None:
-            return stored[: tile.width * 32]
-        first = tile.number * tiles.TILE_WIDTH
-        if tile.level == 0:
-            return b"".join(self._leaves(log_leaves.c.hash, first, tile.width))
-        # All that are stored in one statement: a tile that is not full stands upon as many as 255.
-        within = (t.tenant_id == self._tenant_id, t.level == tile.level - 1, t.n >= first, t.n < first + tile.width)
-        known = {row.n: row.hashes for row in self._conn.execute(select(t.n, t.hashes).where(*within))}
-        below = (tiles.Tile(tile.level - 1, first + n, tiles.TILE_WIDTH) for n in range(tile.width))
-        return b"".join([tiles.tile_root(known.get(each.number) or self(each)) for each in below])
-
-    def bundle(self, tile: tiles.Tile) -> bytes:
-        """The bytes of any tile, entry bundles included."""
-        if tile.level != tiles.ENTRIES:
-            return self(tile)
-        return tiles.encode_bundle(list(self._leaves(log_leaves.c.body, tile.number * tiles.TILE_WIDTH, tile.width)))
-
-    def store(self, tile: tiles.Tile) -> None:
-        """Keep a full tile, so that higher levels and proofs need not read leaves again."""
-        dialect = sqlite if self._conn.dialect.name == "sqlite" else postgresql
-        values = {"tenant_id": self._tenant_id, "level": tile.level, "n": tile.number, "hashes": self(tile)}
-        self._conn.execute(dialect.insert(log_tiles).values(values).on_conflict_do_nothing())
-
-    def hashed_leaf(self, index: int) -> bytes:
-        """The body of one leaf, which is the one that was hashed. Raises TileError when it is not."""
-        body = next(self._leaves(log_leaves.c.body, index, 1))
-        if _is_damaged(body, next(self._leaves(log_leaves.c.hash, index, 1))):
-            raise tiles.TileError(f"entry {index} is not what was hashed")
-        return body
-
-    def _leaves(self, column: Column[bytes], first: int, count: int) -> Iterator[bytes]:
-        leaf = log_leaves.c
-        query = (
-            select(column)
-            .where(leaf.tenant_id == self._tenant_id, leaf.idx >= first, leaf.idx < first + count)
-            .order_by(leaf.idx)
-        )
-        yield from self._conn.execute(query).scalars()
