@@ -1,0 +1,248 @@
+"""What the entries of a purge log tell, done again upon a database that was restored and lacks them.
+
+Each entry that changed what is kept has its method (`pin.add`: `_pin_add`); the others are appended only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from mailgate.actors import Actor
+from mailgate.clock import Clock, Instant
+from mailgate.store.discard import end_copies
+from mailgate.store.pins import RESTORED
+from mailgate.store.schema import hold_messages, holds, mailboxes, messages, pins, tenants
+from mailgate.store.sets import among
+from mailgate.store.subscriptions import Subscriptions
+from mailgate.store.tenant_erasure import Reason, TenantErasures
+from mailgate.store.tombstones import bury
+from mailgate.store.transaction import Leaf, Transaction
+from retention.ledger.canonical import parse_instant
+from retention.ledger.schema import parse_leaf
+
+_M = messages.c
+_GONE = frozenset({"item.purge", "item.remove"})
+_ERASURES = frozenset(reason.value for reason in Reason)
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What knows the rest of what is done again."""
+
+    subscriptions: Subscriptions
+    erasures: TenantErasures
+    clock: Clock
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What was done again for one tenant. `missing`: pins, held and returned copies that were stored after the backup.
+    `holds_without_mailbox`: holds that stand on mailboxes which were connected after it: they protect nothing until
+    they are placed on what is connected now. `known_until`: the time of the last entry that was signed; what happened
+    later nobody knows.
+    """
+
+    tenant_id: str
+    entries: int = 0
+    done: Counter[str] = field(default_factory=Counter)
+    missing: int = 0
+    holds_without_mailbox: list[str] = field(default_factory=list)
+    known_until: Instant | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What becomes of each item in the entries that the database lacks."""
+
+    gone_at: dict[str, int] = field(default_factory=dict)
+    """Index of the entry by which an item went for good."""
+    removed_mailboxes: set[str] = field(default_factory=set)
+
+    def read(self, index: int, leaf: dict[str, Any]) -> None:
+        """The next entry, which is the log's `index`-th."""
+        if leaf["type"] in _GONE:
+            self.gone_at[leaf["item_ref"]] = index
+            if leaf["reason"] == "mailbox_removed":
+                self.removed_mailboxes.add(leaf["mailbox_ref"])
+        elif leaf["type"] == "rehydrate":
+            self.gone_at.pop(leaf["item_ref"], None)
+
+
+class Batch:
+    """Some entries, done again and appended in one transaction."""
+
+    def __init__(self, tenant_id: str, first: int, bodies: Sequence[bytes], plan: Plan, parts: Parts) -> None:
+        """`first`: the index of the first of `bodies` in the tenant's log."""
+        self._parts = parts
+        self._tenant_id = tenant_id
+        self._bodies = bodies
+        self._leaves = [parse_leaf(body) for body in bodies]
+        self._first = first
+        self._plan = plan
+        self._done: Counter[str] = Counter()
+        self._missing = 0
+        self._unbound: list[str] = []
+        self._released: set[str] = set()
+
+    def tell(self, told: Replayed) -> None:
+        """Add what was done, once it is committed."""
+        told.entries += len(self._bodies)
+        told.done += self._done
+        told.missing += self._missing
+        unbound = [*told.holds_without_mailbox, *self._unbound]
+        told.holds_without_mailbox = [hold_id for hold_id in unbound if hold_id not in self._released]
+        told.known_until = parse_instant(self._leaves[-1]["at"])
+
+    async def replay(self, tx: Transaction) -> None:
+        """The transaction. It may be repeated: what counts is the last time."""
+        self._done, self._missing, self._unbound, self._released = Counter(), 0, [], set()
+        locked = select(tenants.c.id).where(tenants.c.id == self._tenant_id).with_for_update(key_share=True)
+        await tx.conn.execute(locked)
+        copies = await self._copies(tx)
+        for index, (body, leaf) in enumerate(zip(self._bodies, self._leaves, strict=True), start=self._first):
+            type_, at = leaf["type"], parse_instant(leaf["at"])
+            handler = getattr(self, "_" + type_.replace(".", "_"), None)
+            if type_ in _GONE:
+                await self._end(tx, index, leaf, copies, at)
+            elif handler is not None:
+                await handler(tx, leaf, copies, at)
+            tx.log(self._tenant_id, Leaf(body, type_, at, leaf.get("run"), leaf.get("item_ref")))
+
+    async def _copies(self, tx: Transaction) -> dict[str, Any]:
+        """The copies that the entries are about, locked, by reference."""
+        refs = {leaf["item_ref"] for leaf in self._leaves if "item_ref" in leaf}
+        refs |= {ref for leaf in self._leaves if leaf["type"] == "hold.cover" for ref in leaf["items"]}
+        if not refs:
+            return {}
+        mine = (_M.tenant_id == self._tenant_id) & among(_M.item_ref, refs, sqlite=tx.sqlite)
+        rows = (await tx.conn.execute(select(messages).where(mine).order_by(_M.id).with_for_update())).all()
+        return {row.item_ref: row for row in rows}
+
+    async def _end(self, tx: Transaction, index: int, leaf: Found, copies: Found, at: Instant) -> None:
+        row = copies.get(leaf["item_ref"])
+        if row is None or self._plan.gone_at.get(leaf["item_ref"]) != index:
+            return
+        del copies[leaf["item_ref"]]
+        await tx.conn.execute(delete(pins).where(pins.c.message_id == row.id))
+        if leaf["type"] == "item.purge" and leaf["reason"] not in _ERASURES:
+            await bury(tx, self._tenant_id, [row], [leaf["reason"]], at=at, run_id=leaf.get("run"))
+        await end_copies(tx, self._tenant_id, [row], now=self._parts.clock(), run_id=leaf.get("run"))
+        tx.count(self._tenant_id, copies=-1, storage_bytes=-row.size)
+        self._done[leaf["type"]] += 1
+
+    async def _rehydrate(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        row = copies.get(leaf["item_ref"])
+        if row is None:
+            self._missing += 1
+            return
+        anchor = leaf["anchor"]
+        values = {"anchor_at": parse_instant(anchor["at"]), "anchor_source": anchor["src"]}
+        until = {"keep_until_at": parse_instant(leaf["until"])}
+        await tx.conn.execute(update(messages).where(_M.id == row.id).values(values | until))
+        self._done["rehydrate"] += 1
+
+    async def _pin_add(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        row = copies.get(leaf["item_ref"])
+        if row is None:
+            self._missing += 1
+            return
+        values = {
+            "tenant_id": self._tenant_id,
+            "message_id": row.id,
+            "entity_type": leaf["entity_type"],
+            "entity_id": RESTORED + leaf["entity_commit"],
+            "ref": leaf["pin_ref"],
+            "created_at": at,
+            "created_by": _actor(leaf),
+        }
+        await tx.conn.execute(insert(pins).values(values))
+        await tx.conn.execute(update(messages).where(_M.id == row.id).values(pins=_M.pins + 1, unpinned_at=None))
+        self._done["pin.add"] += 1
+
+    async def _pin_remove(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        row = copies.get(leaf["item_ref"])
+        if row is None:
+            return
+        mine = (pins.c.ref == leaf["pin_ref"]) & (pins.c.message_id == row.id)
+        if (await tx.conn.execute(delete(pins).where(mine))).rowcount:
+            fewer = update(messages).where(_M.id == row.id)
+            await tx.conn.execute(fewer.values(pins=_M.pins - 1, unpinned_at=at))
+            more = update(messages).where(_M.id == row.id, _M.pins > 0)
+            await tx.conn.execute(more.values(unpinned_at=None))
+            self._done["pin.remove"] += 1
+
+    async def _hold_place(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        scope = leaf["scope"]
+        values = {
+            "id": leaf["hold_ref"],
+            "tenant_id": self._tenant_id,
+            "scope": scope["kind"],
+            "mailbox_id": scope.get("mailbox_ref"),
+            "matter": leaf["matter"],
+            "reason": "restored from the purge log, which has a commitment to the reason only",
+            "placed_at": at,
+            "placed_by": _actor(leaf),
+        }
+        await tx.conn.execute(insert(holds).values(values))
+        self._done["hold.place"] += 1
+        if scope["kind"] == "mailbox":
+            there = select(mailboxes.c.id).where(mailboxes.c.id == scope["mailbox_ref"])
+            if (await tx.conn.execute(there)).one_or_none() is None:
+                self._unbound.append(leaf["hold_ref"])
+
+    async def _hold_cover(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        named = [{"hold_id": leaf["hold_ref"], "message_id": copies[ref].id} for ref in leaf["items"] if ref in copies]
+        self._missing += len(leaf["items"]) - len(named)
+        if named:
+            await tx.conn.execute(insert(hold_messages), named)
+
+    async def _hold_release(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        values = {
+            "released_at": at,
+            "released_by": _actor(leaf),
+            "release_reason": "restored from the purge log, which has a commitment to the reason only",
+            "protects_until_at": parse_instant(leaf["grace_until"]),
+        }
+        await tx.conn.execute(update(holds).where(holds.c.id == leaf["hold_ref"]).values(values))
+        self._released.add(leaf["hold_ref"])
+        self._done["hold.release"] += 1
+
+    async def _policy_set(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        tx.set_head(self._tenant_id, log_policy=leaf["policy"]["sha256"])
+
+    async def _plan_effective(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        changed = await self._parts.subscriptions.recover(
+            tx,
+            self._tenant_id,
+            leaf["plan"],
+            leaf["days"],
+            since=parse_instant(leaf["effective_at"]),
+            at=at,
+            event_id=f"restored-{leaf['id']}",
+        )
+        self._done["plan.effective"] += changed
+
+    async def _run_open(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        if leaf["trigger"] in _ERASURES:
+            actor = leaf["actor"]
+            await self._parts.erasures.recover(
+                tx, self._tenant_id, Reason(leaf["trigger"]), leaf["run"], at, Actor(actor["kind"], actor["ref"])
+            )
+            self._done["erasure"] += 1
+
+    async def _run_close(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        await self._parts.erasures.recover_closed(tx, self._tenant_id, leaf["run"], leaf["purged"], leaf["bytes"])
+
+    async def _key_rotate(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
+        if leaf["key"] == "tenant":
+            await self._parts.erasures.recover_shredded(tx, self._tenant_id)
+
+
+def _actor(leaf: dict[str, Any]) -> str:
+    return f"{leaf['actor']['kind']}:{leaf['actor']['ref']}"
