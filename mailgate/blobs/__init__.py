@@ -3,6 +3,7 @@
 Knows neither messages nor tables: callers give a tenant id, a blob id that was never used, and a data key.
 """
 
+from mailgate.blobs.erasing import Erased
 from mailgate.blobs.errors import (
     BlobCorruptError,
     BlobMissingError,
@@ -11,7 +12,8 @@ from mailgate.blobs.errors import (
     PackDamagedError,
 )
 from mailgate.blobs.packs import made_at, members, place_of, span
-from mailgate.blobs.store import BlobStore, BlobWriter, Erased, UnreadablePack
+from mailgate.blobs.store import BlobStore, UnreadablePack
+from mailgate.blobs.writers import BlobWriter
 
 __all__ = [
     "BlobCorruptError",

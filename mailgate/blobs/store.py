@@ -7,23 +7,18 @@ The crash rule (R4): bytes are durable before the rows that refer to them commit
 
 The other way round for purging: commit the row's end first, then `erase`, then `settle()`, then record the outcome.
 
-Names: `<two hex digits>/<blob id>`, the digits being a checksum of the id, so that a folder holds 1/256 of all. Names
-are never used again. Objects never change: a name means one content for ever. Blobs of a batch share files on a local
-directory (`mailgate.blobs.packs`); of those only what was erased changes.
+Names (`mailgate.blobs.names`) are never used again. Objects never change: a name means one content for ever. Blobs of a
+batch share files on a local directory (`mailgate.blobs.packs`); of those only what was erased changes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
-import os
-import re
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -33,36 +28,24 @@ from obstore.store import LocalStore, MemoryStore, ObjectStore, from_url
 from mailgate.blobs import packs
 from mailgate.blobs.batch import BlobBatch, PackedBlobs, SingleBlobs
 from mailgate.blobs.disk import LocalDisk
+from mailgate.blobs.erasing import Erased, erase_local
 from mailgate.blobs.errors import (
     BlobCorruptError,
-    BlobMissingError,
     BlobStoreError,
     BlobTooLargeError,
-    PackDamagedError,
 )
-from mailgate.blobs.frames import FRAME_SIZE, HEADER, FrameReader, FrameWriter, open_blob, seal_blob
+from mailgate.blobs.failing import failing, first_line
+from mailgate.blobs.frames import FRAME_SIZE, FrameReader, FrameWriter, open_blob, seal_blob
+from mailgate.blobs.names import FOLDERS, is_id, path_of, place
+from mailgate.blobs.writers import BlobWriter, LocalWriter, RemoteWriter
 from mailgate.clock import SECOND, Instant
 from mailgate.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from obstore import GetOptions
 
-_FOLDERS = 256
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{3,63}")
 _RETRIES = 5
 _ERASED_AT_ONCE = 32
-_UNLINKERS = 4
-_UNLINKED_ALONE = 250
-"""Files that one thread removes before a second is worth its while; a file system takes four times what it takes from
-one."""
-_UPLOAD_BUFFER = 8 * 1024 * 1024
-
-
-class Erased(enum.Enum):
-    """What became of an erase: both outcomes are success, and both are recorded."""
-
-    gone = "gone"
-    missing = "missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +58,6 @@ class UnreadablePack:
     path: str
     why: str
     damaged: bool
-
-
-class BlobWriter(Protocol):
-    """Takes one huge blob piece by piece; nothing is visible under its name until `finish` returns."""
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Take plain bytes."""
-
-    def finish(self) -> int:
-        """Make the object visible; returns its stored size. Durable after the next `settle`."""
-
-    def abort(self) -> None:
-        """Leave nothing behind. May follow a failed `write` or `finish`; harmless after a successful one."""
 
 
 class BlobStore:
@@ -117,7 +87,7 @@ class BlobStore:
             if parts.netloc not in ("", "localhost"):
                 raise ConfigurationError("blobs.url must be file:///path with three slashes for a local directory")
             path = Path(unquote(parts.path) if parts.scheme else url).absolute()
-            disk = LocalDisk(path, _FOLDERS)
+            disk = LocalDisk(path, FOLDERS)
             return cls(LocalStore(path), disk)
         if parts.scheme == "memory":
             return cls(MemoryStore(), None)
@@ -131,7 +101,7 @@ class BlobStore:
             )
             return cls(remote, None)
         except (BaseError, ValueError, TypeError) as error:
-            raise ConfigurationError(f"blobs.url or its options can't be used: {_first_line(error)}") from error
+            raise ConfigurationError(f"blobs.url or its options can't be used: {first_line(error)}") from error
 
     def close(self) -> None:
         """Release what the store holds open."""
@@ -150,11 +120,11 @@ class BlobStore:
         BlobStoreError.
         """
         stored = seal_blob(tenant_id, blob_id, key, data)
-        path = _path(blob_id)
+        path = path_of(blob_id)
         if self._disk is not None:
             self._disk.write(path, stored)
         else:
-            with _failing(f"blob {blob_id} can't be stored"):
+            with failing(f"blob {blob_id} can't be stored"):
                 obstore.put(self._store, path, stored, use_multipart=False)
         return len(stored)
 
@@ -163,15 +133,15 @@ class BlobStore:
         disk = self._disk
         if disk is None or count < 2:
             return SingleBlobs(lambda blob_id, data, key: self.put(tenant_id, blob_id, data, key), now)
-        return PackedBlobs(tenant_id, now, lambda name, stored: disk.write(_place(name), stored))
+        return PackedBlobs(tenant_id, now, lambda name, stored: disk.write(place(name), stored))
 
     def writer(self, tenant_id: str, blob_id: str, key: bytes) -> BlobWriter:
         """A sink for a blob of any size in constant memory. Raises BlobStoreError."""
-        path = _path(blob_id)
+        path = path_of(blob_id)
         frames = FrameWriter(tenant_id, blob_id, key)
         if self._disk is not None:
-            return _LocalWriter(self._disk, path, frames)
-        return _RemoteWriter(self._store, path, frames)
+            return LocalWriter(self._disk, path, frames)
+        return RemoteWriter(self._store, path, frames)
 
     def settle(self) -> None:
         """Make everything put, finished or erased since the last call durable. Raises BlobStoreError: commit nothing
@@ -183,7 +153,7 @@ class BlobStore:
     def settle_one(self, blob_id: str) -> None:
         """Make one blob durable, cheaper than `settle` when it is the only one."""
         if self._disk is not None:
-            self._disk.settle_one(_path(blob_id))
+            self._disk.settle_one(path_of(blob_id))
 
     async def read(self, tenant_id: str, blob_id: str, key: bytes, size: int) -> AsyncIterator[bytes]:
         """The plain bytes, verified frame by frame, in constant memory.
@@ -191,10 +161,10 @@ class BlobStore:
         Raises BlobMissingError before the first byte, BlobCorruptError at the frame that is wrong, BlobStoreError.
         """
         reader = FrameReader(tenant_id, blob_id, key, size)
-        with _failing(f"blob {blob_id} can't be read"):
+        with failing(f"blob {blob_id} can't be read"):
             packed = await self._looked_up(blob_id)
             try:
-                result = await obstore.get_async(self._store, _path(blob_id), options=packed or {})
+                result = await obstore.get_async(self._store, path_of(blob_id), options=packed or {})
                 async for chunk in result.stream(min_chunk_size=FRAME_SIZE):
                     for plain in reader.feed(memoryview(chunk)):
                         yield plain
@@ -207,9 +177,9 @@ class BlobStore:
         """The plain bytes at once, for blobs of at most `limit` bytes. Raises as `read` does, and BlobTooLargeError."""
         if size > limit:
             raise BlobTooLargeError(f"blob {blob_id} has {size} bytes, more than the {limit} allowed here")
-        with _failing(f"blob {blob_id} can't be read"):
+        with failing(f"blob {blob_id} can't be read"):
             packed = self._range(blob_id)
-            result = obstore.get(self._store, _path(blob_id), options=packed or {})
+            result = obstore.get(self._store, path_of(blob_id), options=packed or {})
             start, end = result.range
             if end - start > _most_stored(size):
                 raise BlobCorruptError(f"blob {blob_id} is corrupt: its object is longer than {size} bytes can be")
@@ -229,11 +199,11 @@ class BlobStore:
                 raise BlobStoreError(
                     f"blob {blob_id} can't be erased: it lies in a file that blobs share, on a local directory"
                 )
-            (outcome,) = await self._erase_local(self._disk, [blob_id], {})
+            (outcome,) = await erase_local(self._disk, [blob_id], {})
             if isinstance(outcome, BlobStoreError):
                 raise outcome
             return outcome
-        path = _path(blob_id)
+        path = path_of(blob_id)
         try:
             if self._disk is None:
                 # S3 and the like answer a delete of nothing with success: ask first, so that the record is true
@@ -242,7 +212,7 @@ class BlobStore:
         except FileNotFoundError:
             return Erased.missing
         except (BaseError, OSError) as error:
-            raise BlobStoreError(f"blob {blob_id} can't be erased: {_first_line(error)}") from error
+            raise BlobStoreError(f"blob {blob_id} can't be erased: {first_line(error)}") from error
         if self._disk is not None:
             self._disk.note(path)
         return Erased.gone
@@ -257,7 +227,7 @@ class BlobStore:
         of one of them, nothing is erased in it (PackDamagedError).
         """
         if self._disk is not None:
-            return await self._erase_local(self._disk, blob_ids, beside or {})
+            return await erase_local(self._disk, blob_ids, beside or {})
         at_once = asyncio.Semaphore(_ERASED_AT_ONCE)
         return await asyncio.gather(*(self._erase_caught(blob_id, at_once) for blob_id in blob_ids))
 
@@ -267,11 +237,11 @@ class BlobStore:
         """
         try:
             if await self._looked_up(blob_id) is None:
-                await obstore.head_async(self._store, _path(blob_id))
+                await obstore.head_async(self._store, path_of(blob_id))
         except FileNotFoundError:
             return False
         except (BaseError, OSError) as error:
-            raise BlobStoreError(f"blob {blob_id} can't be looked up: {_first_line(error)}") from error
+            raise BlobStoreError(f"blob {blob_id} can't be looked up: {first_line(error)}") from error
         return True
 
     async def check(self) -> None:
@@ -287,14 +257,14 @@ class BlobStore:
         Of a pack that is empty, one id stands for the whole, the last that it could have; of one that can't be read,
         nothing is known: `unreadable` is told of it.
         """
-        with _failing("blobs can't be listed"):
+        with failing("blobs can't be listed"):
             for batch in obstore.list(self._store):
                 for meta in batch:
                     name = meta["path"].rpartition("/")[2]
                     if packs.is_pack(name):
-                        if self._disk is not None and meta["path"] == _place(name):
+                        if self._disk is not None and meta["path"] == place(name):
                             yield from self._members(self._disk, name, unreadable or _unheard)
-                    elif _ID.fullmatch(name) and meta["path"] == _path(name):
+                    elif is_id(name) and meta["path"] == path_of(name):
                         yield name
 
     def remove_damaged(self, pack: str) -> bool:
@@ -304,11 +274,11 @@ class BlobStore:
         if self._disk is None:
             return False
         try:
-            return self._disk.remove_damaged(_place(pack))
+            return self._disk.remove_damaged(place(pack))
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise BlobStoreError(f"the file {_place(pack)} can't be removed: {error.strerror}") from error
+            raise BlobStoreError(f"the file {place(pack)} can't be removed: {error.strerror}") from error
 
     def sweep(self, older_than: Instant) -> int:
         """Remove temporary files last written before `older_than` (a killed writer's); returns how many.
@@ -327,13 +297,13 @@ class BlobStore:
         """Where it lies in its pack, None when it is an object of its own. Raises FileNotFoundError when the pack has
         it no more, BlobCorruptError, OSError.
         """
-        place = packs.place_of(blob_id)
-        if place is None:
+        packed = packs.place_of(blob_id)
+        if packed is None:
             return None
         if self._disk is None:
             raise FileNotFoundError
         try:
-            start, length = self._disk.entry(_place(place[0]), place[1])
+            start, length = self._disk.entry(place(packed[0]), packed[1])
         except packs.DamagedPackError:
             raise BlobCorruptError(f"blob {blob_id} is corrupt: its pack was cut, or its table damaged") from None
         return {"range": (start, start + length)}
@@ -343,7 +313,7 @@ class BlobStore:
 
     @staticmethod
     def _members(disk: LocalDisk, pack: str, unreadable: Callable[[UnreadablePack], None]) -> Iterator[str]:
-        numbers, path = list[int](), _place(pack)
+        numbers, path = list[int](), place(pack)
         try:
             numbers = disk.members(path) or [packs.MOST - 1]
         except FileNotFoundError:
@@ -355,40 +325,6 @@ class BlobStore:
         for number in numbers:
             yield packs.member(pack, number)
 
-    async def _erase_local(
-        self, disk: LocalDisk, blob_ids: list[str], beside: Mapping[str, int]
-    ) -> list[Erased | BlobStoreError]:
-        """In threads of which each has folders of its own, and looks each up once."""
-        members: dict[str, list[tuple[int, str]]] = {}
-        staying: dict[str, dict[int, int]] = {}
-        singles: dict[str, str] = {}
-        for blob_id in blob_ids:
-            place = packs.place_of(blob_id)
-            if place is None:
-                singles[_path(blob_id)] = blob_id
-            else:
-                members.setdefault(_place(place[0]), []).append((place[1], blob_id))
-        for blob_id, size in beside.items():
-            place = packs.place_of(blob_id)
-            if place is not None:
-                staying.setdefault(_place(place[0]), {})[place[1]] = size
-        found: dict[str, Erased | BlobStoreError] = {}
-
-        def unlink(paths: Sequence[str]) -> None:
-            failed = disk.unlink_many(paths)
-            for path in paths:
-                blob_id = singles[path]
-                found[blob_id] = _outcome(blob_id, failed[path]) if path in failed else Erased.gone
-
-        def strike(paths: Sequence[str]) -> None:
-            for path in paths:
-                found.update(_struck(disk, path, members[path], staying.get(path, {})))
-
-        await asyncio.gather(
-            *_shared(unlink, sorted(singles), _UNLINKED_ALONE), *_shared(strike, sorted(members), _UNLINKED_ALONE)
-        )
-        return [found[blob_id] for blob_id in blob_ids]
-
     async def _erase_caught(self, blob_id: str, at_once: asyncio.Semaphore) -> Erased | BlobStoreError:
         async with at_once:
             try:
@@ -397,129 +333,8 @@ class BlobStore:
                 return error
 
 
-class _LocalWriter:
-    def __init__(self, disk: LocalDisk, path: str, frames: FrameWriter) -> None:
-        self._disk = disk
-        self._path = path
-        self._frames = frames
-        descriptor, self._temporary = disk.create_temporary(path)
-        self._file = os.fdopen(descriptor, "wb", buffering=0)
-        self._stored = 0
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._append(self._frames.write(data))
-
-    def finish(self) -> int:
-        self._append(self._frames.finish())
-        try:
-            self._file.close()
-            self._temporary.rename(self._disk.root / self._path)
-        except OSError as error:
-            raise BlobStoreError(f"a blob can't be stored: {error.strerror}") from error
-        self._disk.note(self._path)
-        return self._stored
-
-    def abort(self) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
-
-    def _append(self, stored: bytes) -> None:
-        view = memoryview(stored)
-        try:
-            while view:
-                view = view[self._file.write(view) :]
-        except OSError as error:
-            raise BlobStoreError(f"a blob can't be stored: {error.strerror}") from error
-        self._stored += len(stored)
-
-
-class _RemoteWriter:
-    """A multipart upload: the store shows the object only when it is complete."""
-
-    def __init__(self, store: ObjectStore, path: str, frames: FrameWriter) -> None:
-        self._frames = frames
-        self._upload: Any = obstore.open_writer(store, path, buffer_size=_UPLOAD_BUFFER)
-        self._stored = 0
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._append(self._frames.write(data))
-
-    def finish(self) -> int:
-        self._append(self._frames.finish())
-        with _failing("a blob can't be stored"):
-            self._upload.close()
-        self._upload = None
-        return self._stored
-
-    def abort(self) -> None:
-        self._upload = (
-            None  # an upload that is dropped is never completed; the store's lifecycle rule removes its parts
-        )
-
-    def _append(self, stored: bytes) -> None:
-        if stored:
-            with _failing("a blob can't be stored"):
-                self._upload.write(stored)
-            self._stored += len(stored)
-
-
-class _failing:  # noqa: N801 - reads as a phrase where it is used
-    """Turns obstore's errors into ours: one place that knows them."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, FileNotFoundError):
-            raise BlobMissingError(f"{self._what}: it is not in the store") from None
-        if isinstance(error, BaseError | OSError):
-            raise BlobStoreError(f"{self._what}: {_first_line(error)}") from error
-
-
 def _unheard(_pack: UnreadablePack) -> None:
     """Each of its blobs says it when it is read."""
-
-
-def _shared(work: Callable[[Sequence[str]], None], paths: Sequence[str], alone: int) -> list[Awaitable[None]]:
-    """The work cut for a few threads; `alone`: of how many files one is soon done."""
-    share = max(alone, -(-len(paths) // _UNLINKERS))
-    return [asyncio.to_thread(work, paths[start : start + share]) for start in range(0, len(paths), share)]
-
-
-def _struck(
-    disk: LocalDisk, path: str, members: Sequence[tuple[int, str]], staying: Mapping[int, int]
-) -> dict[str, Erased | BlobStoreError]:
-    """Erase these from one pack; what became of each."""
-    try:
-        there = disk.strike(path, [number for number, _ in members], staying, HEADER)
-    except OSError as error:
-        return {blob_id: _outcome(blob_id, error) for _, blob_id in members}
-    except packs.DamagedPackError:
-        todo = f"put the file {path} back from a backup, or remove it if nothing in it can be read"
-        why = f"can't be erased: the table of its pack is damaged; {todo}"
-        return {blob_id: PackDamagedError(f"blob {blob_id} {why}") for _, blob_id in members}
-    return {blob_id: Erased.gone if number in there else Erased.missing for number, blob_id in members}
-
-
-def _outcome(blob_id: str, error: OSError) -> Erased | BlobStoreError:
-    if isinstance(error, FileNotFoundError):
-        return Erased.missing
-    return BlobStoreError(f"blob {blob_id} can't be erased: {error.strerror}")
-
-
-def _path(blob_id: str) -> str:
-    if not _ID.fullmatch(blob_id):
-        raise ValueError("not a blob id")
-    place = packs.place_of(blob_id)
-    return _place(blob_id if place is None else place[0])
-
-
-def _place(name: str) -> str:
-    """The path of a file of this name: a blob's own, or a pack's."""
-    return f"{zlib.crc32(name.encode()) % _FOLDERS:02x}/{name}"
 
 
 def _most_stored(size: int) -> int:
@@ -527,8 +342,3 @@ def _most_stored(size: int) -> int:
     header's own.
     """
     return size + size // 1024 + (size // FRAME_SIZE + 2) * 64 + 1024
-
-
-def _first_line(error: BaseException) -> str:
-    """obstore's texts go on with a dump of the request; the first line says it."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from mailgate.blobs import Erased
 from mailgate.blobs.errors import BlobStoreError
-from mailgate.blobs.store import Erased
 from mailgate.clock import Clock
 from mailgate.store.erasures import BATCH, Erasures, Queued
 

@@ -25,9 +25,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import SYSTEM
-from mailgate.blobs import place_of, span
+from mailgate.blobs import Erased, place_of, span
 from mailgate.blobs.errors import BlobStoreError
-from mailgate.blobs.store import Erased
 from mailgate.clock import HOUR, MINUTE, SECOND, Instant
 from mailgate.ids import new_ids
 from mailgate.store import leases

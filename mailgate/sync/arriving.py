@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from connectors.model import MessageMeta
-from mailgate.blobs.store import BlobWriter
+from mailgate.blobs import BlobWriter
 from mailgate.clock import Instant
 from mailgate.keys import DataKey
 from mailgate.sync.identity import Likeness

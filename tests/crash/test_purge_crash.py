@@ -17,8 +17,8 @@ import pytest
 from sqlalchemy import select
 
 from mailgate.actors import COMMAND, SYSTEM
+from mailgate.blobs import BlobStore, Erased
 from mailgate.blobs.errors import BlobStoreError
-from mailgate.blobs.store import BlobStore, Erased
 from mailgate.clock import DAY
 from mailgate.jobs.erase import EraseWorker
 from mailgate.store.erasures import Erasures

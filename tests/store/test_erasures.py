@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, text
 
-from mailgate.blobs import packs
+from mailgate.blobs import BlobStore, Erased, packs
 from mailgate.blobs.errors import BlobStoreError
-from mailgate.blobs.store import BlobStore, Erased
 from mailgate.clock import DAY, HOUR, SECOND
 from mailgate.ids import new_id
 from mailgate.jobs.erase import EraseWorker

@@ -23,8 +23,8 @@ from mailgate.blobs import (
     packs,
 )
 from mailgate.blobs import disk as disk_module
-from mailgate.blobs import store as store_module
 from mailgate.blobs.frames import HEADER
+from mailgate.blobs.names import place
 from mailgate.clock import DAY
 from mailgate.ids import is_id, new_id
 
@@ -175,7 +175,7 @@ def test_many_erase_at_once(local: BlobStore, tmp_path: Path) -> None:
     for _ in range(20):
         ids = put(local)
         pack = ids[0][:24]
-        path = store_module._place(pack)
+        path = place(pack)
 
         def strike(first: int, path: str = path) -> set[int]:
             found: set[int] = set()
@@ -198,7 +198,7 @@ async def test_what_is_erased_while_it_is_read_is_missing(local: BlobStore) -> N
     def strike() -> None:
         local._range = real  # type: ignore[method-assign]
         assert local._disk is not None
-        local._disk.strike(store_module._place(ids[0][:24]), [0], {}, b"")
+        local._disk.strike(place(ids[0][:24]), [0], {}, b"")
 
     with pytest.raises(BlobMissingError):
         await anext(reading)
@@ -207,7 +207,7 @@ async def test_what_is_erased_while_it_is_read_is_missing(local: BlobStore) -> N
     def strike_second() -> None:
         local._range = real  # type: ignore[method-assign]
         assert local._disk is not None
-        local._disk.strike(store_module._place(ids[1][:24]), [1], {}, b"")
+        local._disk.strike(place(ids[1][:24]), [1], {}, b"")
 
     with pytest.raises(BlobMissingError):
         read(local, ids[1], MAILS[1])
@@ -333,7 +333,7 @@ def test_whatever_an_entry_says_of_what_stays_it_stays_whole(
 async def test_more_entries_than_there_are_ids_is_a_damaged_table(local: BlobStore, tmp_path: Path) -> None:
     ids = put(local)
     other = put(local)
-    path = tmp_path / "blobs" / store_module._place(ids[0][:24])
+    path = tmp_path / "blobs" / place(ids[0][:24])
     path.write_bytes(packs.HEAD.pack(b"MGPK", 1, packs.MOST + 1) + path.read_bytes()[packs.HEAD.size :])
     assert sorted(local.list_ids()) == sorted(other)
     with pytest.raises(BlobCorruptError):
@@ -372,7 +372,7 @@ async def test_a_pack_that_was_copied_to_a_bucket_is_not_taken_for_its_blobs(loc
     ids = put(local)
     (path,) = files(tmp_path)
     bucket = BlobStore.open("memory://")
-    obstore.put(bucket._store, store_module._place(path.name), path.read_bytes())
+    obstore.put(bucket._store, place(path.name), path.read_bytes())
     assert list(bucket.list_ids()) == []
     assert not await bucket.exists(ids[0])
     with pytest.raises(BlobMissingError):
@@ -381,7 +381,7 @@ async def test_a_pack_that_was_copied_to_a_bucket_is_not_taken_for_its_blobs(loc
         await streamed(bucket, ids[0], MAILS[0])
     (outcome,) = await bucket.erase_many(ids[:1])
     assert isinstance(outcome, BlobStoreError)
-    assert obstore.head(bucket._store, store_module._place(path.name))["size"] == path.stat().st_size
+    assert obstore.head(bucket._store, place(path.name))["size"] == path.stat().st_size
     bucket.close()
 
 
