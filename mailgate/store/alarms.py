@@ -201,7 +201,7 @@ class Alarms:
 
     async def _gather(self, now: Instant) -> Facts:
         entitled = await self._subscriptions.all_entitlements(now)
-        clock = await self._retention.clock_anomaly(now)
+        clock = await self._retention.time.anomaly(now)
         witness = await asyncio.to_thread(lambda: self._log_reader.witness_fault)
         lost = await self._log_reader.lost()
         async with self._db.read() as conn:

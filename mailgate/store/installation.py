@@ -14,7 +14,7 @@ LEDGER_ORIGIN = "ledger.origin"
 LEDGER_KEY = "ledger.key"
 """The public key that purge logs are signed with, in hexadecimal: it tells a key store that is not this one's."""
 CLOCK_MARK = "clock.last_seen_at"
-"""The latest time on record, kept by `mailgate.store.retention`."""
+"""The latest time on record (`mailgate.store.latest_time`)."""
 
 SUBSCRIPTION_RULES = "subscriptions.rules"
 """The rules under which the periods of subscriptions were computed last, as JSON."""

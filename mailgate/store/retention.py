@@ -19,19 +19,19 @@ from sqlalchemy import select
 
 from mailgate.actors import Actor
 from mailgate.alarms import Alarm, Kind
-from mailgate.clock import Clock, Instant, to_rfc3339
-from mailgate.errors import ConflictError, NotFoundError, PreconditionError, UnavailableError
+from mailgate.clock import Clock, Instant
+from mailgate.errors import ConflictError, NotFoundError, PreconditionError
 from mailgate.ids import new_id
 from mailgate.store import raised, runs, tenants
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
+from mailgate.store.latest_time import LatestTime, SteadyClock, jumped
 from mailgate.store.log import PurgeLog
 from mailgate.store.paging import Page
 from mailgate.store.preview import Example, examples
 from mailgate.store.purge import SqlPurgeStore
 from mailgate.store.purge_lease import PurgeLease
 from mailgate.store.runs import RunRecord
-from mailgate.store.schema import installation
 from mailgate.store.schema import runs as runs_table
 from mailgate.store.standing import RetentionStatus, standing
 from mailgate.store.subscriptions import Subscriptions
@@ -39,12 +39,11 @@ from mailgate.store.transaction import Transaction
 from retention.engine import APPROVED_BRAKE, BATCH, Engine, Preview, Step, no_step
 from retention.model import Actor as RetentionActor
 from retention.model import Counts, Supposed
-from retention.policy import ClockLimits, Policy, clock_fault
+from retention.policy import ClockLimits, Policy
 from retention.port import EVERY_TENANT, Run
 
 _log = structlog.get_logger("mailgate.retention")
 
-CLOCK_MARK = "clock.last_seen_at"
 CLOCK_APPROVED = "clock"
 
 
@@ -78,7 +77,9 @@ class RetentionService:
         self.policy = policy
         """What decides a purge; replaced as a whole by `adopt`."""
         self._clock = clock
-        self._limits = limits or ClockLimits()
+        limits = limits or ClockLimits()
+        self.time = LatestTime(db, limits)
+        """The latest time on record."""
         self._lease = PurgeLease(owner)
         self.on_purged: Callable[[], None] = _nothing
         """Called after each commit that queued blobs to be erased."""
@@ -87,7 +88,7 @@ class RetentionService:
         self._store = SqlPurgeStore(
             db, log, subscriptions, expiry, clock, self._lease, on_purged=lambda: self.on_purged()
         )
-        self._steady = _Steady(clock, self._limits)
+        self._steady = SteadyClock(clock, limits)
         self._make_engine = partial(Engine, self._store, self._steady, batch=batch, step=step)
         self._engine = self._make_engine(brake=policy.brake)
         self._turn = asyncio.Lock()
@@ -182,7 +183,7 @@ class RetentionService:
         supposed = self._supposed(plan)
         now = self._clock()
         _check_not_past(at, now)
-        then, fault = now if at is None else at, await self._clock_fault(now)
+        then, fault = now if at is None else at, await self.time.fault(now)
         if tenant_id is None:
             return await self._engine.preview_all(then, fault, supposed)
         await tenants.get(self._db, tenant_id)
@@ -196,7 +197,7 @@ class RetentionService:
         """
         supposed = self._supposed(plan)
         now = self._clock()
-        then, fault = now if at is None else at, await self._clock_fault(now)
+        then, fault = now if at is None else at, await self.time.fault(now)
         ids = await self._store.tenants_due(then, then, supposed) if tenant_id is None else [tenant_id]
         found: list[Example] = []
         for each in ids:
@@ -224,23 +225,17 @@ class RetentionService:
         """How the tenant stands now. Raises NotFoundError."""
         await tenants.get(self._db, tenant_id)
         now = self._clock()
-        fault = await self._clock_fault(now)
+        fault = await self.time.fault(now)
         async with self._db.read() as conn:
             horizon = await self._expiry.horizon(conn, tenant_id, now, clock_fault=fault)
             return await standing(conn, horizon, sqlite=self._db.sqlite)
 
     async def note_time(self, now: Instant) -> str | None:
         """Record that it is `now`, unless the clock jumped; what is wrong with it then."""
-        fault = await self._clock_fault(now)
+        fault = await self.time.fault(now)
         if fault is None:
-            await self._mark_time(now, force=False)
+            await self.time.mark(now)
         return fault
-
-    async def clock_anomaly(self, now: Instant) -> str | None:
-        """What is wrong with the clock, in words; None when it is sane."""
-        last = await self._last_seen()
-        fault = clock_fault(now, last, self._limits)
-        return None if fault is None else _jumped(fault, now, last)
 
     async def _new(
         self,
@@ -307,10 +302,10 @@ class RetentionService:
         now = self._clock()
         policy = record.policy or {}
         approved = tuple(policy.get("approved", ()))
-        fault = await self._clock_fault(now)
+        fault = await self.time.fault(now)
         if fault is not None and CLOCK_APPROVED not in approved:
             return await self._halt(replace(record, now_at=now, started_at=now), fault)
-        await self._mark_time(now, force=fault is not None)
+        await self.time.mark(now, force=fault is not None)
         if fault is not None:
             await self._finish_cut_runs()  # they waited for that
         self._steady.last_at = now
@@ -337,7 +332,7 @@ class RetentionService:
 
     async def _finish_cut_runs(self) -> int:
         """Not while the clock is wrong: they go on by the plans that hold by it, and it might end those early."""
-        if await self._clock_fault(self._clock()) is not None:
+        if await self.time.fault(self._clock()) is not None:
             return 0
         done = 0
         self._steady.last_at = self._clock()
@@ -348,7 +343,7 @@ class RetentionService:
 
     async def _counted(self, record: RunRecord) -> RunRecord:
         """What a dry run finds."""
-        fault = await self._clock_fault(self._clock())
+        fault = await self.time.fault(self._clock())
         if record.tenant_id is None:
             preview = await self._engine.preview_all(record.now_at, fault)
         else:
@@ -368,7 +363,7 @@ class RetentionService:
 
     async def _halt(self, record: RunRecord, fault: str) -> RunRecord:
         counted = await self._counted(record)
-        words = _jumped(fault, record.now_at, await self._last_seen())
+        words = jumped(fault, record.now_at, await self.time.last())
         detail = f"{words}. Set the clock right, or approve it (approve_clock)."
         halted = replace(counted, state=runs.HALTED, detail=detail)
 
@@ -393,29 +388,6 @@ class RetentionService:
             row = await runs.oldest(conn, runs.PURGE, runs.QUEUED)
         return None if row is None else runs.record(row)
 
-    async def _clock_fault(self, now: Instant) -> str | None:
-        return clock_fault(now, await self._last_seen(), self._limits)
-
-    async def _last_seen(self) -> Instant | None:
-        async with self._db.read() as conn:
-            mark = select(installation.c.value).where(installation.c.key == CLOCK_MARK)
-            value = (await conn.execute(mark)).scalar_one_or_none()
-        return None if value is None else int(value)
-
-    async def _mark_time(self, now: Instant, *, force: bool) -> None:
-        """Move the latest time on record to `now`; back only when a person approved the clock."""
-        last = await self._last_seen()
-        if last is not None and last >= now and not force:
-            return
-
-        async def work(tx: Transaction) -> None:
-            mark = tx.insert(installation).values(key=CLOCK_MARK, value=str(now))
-            await tx.conn.execute(
-                mark.on_conflict_do_update(index_elements=[installation.c.key], set_={"value": str(now)})
-            )
-
-        await self._db.transact(work)
-
     def _supposed(self, plan: str | None) -> Supposed | None:
         if plan is None:
             return None
@@ -431,35 +403,8 @@ def _check_not_past(at: Instant | None, now: Instant) -> None:
         raise PreconditionError("`at` lies in the past", slug="at_in_the_past")
 
 
-def _jumped(fault: str, now: Instant, last: Instant | None) -> str:
-    return f"the clock went {fault}: it is {to_rfc3339(now)}, the latest time on record is {to_rfc3339(last or 0)}"
-
-
 def _nothing() -> None:
     """Nobody listens."""
-
-
-class _Steady:
-    """The clock of a run: plans end by it, batch by batch. When it jumped since the last batch, nothing more is purged:
-    the run stays as it is, and goes on when the clock is right or was approved.
-    """
-
-    def __init__(self, clock: Clock, limits: ClockLimits) -> None:
-        self._clock = clock
-        self._limits = limits
-        self.last_at: Instant | None = None
-
-    def __call__(self) -> Instant:
-        """The time. Raises UnavailableError (clock_jumped)."""
-        now = self._clock()
-        fault = clock_fault(now, self.last_at, self._limits)
-        if fault is not None:
-            raise UnavailableError(
-                f"{_jumped(fault, now, self.last_at)}. The purge waits until it is right, or approved (approve_clock)",
-                slug="clock_jumped",
-            )
-        self.last_at = now if self.last_at is None else max(now, self.last_at)
-        return now
 
 
 class _Leased:

@@ -195,7 +195,7 @@ async def test_the_latest_time_is_recorded(background: Background) -> None:
     background.jobs.start()
 
     async def recorded() -> bool:
-        return await background.service._last_seen() == NOW
+        return await background.service.time.last() == NOW
 
     await background.until(recorded)
 

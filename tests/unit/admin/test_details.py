@@ -12,7 +12,7 @@ from mailgate.admin.languages import language
 from mailgate.alarms import Facts, Failing, Limits, WordsLeft, decide
 from mailgate.clock import DAY, HOUR, Instant
 from mailgate.store.kept_outside import why_lost
-from mailgate.store.retention import _jumped
+from mailgate.store.latest_time import jumped
 from mailgate.sync.guards import Disappearance, judge
 from retention.engine import _halted
 from tests.unit.admin.texts import OTHERS
@@ -24,7 +24,7 @@ GONE = ", 2 of them went before it stopped"
 APPROVED = " (30 were approved)"
 FACTS = Facts(
     first_tenant_at=NOW - 9 * DAY,
-    clock=_jumped("back", NOW, NOW + DAY),
+    clock=jumped("back", NOW, NOW + DAY),
     halted={
         "acme": f"run {RUN} halted, 30 of 40 copies would go",
         "cut": f"run {RUN} halted, 30 of 40 copies would go, 12 of them went before it stopped",
@@ -70,7 +70,7 @@ def test_alarms_and_parts_are_said_in_every_language(code: str) -> None:
     assert len(GUARDS) == 7
     more = ("", GONE, APPROVED, GONE + APPROVED)
     halted = _halted([f"t{n}: 3 of 4 copies would go{tail}" for n, tail in enumerate(more)])
-    clock = f"{_jumped('forward', NOW, 0)}. Set the clock right, or approve it (approve_clock)."
+    clock = f"{jumped('forward', NOW, 0)}. Set the clock right, or approve it (approve_clock)."
     for text in (*(alarm.detail for alarm in alarms), *PARTS, *GUARDS.values(), halted, clock):
         shown = details.detail(words, text)
         assert "lang=" not in shown, text
