@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, desc, insert, select
+from sqlalchemy import Row, insert, select
 
 from mailgate.clock import MINUTE, Clock, Instant
 from mailgate.ids import later_id, new_id
 from mailgate.store.database import Database
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import access_log
 from mailgate.store.transaction import Transaction
 
@@ -135,7 +135,7 @@ async def list_page(
     """Entries that began from `since` on and before `until`, newest first; of one tenant, or all. The page's key is
     (id,).
     """
-    query = select(access_log).order_by(desc(_A.id)).limit(limit + 1)
+    query = select(access_log)
     for column, value in ((_A.tenant_id, tenant_id), (_A.actor, actor), (_A.kind, kind)):
         if value is not None:
             query = query.where(column == value)
@@ -144,11 +144,7 @@ async def list_page(
         query = query.where(_A.id >= _first_id(since), _A.at >= since)
     if until is not None:
         query = query.where(_A.id < _first_id(until + 1_000), _A.at < until)
-    if after is not None:
-        query = query.where(_A.id < after)
-    async with db.read() as conn:
-        rows, more = cut((await conn.execute(query)).all(), limit)
-    return Page([_access(row) for row in rows], (rows[-1].id,) if more else None)
+    return await page_by_id(db, query, _A.id, _access, after=after, limit=limit)
 
 
 async def prune(tx: Transaction, before: Instant, limit: int) -> int:

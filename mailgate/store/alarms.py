@@ -37,7 +37,7 @@ from mailgate.store.leases import living
 from mailgate.store.log_reading import LogReader
 from mailgate.store.outages import OUTAGES
 from mailgate.store.overview import unwritable
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.retention import RetentionService
 from mailgate.store.schema import (
     alarms,
@@ -175,18 +175,14 @@ class Alarms:
         limit: int = 50,
     ) -> Page[AlarmRecord]:
         """Alarms, newest first, cleared ones too. The page's key is (id,)."""
-        query = select(alarms).order_by(_A.id.desc()).limit(limit + 1)
+        query = select(alarms)
         if tenant_id is not None:
             query = query.where(_A.tenant_id == tenant_id)
         if standing is not None:
             query = query.where(_A.cleared_at.is_(None) if standing else _A.cleared_at.is_not(None))
         if kind is not None:
             query = query.where(_A.kind == kind)
-        if after is not None:
-            query = query.where(_A.id < after)
-        async with self._db.read() as conn:
-            rows, more = cut((await conn.execute(query)).all(), limit)
-        return Page([_record(row) for row in rows], (rows[-1].id,) if more else None)
+        return await page_by_id(self._db, query, _A.id, _record, after=after, limit=limit)
 
     async def _on_record(self) -> list[AlarmRecord]:
         query = select(alarms).where(_A.cleared_at.is_(None)).order_by(_A.id.desc()).limit(_STANDING_SHOWN)

@@ -22,7 +22,7 @@ from mailgate.errors import ConflictError, GoneError, NotFoundError, Preconditio
 from mailgate.ids import new_id
 from mailgate.store import tenants
 from mailgate.store.database import Database
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import connect_links
 from mailgate.store.schema import tenants as tenant_table
 from mailgate.store.subscriptions import Subscriptions
@@ -161,15 +161,11 @@ class ConnectLinks:
         self, tenant_id: str, *, after: str | None, limit: int, open_at: Instant | None = None
     ) -> Page[ConnectLink]:
         """The tenant's links, or those that are open at an instant; newest first. The page's key is (id,)."""
-        query = select(connect_links).where(_C.tenant_id == tenant_id).order_by(_C.id.desc()).limit(limit + 1)
-        if after is not None:
-            query = query.where(_C.id < after)
+        query = select(connect_links).where(_C.tenant_id == tenant_id)
         if open_at is not None:
             good = (_C.expires_at > open_at) & (_C.attempts < self.most_attempts)
             query = query.where(_C.used_at.is_(None), _C.revoked_at.is_(None), good)
-        async with self._db.read() as conn:
-            rows, more = cut((await conn.execute(query)).all(), limit)
-        return Page([_link(row) for row in rows], (rows[-1].id,) if more else None)
+        return await page_by_id(self._db, query, _C.id, _link, after=after, limit=limit)
 
     async def revoke(self, tenant_id: str, link_id: str, now: Instant) -> None:
         """End a link at once. One that was used, or has ended, stays as it is. Raises NotFoundError."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, Select, bindparam, desc, func, insert, select, update
+from sqlalchemy import Row, Select, bindparam, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import Actor
@@ -22,7 +22,7 @@ from mailgate.errors import ConflictError, NotFoundError
 from mailgate.ids import new_id
 from mailgate.store.database import Database
 from mailgate.store.disappearances import is_evidence
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import folders, guards, mailboxes, messages, origins
 from mailgate.store.transaction import Transaction
 from mailgate.sync.guards import Outcome, digest
@@ -148,14 +148,10 @@ async def list_page(
     limit: int,
 ) -> Page[Guard]:
     """The mailbox's guards, newest first; `open_`: only those that are not closed, or only those that are."""
-    query = _view(tenant_id, mailbox_id).order_by(desc(_G.id))
+    query = _view(tenant_id, mailbox_id)
     if open_ is not None:
         query = query.where(_G.closed_at.is_(None) if open_ else _G.closed_at.is_not(None))
-    if after is not None:
-        query = query.where(_G.id < after)
-    async with db.read() as conn:
-        rows, more = cut((await conn.execute(query.limit(limit + 1))).all(), limit)
-    return Page([_show(row) for row in rows], (rows[-1].id,) if more else None)
+    return await page_by_id(db, query, _G.id, _show, after=after, limit=limit)
 
 
 # What is gone.

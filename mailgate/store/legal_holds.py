@@ -29,7 +29,7 @@ from mailgate.store.database import Database
 from mailgate.store.expiry import COPY_COLUMNS, Expiry
 from mailgate.store.log import PurgeLog
 from mailgate.store.messages import USER_DELETED
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import hold_messages, holds, mailboxes, messages, tombstones
 from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.sets import among
@@ -202,14 +202,10 @@ class LegalHolds:
         self, tenant_id: str, *, standing: bool | None = None, after: str | None = None, limit: int = 50
     ) -> Page[Hold]:
         """The tenant's holds, newest first; only standing or only released ones if asked. The page's key is (id,)."""
-        query = _query(tenant_id).order_by(_H.id.desc()).limit(limit + 1)
+        query = _query(tenant_id)
         if standing is not None:
             query = query.where(_H.released_at.is_(None) if standing else _H.released_at.is_not(None))
-        if after is not None:
-            query = query.where(_H.id < after)
-        async with self._db.read() as conn:
-            rows, more = cut((await conn.execute(query)).all(), limit)
-        return Page([_shown(row) for row in rows], (rows[-1].id,) if more else None)
+        return await page_by_id(self._db, query, _H.id, _shown, after=after, limit=limit)
 
     async def standing(self, limit: int) -> Sequence[tuple[str, str, int]]:
         """Tenants with holds that are not released, at most so many: id, name, how many holds."""

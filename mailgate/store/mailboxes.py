@@ -23,7 +23,7 @@ from mailgate.keys import KeyRing
 from mailgate.store import backfills, consents, operations, plan_limits, tenants
 from mailgate.store.database import Database
 from mailgate.store.fenced import LEASE_PREFIX
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.quarantine import forget_mailbox
 from mailgate.store.schema import leases, mailboxes, messages
 from mailgate.store.subscriptions import Subscriptions
@@ -206,17 +206,8 @@ class Mailboxes:
 
     async def list_page(self, tenant_id: str, *, after: str | None, limit: int) -> Page[Mailbox]:
         """The tenant's mailboxes that are not removed, by id. The page's key is (id,)."""
-        query = (
-            select(mailboxes, _OWNED_UNTIL)
-            .where(_COLUMNS.tenant_id == tenant_id, _COLUMNS.removed_at.is_(None))
-            .order_by(_COLUMNS.id)
-            .limit(limit + 1)
-        )
-        if after is not None:
-            query = query.where(_COLUMNS.id > after)
-        async with self._db.read() as conn:
-            rows, more = cut((await conn.execute(query)).all(), limit)
-        return Page([mailbox_of(row) for row in rows], (rows[-1].id,) if more else None)
+        query = select(mailboxes, _OWNED_UNTIL).where(_COLUMNS.tenant_id == tenant_id, _COLUMNS.removed_at.is_(None))
+        return await page_by_id(self._db, query, _COLUMNS.id, mailbox_of, after=after, limit=limit, newest_first=False)
 
     async def update(self, tenant_id: str, mailbox_id: str, patch: MailboxPatch, now: Instant, actor: Actor) -> Mailbox:
         """Change settings. Raises ConflictError (mailbox_removed, mailbox_exists, and where switching on would pass the

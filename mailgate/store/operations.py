@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, bindparam, desc, insert, select, update
+from sqlalchemy import Row, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.actors import Actor
@@ -14,7 +14,7 @@ from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.ids import new_id
 from mailgate.store.database import Database
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import mailboxes, operations
 from mailgate.store.sets import among
 from mailgate.store.transaction import Transaction
@@ -231,7 +231,7 @@ async def list_page(
     limit: int,
 ) -> Page[OperationRecord]:
     """The tenant's operations, newest first. `state` PENDING includes those that were sent. The page's key: the id."""
-    query = select(operations).where(_O.tenant_id == tenant_id).order_by(desc(_O.id))
+    query = select(operations).where(_O.tenant_id == tenant_id)
     if mailbox_id is not None:
         query = query.where(_O.mailbox_id == mailbox_id)
     if message_id is not None:
@@ -240,11 +240,7 @@ async def list_page(
         query = query.where(_O.finished_at.is_(None))
     elif state is not None:
         query = query.where(_O.state == state.value)
-    if after is not None:
-        query = query.where(_O.id < after)
-    async with db.read() as conn:
-        rows, more = cut((await conn.execute(query.limit(limit + 1))).all(), limit)
-    return Page([_record(row) for row in rows], (rows[-1].id,) if more else None)
+    return await page_by_id(db, query, _O.id, _record, after=after, limit=limit)
 
 
 def _record(row: Row[Any]) -> OperationRecord:

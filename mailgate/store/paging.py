@@ -4,9 +4,13 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Row, Select
+
+from mailgate.store.database import Database
 
 T = TypeVar("T")
 
@@ -24,3 +28,24 @@ class Page(Generic[T]):
 def cut(rows: Sequence[T], limit: int) -> tuple[Sequence[T], bool]:
     """Of `limit + 1` rows asked for: the page, and whether there is more."""
     return rows[:limit], len(rows) > limit
+
+
+async def page_by_id(
+    db: Database,
+    query: Select[Any],
+    id_: ColumnElement[str],
+    made: Callable[[Row[Any]], T],
+    *,
+    after: str | None,
+    limit: int,
+    newest_first: bool = True,
+) -> Page[T]:
+    """A page of what `query` selects, in the order of the column `id_`, selected as `id`. `made`: what a row is;
+    `after`: the id that the last page ended with. The page's key is (id,).
+    """
+    query = query.order_by(id_.desc() if newest_first else id_).limit(limit + 1)
+    if after is not None:
+        query = query.where(id_ < after if newest_first else id_ > after)
+    async with db.read() as conn:
+        rows, more = cut((await conn.execute(query)).all(), limit)
+    return Page([made(row) for row in rows], (rows[-1].id,) if more else None)

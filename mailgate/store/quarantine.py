@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, desc, exists, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, exists, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate import __version__
@@ -24,7 +24,7 @@ from mailgate.store.discard import forget_words
 from mailgate.store.expiry import COPY_COLUMNS, Expiry
 from mailgate.store.fenced import Fenced
 from mailgate.store.messages import chunks
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import blobs, folders, messages, quarantine
 from mailgate.store.transaction import Transaction
 from mailgate.sync.incoming import Aside, Batch, Cause, KeptCopy, Mended, PreparedBlob, Retry
@@ -299,12 +299,8 @@ async def list_page(
     db: Database, tenant_id: str, mailbox_id: str, *, after: str | None = None, limit: int
 ) -> Page[Entry]:
     """What of the mailbox is set aside, newest first."""
-    query = _view(tenant_id, mailbox_id).order_by(desc(_Q.id))
-    if after is not None:
-        query = query.where(_Q.id < after)
-    async with db.read() as conn:
-        rows, more = cut((await conn.execute(query.limit(limit + 1))).all(), limit)
-    return Page([_show(row) for row in rows], (rows[-1].id,) if more else None)
+    query = _view(tenant_id, mailbox_id)
+    return await page_by_id(db, query, _Q.id, _show, after=after, limit=limit)
 
 
 def _view(tenant_id: str, mailbox_id: str) -> Select[Any]:

@@ -17,7 +17,7 @@ from mailgate.actors import Actor
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.store.database import Database
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import runs
 from mailgate.store.transaction import Transaction
 from retention.model import Counts
@@ -112,17 +112,13 @@ async def list_page(
     limit: int = 50,
 ) -> Page[RunRecord]:
     """Runs, newest first. The page's key is (id,); `after` is the id that the last page ended with."""
-    query = select(runs).order_by(_COLUMNS.id.desc()).limit(limit + 1)
+    query = select(runs)
     if kind is not None:
         query = query.where(_COLUMNS.kind.in_([kind] if isinstance(kind, str) else kind))
     for column, value in ((_COLUMNS.tenant_id, tenant_id), (_COLUMNS.mailbox_id, mailbox_id)):
         if value is not None:
             query = query.where(column == value)
-    if after is not None:
-        query = query.where(_COLUMNS.id < after)
-    async with db.read() as conn:
-        rows, more = cut((await conn.execute(query)).all(), limit)
-    return Page([record(row) for row in rows], (rows[-1].id,) if more else None)
+    return await page_by_id(db, query, _COLUMNS.id, record, after=after, limit=limit)
 
 
 async def oldest(conn: AsyncConnection, kind: str, state: str) -> Row[Any] | None:

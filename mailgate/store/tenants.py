@@ -13,7 +13,7 @@ from mailgate.ids import new_ref
 from mailgate.keys import KeyRing
 from mailgate.store.database import Database
 from mailgate.store.log import PurgeLog
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import tenant_heads, tenants
 from mailgate.store.transaction import Transaction
 from retention.ledger.tree import Frontier
@@ -92,12 +92,8 @@ async def get(db: Database, tenant_id: str, *, erased: bool = False) -> Tenant:
 
 async def list_page(db: Database, *, after: str | None, limit: int) -> Page[Tenant]:
     """Tenants by id. The page's key is (id,)."""
-    query = select(tenants).where(LIVING).order_by(tenants.c.id).limit(limit + 1)
-    if after is not None:
-        query = query.where(tenants.c.id > after)
-    async with db.read() as conn:
-        rows, more = cut((await conn.execute(query)).all(), limit)
-    return Page([_tenant(row) for row in rows], (rows[-1].id,) if more else None)
+    query = select(tenants).where(LIVING)
+    return await page_by_id(db, query, tenants.c.id, _tenant, after=after, limit=limit, newest_first=False)
 
 
 async def lock(tx: Transaction, tenant_id: str, *, shared: bool = False) -> Tenant:

@@ -12,7 +12,7 @@ from mailgate.ids import new_id
 from mailgate.store.database import Database
 from mailgate.store.hooks.journal import answered
 from mailgate.store.hooks.rows import Delivery, Endpoint, delivery_of
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import events, webhook_deliveries, webhook_lanes, webhooks
 from mailgate.store.transaction import GATEWAY, Transaction
 from mailgate.webhooks.model import Answer, DeliveryKind, DeliveryState, EndpointState
@@ -28,14 +28,10 @@ async def page(
     db: Database, webhook_id: str, *, state: DeliveryState | None, after: str | None, limit: int
 ) -> Page[Delivery]:
     """Deliveries, newest first. The page's key is (id,)."""
-    query = select(webhook_deliveries).where(_D.webhook_id == webhook_id).order_by(_D.id.desc()).limit(limit + 1)
+    query = select(webhook_deliveries).where(_D.webhook_id == webhook_id)
     if state is not None:
         query = query.where(_D.state == state.value)
-    if after is not None:
-        query = query.where(_D.id < after)
-    async with db.read() as conn:
-        rows, more = cut((await conn.execute(query)).all(), limit)
-    return Page([delivery_of(row) for row in rows], (rows[-1].id,) if more else None)
+    return await page_by_id(db, query, _D.id, delivery_of, after=after, limit=limit)
 
 
 async def get(db: Database, webhook_id: str, id_: str) -> Delivery:

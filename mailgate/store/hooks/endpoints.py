@@ -20,7 +20,7 @@ from mailgate.keys import KeyRing
 from mailgate.store.database import Database
 from mailgate.store.feed import FeedReader, read_head, refuse_pruned, resume
 from mailgate.store.hooks.rows import Endpoint, endpoint_of
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import tenants, webhook_deliveries, webhook_lanes, webhooks
 from mailgate.store.transaction import Transaction
 from mailgate.webhooks.model import DeliveryState, EndpointState, PauseReason
@@ -112,14 +112,10 @@ class Webhooks:
 
     async def page(self, *, tenant_id: str | None, after: str | None, limit: int) -> Page[Endpoint]:
         """Endpoints, newest first. The page's key is (id,)."""
-        query = select(webhooks).order_by(_W.id.desc()).limit(limit + 1)
+        query = select(webhooks)
         if tenant_id is not None:
             query = query.where(_W.tenant_id == tenant_id)
-        if after is not None:
-            query = query.where(_W.id < after)
-        async with self._db.read() as conn:
-            rows, more = cut((await conn.execute(query)).all(), limit)
-        return Page([endpoint_of(row) for row in rows], (rows[-1].id,) if more else None)
+        return await page_by_id(self._db, query, _W.id, endpoint_of, after=after, limit=limit)
 
     async def change(self, id_: str, tenant_id: str | None, change: Change) -> Endpoint:
         """Change it. Enabled again, it goes on where it stopped, at once. Raises NotFoundError, PreconditionError, and

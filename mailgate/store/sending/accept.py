@@ -28,7 +28,7 @@ from mailgate.messages.likeness import sent_likeness
 from mailgate.reading.suspects import DeadlyError, Suspects
 from mailgate.store import messages as copies
 from mailgate.store.database import Database
-from mailgate.store.paging import Page, cut
+from mailgate.store.paging import Page, page_by_id
 from mailgate.store.reading import MessageReader
 from mailgate.store.schema import messages, submissions
 from mailgate.store.sending.allowance import Allowance
@@ -223,14 +223,10 @@ class Submissions:
         limit: int,
     ) -> Page[Submission]:
         """The mailbox's submissions, newest first. The page's key: the id."""
-        query = self._query(tenant, mailbox_id).order_by(_S.id.desc()).limit(limit + 1)
+        query = self._query(tenant, mailbox_id)
         if state is not None:
             query = query.where(_S.state == state.value)
-        if after is not None:
-            query = query.where(_S.id < after)
-        async with self._db.read() as conn:
-            rows, more = cut((await conn.execute(query)).all(), limit)
-        return Page([self._show(tenant, row) for row in rows], (rows[-1].id,) if more else None)
+        return await page_by_id(self._db, query, _S.id, lambda row: self._show(tenant, row), after=after, limit=limit)
 
     async def cancel(self, tenant: Tenant, mailbox_id: str, submission_id: str, now: Instant) -> Submission:
         """It, or what of it still waits, is not sent. Raises NotFoundError, ConflictError `not_queued`."""
