@@ -59,16 +59,12 @@ def list_(
     """A tenant's holds, newest first."""
 
     async def work() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
         async with session.opened() as core:
             await tenants.get(core.db, tenant)
-            after: str | None = None
-            while True:
-                page = await core.holds.list_page(tenant, standing=standing or None, after=after, limit=_PAGE)
-                found += [_show(hold) for hold in page.items]
-                if page.next_key is None:
-                    return found
-                after = str(page.next_key[0])
+            found = await session.every(
+                lambda after: core.holds.list_page(tenant, standing=standing or None, after=after, limit=_PAGE)
+            )
+            return [_show(hold) for hold in found]
 
     found = session.run(work())
     if json:

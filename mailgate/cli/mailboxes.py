@@ -89,16 +89,10 @@ def list_(tenant: Annotated[str, typer.Argument(metavar="TENANT")], *, json: Jso
     """A tenant's accounts and how they are."""
 
     async def work() -> list[Mailbox]:
-        found: list[Mailbox] = []
-        after: str | None = None
         async with session.opened() as core:
             await tenants.get(core.db, tenant)
-            while True:
-                page = await core.mailboxes.list_page(tenant, after=after, limit=_PAGE)
-                found += [mailbox.as_of(core.clock()) for mailbox in page.items]
-                if page.next_key is None:
-                    return found
-                after = str(page.next_key[0])
+            found = await session.every(lambda after: core.mailboxes.list_page(tenant, after=after, limit=_PAGE))
+            return [mailbox.as_of(core.clock()) for mailbox in found]
 
     found = session.run(work())
     if json:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from mailgate.settings import LogSettings, Settings, load
 
 if TYPE_CHECKING:
     from mailgate.app.core import Core
+    from mailgate.store.paging import Page
 
 T = TypeVar("T")
 
@@ -84,6 +85,18 @@ async def opened(*, create: bool = False, restored: bool = False, writes: bool =
 async def announce(core: Core) -> None:
     """Tell the purge logs of the policy that the settings make, where they have not heard of it."""
     await core.log.announce_everywhere(core.db, at=core.clock(), actor=COMMAND)
+
+
+async def every(page: Callable[[str | None], Awaitable[Page[T]]]) -> list[T]:
+    """What is on all pages; `page` gives the one after an id."""
+    found: list[T] = []
+    after: str | None = None
+    while True:
+        more = await page(after)
+        found += more.items
+        if more.next_key is None:
+            return found
+        after = str(more.next_key[0])
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

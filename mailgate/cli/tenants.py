@@ -14,6 +14,8 @@ from mailgate.clock import Instant, to_rfc3339
 from mailgate.store import tenants
 from mailgate.store.subscriptions import SubscriptionChange
 from mailgate.store.tenant_erasure import Reason
+from mailgate.store.tenants import Tenant
+from mailgate.tenants.entitlements import Entitlements
 
 app = typer.Typer(help="Customers of the CRM, and the plans they are on.", no_args_is_help=True)
 
@@ -59,28 +61,10 @@ def list_(*, json: Json = False) -> None:
     """All tenants with their plans."""
 
     async def work() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
         async with session.opened() as core:
             holds = await core.subscriptions.all_entitlements(core.clock())
-            after: str | None = None
-            while True:
-                page = await tenants.list_page(core.db, after=after, limit=_PAGE)
-                for tenant in page.items:
-                    entitled = holds[tenant.id]
-                    found.append(
-                        {
-                            "id": tenant.id,
-                            "name": tenant.name,
-                            "plan": entitled.plan,
-                            "status": entitled.status.value,
-                            "sync": entitled.sync,
-                            "retention_days": entitled.retention_days,
-                            "period_end": None if entitled.period_end is None else to_rfc3339(entitled.period_end),
-                        }
-                    )
-                if page.next_key is None:
-                    return found
-                after = str(page.next_key[0])
+            found = await session.every(lambda after: tenants.list_page(core.db, after=after, limit=_PAGE))
+            return [_show(tenant, holds[tenant.id]) for tenant in found]
 
     found = session.run(work())
     if json:
@@ -166,3 +150,15 @@ def erase(
         if done["state"] != "erased":
             session.say("some of its bytes could not be erased yet: the gateway tries again, or run this again")
     raise typer.Exit(0 if done["state"] == "erased" else session.FAILED)
+
+
+def _show(tenant: Tenant, holds: Entitlements) -> dict[str, Any]:
+    return {
+        "id": tenant.id,
+        "name": tenant.name,
+        "plan": holds.plan,
+        "status": holds.status.value,
+        "sync": holds.sync,
+        "retention_days": holds.retention_days,
+        "period_end": None if holds.period_end is None else to_rfc3339(holds.period_end),
+    }

@@ -50,15 +50,11 @@ def list_(*, json: Json = False) -> None:
     """All tokens, newest first."""
 
     async def work() -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        after: str | None = None
         async with session.opened() as core:
-            while True:
-                page = await tokens.list_page(core.db, tenant_id=None, after=after, limit=_PAGE)
-                found += [_show(token) for token in page.items]
-                if page.next_key is None:
-                    return found
-                after = str(page.next_key[0])
+            found = await session.every(
+                lambda after: tokens.list_page(core.db, tenant_id=None, after=after, limit=_PAGE)
+            )
+            return [_show(token) for token in found]
 
     found = session.run(work())
     if json:
