@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -13,12 +14,18 @@ import retention
 
 def program() -> bytes:
     """A digest of the version, and of what the files of the program are called, how long they are and when they were
-    written. Taken where a process starts, it is of what that process runs.
+    written.
     """
     digest = hashlib.sha256(mailgate.__version__.encode())
     for package in (connectors.__file__, mailgate.__file__, retention.__file__):
         digest.update("".join(sorted(_files(str(Path(package).parent), ""))).encode())
     return digest.digest()
+
+
+@functools.cache
+def own_program() -> bytes:
+    """The `program` that this process runs: as it was when this was asked first, which is to be where it starts."""
+    return program()
 
 
 def _files(folder: str, inside: str) -> list[str]:

@@ -25,7 +25,7 @@ from mailgate.clock import Instant
 from mailgate.sync.arriving import Arrived
 from mailgate.sync.prepare import Prepared, Preparer
 from mailgate.sync.preparing import LANES, ROOM, OtherProgramError, PreparingProcess
-from mailgate.sync.program import program
+from mailgate.sync.program import own_program
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ class Workers:
         self._closed = False
         self._careful = False  # one was lost: nothing is read here that another process can read
         self._able = (processors or os.cpu_count() or 1) > 1 and hasattr(os, "memfd_create")
-        self._program = program()
+        self._program = own_program()
         self._outdated = False
         self._clock_s = clock_s
         self._losses = deque[float](maxlen=MOST_FAILURES)  # when

@@ -189,7 +189,7 @@ async def test_one_that_can_not_be_started_counts_as_lost(
 async def test_another_program_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged = CapturingLogger()
     monkeypatch.setattr(module, "log", logged)
-    monkeypatch.setattr(module, "program", lambda: b"that of yesterday".ljust(32))
+    monkeypatch.setattr(module, "own_program", lambda: b"that of yesterday".ljust(32))
     workers, parts = Workers(processors=2), Parts(tmp_path)
     for turn in range(3):
         batch = parts.arrived()
