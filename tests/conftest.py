@@ -3,6 +3,7 @@
 * Temporary files lie in memory where that has room.
 * Property tests are deterministic (`HYPOTHESIS_PROFILE=soak` searches at random and much longer).
 * Nothing may connect beyond loopback; a test whose code tries fails, even if the code swallows the error.
+* The garbage collector leaves alone what was loaded, as in a process that serves.
 * Tests that need a server stand last; of several workers, one begins with them. A missing server skips them with its
   reason; with `CI=true` it fails them.
 """
@@ -13,6 +14,7 @@ import asyncio
 import errno
 import faulthandler
 import functools
+import gc
 import inspect
 import ipaddress
 import os
@@ -223,6 +225,15 @@ def _last(item: pytest.Item) -> int:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_last)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests and all modules stay to the end: a collector that looks at them again and again takes a tenth
+    of the time of all tests.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.hookimpl(tryfirst=True)
