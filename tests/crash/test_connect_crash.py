@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,9 +17,9 @@ from mailgate.store.connect_links import LinkSpec, LinkState
 from mailgate.store.schema import events
 from mailgate.store.subscriptions import SubscriptionChange
 from mailgate.tenants.timeline import Status
+from tests.forks import fork
 
 pytestmark = pytest.mark.crash
-ROOT = Path(__file__).parents[2]
 
 
 async def test_killed_at_any_step_there_is_a_mailbox_and_a_used_link_or_neither(
@@ -43,18 +40,19 @@ async def test_killed_at_any_step_there_is_a_mailbox_and_a_used_link_or_neither(
         assert found.mailbox_id == (boxes[0].id if boxes else None)
         return found.state(system_clock(), 30), len(boxes), len(told)
 
-    def run(kill_at: str | None) -> subprocess.CompletedProcess[str]:
+    def run(kill_at: str | None) -> tuple[int | None, str]:
         wanted = {"url": database_url, "folder": str(tmp_path / "data"), "secret": secret, "kill_at": kill_at}
-        command = [sys.executable, "-m", "tests.crash.connect_process", json.dumps(wanted)]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+        process = fork("tests.crash.connect_process", **wanted)
+        _, errors = process.communicate(timeout=120)
+        return process.returncode, errors
 
     for kill_at, expected in (("locked", 0), ("used", 0), ("committed", 1)):
-        died = run(kill_at)
-        assert died.returncode == -signal.SIGKILL, died.stderr
+        ended, errors = run(kill_at)
+        assert ended == -signal.SIGKILL, errors
         state = LinkState.USED if expected else LinkState.OPEN
         assert await standing() == (state, expected, expected), kill_at
-    again = run(None)  # the person reloads the page: nothing is done twice
-    assert again.returncode == 1
-    assert "this link was used already" in again.stderr
+    ended, errors = run(None)  # the person reloads the page: nothing is done twice
+    assert ended == 1
+    assert "this link was used already" in errors
     assert await standing() == (LinkState.USED, 1, 1)
     await core.close()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from mailgate.store import tenants
 from mailgate.store.tenant_erasure import Reason, TenantErasures
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
+from tests.forks import fork
 from tests.store.builder import Seed
 from tests.store.conftest import NOW, Store, store
 from tests.store.purging import make_purging
@@ -25,13 +24,13 @@ from tests.store.purging import make_purging
 __all__ = ["store"]
 
 pytestmark = pytest.mark.crash
-ROOT = Path(__file__).parents[2]
 
 
-def run(**wanted: Any) -> subprocess.CompletedProcess[str]:
-    """One process, to its end or its death."""
-    command = [sys.executable, "-m", "tests.crash.leave_process", json.dumps(wanted)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+def run(**wanted: Any) -> tuple[int | None, str, str]:
+    """One process, to its end or its death: how it ended, what it printed, its errors."""
+    process = fork("tests.crash.leave_process", **wanted)
+    output, errors = process.communicate(timeout=120)
+    return process.returncode, output, errors
 
 
 async def test_killed_between_a_key_and_its_row_it_ends_as_if_it_had_not_been(
@@ -46,17 +45,17 @@ async def test_killed_between_a_key_and_its_row_it_ends_as_if_it_had_not_been(
     wanted = {"url": database_url, "folder": str(tmp_path)}
     for kill_at in ("destroying", "destroyed"):
         now += HOUR  # the lease of the one that died has run out
-        died = run(**wanted, now=now, kill_at=kill_at)
-        assert died.returncode == -signal.SIGKILL, died.stderr
+        ended, _, errors = run(**wanted, now=now, kill_at=kill_at)
+        assert ended == -signal.SIGKILL, errors
     await log.begin("leaves", Reason.OFFBOARDING, SYSTEM)
     for kill_at in ("copies", "keys gone"):
         now += HOUR
-        died = run(**wanted, now=now, kill_at=kill_at)
-        assert died.returncode == -signal.SIGKILL, died.stderr
+        ended, _, errors = run(**wanted, now=now, kill_at=kill_at)
+        assert ended == -signal.SIGKILL, errors
     now += HOUR
-    ended = run(**wanted, now=now, kill_at=None)
-    assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout.splitlines()[-1])["erased"] == 1
+    ended, output, errors = run(**wanted, now=now, kill_at=None)
+    assert ended == 0, errors
+    assert json.loads(output.splitlines()[-1])["erased"] == 1
 
     assert await tenants.find(store.db, "leaves") is None
     with pytest.raises(KeyMissingError):
