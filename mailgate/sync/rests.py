@@ -52,10 +52,14 @@ class Rests:
     def failed(self, folder: FolderState, now: Instant) -> Instant | None:
         """It could not be read: until when it rests; None where the next pass tries it again."""
         before = self._rests.get(folder.id)
-        times = 1 if before is None else min(before.times + 1, 30)
+        times = 1 if before is None else min(before.times + self._counts(before, now), 30)
         pause = min(LONGEST, self.interval_s * SECOND * ((1 << (times - 1)) - 1))
         self._rests[folder.id] = _Rest(times, now, now + pause, _seen(folder))
         return now + pause if pause else None
+
+    def _counts(self, before: _Rest, now: Instant) -> bool:
+        """Whether it is another failure: a pass that follows an import at once finds the same one."""
+        return not 0 <= now - before.at < self.interval_s * SECOND // 2
 
     def ended_the_line(self, folder: FolderState, now: Instant) -> Instant | None:
         """The line ended over it, and nothing of it had come: until when it rests, once that was so often enough."""
