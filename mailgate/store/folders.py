@@ -199,7 +199,6 @@ async def save_listing(
     def tell(type_: str, folder_id: str) -> None:
         tx.emit(owner.tenant_id, type_, at=now, mailbox_id=owner.mailbox_id, payload={"folder_id": folder_id})
 
-    mine = folders.c.mailbox_id == owner.mailbox_id
     # Those that swap their names make room for each other first, with what is buried in them.
     swapped = await _names(tx, set(changes.renamed), {folder.name for folder in changes.renamed.values()})
     for folder_id, name in swapped.items():
@@ -212,9 +211,10 @@ async def save_listing(
         old = (await tx.conn.execute(select(folders.c.name).where(folders.c.id == folder_id))).scalar_one()
         await _rename(tx, owner, account_ref, folder_id, {**_listed_values(folder), "wanted_name": wanted}, old)
         tell("folder.renamed", folder_id)
+    stood = await _standing(tx, owner, [folder.name for folder, _ in changes.created])
+    rows: list[dict[str, Any]] = []
     for folder, followed in changes.created:
-        row = select(folders.c.id, folders.c.on_its_way).where(mine, folders.c.name == folder.name)
-        revived = (await tx.conn.execute(row)).one_or_none()
+        revived = stood.get(folder.name)
         if revived is not None and revived.on_its_way == "create" and not folder.selectable:
             continue  # it only holds others still: the CRM asked for it to become a folder
         folder_id = new_id(now) if revived is None else revived.id
@@ -228,8 +228,7 @@ async def save_listing(
             "highestmodseq": None,
         }
         if revived is None:
-            values |= {"id": folder_id, "tenant_id": owner.tenant_id, "mailbox_id": owner.mailbox_id}
-            await tx.conn.execute(insert(folders).values(values))
+            rows.append(values | {"id": folder_id, "tenant_id": owner.tenant_id, "mailbox_id": owner.mailbox_id})
         else:
             await tx.conn.execute(update(folders).where(folders.c.id == folder_id).values(values))
             # What vanished with it is shown in it again, until it is known where it is.
@@ -237,6 +236,8 @@ async def save_listing(
             await places.tell(tx, owner.tenant_id, owner.mailbox_id, inside, now, moving=True)
         if revived is None or revived.on_its_way != "create":  # the CRM has it already
             tell("folder.created", folder_id)
+    if rows:
+        await tx.conn.execute(insert(folders), rows)
     for folder_id, (folder, followed) in changes.updated.items():
         await tx.conn.execute(
             update(folders).where(folders.c.id == folder_id).values({**_listed_values(folder), "followed": followed})
@@ -260,6 +261,18 @@ async def distrust(tx: Transaction, owner: Owner, account_ref: bytes, folder: Fo
     await tx.conn.execute(update(tombstones).where(graves).values(uidvalidity=void))
     await tx.conn.execute(update(folders).where(folders.c.id == folder.id).values(uidvalidity=void))
     return replace(folder, uidvalidity=void)
+
+
+async def _standing(tx: Transaction, owner: Owner, names: Sequence[str]) -> dict[str, AnyRow]:
+    """Rows that have these names: of folders that went, or that the CRM asked for."""
+    found: dict[str, AnyRow] = {}
+    columns = folders.c
+    for chunk in chunks(names):
+        query = select(columns.id, columns.name, columns.on_its_way).where(
+            columns.mailbox_id == owner.mailbox_id, columns.name.in_(chunk)
+        )
+        found.update((row.name, row) for row in await tx.conn.execute(query))
+    return found
 
 
 async def _names(tx: Transaction, folder_ids: Set[str], among: Set[str]) -> dict[str, str]:

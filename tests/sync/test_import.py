@@ -6,17 +6,19 @@ import base64
 from collections.abc import Sequence
 
 import pytest
+from sqlalchemy import event
 
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
+from connectors.model import Folder
 from mailgate.blobs import BlobStoreError
-from mailgate.clock import DAY, Instant
+from mailgate.clock import DAY, HOUR, Instant
 from mailgate.settings import SyncSettings
 from mailgate.sync import fetching, slices
 from mailgate.sync.arriving import Arrived
 from mailgate.sync.incoming import Applied, Batch
 from mailgate.sync.prepare import Prepared, Preparer
-from mailgate.sync.state import Owner
+from mailgate.sync.state import ListingChanges, Owner
 from tests.corpus import NASTY
 from tests.sync.engine import NOW, Engine, Opened, mail
 
@@ -318,3 +320,25 @@ async def test_a_disk_that_fails_is_not_filled_with_what_came_in_vain(
     assert [path for path in directory.rglob("*#*") if path.is_file()] == []
     assert await attempt(engine)
     assert await engine.near() == engine.far()
+
+
+async def test_a_long_list_of_folders_is_written_with_few_statements(engine: Engine, account: MemoryAccount) -> None:
+    """It holds the only writer of SQLite for so long: five thousand folders took minutes on a busy machine."""
+    owner = await engine.store.acquire(engine.mailbox_id, engine.tenant_id, "test", HOUR, engine.clock())
+    assert owner is not None
+    said: list[str] = []
+
+    async def save(names: Sequence[str]) -> int:
+        created = [(Folder(name, "/", frozenset(), None, selectable=True), True) for name in names]
+        said.clear()
+        known = await engine.store.save_listing(owner, ListingChanges(created=created), engine.clock())
+        assert {folder.name for folder in known} >= set(names)
+        return len(said)
+
+    writer = engine.db._writer.sync_engine
+    event.listen(writer, "before_cursor_execute", lambda *args: said.append(args[2]))
+    few = await save(["a", "b"])
+    many = [f"Folder {n}" for n in range(1_000)]
+    assert await save(many) <= few + 10
+    told = [row for row in await engine.rows("events") if row.type == "folder.created"]
+    assert len(told) == 1_002
