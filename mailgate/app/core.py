@@ -198,7 +198,7 @@ class Core:
         if not late:
             await subscriptions.compute_anew()
         expiry = Expiry(subscriptions, policy.graces)
-        pins = Pins(db, ring, log, expiry)
+        pins = Pins(db, ring, log, expiry, most=settings.limits.pins_per_message)
         clock_limits = ClockLimits(
             max_backward=settings.clock.max_backward_step_s * SECOND,
             max_forward=settings.clock.max_forward_step_days * DAY,

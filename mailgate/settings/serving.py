@@ -162,6 +162,14 @@ class LimitsSettings(Section):
         ge=1,
         le=100,
     )
+    pins_per_message: int = setting(
+        1_000,
+        "Records that may refer to one message: each answer and event that has the message names them all. More are "
+        "answered 409.",
+        unit="pins",
+        ge=1,
+        le=100_000,
+    )
     idempotency_hours: int = setting(24, "How long an Idempotency-Key is remembered.", unit="hours", ge=1, le=720)
     requests_per_minute: int = setting(
         6_000,

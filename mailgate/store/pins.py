@@ -49,6 +49,7 @@ _M = messages.c
 _BATCH = 500
 MAX_ENTITY_ID = 200
 MAX_NOTE = 4_000
+MOST_PINS = 1_000
 RESTORED = "restored:"
 """How the id of a record begins that is known by its commitment in the purge log only, since a backup was restored."""
 
@@ -68,8 +69,10 @@ class Pin:
 class Pins:
     """The use cases around pins."""
 
-    def __init__(self, db: Database, ring: KeyRing, log: PurgeLog, expiry: Expiry) -> None:
+    def __init__(self, db: Database, ring: KeyRing, log: PurgeLog, expiry: Expiry, *, most: int = MOST_PINS) -> None:
+        """`most`: how many pins a client may give one message."""
         self._db = db
+        self._most = most
         self._ring = ring
         self._log = log
         self._expiry = expiry
@@ -87,14 +90,17 @@ class Pins:
     ) -> tuple[Pin, bool]:
         """Pin a message to a record; (the pin, whether it is new). Repeating it only replaces a note, if one is given.
 
-        Raises NotFoundError, ConflictError (`purged`, `deleted`, `mailbox_removed`, `storage_exceeded`),
-        PreconditionError.
+        Raises NotFoundError, ConflictError (`purged`, `deleted`, `mailbox_removed`, `storage_exceeded`,
+        `too_many_pins`), PreconditionError.
         """
         check_pin(entity_id, note)
 
         async def work(tx: Transaction) -> tuple[Pin, bool]:
             tenant = await tenants.lock(tx, tenant_id, shared=True)
-            return await self.put_in(tx, tenant, message_id, entity_type, entity_id, note=note, now=now, actor=actor)
+            made = await self.put_in(tx, tenant, message_id, entity_type, entity_id, note=note, now=now, actor=actor)
+            if made[1]:
+                await self._refuse_many(tx, message_id)
+            return made
 
         return await self._db.transact(work)
 
@@ -153,6 +159,16 @@ class Pins:
         )
         _emit(tx, "message.pinned", tenant.id, row, now, entity_type, entity_id, None)
         return Pin(message_id, entity_type, entity_id, note, now, str(actor)), True
+
+    async def _refuse_many(self, tx: Transaction, message_id: str) -> None:
+        """Every answer and event that has the message has all its pins."""
+        count = (await tx.conn.execute(select(_M.pins).where(_M.id == message_id))).scalar_one()
+        if count > self._most:
+            raise ConflictError(
+                f"{self._most} records refer to the message, and no more may (limits.pins_per_message)",
+                slug="too_many_pins",
+                message_id=message_id,
+            )
 
     async def inherit(
         self, tx: Transaction, tenant: Tenant, parent_id: str, message_id: str, *, now: Instant, actor: Actor

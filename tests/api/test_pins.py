@@ -57,6 +57,21 @@ async def test_with_the_last_pin_gone_the_age_counts_as_before(gateway: Gateway)
     assert (refused.status_code, refused.json()["type"]) == (404, "pin_not_found")
 
 
+async def test_records_of_one_message_have_a_limit(gateway: Gateway) -> None:
+    gateway.core.pins._most = 2
+    post = await postman(gateway)
+    pins = f"/v1/tenants/acme/messages/{await post.deliver(letter())}/pins"
+    for record in ("deal/D-1", "deal/D-2"):
+        assert (await gateway.client.put(f"{pins}/{record}")).status_code == 201
+    refused = await gateway.client.put(f"{pins}/deal/D-3")
+    assert (refused.status_code, refused.json()["type"]) == (409, "too_many_pins")
+    assert (await gateway.client.put(f"{pins}/deal/D-2", json={"note": "the same"})).status_code == 200
+    listed = (await gateway.client.get("/v1/tenants/acme/pins")).json()["items"]
+    assert [pin["entity_id"] for pin in listed] == ["D-1", "D-2"]
+    assert (await gateway.client.delete(f"{pins}/deal/D-1")).status_code == 204
+    assert (await gateway.client.put(f"{pins}/deal/D-3")).status_code == 201
+
+
 ENTITY_IDS = [
     "a/b",
     "/",

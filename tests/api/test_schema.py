@@ -31,6 +31,7 @@ from tests.api.trouble import fail_to_send, set_aside, vanish
 from tests.replay import SOAK
 
 STATEFUL = {
+    "too_many_pins",
     "bad_cursor",
     "approval_incomplete",
     "at_needs_dry_run",
