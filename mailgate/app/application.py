@@ -8,62 +8,49 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from pathlib import Path
 
 import structlog
-from cryptography.x509 import Certificate
 from fastapi import FastAPI
 
-from connectors.autoconfig.discover import Finder
-from connectors.autoconfig.names import Dns
-from connectors.autoconfig.providers import providers
-from connectors.imap.connection import connect_imap
-from connectors.imap.session import Timeouts
-from connectors.model import BearerAuth, Endpoint, PasswordAuth
-from connectors.port import Connect, Connection
-from connectors.smtp.session import SmtpSession, open_session
-from connectors.smtp.session import Timeouts as SmtpTimeouts
 from connectors.web import Pool
-from mailgate.actors import SCHEDULE, SYSTEM
+from mailgate.actors import SYSTEM
 from mailgate.admin import application as pages
 from mailgate.api.application import create_app
 from mailgate.app.core import Core, Secrets
 from mailgate.app.health import checks
+from mailgate.app.outside import (
+    authority_roots,
+    deliverer_of,
+    elsewhere_of,
+    finder_of,
+    imap_connector,
+    sender_of,
+    smtp_connector,
+    supervisor_of,
+)
 from mailgate.app.sampling import Sampler
+from mailgate.app.upkeep import Upkeep, intervals_of
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
-from mailgate.clock import DAY, HOUR, MINUTE, Instant
-from mailgate.consents.model import Consented
-from mailgate.errors import ConfigurationError, UnavailableError
-from mailgate.jobs.deliver import Deliverer, HookLimits
+from mailgate.clock import Instant
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.publish import Publishing
-from mailgate.jobs.scheduler import Intervals, Jobs
-from mailgate.jobs.send import ConnectSmtp, Sender, SendLimits
+from mailgate.jobs.scheduler import Jobs
 from mailgate.jobs.stamp import Stamper
 from mailgate.jobs.worker import Worker
 from mailgate.metrics import Metrics
-from mailgate.settings import Settings
-from mailgate.store import leftovers, notices, orphans, overview, tenants
+from mailgate.store import leftovers, overview
 from mailgate.store.access_log import AccessLog
 from mailgate.store.billing import StripeBook
 from mailgate.store.erasures import Erasures
 from mailgate.store.feed import Publisher
-from mailgate.store.hooks.journal import Journal
-from mailgate.store.log_reading import LogDivergedError
 from mailgate.store.plan_watch import PlanWatch
-from mailgate.store.prune import prune
 from mailgate.store.restore import refusal
 from mailgate.store.search import Indexer
 from mailgate.store.signals import Signals
-from mailgate.store.sync import SqlSyncStore
-from mailgate.sync.state import MailboxConfig
 from mailgate.sync.supervisor import Connector, Supervisor
-from mailgate.sync.supervisor import Parts as SyncParts
-from mailgate.timestamps import load_roots
 from mailgate.usecases import staging
 from mailgate.usecases.parts import Services, Verify, check_places, export_places, reader_places
-from mailgate.usecases.signing_in_elsewhere import Elsewhere
-from mailgate.webhooks.calling import Call, Caller
+from mailgate.webhooks.calling import Caller
 
 _log = structlog.get_logger("mailgate.app")
 
@@ -92,17 +79,18 @@ class Application:
         self._indexer = Indexer(core.db, core.ring, core.blobs, core.clock, core.owner, core.suspects)
         self._stamper = Stamper(core.db, core.settings.ledger.timestamp_url, authority_roots(core.settings))
         self._sampler = Sampler(core.db, core.owner, core.clock)
+        upkeep = Upkeep(core)
         self.jobs = Jobs(
             retention=core.retention,
             plans=PlanWatch(core.db, core.subscriptions),
             erase=EraseWorker(Erasures(core.db, core.log), core.blobs, core.clock, core.owner),
-            sign=self._sign,
+            sign=upkeep.sign,
             stamp=self._stamper.work,
-            prune=self._prune,
+            prune=upkeep.prune,
             plans_file=core.plans.look,
-            notices=self._notices,
-            alarms=self._look_at_alarms,
-            keys=self._rotate_keys,
+            notices=upkeep.give_notices,
+            alarms=upkeep.look_at_alarms,
+            keys=upkeep.rotate_keys,
             erasures=core.tenant_erasures.work,
             sample=self._sampler.work,
             consents=core.tokens.renew_due,
@@ -298,60 +286,10 @@ class Application:
             if await overview.importing(db):
                 break
 
-    async def _sign(self) -> None:
-        """Sign every log that grew. One that diverged raises an alarm and holds up no other."""
-        core = self.core
-        diverged: dict[str, str] = {}
-        for tenant_id in await overview.unsigned_logs(core.db):
-            tenant = await tenants.get(core.db, tenant_id, erased=True)
-            try:
-                await core.log_reader.checkpoint(tenant, core.clock())
-            except LogDivergedError as error:
-                diverged[tenant_id] = error.detail
-            except UnavailableError as error:  # another process signs this one, or the witness is away
-                _log.warning("log_not_signed", tenant=tenant_id, detail=error.detail)
-        core.alarms.signing(diverged)
-
-    async def _look_at_alarms(self) -> None:
-        await self.core.alarms.look(self.core.clock())
-
-    async def _notices(self) -> None:
-        core = self.core
-        days_ahead = core.settings.plans.notice_days
-        await notices.give(core.db, core.subscriptions, core.expiry, days_ahead, core.clock())
-
     def _erasure_begun(self) -> None:
         """Connections are closed by who has them, which is now."""
         self.supervisor.wake()
         self.jobs.wake("erasures")
-
-    async def _rotate_keys(self) -> None:
-        """Destroys keys by the time that it is: a clock that jumped must not."""
-        core = self.core
-        if core.settings.keys.rotate == "monthly" and await core.retention.note_time(core.clock()) is None:
-            await core.keys.look(SCHEDULE)
-
-    async def _prune(self) -> None:
-        """Forgets by the time that it is: a clock that jumped must not, tombstones and the access log least of all."""
-        core = self.core
-        if await core.retention.note_time(core.clock()) is not None:
-            return
-        await prune(
-            core.db,
-            core.clock(),
-            longest_days=core.catalogue.longest_days,
-            idempotency_hours=core.settings.limits.idempotency_hours,
-            event_days=core.settings.events.keep_days,
-            delivery_days=core.settings.webhooks.keep_days,
-            access_days=core.settings.access_log.keep_days,
-            idle=core.settings.pages.idle_minutes * MINUTE,
-            link_days=core.settings.onboarding.link_keep_days,
-        )
-        await asyncio.to_thread(core.blobs.sweep, core.clock() - DAY)
-        await core.send_queue.forget_ended(core.clock())
-        swept = await orphans.sweep(core.db, core.blobs, core.clock() - DAY)
-        if swept:
-            _log.info("orphans_swept", objects=swept)
 
 
 class _Sync:
@@ -370,128 +308,3 @@ class _Sync:
     async def request_run(self, mailbox_id: str, tenant_id: str, actor: str, now: Instant) -> str:
         """Queue one pass, to be made by whichever process owns the mailbox."""
         return await self._supervisor.sync_now(mailbox_id, tenant_id, actor)
-
-
-def supervisor_of(core: Core, connector: Connector) -> Supervisor:
-    """The synchronization over this core; also for one pass from the command line."""
-    return Supervisor(
-        SyncParts(
-            store=SqlSyncStore(core.db, core.mailboxes, core.subscriptions, core.log, core.expiry),
-            connector=connector,
-            ring=core.ring,
-            blobs=core.blobs,
-            settings=core.settings.sync,
-            clock=core.clock,
-            process=core.owner,
-            anchor_from=core.policy.anchor,
-            suspects=core.suspects,
-        )
-    )
-
-
-def elsewhere_of(core: Core) -> Elsewhere | None:
-    """Where people sign in to the pages beside here."""
-    wanted = core.settings.oidc
-    return Elsewhere(wanted, core.settings.public_url, core.tokens.client) if wanted.issuer else None
-
-
-def imap_connector(core: Core, context: ssl.SSLContext) -> Connector:
-    """Connects to real mail servers; one TLS context is shared by all connections."""
-    settings = core.settings
-    timeouts = Timeouts(
-        connect_s=settings.sync.connect_timeout_s,
-        command_s=settings.sync.command_timeout_s,
-        idle_s=settings.sync.idle_reissue_s,
-    )
-
-    def connector(config: MailboxConfig) -> Connect:
-        async def by(auth: PasswordAuth | BearerAuth) -> Connection:
-            return await connect_imap(
-                config.endpoint,
-                auth,
-                ssl_context=context,
-                allow_networks=settings.net.allow,
-                timeouts=timeouts,
-            )
-
-        async def connect() -> Connection:
-            if isinstance(config.auth, Consented):
-                return await core.tokens.logged_in(config.id, config.auth.username, by)
-            return await by(config.auth)
-
-        return connect
-
-    return connector
-
-
-def sender_of(core: Core, connect: ConnectSmtp, metrics: Metrics) -> Sender:
-    """The sending over this core."""
-    sending = core.settings.sending
-    return Sender(
-        core.send_queue,
-        core.blobs,
-        connect,
-        core.mailboxes.secrets,
-        core.clock,
-        core.owner,
-        metrics,
-        SendLimits(sending.at_once, sending.host_connections),
-    )
-
-
-def smtp_connector(core: Core, context: ssl.SSLContext) -> ConnectSmtp:
-    """Connects to real submission servers, with the same trust as to mail servers."""
-    settings = core.settings
-    timeouts = SmtpTimeouts(
-        connect_s=settings.sync.connect_timeout_s,
-        command_s=settings.sending.command_timeout_s,
-        end_s=settings.sending.end_timeout_s,
-    )
-
-    async def connect(mailbox_id: str, endpoint: Endpoint, auth: PasswordAuth | Consented) -> SmtpSession:
-        async def by(auth: PasswordAuth | BearerAuth) -> SmtpSession:
-            return await open_session(
-                endpoint, auth, ssl_context=context, allow_networks=settings.net.allow, timeouts=timeouts
-            )
-
-        if isinstance(auth, Consented):
-            return await core.tokens.logged_in(mailbox_id, auth.username, by)
-        return await by(auth)
-
-    return connect
-
-
-def finder_of(settings: Settings, web: Pool) -> Finder:
-    """What finds the mail servers of addresses."""
-    wanted = settings.onboarding
-    names = Dns(servers=wanted.dns_servers, timeout_s=wanted.lookup_timeout_s)
-    return Finder(providers(), names, web, allow=settings.net.allow, timeout_s=wanted.lookup_timeout_s)
-
-
-def deliverer_of(core: Core, call: Call, metrics: Metrics) -> Deliverer:
-    """The delivering of webhooks over this core."""
-    wanted = core.settings.webhooks
-    limits = HookLimits(wanted.at_once, wanted.give_up_hours * HOUR, core.settings.events.poll_interval_s)
-    journal = Journal(core.db, core.feed.reader, core.owner)
-    return Deliverer(journal, core.webhooks, core.feed, call, core.clock, metrics, limits)
-
-
-def authority_roots(settings: Settings) -> list[Certificate]:
-    """The roots by which stamps are verified. Raises ConfigurationError for a file that can't be read."""
-    file = settings.ledger.timestamp_ca
-    if not file:
-        return []
-    try:
-        return load_roots(Path(file))
-    except (OSError, ValueError) as error:
-        raise ConfigurationError(f"ledger.timestamp_ca: {file} can't be read: {error}") from None
-
-
-def intervals_of(settings: Settings) -> Intervals:
-    """The schedule that the settings ask for."""
-    return Intervals(
-        purge=settings.retention.purge_interval_s,
-        erase=settings.retention.erase_interval_s,
-        sign=settings.ledger.sign_interval_s,
-        stamp=settings.ledger.sign_interval_s,
-    )

@@ -181,7 +181,7 @@ def sync(
     json: Json = False,
 ) -> None:
     """One pass over an account now, with its progress. Exit code 1 when it fails."""
-    from mailgate.app.application import imap_connector, supervisor_of
+    from mailgate.app.outside import imap_connector, supervisor_of
     from mailgate.app.verify import tls_context
 
     async def work() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from mailgate.app.application import deliverer_of
+from mailgate.app.outside import deliverer_of
 from mailgate.jobs.deliver import Deliverer
 from mailgate.metrics import Metrics
 from mailgate.store.feed import Publisher

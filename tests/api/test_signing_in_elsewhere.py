@@ -19,8 +19,8 @@ from joserfc.jwk import ECKey, OctKey, RSAKey
 
 from mailgate.admin import application as pages
 from mailgate.api.application import create_app
-from mailgate.app.application import elsewhere_of
 from mailgate.app.core import Core
+from mailgate.app.outside import elsewhere_of
 from mailgate.clock import HOUR, MINUTE, SECOND
 from mailgate.settings import DatabaseSettings, HttpSettings, OidcSettings, Settings
 from mailgate.store import users

@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from connectors.memory import MemoryAccount
 from connectors.model import SpecialUse
-from mailgate.app.application import supervisor_of
+from mailgate.app.outside import supervisor_of
 from mailgate.clock import DAY, SECOND, to_rfc3339
 from mailgate.store.schema import log_leaves
 from retention.ledger.schema import parse_leaf

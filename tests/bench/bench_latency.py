@@ -31,8 +31,8 @@ from sqlalchemy import Engine, event, func, select
 
 from connectors.imap.session import Session
 from connectors.imap.source import ImapSource
-from mailgate.app.application import imap_connector, supervisor_of
 from mailgate.app.core import Core
+from mailgate.app.outside import imap_connector, supervisor_of
 from mailgate.app.verify import tls_context
 from mailgate.clock import SECOND, system_clock
 from mailgate.logs import configure

@@ -36,8 +36,8 @@ from connectors.imap.session import Session
 from connectors.imap.source import ImapSource
 from connectors.port import Connect, Source
 from mailgate.actors import SYSTEM
-from mailgate.app.application import imap_connector, supervisor_of
 from mailgate.app.core import Core
+from mailgate.app.outside import imap_connector, supervisor_of
 from mailgate.clock import DAY, SECOND, system_clock
 from mailgate.logs import configure
 from mailgate.settings import LogSettings, Settings

@@ -14,8 +14,8 @@ from typing import Any
 
 import uvloop
 
-from mailgate.app.application import deliverer_of
 from mailgate.app.core import Core
+from mailgate.app.outside import deliverer_of
 from mailgate.metrics import Metrics
 from mailgate.settings import DatabaseSettings, NetSettings, Settings, WebhooksSettings
 from mailgate.store.feed import Publisher
