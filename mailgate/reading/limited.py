@@ -13,15 +13,12 @@ import mailgate
 
 def run(module: str, *words: str, given: bytes, patience_s: float) -> tuple[bytes, int]:
     """What it wrote, and how it ended; nothing and 0 where it could not be started, or stood still. Blocks."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGATE_")}
-    paths = [str(Path(mailgate.__file__).parents[1]), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     try:
         done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-P", "-m", module, *words],
+            command(module, *words),
             input=given,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=environment(),
             timeout=patience_s,
             check=False,
             process_group=0,
@@ -29,6 +26,18 @@ def run(module: str, *words: str, given: bytes, patience_s: float) -> tuple[byte
     except (OSError, subprocess.TimeoutExpired):
         return b"", 0
     return done.stdout, done.returncode
+
+
+def command(module: str, *words: str) -> list[str]:
+    """How to start a module of this very program. -P: not what lies in the directory where somebody started us."""
+    return [sys.executable, "-P", "-m", module, *words]
+
+
+def environment() -> dict[str, str]:
+    """What such a process is given of ours: the way to the program, and no setting, of which some are secrets."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MAILGATE_")}
+    paths = [str(Path(mailgate.__file__).parents[1]), ours.get("PYTHONPATH", "")]
+    return ours | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def bound(*, processor_s: int, memory: int) -> None:

@@ -36,12 +36,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-import mailgate
 from mailgate.blobs.store import BlobStore
 from mailgate.keys import KeyMaterial, TenantKeys
+from mailgate.reading.limited import command, environment
 from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.prepare import Job, Prepared, Preparer
 from mailgate.sync.program import program
@@ -74,9 +73,6 @@ class PreparingProcess:
 
     def __init__(self, ours: bytes) -> None:
         """Start it; `ours`: the `program` that this process runs. Raises OSError."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MAILGATE_")}
-        paths = [str(Path(mailgate.__file__).parents[1]), environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         with contextlib.ExitStack() as theirs:
             memory = os.memfd_create("mailgate-preparing")
             theirs.callback(os.close, memory)
@@ -86,12 +82,13 @@ class PreparingProcess:
             descriptors = [memory, *(theirs.enter_context(there).fileno() for _, there in pairs)]
             self._free = [_Lane(here, self._memory, number * ROOM, ours) for number, (here, _) in enumerate(pairs)]
             self._lanes = tuple(self._free)
-            # -P: not what lies in the directory where somebody started us. A group of its own, to be killed with its
-            # fork.
-            command = [sys.executable, "-P", "-m", __name__, *map(str, descriptors)]
             try:
                 self._process = subprocess.Popen(  # noqa: S603 - our own program
-                    command, stdin=subprocess.DEVNULL, pass_fds=descriptors, env=environment, process_group=0
+                    command(__name__, *map(str, descriptors)),
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=descriptors,
+                    env=environment(),
+                    process_group=0,  # to be killed with its fork
                 )
             except OSError:
                 self._close()
