@@ -8,7 +8,7 @@ import imaplib
 import re
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -381,9 +381,20 @@ class OnPymap(OverProxy):
             self._run("create", folder)
 
 
-def make_remote(name: str, request: pytest.FixtureRequest) -> Remote:
+@contextlib.asynccontextmanager
+async def remote_of(request: pytest.FixtureRequest) -> AsyncIterator[Remote]:
+    """The account that the parameter of a fixture names, for a test."""
+    made = _make(request.param, request)
+    try:
+        yield made
+    finally:
+        if isinstance(made, OverProxy):
+            await made.aclose()
+
+
+def _make(name: str, request: pytest.FixtureRequest) -> Remote:
     """A new account: `memory`, `memory-condstore`, `memory-plain`, `dovecot`, `dovecot-starttls`, `dovecot-tls`,
-    `dovecot-plain`, `cyrus`, `courier` or `pymap`. An `OverProxy` wants `aclose` at the end.
+    `dovecot-plain`, `cyrus`, `courier` or `pymap`.
     """
     server = {"dovecot-plain": "plain_dovecot", "pymap": "pymap_server"}.get(name, name.partition("-")[0])
     match name:

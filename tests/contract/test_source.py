@@ -13,7 +13,7 @@ import pytest
 from connectors.errors import FolderGoneError, NetworkError, ServerError
 from connectors.model import FlagsChange, MessageMeta, QResync, SpecialUse
 from connectors.port import FolderChange, Source
-from tests.contract.accounts import OverProxy, Remote, make_remote
+from tests.contract.accounts import Remote, remote_of
 from tests.wirelog import Bytes
 
 DAY = 86_400_000_000
@@ -36,10 +36,8 @@ EVERYTHING = [range(1, 1 << 32)]
     ]
 )
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[Remote]:
-    made = make_remote(request.param, request)
-    yield made
-    if isinstance(made, OverProxy):
-        await made.aclose()
+    async with remote_of(request) as made:
+        yield made
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from connectors.errors import FolderGoneError, NetworkError, Retry, ServerError
 from connectors.model import Namespace, SpecialUse
 from connectors.port import Connection, Placed
-from tests.contract.accounts import OverProxy, Remote, make_remote
+from tests.contract.accounts import Remote, remote_of
 from tests.contract.test_source import DAY, EVERYTHING, NOON, bodies, fill, message, metas, stored
 
 SEEN = frozenset({"\\Seen"})
@@ -30,10 +30,8 @@ LARGE = 300_000
     ]
 )
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[Remote]:
-    made = make_remote(request.param, request)
-    yield made
-    if isinstance(made, OverProxy):
-        await made.aclose()
+    async with remote_of(request) as made:
+        yield made
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from mailgate.clock import system_clock
 from mailgate.settings import SyncSettings
-from tests.contract.accounts import LOOPBACK, OnDovecot, OverImap, OverProxy, make_remote
+from tests.contract.accounts import LOOPBACK, OnDovecot, OverImap, OverProxy, remote_of
 from tests.sync.engine import Engine
 from tests.unchanged import Line, Watch, polls
 
@@ -22,11 +22,9 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(params=["dovecot", "cyrus"])
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[OverImap]:
-    made = make_remote(request.param, request)
-    assert isinstance(made, OverImap)
-    yield made
-    if isinstance(made, OverProxy):
-        await made.aclose()
+    async with remote_of(request) as made:
+        assert isinstance(made, OverImap)
+        yield made
 
 
 def login(remote: OverImap) -> tuple[int, str, str]:

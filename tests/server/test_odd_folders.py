@@ -20,7 +20,7 @@ from mailgate.store.wishes.folders import FolderWishes
 from mailgate.store.wishes.locks import Locks
 from retention.model import Graces
 from retention.policy import ClockLimits
-from tests.contract.accounts import OnCourier, OverImap, OverProxy, make_remote
+from tests.contract.accounts import OnCourier, OverImap, remote_of
 from tests.server.test_push_matrix import received
 from tests.sync.crm import Crm
 from tests.sync.engine import Engine, mail
@@ -49,11 +49,9 @@ STRANGE = (
 
 @pytest.fixture(params=["dovecot", "cyrus", "courier"])
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[OverImap]:
-    made = make_remote(request.param, request)
-    assert isinstance(made, OverImap)
-    yield made
-    if isinstance(made, OverProxy):
-        await made.aclose()
+    async with remote_of(request) as made:
+        assert isinstance(made, OverImap)
+        yield made
 
 
 @pytest.fixture

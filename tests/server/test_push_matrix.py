@@ -14,7 +14,7 @@ from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.port import Connection
 from mailgate.clock import system_clock
 from mailgate.settings import SyncSettings
-from tests.contract.accounts import LOOPBACK, OverImap, OverProxy, make_remote
+from tests.contract.accounts import LOOPBACK, OverImap, OverProxy, remote_of
 from tests.proxy import Faults, Proxy
 from tests.server.test_sync_matrix import received
 from tests.sync.crm import Crm
@@ -25,11 +25,9 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(params=["dovecot", "dovecot-plain", "cyrus", "courier", "pymap"])
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[OverImap]:
-    made = make_remote(request.param, request)
-    assert isinstance(made, OverImap)
-    yield made
-    if isinstance(made, OverProxy):
-        await made.aclose()
+    async with remote_of(request) as made:
+        assert isinstance(made, OverImap)
+        yield made
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from connectors.imap.connection import connect_imap
 from connectors.imap.quirks import QUIRKS
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.port import Connection
-from tests.contract.accounts import LOOPBACK, OnCyrus, OnPymap, OverProxy, make_remote
+from tests.contract.accounts import LOOPBACK, OnCyrus, OnPymap, OverProxy, remote_of
 from tests.cyrus import Cyrus
 from tests.unpacked import Unpacked
 from tests.wirelog import Bytes
@@ -35,10 +35,9 @@ async def login(port: int, name: str, password: str, context: ssl.SSLContext | N
 
 @pytest.fixture(params=["cyrus", "courier", "pymap"])
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[OverProxy]:
-    made = make_remote(request.param, request)
-    assert isinstance(made, OverProxy)
-    yield made
-    await made.aclose()
+    async with remote_of(request) as made:
+        assert isinstance(made, OverProxy)
+        yield made
 
 
 def test_every_habit_says_what_who_and_why() -> None:

@@ -17,7 +17,7 @@ import pytest
 from connectors.memory import MemoryAccount
 from mailgate.clock import DAY, SECOND, system_clock
 from mailgate.settings import SyncSettings
-from tests.contract.accounts import OverImap, OverProxy, make_remote
+from tests.contract.accounts import OverImap, remote_of
 from tests.corpus import NASTY
 from tests.server.test_sync_dovecot import running, until
 from tests.sync.engine import Engine, mail
@@ -42,11 +42,9 @@ REFUSED = {
 
 @pytest.fixture(params=["dovecot", "cyrus", "courier", "pymap"])
 async def remote(request: pytest.FixtureRequest) -> AsyncIterator[OverImap]:
-    made = make_remote(request.param, request)
-    assert isinstance(made, OverImap)
-    yield made
-    if isinstance(made, OverProxy):
-        await made.aclose()
+    async with remote_of(request) as made:
+        assert isinstance(made, OverImap)
+        yield made
 
 
 @pytest.fixture
