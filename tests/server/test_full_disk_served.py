@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.dovecot import Dovecot
-from tests.server.two_hands import FOLDERS, Crm, Gateway, Login, Numbers
+from tests.server.two_hands import FOLDERS, Crm, Gateway, Login, Numbers, serving
 from tests.smalldisk import Disk
 from tests.smalldisk import disk as disk
 
@@ -70,8 +70,7 @@ async def test_it_goes_on_when_the_disk_is_well_again(dovecot: Dovecot, disk: Di
         """For some attempts; how many there were, the log says."""
         return next(looks) % 40 == 0
 
-    gateway.start()
-    try:
+    async with serving(gateway, crm):
         await crm.connect(login, login.port)
         while all(times < 3 for times, _ in _outages(_said(tmp_path))):
             before = len(_outages(_said(tmp_path)))
@@ -88,9 +87,3 @@ async def test_it_goes_on_when_the_disk_is_well_again(dovecot: Dovecot, disk: Di
         faults = Counter(_fault(entry) for entry in said if entry["level"] in ("warning", "error"))
         assert max(faults.values()) <= len(_outages(said)), faults
         assert [entry for entry in said if "exception" in entry] == []
-    except BaseException:
-        print(gateway.log())
-        raise
-    finally:
-        await crm.close()
-        await asyncio.to_thread(gateway.stop)

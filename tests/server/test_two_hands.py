@@ -17,7 +17,7 @@ import pytest
 from tests.cyrus import Cyrus
 from tests.dovecot import Dovecot
 from tests.proxy import Faults, Proxy
-from tests.server.two_hands import FOLDERS, Crm, Gateway, Login, Numbers, Person
+from tests.server.two_hands import FOLDERS, Crm, Gateway, Login, Numbers, Person, serving
 from tests.servers import find_program, leave_out
 
 SEEDED = 30
@@ -58,8 +58,7 @@ async def test_two_hands_on_one_mailbox(login: Login, line: Proxy, tmp_path: Pat
     person = Person(login, tmp_path, numbers, random.Random(dice.random()))
     gateway = Gateway(tmp_path)
     crm = Crm(gateway, numbers, random.Random(dice.random()))
-    gateway.start()
-    try:
+    async with serving(gateway, crm):
         await crm.connect(login, line.port)
         troubles = 0
 
@@ -93,12 +92,6 @@ async def test_two_hands_on_one_mailbox(login: Login, line: Proxy, tmp_path: Pat
         assert numbers.made - numbers.wished_away - set(standing) == set()
         assert sum(crm.done[f"{what} 202"] for what in ("flags", "move", "delete", "append")) > deeds
         print(f"\n{trouble}: {dict(crm.done)}; failed: {Counter(await crm.failed())}; {len(standing)} messages stand")
-    except BaseException:
-        print(gateway.log())
-        raise
-    finally:
-        await crm.close()
-        await asyncio.to_thread(gateway.stop)
 
 
 def _furnish(login: Login, numbers: Numbers) -> None:

@@ -487,3 +487,17 @@ class Crm:
             for item in page["items"]:
                 yield item
             cursor = page["next_cursor"]
+
+
+@contextlib.asynccontextmanager
+async def serving(gateway: Gateway, crm: Crm) -> AsyncIterator[None]:
+    """It serves meanwhile. A test that fails shows its log."""
+    gateway.start()
+    try:
+        yield
+    except BaseException:
+        print(gateway.log())
+        raise
+    finally:
+        await crm.close()
+        await asyncio.to_thread(gateway.stop)

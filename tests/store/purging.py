@@ -91,14 +91,17 @@ async def blocked_or_done(purging: Purging, task: asyncio.Task[Any]) -> None:
             break
 
 
-def held_at_the_end(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+def held_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, *, only_the_first: bool = False
+) -> tuple[asyncio.Event, asyncio.Event]:
     """From now on transactions of this process wait before they commit: (one has come there, they may go on)."""
     at_the_end, go_on = asyncio.Event(), asyncio.Event()
     flush = Transaction.flush
 
     async def slow_flush(self: Transaction) -> None:
-        at_the_end.set()
-        await go_on.wait()
+        if not (only_the_first and at_the_end.is_set()):
+            at_the_end.set()
+            await go_on.wait()
         await flush(self)
 
     monkeypatch.setattr(Transaction, "flush", slow_flush)

@@ -313,14 +313,6 @@ async def test_a_deletion_at_the_server_never_overtakes_a_hold(
     """The hold is about to commit when synchronization wants to end the copy."""
     home = await purging.builder.home()
     id_ = await purging.builder.copy(home, age_days=1)
-    at_the_end, go_on = asyncio.Event(), asyncio.Event()
-    flush = Transaction.flush
-
-    async def slow_flush(self: Transaction) -> None:
-        if not at_the_end.is_set():
-            at_the_end.set()
-            await go_on.wait()
-        await flush(self)
 
     async def end(tx: Transaction) -> tuple[list[str], list[str]]:
         return await message_rows.remove(
@@ -334,7 +326,7 @@ async def test_a_deletion_at_the_server_never_overtakes_a_hold(
             now=NOW,
         )
 
-    monkeypatch.setattr(Transaction, "flush", slow_flush)
+    at_the_end, go_on = held_at_the_end(monkeypatch, only_the_first=True)
     placing = asyncio.create_task(place(purging, a_scope(kind, home, id_)))
     await at_the_end.wait()
     ending = asyncio.create_task(purging.store.db.transact(end))
