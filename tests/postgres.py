@@ -323,6 +323,12 @@ def database_url(request: pytest.FixtureRequest) -> str:
     return url
 
 
+before_the_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For what is refused before any statement could differ: it runs on SQLite only. Where nothing refuses it any more,
+SQLite, which takes anything, says so.
+"""
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """As `database_url`, but without any table: for the tests of the migrations themselves."""

@@ -18,6 +18,7 @@ from mailgate.store.schema import blobs, events, messages, origins
 from mailgate.store.schema import operations as operations_table
 from tests.api.conftest import ADMIN, START, Gateway
 from tests.api.mail import Postman, letter, postman
+from tests.postgres import before_the_database
 
 T = "/v1/tenants/acme"
 TYPE = {"content-type": "message/rfc822"}
@@ -113,6 +114,7 @@ async def test_a_huge_message_goes_through_the_disk(gateway: Gateway, post: Post
     assert (await gateway.client.get(f"{T}/messages/{id_}")).json()["size"] == len(got.content)
 
 
+@before_the_database
 @pytest.mark.parametrize(
     "raw", [b"", b"\r\n\r\nbody", b"no header", b" Subject: x\r\n", b": x\r\n", b"From ann Mon\r\n", b"S: x\r\n\r\n\0"]
 )

@@ -12,6 +12,7 @@ from mailgate.store.schema import events, folders, messages
 from mailgate.store.schema import operations as operations_table
 from tests.api.conftest import START, Gateway
 from tests.api.mail import Postman, letter, postman
+from tests.postgres import before_the_database
 
 T = "/v1/tenants/acme"
 
@@ -76,6 +77,7 @@ async def test_rules_say_whether_a_new_folder_is_followed(gateway: Gateway) -> N
     assert {folder["name"]: folder["followed"] for folder in found} == {"Private/Diary": False, "Work": True}
 
 
+@before_the_database
 @pytest.mark.parametrize(
     "name",
     [

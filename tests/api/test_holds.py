@@ -7,6 +7,7 @@ import pytest
 from mailgate.clock import DAY, to_rfc3339
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
+from tests.postgres import before_the_database
 
 TENANT = {"scope": {"tenant": True}, "matter": "M-1", "reason": "a claim"}
 
@@ -70,6 +71,7 @@ async def test_a_purged_message_can_not_be_held_and_is_named(gateway: Gateway) -
     assert (unknown.status_code, unknown.json()["type"]) == (404, "message_not_found")
 
 
+@before_the_database
 @pytest.mark.parametrize(
     ("scope", "pointer"),
     [

@@ -16,6 +16,7 @@ from mailgate.ids import new_id
 from mailgate.reading import html
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
+from tests.postgres import before_the_database
 
 HTML = '<p onclick="x()">Hello <b>Ann</b></p><script>alert(1)</script><img src="https://tracker.example/a.gif">'
 
@@ -124,6 +125,7 @@ async def test_a_part_that_is_not_there(gateway: Gateway, part_id: str) -> None:
     assert refused.status_code == 404
 
 
+@before_the_database
 @pytest.mark.parametrize("part_id", ["x", "1.", "-1", "1..2"])
 async def test_what_is_no_part_id_is_refused(gateway: Gateway, part_id: str) -> None:
     post = await postman(gateway)
@@ -429,6 +431,7 @@ async def test_a_message_too_large_to_take_apart_is_served_raw(gateway: Gateway)
     assert (await gateway.client.get(f"{path}/raw")).content == raw
 
 
+@before_the_database
 @pytest.mark.parametrize(
     "params",
     [

@@ -18,6 +18,7 @@ from mailgate.sync.operations import OperationState
 from retention.ledger.schema import parse_leaf
 from tests.api.conftest import START, Gateway
 from tests.api.mail import Postman, letter, postman
+from tests.postgres import before_the_database
 
 T = "/v1/tenants/acme"
 
@@ -138,6 +139,7 @@ async def test_nothing_is_asked_twice(gateway: Gateway, post: Postman) -> None:
     assert len(await told(gateway, "message.updated")) == 1
 
 
+@before_the_database
 @pytest.mark.parametrize(
     "flag",
     [

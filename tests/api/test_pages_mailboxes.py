@@ -18,6 +18,7 @@ from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
 from tests.api.people import Person, person
 from tests.api.trouble import set_aside, vanish
+from tests.postgres import before_the_database
 
 ACCOUNT = {
     "address": "cy@acme.example",
@@ -202,6 +203,7 @@ async def test_connecting_shows_each_step_and_keeps_no_password_in_the_page(gate
     assert len(gateway.verify.tried) == 3
 
 
+@before_the_database
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [

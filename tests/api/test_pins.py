@@ -12,6 +12,7 @@ from mailgate.clock import DAY, HOUR, to_rfc3339
 from mailgate.ids import new_id
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
+from tests.postgres import before_the_database
 
 
 async def purge(gateway: Gateway) -> dict[str, Any]:
@@ -107,6 +108,7 @@ async def test_an_entity_id_is_any_text(gateway: Gateway, entity_id: str) -> Non
     assert gone.json() == {"removed": 1}
 
 
+@before_the_database
 @pytest.mark.parametrize(
     ("entity_type", "entity_id", "status"),
     [
@@ -157,6 +159,7 @@ async def test_a_slash_in_another_name_than_an_entity_id_is_no_end_of_it(gateway
     assert [(pin["entity_type"], pin["entity_id"]) for pin in pins] == [("de", "al/D-1")]
 
 
+@before_the_database
 @pytest.mark.parametrize("note", ["", "x" * 4_001, "a\0b", 5])
 async def test_bad_notes_are_refused(gateway: Gateway, note: object) -> None:
     post = await postman(gateway)

@@ -20,6 +20,7 @@ from mailgate.store.alarms import Alarms
 from mailgate.store.schema import events as table
 from tests.api.conftest import START, Gateway, mailbox_body
 from tests.api.mail import Postman, letter, postman
+from tests.postgres import before_the_database
 
 PLANS = ("standard", "crm_plus")
 PATH = "/v1/tenants/acme/subscription"
@@ -151,6 +152,7 @@ async def test_a_late_event_changes_the_past_and_says_so(gateway: Gateway) -> No
     assert [event["changed_past"] for event in await events(gateway, "subscription.changed")] == [False, True]
 
 
+@before_the_database
 @pytest.mark.parametrize(
     ("body", "slug"),
     [

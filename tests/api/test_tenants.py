@@ -10,6 +10,7 @@ from mailgate.store import leftovers
 from mailgate.store.erasures import Erasures
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
+from tests.postgres import before_the_database
 
 
 async def test_putting_a_tenant_makes_it_and_putting_it_again_renames_it(gateway: Gateway) -> None:
@@ -46,6 +47,7 @@ async def test_a_new_tenant_is_on_plan_free(gateway: Gateway) -> None:
     }
 
 
+@before_the_database
 @pytest.mark.parametrize("tenant_id", ["a b", "ä", "x" * 65, "a%2Fb%00", "%2E", "%2E%2E"])
 async def test_a_tenant_id_of_other_characters_is_refused(gateway: Gateway, tenant_id: str) -> None:
     refused = await gateway.client.put(f"/v1/tenants/{tenant_id}", json={"name": "x"})
@@ -72,6 +74,7 @@ async def test_tenants_are_listed_in_pages(gateway: Gateway) -> None:
     assert pages == 3
 
 
+@before_the_database
 @pytest.mark.parametrize("limit", ["0", "201", "x", "99999999999999999999"])
 async def test_a_limit_out_of_bounds_is_refused(gateway: Gateway, limit: str) -> None:
     refused = await gateway.client.get("/v1/tenants", params={"limit": limit})
@@ -79,6 +82,7 @@ async def test_a_limit_out_of_bounds_is_refused(gateway: Gateway, limit: str) ->
     assert refused.json()["errors"][0]["pointer"] == "#/limit"
 
 
+@before_the_database
 @pytest.mark.parametrize("cursor", ["x", "AAAAAAAAAAAAAAAA", "ä", "=" * 20])
 async def test_a_bad_cursor_is_refused(gateway: Gateway, cursor: str) -> None:
     refused = await gateway.client.get("/v1/tenants", params={"cursor": cursor})
@@ -129,6 +133,7 @@ async def test_the_history_names_each_period_and_its_event(gateway: Gateway) -> 
     assert items[0]["actor"] == "token:environment"
 
 
+@before_the_database
 @pytest.mark.parametrize(
     ("body", "status", "slug"),
     [
