@@ -60,7 +60,7 @@ class ClockSettings(Section):
         "If the clock is further behind the last run than this, the purge halts and asks.",
         unit="seconds",
         ge=0,
-        le=86_400,
+        le=300,  # what an auditor lets pass without an approval (`retention.ledger.replay.CLOCK_SLACK`)
     )
 
 

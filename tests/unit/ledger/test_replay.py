@@ -419,6 +419,7 @@ def test_plans_count_from_when_they_are_effective() -> None:
     Log().open().purge(**free).check("effective was standard")
     Log().open().plan("free", 0, NOW).purge().check("effective was free")
     Log().open().purge(days=30).check("effective was standard, 60 days")
+    Log().open().purge(plan="another").check("was purged by plan another, 60 days; effective was standard, 60 days")
 
 
 def test_plans_that_change_while_a_run_goes_on() -> None:
@@ -517,6 +518,9 @@ def test_runs() -> None:
     Log().open().open().check("opened twice")
     Log().open().close(0).open().check("opened twice")
     Log().close(0).check("was not open")
+    lost = Log().open().purge().close(1)
+    lost.bodies[-1] = build_leaf({**parse_leaf(lost.bodies[-1]), "candidates": 2})
+    lost.check("do not balance")
     deferred = {"item_ref": "i", "mailbox_ref": "m", "reason": "pinned"}
     Log().open().add(make.item_deferred, RUN, **deferred).close(0, pinned=1).check()
     Log().open().add(make.item_deferred, RUN, **deferred).close(0).check("deferred 1 items")
@@ -529,6 +533,17 @@ def test_the_clock() -> None:
     Log().open().close(0).open(NOW - back, second).check()
     Log().open().close(0).open(NOW - back - 1, second).check("nobody approved it")
     Log().open().close(0).open(NOW - back - 1, second, approved=("clock",)).check()
+
+
+def test_a_clock_that_was_set_back_with_approval_goes_on_from_there() -> None:
+    """It is days until it has caught up, and nobody has to approve each run of these."""
+    right, slack = NOW - 10 * DAY, 300_000_000
+
+    def log() -> Log:
+        return Log().open().close(0).open(right, ulid(8), at=right, approved=("clock",)).close(0, run=ulid(8))
+
+    log().open(right + DAY, ulid(9), at=right + DAY).check()
+    log().open(right - slack - 1, ulid(9), at=right).check("nobody approved it")
 
 
 def test_a_run_does_not_judge_by_a_time_that_is_still_to_come() -> None:
