@@ -16,6 +16,7 @@ from mailgate.store.retention import RetentionService
 from mailgate.store.runs import RunRecord
 from mailgate.store.schema import runs
 from mailgate.store.subscriptions import SubscriptionChange
+from mailgate.tenants.timeline import Event, EventType
 from retention.engine import Step, no_step
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
@@ -103,6 +104,7 @@ async def test_a_change_of_plan_explains_what_it_makes_due(purging: Purging) -> 
 
 async def test_a_change_of_plan_does_not_explain_what_was_due_before_it(purging: Purging) -> None:
     await grown(purging, "standard", *range(61, 69))
+    purging.now += MINUTE  # else the plan of before never was
     await purging.builder.plan("acme", "crm_plus", purging.now)
     assert (await run(purging)).state == "halted"
 
@@ -122,10 +124,24 @@ async def test_a_change_that_is_told_late_explains_as_well(purging: Purging) -> 
     await grown(purging, "professional", *range(31, 39))
     purging.now += DAY
     assert (await run(purging)).state == "completed"
-    # Recorded now, although the plan's own time came before the run.
-    await purging.store.subscriptions.set_outright("acme", SubscriptionChange("crm_plus"), purging.now, SYSTEM)
+    purging.now += MINUTE
+    set_before = Event("late", EventType.SET, NOW + DAY // 2, plan="crm_plus")
+    await purging.store.subscriptions.tell("acme", [set_before], purging.now, SYSTEM)
     purging.now += DAY
     assert (await run(purging)).counts["purged"] == 8
+
+
+async def test_a_run_that_waited_for_the_grace_of_a_plan_has_not_seen_its_change(store: Store) -> None:
+    graces = Graces(after_shrink=7)
+    purging = await make_purging(store, graces)
+    await purging.lease.release(store.db)
+    await grown(purging, "professional", *range(31, 39))
+    purging.now += DAY
+    await purging.builder.plan("acme", "crm_plus", purging.now)
+    for days, purged in ((1, 0), (6, 8)):
+        purging.now += days * DAY
+        done = await a_service(purging, graces).run(actor=COMMAND)
+        assert (done.state, done.counts["purged"]) == ("completed", purged)
 
 
 async def test_the_end_of_a_paid_period_explains_what_it_makes_due(purging: Purging) -> None:

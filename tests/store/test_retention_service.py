@@ -82,7 +82,11 @@ async def test_the_same_request_twice_is_one_run(purging: Purging) -> None:
     assert (await service.request_run(actor=SCHEDULE)).id == first.id
     assert (await service.request_run(actor=SCHEDULE, tenant_id="acme")).id != first.id
     assert (await service.request_run(actor=SCHEDULE, dry_run=True)).id != first.id
-    assert await service.work() == 3
+    approved = await service.request_run(actor=COMMAND, approve_brake=True, approve_up_to=7)
+    assert approved.id != first.id
+    assert (await service.request_run(actor=COMMAND, approve_brake=True, approve_up_to=7)).id == approved.id
+    assert (await service.request_run(actor=COMMAND, approve_brake=True, approve_up_to=8)).id != approved.id
+    assert await service.work() == 5
 
 
 async def test_a_dry_run_now_writes_nothing(purging: Purging) -> None:
@@ -234,6 +238,7 @@ async def test_a_clock_that_jumped_halts_the_purge_until_somebody_approves(
     queued = await service.request_run(actor=COMMAND)
     await service.work()
     assert (await service.get(queued.id)).state == "halted"
+    assert (await service.run(actor=COMMAND, approve_brake=True)).state == "halted"  # that says nothing of the clock
     approved = await service.run(actor=COMMAND, approve_clock=True)
     assert (approved.state, approved.counts["purged"]) == ("completed", 3)
     opening = next(leaf for leaf in await purging.leaves() if leaf["type"] == "run.open")
