@@ -4,21 +4,25 @@ before opens nothing any more.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import func, insert, select, update
 
 from mailgate.actors import SYSTEM, Actor
 from mailgate.clock import DAY, Instant, from_datetime
+from mailgate.ids import new_id
 from mailgate.keys import KeyMissingError, epoch_at, epoch_end
+from mailgate.keys.wrap import unwrap, wrap
 from mailgate.store import tenants
 from mailgate.store.check import doctor
 from mailgate.store.key_epochs import KeyRotation, RotationBusyError, destroy_from
 from mailgate.store.leases import acquire
-from mailgate.store.schema import blobs, key_epochs, messages
+from mailgate.store.schema import blobs, key_epochs, mailboxes, messages, submissions
 from mailgate.store.tenant_erasure import Reason, TenantErasures
 from tests.store.builder import Seed
 from tests.store.conftest import Store
@@ -109,6 +113,45 @@ async def test_what_survives_opens_under_the_new_key_and_a_backup_opens_nothing(
     (leaf,) = await keys.rotated()
     assert (leaf["key"], leaf["old"], leaf["new"]) == ("tenant_epoch", "202611", "202701")
     assert leaf["actor"] == {"kind": "token", "ref": "T1"}
+
+
+async def test_what_waits_to_be_sent_opens_under_the_new_key(keys: Keys) -> None:
+    """The row's own key, and that of the copy to come, of which only what is sealed under the first one tells."""
+    store = keys.store
+    ring = store.ring.tenant((await keys.purging.leaves())[0]["tenant_ref"])
+    own, copy = ring.new_data_key(NOVEMBER), ring.new_data_key(NOVEMBER)
+    id_, context = new_id(NOVEMBER), b"mailgate submission\0prepared\0"
+    prepared = json.dumps({"data_key": copy.wrapped.hex(), "key_epoch": copy.epoch}).encode()
+    values: dict[str, Any] = dict.fromkeys(("requested_at", "next_at", "give_up_at"), NOVEMBER)
+    values |= dict.fromkeys(("msgid_token", "likeness_token"), b"token")
+    async with store.db.write() as tx:
+        mailbox_id = (await tx.conn.execute(select(mailboxes.c.id))).scalar_one()
+        await tx.conn.execute(
+            insert(submissions).values(
+                id=id_, tenant_id="acme", mailbox_id=mailbox_id, state="sent", purpose="user", requested_by="x",
+                size=1, message_id=new_id(NOVEMBER), data_key=own.wrapped, key_epoch=own.epoch,
+                prepared=wrap(AESGCM(own.key), prepared, context + id_.encode()), **values,
+            )
+        )  # fmt: skip
+
+    async def opened() -> tuple[int, bytes, bytes]:
+        async with store.db.read() as conn:
+            row = (await conn.execute(select(submissions))).one()
+        key = ring.unwrap(row.data_key, row.key_epoch)
+        inner = json.loads(unwrap(AESGCM(key), row.prepared, context + id_.encode()))
+        return row.key_epoch, key, ring.unwrap(bytes.fromhex(inner["data_key"]), inner["key_epoch"])
+
+    keys.now = DECEMBER
+    damaged = update(submissions).values(data_key=bytes(len(own.wrapped)))
+    async with store.db.write() as tx:
+        await tx.conn.execute(damaged)
+    done = await keys.rotation.rotate(ADMIN, at_once=True)
+    assert (done.unreadable, done.destroyed) == (1, [])  # the key that it needs is kept for it
+    async with store.db.write() as tx:
+        await tx.conn.execute(update(submissions).values(data_key=own.wrapped))
+    done = await keys.rotation.rotate(ADMIN, at_once=True)
+    assert (done.wrapped, [gone.epoch for gone in done.destroyed]) == ({"submissions": 1}, [202611])
+    assert await opened() == (202612, own.key, copy.key)
 
 
 async def test_the_doctor_misses_a_key_that_a_copy_needs(keys: Keys) -> None:

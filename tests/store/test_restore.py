@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from mailgate.actors import SYSTEM, Actor
 from mailgate.clock import DAY
@@ -21,9 +21,22 @@ from mailgate.store.legal_holds import LegalHolds, Scope
 from mailgate.store.log_reading import LogDivergedError
 from mailgate.store.pins import RESTORED
 from mailgate.store.restore import Restore, behind, refusal
-from mailgate.store.schema import feed, log_leaves, messages, metadata, pins, tombstones
+from mailgate.store.schema import (
+    blob_erasures,
+    blobs,
+    feed,
+    log_leaves,
+    mailboxes,
+    messages,
+    metadata,
+    pins,
+    tombstones,
+)
 from mailgate.store.tenant_erasure import Reason, TenantErasures
+from mailgate.store.transaction import Transaction
 from mailgate.store.witness import Witness
+from retention.ledger import leaves
+from retention.ledger.leaves import Anchor
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
 from tests.store.builder import Home
@@ -170,6 +183,9 @@ async def test_last_weeks_backup(week: Week) -> None:
     }  # fmt: skip
     assert done["acme"].missing == 0
     assert await week.left() == {"pinned later", "held later", "young"}
+    assert [row.removed_at is not None for row in await week.rows(mailboxes) if row.tenant_id == "acme"] == [
+        False, False, True,
+    ]  # fmt: skip
     assert {row.message_id for row in await week.rows(tombstones)} == {
         week.ids[name] for name in ("purged", "unpinned later", "mailbox removed later")
     }
@@ -184,6 +200,7 @@ async def test_last_weeks_backup(week: Week) -> None:
     await week.erase_blobs()
     await week.erasures.work()
     assert await week.left("bye") == set()
+    assert sum(b'"type":"key.rotate"' in body for body in await week.bodies("bye")) == 1  # they went once
     assert await week.bodies("calm") == known["calm"]
 
     # The log goes on, and whatever is purged later is purged by its rules: pins and holds of the week stand.
@@ -196,6 +213,56 @@ async def test_last_weeks_backup(week: Week) -> None:
     report = replay_leaves(await week.bodies("acme"))
     assert report.verdict is Verdict.OK, report.lines()
     assert await week.restoring().run(ADMIN) == []
+
+
+async def test_what_came_back_since_the_backup_stays(week: Week) -> None:
+    """Purged and brought back: once, and once more purged when its days were over."""
+    purging, store = week.purging, week.store
+    backup = await week.backup()
+    rows = {row.id: row for row in await week.rows(messages)}
+    blob_rows = {row.id: row for row in await week.rows(blobs)}
+    purging.now += 7 * DAY
+    await purging.purge(1)
+    until = {"purged": purging.now + DAY, "pinned later": purging.now + 30 * DAY}
+    for name, at in until.items():
+        assert week.ids[name] not in await purging.ids()
+        row = rows[week.ids[name]]
+
+        async def come_back(tx: Transaction, row: Any = row, at: int = at) -> None:
+            ref = (await tenants.lock(tx, "acme")).ref
+            said = {
+                "item_ref": row.item_ref,
+                "mailbox_ref": row.mailbox_id,
+                "content_commit": row.content_commit.hex(),
+                "msgid_commit": row.msgid_commit.hex(),
+                "anchor": Anchor(row.anchor_at, "rehydrated"),
+                "until": at,
+                "pins": 0,
+            }
+            store.log.write(tx, "acme", ref, leaves.rehydrate, at=purging.now, actor=ADMIN, **said)
+            await tx.conn.execute(delete(blob_erasures).where(blob_erasures.c.blob_id == row.blob_id))
+            await tx.conn.execute(delete(tombstones).where(tombstones.c.message_id == row.id))
+            await tx.conn.execute(insert(blobs).values(blob_rows[row.blob_id]._asdict()))
+            back = {"anchor_source": "rehydrated", "keep_until_at": at}
+            await tx.conn.execute(insert(messages).values(row._asdict() | back))
+            tx.count("acme", copies=1, storage_bytes=row.size)
+
+        await store.db.transact(come_back)
+    purging.now += 2 * DAY
+    await purging.purge(2)
+    left = await week.left()
+    assert ("pinned later" in left, "purged" in left) == (True, False)
+    await week.sign()
+    await week.restore(backup)
+    await week.restoring().run(ADMIN)
+    assert await week.left() == left
+    (back,) = [row for row in await week.rows(messages) if row.id == week.ids["pinned later"]]
+    assert (back.anchor_source, back.keep_until_at) == ("rehydrated", until["pinned later"])
+    assert len([row for row in await week.rows(tombstones) if row.message_id == week.ids["purged"]]) == 1
+    await purging.purge(3)
+    assert await week.left() == left
+    report = replay_leaves(await week.bodies("acme"))
+    assert report.verdict is Verdict.OK, report.lines()
 
 
 async def test_a_record_that_is_pinned_again_finds_its_pin(week: Week) -> None:
