@@ -115,7 +115,8 @@ async def test_what_survives_opens_under_the_new_key_and_a_backup_opens_nothing(
     assert leaf["actor"] == {"kind": "token", "ref": "T1"}
 
 
-async def test_what_waits_to_be_sent_opens_under_the_new_key(keys: Keys) -> None:
+@pytest.mark.parametrize("own_is_new", [False, True])
+async def test_what_waits_to_be_sent_opens_under_the_new_key(keys: Keys, own_is_new: bool) -> None:
     """The row's own key, and that of the copy to come, of which only what is sealed under the first one tells."""
     store = keys.store
     ring = store.ring.tenant((await keys.purging.leaves())[0]["tenant_ref"])
@@ -147,11 +148,32 @@ async def test_what_waits_to_be_sent_opens_under_the_new_key(keys: Keys) -> None
         await tx.conn.execute(damaged)
     done = await keys.rotation.rotate(ADMIN, at_once=True)
     assert (done.unreadable, done.destroyed) == (1, [])  # the key that it needs is kept for it
+    whole = ring.wrap_anew(own.wrapped, own.epoch, DECEMBER) if own_is_new else own
     async with store.db.write() as tx:
-        await tx.conn.execute(update(submissions).values(data_key=own.wrapped))
+        await tx.conn.execute(update(submissions).values(data_key=whole.wrapped, key_epoch=whole.epoch))
     done = await keys.rotation.rotate(ADMIN, at_once=True)
     assert (done.wrapped, [gone.epoch for gone in done.destroyed]) == ({"submissions": 1}, [202611])
     assert await opened() == (202612, own.key, copy.key)
+
+
+async def test_a_key_that_is_needed_again_at_the_last_moment_is_kept(
+    keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = (await keys.rows())[0]
+    destroy = keys.rotation._destroy
+
+    async def a_late_copy_first(*what: Any) -> bool:
+        async with keys.store.db.write() as tx:
+            late = update(messages).where(messages.c.id == old.id)
+            await tx.conn.execute(late.values(data_key=old.data_key, key_epoch=old.key_epoch))
+        return await destroy(*what)
+
+    monkeypatch.setattr(keys.rotation, "_destroy", a_late_copy_first)
+    keys.now = DECEMBER
+    assert (await keys.rotation.rotate(ADMIN, at_once=True)).destroyed == []
+    assert await keys.rotated() == []
+    ring = keys.store.ring.tenant((await keys.purging.leaves())[0]["tenant_ref"])
+    assert ring.unwrap(old.data_key, old.key_epoch)
 
 
 async def test_the_doctor_misses_a_key_that_a_copy_needs(keys: Keys) -> None:

@@ -390,6 +390,7 @@ def test_a_time_that_an_authority_knows_to_be_still_to_come() -> None:
 
     assert verdict(None) is Verdict.OK
     assert verdict((len(log.bodies), format_instant(NOW + DAY))) is Verdict.RULE_BROKEN
+    assert verdict((5, format_instant(NOW + DAY))) is Verdict.RULE_BROKEN  # it is the last one in it
     assert verdict((4, format_instant(NOW + DAY))) is Verdict.OK  # it was written after the stamp
     assert verdict((len(log.bodies), format_instant(later))) is Verdict.OK
     assert verdict((len(log.bodies), format_instant(NOW - 1))) is Verdict.RULE_BROKEN
@@ -532,6 +533,7 @@ def test_the_clock() -> None:
     back = 300_000_000
     Log().open().close(0).open(NOW - back, second).check()
     Log().open().close(0).open(NOW - back - 1, second).check("nobody approved it")
+    Log().open().close(0).open(NOW - back - 1, second, approved=("brake",)).check("nobody approved it")
     Log().open().close(0).open(NOW - back - 1, second, approved=("clock",)).check()
 
 
