@@ -35,9 +35,14 @@ def router(document: Callable[[], dict[str, Any]], *, pages: bool) -> APIRouter:
     def page() -> str:
         return render(document())
 
+    @functools.cache
+    def machine_readable() -> bytes:
+        """Made once: anybody may ask for it."""
+        return json.dumps(document(), ensure_ascii=False).encode()
+
     @made.get("/openapi.json")
     async def openapi() -> Response:
-        return Response(json.dumps(document(), ensure_ascii=False), media_type="application/json")
+        return Response(machine_readable(), media_type="application/json")
 
     if pages:
         headers = {

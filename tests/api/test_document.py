@@ -7,9 +7,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
+from mailgate.api import reference
 from mailgate.api.examples import EXAMPLES
 from mailgate.usecases.types import Body
 from tests.api.conftest import Gateway
@@ -20,6 +22,14 @@ from tests.api.test_authorization import LINKED, SIGNED
 def database_url(sqlite_url: str) -> str:
     """What is tested here does not hang on the database."""
     return sqlite_url
+
+
+async def test_who_asks_again_and_again_costs_nothing(gateway: Gateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = MagicMock(wraps=json)
+    monkeypatch.setattr(reference, "json", made)
+    first, second = [(await gateway.client.get("/openapi.json")).content for _ in range(2)]
+    assert first == second
+    assert made.dumps.call_count == 1
 
 
 @pytest.fixture
