@@ -22,6 +22,7 @@ from connectors.errors import AuthError, ConnectorError, NetworkError, ProtocolE
 from connectors.oauth.errors import ConsentLapsedError
 from connectors.port import Connect, Connection
 from connectors.searches import Searches
+from mailgate.blobs.errors import BlobStoreError
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import SECOND, Clock, Instant, to_rfc3339
 from mailgate.errors import MailgateError
@@ -95,6 +96,8 @@ class Shared:
     """The process ends: leases are given back all at once, not by each mailbox."""
     trouble: Trouble = field(default_factory=Trouble)
     """With the database: said once, not by each mailbox."""
+    storing: Trouble = field(default_factory=Trouble)
+    """With the place of blobs; over when a mailbox that had met it has brought everything."""
 
 
 class MailboxTask:
@@ -117,6 +120,7 @@ class MailboxTask:
         self._renewing = False  # connecting anew with another token, of which nobody needs to hear
         self._faults = 0  # in a row, less what good sessions made up for
         self._outage = False  # the last fault was the database's
+        self._unstored = False  # what it brought could not be stored
         self.id = head.id
         self.tenant_id = head.tenant_id
         self.config_version = head.config_version
@@ -412,6 +416,10 @@ class MailboxTask:
         """Everything agrees with the server now: written with what others say, within a second."""
         if self.lease is not None:
             self._shared.checked[self.lease.owner] = self._parts.clock()
+        if self._unstored:
+            self._unstored = False
+            if times := self._shared.storing.over():
+                log.info("blobs_usable", times=times)
 
     def _crowded(self) -> bool:
         """Whether others wait for this mailbox's place."""
@@ -419,7 +427,7 @@ class MailboxTask:
 
     async def _fault(self, error: Exception, retry_after_s: float | None) -> float:
         """Say what is wrong and how long to pause; what can't change by itself is not tried again."""
-        pause_s = 0.0
+        pause_s, news = 0.0, True
         if isinstance(error, AuthError):
             self.hopeless = True
             said = str(error) if isinstance(error, ConsentLapsedError) else f"{error}; enter the credentials again"
@@ -433,9 +441,14 @@ class MailboxTask:
             wish_s = min(retry_after_s or 0.0, LONGEST_PAUSE_S)
             self._obeying = isinstance(error, ThrottledError) or wish_s > 0
             pause_s = max(self._next_pause_s(), wish_s)
+            if isinstance(error, BlobStoreError):
+                self._unstored = True
+                news = self._shared.storing.met("unstored")
+                pause_s = min(pause_s, LONGEST_OUTAGE_PAUSE_S * _jitter())
             what = str(error) if isinstance(error, ConnectorError | MailgateError) else type(error).__name__
             state, reason = MailboxState.BACKOFF, f"{what}; tried again {self._at(pause_s)}"
-        log.warning("mailbox_fault", mailbox_id=self.id, state=str(state), reason=reason)
+        tell = log.warning if news else log.debug
+        tell("mailbox_fault", mailbox_id=self.id, state=str(state), reason=reason)
         try:
             await self._tell(state, reason, str(error))
         except Exception as failure:  # noqa: BLE001 - without a database nothing can be told; the next attempt will

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from connectors.memory import MemoryAccount, MemorySource
 from connectors.memory.account import MemoryConnection
 from mailgate.actors import SYSTEM
+from mailgate.blobs import BlobStoreError
 from mailgate.clock import DAY, HOUR, SECOND, system_clock
 from mailgate.settings import SyncSettings
 from mailgate.store import leases
@@ -22,7 +23,9 @@ from mailgate.store.mailboxes import MailboxPatch
 from mailgate.store.schema import runs
 from mailgate.store.sync import SqlSyncStore
 from mailgate.sync import mailbox as mailbox_module
+from mailgate.sync.arriving import Arrived
 from mailgate.sync.incoming import Applied, Batch
+from mailgate.sync.prepare import Prepared, Preparer
 from mailgate.sync.state import Owner
 from mailgate.sync.supervisor import Supervisor
 from mailgate.sync.workers import WORTH_A_PROCESS
@@ -487,3 +490,40 @@ async def test_a_database_that_takes_nothing_is_told_once_and_no_server_is_bothe
                 return {"supervisor_resumed", "database_usable"} <= {entry["event"] for entry in said}
 
             await until(told_over)
+
+
+async def test_a_disk_that_takes_no_mail_is_told_once(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = 0
+
+    def failing(self: Preparer, batch: Sequence[Arrived], now: int) -> Prepared:
+        nonlocal attempts
+        attempts += 1
+        raise BlobStoreError("a blob can't be stored: Read-only file system")
+
+    with capture_logs() as said:
+
+        def told(event: str) -> int:
+            return sum(entry["event"] == event and entry["log_level"] != "debug" for entry in said)
+
+        async with running(engine):
+            await until(is_(engine, "live"))
+            with monkeypatch.context() as patch:
+                patch.setattr(Preparer, "prepare", failing)
+                account.append("INBOX", mail(9), internal_date=system_clock())
+
+                async def tried() -> bool:
+                    return attempts >= 4
+
+                await until(tried)
+                await until(is_(engine, "backoff"))
+                assert "Read-only file system" in (await engine.rows("mailboxes"))[0].state_reason
+                assert (told("mailbox_fault"), told("blobs_usable")) == (1, 0)
+            await until(agree(engine))
+
+            async def over() -> bool:
+                return told("blobs_usable") == 1
+
+            await until(over)
+        assert told("mailbox_fault") == 1
