@@ -26,8 +26,10 @@ class Tenant:
     size: int
 
 
-def cast(secret: str) -> tuple[Tenant, ...]:
-    """The six tenants; `secret` is the password of all their mailboxes."""
+def cast(secret: str, *, slow: bool = False) -> tuple[Tenant, ...]:
+    """The six tenants; `secret` is the password of all their mailboxes. `slow`: whether their mail server is, and they
+    have a third of the mail.
+    """
     rows = (
         ("larkspur-bakery", "Larkspur Bakery", "free", 0, "Nell Hargreave", 150),
         ("harbour-dental", "Harbour Dental", "crm_plus", 30, "Owen Castellan", 190),
@@ -36,8 +38,17 @@ def cast(secret: str) -> tuple[Tenant, ...]:
         ("meridian-law", "Meridian Law", "professional", 90, "Anjali Whitlock", 270),
         ("partner-lab", "Partner Lab", "nfr", 90, "Jonas Ferreira", 110),
     )
+    less = 3 if slow else 1
     return tuple(
-        Tenant(name, title, plan, days, person, Account(f"{person.split()[0].lower()}@{name}.example", secret), size)
+        Tenant(
+            name,
+            title,
+            plan,
+            days,
+            person,
+            Account(f"{person.split()[0].lower()}@{name}.example", secret),
+            size // less,
+        )
         for name, title, plan, days, person, size in rows
     )
 

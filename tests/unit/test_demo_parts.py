@@ -47,8 +47,9 @@ async def test_tap_passes_everything_and_names_each_command() -> None:
     assert tap.open == 0
 
 
-def test_every_plan_has_a_tenant_and_each_age_class_mail() -> None:
-    tenants = cast("secret")
+@pytest.mark.parametrize("slow", [False, True])
+def test_every_plan_has_a_tenant_and_each_age_class_mail(slow: bool) -> None:
+    tenants = cast("secret", slow=slow)
     assert {tenant.plan for tenant in tenants} == {"free", "crm_plus", "demo", "standard", "professional", "nfr"}
     for tenant in tenants:
         mails = mail_of(tenant, now=NOW)
