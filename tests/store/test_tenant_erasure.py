@@ -23,6 +23,7 @@ from mailgate.store.leases import acquire
 from mailgate.store.legal_holds import LegalHolds, Scope
 from mailgate.store.log import LogPolicy
 from mailgate.store.schema import (
+    blob_erasures,
     blobs,
     events,
     hold_messages,
@@ -296,6 +297,22 @@ async def test_what_is_being_sent_is_waited_for(leaving: Leaving) -> None:
     await leaving.erasures.work()
     assert await rows(leaving.store, messages, "acme") == []
     assert await rows(leaving.store, blobs, "acme") == []
+
+
+async def test_bytes_that_were_never_sent_go_too(leaving: Leaving) -> None:
+    store = leaving.store
+    (one, *_) = await rows(store, blobs, "acme")
+    refers = submissions.update().where(submissions.c.tenant_id == "acme").values(state="queued", blob_id=one.id)
+    async with store.db.write() as tx:
+        await tx.conn.execute(refers)
+        await tx.conn.execute(blobs.update().where(blobs.c.id == one.id).values(refs=one.refs + 1))
+    await leaving.erasures.begin("acme", Reason.ERASURE_REQUEST, ADMIN)
+    await leaving.erasures.work()
+    told = [leaf["blobs"]["freed"] for leaf in await leaving.purging.leaves() if leaf["type"] == "item.purge"]
+    assert sum(told) == 2  # of three: the last reference to the other is the submission's
+    assert one.id in {row.blob_id for row in await rows(store, blob_erasures, "acme")}
+    await leaving.erase_blobs()
+    assert one.id not in set(store.blobs.list_ids())
 
 
 class Cut(BaseException):
