@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 PATIENCE_S: Final = 30.0
@@ -91,6 +92,19 @@ class Connection(H11Protocol):
             self._wait_no_more()
         elif self._waiting is None:
             self._wait()
+
+    def send_400_response(self, msg: str) -> None:
+        """The request can't be read on. Who was to answer it finds its client gone: the line belongs to this answer, or
+        is cut where another one had begun.
+        """
+        request: RequestResponseCycle | None = self.cycle
+        if request is not None:
+            request.disconnected = True
+            request.message_event.set()
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait_no_more()

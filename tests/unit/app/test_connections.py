@@ -129,6 +129,40 @@ async def test_who_takes_nothing_of_the_end_of_an_answer_is_cut_too() -> None:
             await cut.wait()
 
 
+@pytest.mark.parametrize("answers_first", [False, True])
+async def test_a_body_that_can_not_be_read_ends_its_request_without_a_word(
+    answers_first: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else anybody could fill the log: whoever answers the request found the line closed by the server itself."""
+    over = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if answers_first:
+                await send({"type": "http.response.start", "status": 200, "headers": []})
+                await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+                assert (await receive())["type"] == "http.disconnect"
+            await send({"type": "http.response.start", "status": 422, "headers": []})
+            await send({"type": "http.response.body", "body": b"refused"})
+        finally:
+            over.set()
+
+    async with served(app) as port, asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+        if answers_first:
+            writer.write(head)
+            await reader.readuntil(b"begun")
+            head = b""
+        writer.write(head + b"ZZ\r\n")
+        rest = await reader.read()
+        await over.wait()
+        writer.close()
+    assert rest.startswith(b"\r\n" if answers_first else b"HTTP/1.1 400 ")
+    assert b"refused" not in rest
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 class Line:
     """A transport whose client takes as much as a test says, and a clock that a test moves on."""
 
