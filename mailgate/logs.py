@@ -104,5 +104,5 @@ _QUIETER = {
     "httpx": logging.WARNING,
     "sqlalchemy": logging.WARNING,
     "uvicorn.access": logging.WARNING,
-    "uvicorn.error": logging.WARNING,
+    "uvicorn.error": logging.ERROR,  # it warns of what anybody may send, with each request
 }

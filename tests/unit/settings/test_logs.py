@@ -39,6 +39,12 @@ def test_an_entry_is_one_json_object_with_time_level_and_logger(stream: io.Strin
     assert entry["timestamp"].endswith("Z")
 
 
+def test_what_anybody_may_send_to_the_server_is_no_line_of_the_log(stream: io.StringIO) -> None:
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("uvicorn.error").error("what went wrong in here")
+    assert [entry["event"] for entry in entries(stream)] == ["what went wrong in here"]
+
+
 def test_libraries_come_out_in_the_same_form(stream: io.StringIO) -> None:
     logging.getLogger("library").warning("took %d s", 3)
     assert entries(stream)[0]["event"] == "took 3 s"
