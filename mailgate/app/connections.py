@@ -80,9 +80,9 @@ class Connection(H11Protocol):
         super().__init__(*parts, **more)
         self._waiting: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # of TCP, always
         self._taken = Taken(transport, self.loop, self.stalled_s, self.on_stalled)
-        super().connection_made(self._taken)  # type: ignore[arg-type]
+        super().connection_made(self._taken)  # type: ignore[arg-type]  # passes everything on
         self._wait()
 
     def data_received(self, data: bytes) -> None:

@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from connectors.oauth.client import TokenClient
 from mailgate import __version__
 from mailgate.alarms import Limits
+from mailgate.app.opening import free_ended, open_installation
 from mailgate.app.plans import PlanFile, policy_of, read_plans
 from mailgate.app.presence import Presence
 from mailgate.app.verify import tls_context
 from mailgate.blobs import BlobStore
 from mailgate.clock import DAY, HOUR, SECOND, Clock, system_clock
 from mailgate.consents.providers import offered
-from mailgate.errors import ConfigurationError, UnavailableError
-from mailgate.ids import new_ref
+from mailgate.errors import ConfigurationError
 from mailgate.keys import KeyRing, master_from_text
 from mailgate.reading.suspects import Suspects
 from mailgate.settings import ADMIN_TOKEN_VARIABLE, MASTER_KEY_VARIABLE, Settings
-from mailgate.store import consents, installation, leases, migrate
 from mailgate.store.alarms import Alarms
 from mailgate.store.connect_links import ConnectLinks
 from mailgate.store.consents import Consents
@@ -37,12 +33,11 @@ from mailgate.store.hooks.endpoints import Webhooks
 from mailgate.store.key_epochs import KeyRotation
 from mailgate.store.legal_holds import LegalHolds
 from mailgate.store.log import LogPolicy, PurgeLog
-from mailgate.store.log_reading import LogReader, anything_signed
+from mailgate.store.log_reading import LogReader
 from mailgate.store.mailboxes import Mailboxes
-from mailgate.store.outages import OUTAGES, first_line
 from mailgate.store.pins import Pins
 from mailgate.store.reading import MessageReader
-from mailgate.store.restore import Behind, Restore, behind, refusal
+from mailgate.store.restore import Behind, Restore
 from mailgate.store.retention import RetentionService
 from mailgate.store.sending.accept import Submissions
 from mailgate.store.sending.allowance import CountedAllowance, by_plan
@@ -155,47 +150,21 @@ class Core:
 
         Raises ConfigurationError with what is wrong and what to do, UnavailableError without a database.
         """
-        secrets = Secrets() if secrets is None else secrets
         catalogue = read_plans(settings)
         policy = policy_of(settings, catalogue)
-        if create:
-            _make_private(settings.data_dir.absolute())
-        # Without them a command has nothing to look for in a database, which looking could make.
-        keys = None if create else await _open_keys(settings, secrets, create=False)
-        blobs = await asyncio.to_thread(BlobStore.open, settings.blobs_url)
-        try:
-            await asyncio.to_thread(migrate.upgrade if create else _require_schema, settings.database_url)
-        except OUTAGES as error:
-            blobs.close()
-            raise UnavailableError(f"the database can't be used: {first_line(error)}", slug="database") from None
-        db = Database(
-            settings.database_url,
-            pool_size=settings.database.pool_size,
-            busy_timeout_s=settings.database.busy_timeout_s,
+        opened = await open_installation(
+            settings, None if secrets is None else secrets.master_key, create=create, restored=restored
         )
-        try:
-            ring = keys or await _keys_of(db, settings, secrets)
-            await _recognise(db, ring)
-            origin = await _origin(db, settings)
-            owner = f"{socket.gethostname()}:{os.getpid()}:{new_ref()[:8]}"
-            presence = Presence(settings.data_dir.absolute() / "processes", owner)
-            await asyncio.to_thread(presence.announce)
-            await _free_ended(db, presence)
-            witness = await _witness_of(db, ring, settings)
-            late = await _behind(db, witness, allowed=restored)
-        except BaseException:
-            await db.close()
-            blobs.close()
-            raise
+        db, ring, blobs, owner = opened.db, opened.ring, opened.blobs, opened.owner
         log = PurgeLog(
-            origin=origin,
+            origin=opened.origin,
             policy=LogPolicy(policy.version, policy.document),
             version=__version__,
             commit=os.environ.get("SOURCE_COMMIT", "unknown"),
         )
         rules = SubscriptionRules(grace_days=settings.retention.past_due_grace_days)
         subscriptions = Subscriptions(db, log, catalogue, rules)
-        if not late:
+        if not opened.behind:
             await subscriptions.compute_anew()
         expiry = Expiry(subscriptions, policy.graces)
         pins = Pins(db, ring, log, expiry, most=settings.limits.pins_per_message)
@@ -229,7 +198,7 @@ class Core:
             batch=settings.retention.batch_size,
             limits=clock_limits,
         )
-        log_reader = LogReader(db, origin=origin, seed=ring.ledger_seed, witness=witness, owner=owner)
+        log_reader = LogReader(db, origin=opened.origin, seed=ring.ledger_seed, witness=opened.witness, owner=owner)
         plans = PlanFile(settings, db, log, subscriptions, retention, clock)
         limits = Limits.of(
             purge_interval_s=settings.retention.purge_interval_s, sign_interval_s=settings.ledger.sign_interval_s
@@ -240,7 +209,7 @@ class Core:
             settings=settings,
             clock=clock,
             owner=owner,
-            presence=presence,
+            presence=opened.presence,
             suspects=suspects,
             db=db,
             ring=ring,
@@ -297,14 +266,14 @@ class Core:
             links=ConnectLinks(db, subscriptions, most_attempts=settings.onboarding.link_attempts),
             keys=KeyRotation(db, ring, log, clock, owner, keep=settings.keys.keep_epochs_days * DAY),
             tenant_erasures=tenant_erasures,
-            witness=witness,
-            restore=Restore(db, log_reader, witness, subscriptions, mailboxes, tenant_erasures, clock),
-            behind=late,
+            witness=opened.witness,
+            restore=Restore(db, log_reader, opened.witness, subscriptions, mailboxes, tenant_erasures, clock),
+            behind=opened.behind,
         )
 
     async def free_ended(self) -> None:
         """Free what was owned by processes that were killed since, however far off their leases end."""
-        await _free_ended(self.db, self.presence)
+        await free_ended(self.db, self.presence)
 
     async def close(self) -> None:
         """Give everything back."""
@@ -339,81 +308,3 @@ def webhooks_of(db: Database, ring: KeyRing, feed: Feed, clock: Clock, settings:
         return check_url(url, allow_http=settings.webhooks.allow_http, allow=settings.net.allow)
 
     return Webhooks(db, ring, feed.reader, clock, checked, most=settings.webhooks.per_tenant)
-
-
-async def _free_ended(db: Database, presence: Presence) -> None:
-    """Free what processes owned that were killed: nobody needs to wait until their leases run out."""
-    ended = await asyncio.to_thread(presence.ended)
-    freed = await leases.release_ended(db, ended) + await consents.release_ended(db, ended)
-    if freed:
-        _log.info("leases_freed", processes=len(ended), leases=freed)
-
-
-def _make_private(folder: Path) -> None:
-    """A directory that only its owner reads: keys and mail lie in it."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _require_schema(url: str) -> None:
-    found, needed = migrate.current(url), migrate.newest()
-    if found != needed:
-        raise ConfigurationError(
-            f"the database has schema {found}, this program needs {needed}; run `mailgate migrate`"
-        )
-
-
-async def _open_keys(settings: Settings, secrets: Secrets, *, create: bool) -> KeyRing:
-    return await asyncio.to_thread(KeyRing.open, settings.keys_url, master=secrets.master_key, create=create)
-
-
-async def _keys_of(db: Database, settings: Settings, secrets: Secrets) -> KeyRing:
-    """The key store of the installation in `db`. It is made for a new one only: new keys beside an old database would
-    open nothing, sign its logs with another key, and stand in the way of those that were not mounted or not restored.
-    """
-    async with db.read() as conn:
-        begun = await installation.read(conn, installation.LEDGER_ORIGIN) is not None
-    return await _open_keys(settings, secrets, create=not begun)
-
-
-async def _witness_of(db: Database, ring: KeyRing, settings: Settings) -> Witness:
-    """The witness; made for an installation that has signed nothing yet, and never again by itself."""
-    begun = await anything_signed(db)
-    return await asyncio.to_thread(
-        lambda: Witness(
-            settings.witness_dir, identity=_public_key(ring), begun=begun, keeps_entries=settings.ledger.keep_entries
-        )
-    )
-
-
-async def _behind(db: Database, witness: Witness, *, allowed: bool) -> Sequence[Behind]:
-    """Purge logs that the database is behind. Raises RestoredBackupError unless that is `allowed`."""
-    found = await behind(db, witness)
-    refused = refusal(found)
-    if refused is None:
-        return ()
-    if not allowed:
-        raise refused
-    return found
-
-
-async def _recognise(db: Database, ring: KeyRing) -> None:
-    key = _public_key(ring)
-    if await installation.fix(db, installation.LEDGER_KEY, key) != key:
-        raise ConfigurationError(
-            "the key store belongs to another installation: its purge logs are signed with another key (keys.url)"
-        )
-
-
-def _public_key(ring: KeyRing) -> str:
-    return Ed25519PrivateKey.from_private_bytes(ring.ledger_seed).public_key().public_bytes_raw().hex()
-
-
-async def _origin(db: Database, settings: Settings) -> str:
-    """The purge log's name of this installation: what stands in every signed checkpoint can't change afterwards."""
-    wanted = settings.ledger.origin
-    fixed = await installation.fix(db, installation.LEDGER_ORIGIN, wanted or socket.gethostname())
-    if wanted and wanted != fixed:
-        raise ConfigurationError(
-            f"ledger.origin is {wanted!r}, but this installation's purge log was begun as {fixed!r}; set it back"
-        )
-    return fixed
