@@ -40,7 +40,7 @@ def environment(code: str) -> Environment:
         extensions=["jinja2.ext.i18n"],
     )
     words = language(code)
-    made.install_gettext_translations(words.translations, newstyle=True)  # type: ignore[attr-defined]
+    made.install_gettext_translations(words.translations, newstyle=True)  # type: ignore[attr-defined]  # the extension brings it
     made.filters |= {
         "number": words.number,
         "percent": words.percent,

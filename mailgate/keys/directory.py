@@ -157,7 +157,7 @@ class KeyDirectory:
     def list(self, folder: str) -> list[str]:
         """The names in a folder, sorted; empty when there is no such folder. Temporary files are left out."""
         try:
-            return sorted(name for name in os.listdir(self._path(folder)) if not name.startswith("."))  # noqa: PTH208
+            return sorted(name for name in os.listdir(self._path(folder)) if not name.startswith("."))  # noqa: PTH208 - names only
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:

@@ -34,7 +34,7 @@ _USUAL_DATE = re.compile(
     r" (\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)(?: \([A-Z]{1,5}\))?",
     re.ASCII,
 )
-_MONTHS = {name: at for at, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}  # noqa: SIM905
+_MONTHS = {name: at for at, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1)}
 _EPOCH = date(1970, 1, 1).toordinal()
 _CHARSET = re.compile(rb"charset\*?\s*=\s*[\"']?([A-Za-z0-9_.:-]{2,40})", re.IGNORECASE)
 _MIN_AT = -62_135_596_800 * SECOND

@@ -18,7 +18,7 @@ _TAGS = frozenset(
     """a abbr address article aside b bdi bdo big blockquote br caption center cite code col colgroup dd del details dfn
     div dl dt em figcaption figure font footer h1 h2 h3 h4 h5 h6 header hr i img ins kbd li main mark nav ol p pre q rp
     rt ruby s samp section small span strike strong sub summary sup table tbody td tfoot th thead time tr tt u ul var
-    wbr""".split()  # noqa: SIM905
+    wbr""".split()
 )
 _GENERAL = {"align", "valign", "dir", "lang", "title", "style", "width", "height", "bgcolor"}
 _ATTRIBUTES: dict[str, set[str]] = {
@@ -49,7 +49,7 @@ _STYLES = frozenset(
     font-variant font-weight height letter-spacing line-height margin margin-bottom margin-left margin-right margin-top
     max-height max-width min-height min-width overflow-wrap padding padding-bottom padding-left padding-right
     padding-top table-layout text-align text-decoration text-indent text-transform unicode-bidi vertical-align
-    white-space width word-break word-spacing word-wrap""".split()  # noqa: SIM905
+    white-space width word-break word-spacing word-wrap""".split()
 )
 _DATA_IMAGE = re.compile(r"data:image/(?:png|jpe?g|gif|webp);base64,", re.IGNORECASE)
 _STYLE_ADDRESS = re.compile(r"url\s*\(|expression\s*\(|image-set|@import|\\", re.IGNORECASE)
@@ -63,12 +63,12 @@ _MOST_TAGS = 20_000
 _REPEATED = 500_000
 _REFERENCES = 5_000_000_000
 _ATTRIBUTES_SQUARED = 500_000_000
-_FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())  # noqa: SIM905
+_FORMATTING = frozenset("a b big code em font i nobr s small strike strong tt u".split())
 _TAG_TO_ITS_END = re.compile(r"</?[a-zA-Z][^>]*")
 _MAYBE_VALUES = (re.compile(r'(?==[ \t\n\f\r]*+"([^"]*+))'), re.compile(r"(?==[ \t\n\f\r]*+'([^']*+))"))
 _SEPARATORS = " \t\n\f\r/\"'"
 _ANY_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
-_VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())  # noqa: SIM905
+_VOID = frozenset("area base br col embed hr img input link meta param source track wbr".split())
 
 
 def sanitize_html(source: str) -> str:

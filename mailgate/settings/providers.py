@@ -10,7 +10,7 @@ from mailgate.settings.fields import Section, listed, setting
 
 _URL: Final = r"^(https?://[^\s/@]+(/[^\s#]*)?)?$"
 _CLIENT_ID: Final = "The gateway's client id there. Empty: this provider is not offered."
-_ITS_SECRET: Final = "The client secret that belongs to it. Empty: a public client, which has none."  # noqa: S105
+_ITS_SECRET: Final = "The client secret that belongs to it. Empty: a public client, which has none."  # noqa: S105 - words about one
 _HOSTS: Final = "Mail servers that get its access tokens; no others do."
 _Words: TypeAlias = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=500)], ...], BeforeValidator(listed)]
 

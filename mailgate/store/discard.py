@@ -30,7 +30,7 @@ _TOLD = 20
 # In the order of content tokens, as everything locks blobs: two transactions never wait for each other.
 _LOCK_BLOBS = {
     True: f"SELECT id, refs, stored_size FROM blobs WHERE id {AMONG[True]}",  # noqa: S608 - no values
-    False: f"SELECT id, refs, stored_size FROM blobs WHERE id {AMONG[False]} ORDER BY content_token FOR UPDATE",  # noqa: S608
+    False: f"SELECT id, refs, stored_size FROM blobs WHERE id {AMONG[False]} ORDER BY content_token FOR UPDATE",  # noqa: S608 - of our own words
 }
 _FEWER = {
     True: "UPDATE blobs SET refs = refs - ? WHERE id = ?",
@@ -148,13 +148,13 @@ class End:
         gone = f"message_id {AMONG[True]}"
         return [
             Step(f"DELETE FROM quarantine WHERE {gone}", ids),  # noqa: S608 - no values
-            Step(f"DELETE FROM origins WHERE {gone}", ids),  # noqa: S608
-            Step(f"DELETE FROM message_links WHERE {gone}", ids),  # noqa: S608
+            Step(f"DELETE FROM origins WHERE {gone}", ids),  # noqa: S608 - of our own words
+            Step(f"DELETE FROM message_links WHERE {gone}", ids),  # noqa: S608 - of our own words
             *(_forget_words(self._indexed, sqlite=True) if self._indexed else ()),
         ]
 
     def _rows(self) -> Step:
-        return Step(f"DELETE FROM messages WHERE id {AMONG[True]}", (ids_of(self._ids, sqlite=True),))  # noqa: S608
+        return Step(f"DELETE FROM messages WHERE id {AMONG[True]}", (ids_of(self._ids, sqlite=True),))  # noqa: S608 - of our own words
 
     def _at_once(self) -> list[Step]:
         freed, items = [row[0] for row in self._queue], [row[2] for row in self._queue]

@@ -60,7 +60,7 @@ async def _sweep(tx: Transaction) -> int:
         among = _AMONG[tx.sqlite]
         steps = [
             Step(f"DELETE FROM search_index WHERE {among}", numbers),  # noqa: S608 - no values
-            Step(f"DELETE FROM search_leftovers WHERE {among}", numbers),  # noqa: S608
+            Step(f"DELETE FROM search_leftovers WHERE {among}", numbers),  # noqa: S608 - of our own words
         ]
         await in_turn(tx.conn, steps, sqlite=tx.sqlite)
     return len(docs)

@@ -40,7 +40,7 @@ _COLUMNS = (
 
 _ORIGINS = "SELECT o.message_id, f.name, o.uidvalidity, o.uid FROM origins o JOIN folders f ON f.id = o.folder_id"
 _ADDRESSES = {sqlite: f"{_ORIGINS} WHERE o.message_id {AMONG[sqlite]}" for sqlite in (True, False)}
-_ACCOUNTS = {sqlite: f"SELECT id, account_ref FROM mailboxes WHERE id {AMONG[sqlite]}" for sqlite in (True, False)}  # noqa: S608
+_ACCOUNTS = {sqlite: f"SELECT id, account_ref FROM mailboxes WHERE id {AMONG[sqlite]}" for sqlite in (True, False)}  # noqa: S608 - of our own words
 
 _NO_ORIGINAL: tuple[tuple[str | None, int | None, int | None], ...] = ((None, None, None),)
 

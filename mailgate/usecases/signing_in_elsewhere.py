@@ -126,7 +126,9 @@ class Elsewhere:
 
     def _attempt(self, parts: Services, back: Back, cookie: str) -> Mapping[str, Any]:
         try:
-            attempt = json.loads(parts.ring.open_sealed(base64.urlsafe_b64decode(cookie + "=="), _CONTEXT))
+            attempt: dict[str, Any] = json.loads(
+                parts.ring.open_sealed(base64.urlsafe_b64decode(cookie + "=="), _CONTEXT)
+            )
         except (MailgateError, ValueError):
             raise _refused("this answer belongs to no attempt of this browser") from None
         if not hmac.compare_digest(back.state.encode("utf-8", "surrogatepass"), str(attempt["state"]).encode()):
@@ -135,7 +137,7 @@ class Elsewhere:
             raise _refused("it took too long; begin again")
         if back.error or not back.code:
             raise _refused(f"the provider answered {back.error[:60] or 'nothing'}")
-        return attempt  # type: ignore[no-any-return]
+        return attempt
 
     async def _claims(self, parts: Services, back: Back, attempt: Mapping[str, Any]) -> Mapping[str, Any]:
         now = parts.clock()
