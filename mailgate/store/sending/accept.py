@@ -28,6 +28,7 @@ from mailgate.messages.likeness import sent_likeness
 from mailgate.reading.suspects import DeadlyError, Suspects
 from mailgate.store import messages as copies
 from mailgate.store.database import Database
+from mailgate.store.handed_in import MessageTooLargeError, keep_one, too_large
 from mailgate.store.paging import Page, page_by_id
 from mailgate.store.reading import MessageReader
 from mailgate.store.schema import messages, submissions
@@ -52,13 +53,6 @@ MOST_WAIT: Final[Instant] = 366 * 24 * HOUR
 """How far ahead `send_at` may lie."""
 
 _S = submissions.c
-
-
-class OutgoingTooLargeError(MailgateError):
-    """The message is larger than the operator allows."""
-
-    status = 413
-    default_slug = "too_large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +144,16 @@ class Submissions:
         """Refuse what could not be sent, whatever it is; the mailbox's address. `announced`: bytes, as the client says.
 
         Raises NotFoundError, ConflictError (`mailbox_removed`, `mailbox_disabled`, `not_entitled`, `no_smtp`),
-        PreconditionError `send_at_invalid`, OutgoingTooLargeError.
+        PreconditionError `send_at_invalid`, MessageTooLargeError.
         """
         mailbox = await self._db.transact(lambda tx: self._sendable(tx, tenant.id, wish, now))
         if announced is not None and announced > self.max_bytes:
             raise self.too_large()
         return str(mailbox.row.address)
 
-    def too_large(self) -> OutgoingTooLargeError:
+    def too_large(self) -> MessageTooLargeError:
         """The error for what is larger than the operator allows."""
-        return OutgoingTooLargeError(f"the message has more than {self.max_bytes} bytes (sending.max_message_bytes)")
+        return too_large(self.max_bytes, "sending.max_message_bytes")
 
     async def send_letter(
         self, tenant: Tenant, wish: Wish, request: LetterRequest, now: Instant, actor: Actor
@@ -338,13 +332,8 @@ class Submissions:
         content = outgoing.content
         preparer = Preparer(tenant.id, keys, self._blobs, max_bytes=self.max_bytes, anchor_from=self._anchor_from)
         arrived = Arrived(MessageMeta(0, frozenset(), now, len(content)), MemorySink(content), len(content))
-        preparer.add_tokens([arrived])
-        prepared = preparer.prepare([arrived], now)
-        if prepared.aside:
-            reason = prepared.aside[0].reason.partition(";")[0]  # its bytes are not kept, as a server's mail is
-            raise PreconditionError(f"this message can't be kept: {reason}", slug="message_invalid")
-        preparer.settle(prepared.messages)
-        return _Kept(prepared.messages[0], keys.mac("sent", sent_likeness(parse_summary(content))))
+        message = keep_one(preparer, arrived, now)
+        return _Kept(message, keys.mac("sent", sent_likeness(parse_summary(content))))
 
     async def _insert(
         self,

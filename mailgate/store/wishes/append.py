@@ -29,11 +29,11 @@ from mailgate.reading.suspects import Suspects
 from mailgate.store import messages, operations, tenants
 from mailgate.store.database import Database
 from mailgate.store.expiry import Horizon
+from mailgate.store.handed_in import MessageTooLargeError, keep_one, too_large
 from mailgate.store.near_folders import find_folder
 from mailgate.store.transaction import Transaction
 from mailgate.store.wishes.locks import LockedMailbox, Locks
 from mailgate.sync.arriving import HUGE, Arrived, MemorySink, MessageSink
-from mailgate.sync.incoming import PreparedMessage
 from mailgate.sync.operations import OperationKind
 from mailgate.sync.prepare import Preparer
 from retention.model import AnchorFrom, Copy
@@ -43,13 +43,6 @@ _TOGETHER: Final = 256 << 10
 """Bytes that go to a worker thread at once."""
 
 _FIELD = re.compile(rb"[!-9;-~]+[ \t]*:")
-
-
-class MessageTooLargeError(MailgateError):
-    """The message is larger than the operator allows."""
-
-    status = 413
-    default_slug = "too_large"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +165,7 @@ class Appends:
         arrived = Arrived(MessageMeta(0, flags, received_at, taken.sink.size), taken.sink, taken.sink.size)
         try:
             async with self._preparing:
-                message = await asyncio.to_thread(_prepare, taken.preparer, arrived, now)
+                message = await asyncio.to_thread(keep_one, taken.preparer, arrived, now)
         except BaseException:
             taken.abandon()
             raise
@@ -225,24 +218,13 @@ class Appends:
 
 
 def _too_large(most: int) -> MessageTooLargeError:
-    return MessageTooLargeError(f"the message has more than {most} bytes (sync.max_message_bytes)")
+    return too_large(most, "sync.max_message_bytes")
 
 
 def _whole_second(received_at: Instant | None, now: Instant) -> Instant:
     """INTERNALDATE knows whole seconds, and one in the future is not believed."""
     at = now if received_at is None else min(received_at, now)
     return at - at % SECOND
-
-
-def _prepare(preparer: Preparer, arrived: Arrived, now: Instant) -> PreparedMessage:
-    """In a worker thread: described, stored, durable."""
-    preparer.add_tokens([arrived])
-    prepared = preparer.prepare([arrived], now)
-    if prepared.aside:
-        reason = prepared.aside[0].reason.partition(";")[0]  # its bytes are not kept, as a server's mail is
-        raise PreconditionError(f"this message can't be kept: {reason}", slug="message_invalid")
-    preparer.settle(prepared.messages)
-    return prepared.messages[0]
 
 
 class _Intake:
