@@ -1,14 +1,11 @@
-"""What the entries of a purge log tell, done again upon a database that was restored and lacks them.
-
-Each entry that changed what is kept has its method (`pin.add`: `_pin_add`); the others are appended only.
-"""
+"""What the entries of a purge log tell, done again upon a database that was restored and lacks them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import delete, insert, select, update
 
@@ -107,11 +104,10 @@ class Batch:
         copies = await self._copies(tx)
         for index, (body, leaf) in enumerate(zip(self._bodies, self._leaves, strict=True), start=self._first):
             type_, at = leaf["type"], parse_instant(leaf["at"])
-            handler = getattr(self, "_" + type_.replace(".", "_"), None)
             if type_ in _GONE:
                 await self._end(tx, index, leaf, copies, at)
-            elif handler is not None:
-                await handler(tx, leaf, copies, at)
+            elif type_ in _DONE_AGAIN:
+                await _DONE_AGAIN[type_](self, tx, leaf, copies, at)
             tx.log(self._tenant_id, Leaf(body, type_, at, leaf.get("run"), leaf.get("item_ref")))
 
     async def _copies(self, tx: Transaction) -> dict[str, Any]:
@@ -242,6 +238,22 @@ class Batch:
     async def _key_rotate(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
         if leaf["key"] == "tenant":
             await self._parts.erasures.recover_shredded(tx, self._tenant_id)
+
+
+_DONE_AGAIN: Final[Mapping[str, Callable[[Batch, Transaction, Found, Found, Instant], Awaitable[None]]]] = {
+    "rehydrate": Batch._rehydrate,
+    "pin.add": Batch._pin_add,
+    "pin.remove": Batch._pin_remove,
+    "hold.place": Batch._hold_place,
+    "hold.cover": Batch._hold_cover,
+    "hold.release": Batch._hold_release,
+    "policy.set": Batch._policy_set,
+    "plan.effective": Batch._plan_effective,
+    "run.open": Batch._run_open,
+    "run.close": Batch._run_close,
+    "key.rotate": Batch._key_rotate,
+}
+"""What is done again of each type of entry; entries of others are appended only."""
 
 
 def _actor(leaf: dict[str, Any]) -> str:

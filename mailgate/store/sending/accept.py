@@ -277,8 +277,8 @@ class Submissions:
                 "claimed_by": None,
                 "next_at": now,
                 "give_up_at": now + self._give_up,
-                "attempts": row.attempts
-                + 1,  # an answer to the last attempt that is still on its way is not for this one
+                # An answer to the last attempt that is still on its way is not for this one.
+                "attempts": row.attempts + 1,
                 "sending_at": None,
                 "finished_at": None,
                 "sealed": replace(envelope, recipients=decide.again(envelope.recipients)).seal(key, row.id),
