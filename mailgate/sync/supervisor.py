@@ -81,8 +81,10 @@ class Supervisor:
                 else:
                     if times := self._trouble.over():
                         log.info("supervisor_resumed", times=times)
+                # Not wait_for: it loses a cancellation that comes with the wake (Python 3.11).
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), max(TICK_S, self._trouble.pause_s))
+                    async with asyncio.timeout(max(TICK_S, self._trouble.pause_s)):
+                        await self._wake.wait()
                 self._wake.clear()
         finally:
             await self._close()

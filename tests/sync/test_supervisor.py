@@ -492,6 +492,17 @@ async def test_a_database_that_takes_nothing_is_told_once_and_no_server_is_bothe
             await until(told_over)
 
 
+async def test_who_is_woken_and_stopped_at_once_ends(engine: Engine) -> None:
+    async with running(engine) as supervisor:
+        await until(is_(engine, "live"))
+        task = next(task for task in asyncio.all_tasks() if "Supervisor.run" in repr(task.get_coro()))
+        supervisor.wake()
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=20)
+        task.cancel()
+        assert done
+
+
 async def test_a_disk_that_takes_no_mail_is_told_once(
     engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
