@@ -29,8 +29,7 @@ class LatestTime:
     async def last(self) -> Instant | None:
         """The latest time on record."""
         async with self._db.read() as conn:
-            value = await installation.read(conn, installation.CLOCK_MARK)
-        return None if value is None else int(value)
+            return await installation.latest_time(conn)
 
     async def mark(self, now: Instant, *, force: bool = False) -> None:
         """Move it to `now`; back only by `force`: a person approved the clock."""
