@@ -32,6 +32,7 @@ from mailgate.app.sampling import Sampler
 from mailgate.app.upkeep import Upkeep, intervals_of
 from mailgate.app.verify import SmtpVerifier, Verifier, tls_context
 from mailgate.clock import Instant
+from mailgate.errors import MailgateError
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.publish import Publishing
 from mailgate.jobs.scheduler import Jobs
@@ -43,11 +44,13 @@ from mailgate.store.access_log import AccessLog
 from mailgate.store.billing import StripeBook
 from mailgate.store.erasures import Erasures
 from mailgate.store.feed import Publisher
+from mailgate.store.outages import outage
 from mailgate.store.plan_watch import PlanWatch
 from mailgate.store.restore import refusal
 from mailgate.store.search import Indexer
 from mailgate.store.signals import Signals
 from mailgate.sync.supervisor import Connector, Supervisor
+from mailgate.troubles import Trouble
 from mailgate.usecases import staging
 from mailgate.usecases.parts import Services, Verify, check_places, export_places, reader_places
 from mailgate.webhooks.calling import Caller
@@ -208,13 +211,27 @@ class Application:
         return self._closed
 
     async def _wait_for_restore(self) -> None:
-        while (refused := refusal(await self.core.restore.behind())) is not None:
-            self._closed = refused.detail
-            await asyncio.sleep(_RESTORE_LOOK_S)
-        await self.core.subscriptions.compute_anew()
-        await self._begin()
+        trouble = Trouble()
+        while not await self._look_whether_restored(trouble):  # noqa: ASYNC110 - what is asked for stands in the database
+            await asyncio.sleep(max(_RESTORE_LOOK_S, trouble.pause_s))
         self._closed = None
         _log.info("restored")
+
+    async def _look_whether_restored(self, trouble: Trouble) -> bool:
+        """Begin if it was. A look may fail, as while a restore holds the database: the next one finds out."""
+        try:
+            if (refused := refusal(await self.core.restore.behind())) is not None:
+                self._closed = refused.detail
+            else:
+                await self.core.subscriptions.compute_anew()
+                await self._begin()
+        except Exception as error:  # noqa: BLE001 - who gave up here would serve nothing until somebody starts it anew
+            why = outage(error) or (error.detail if isinstance(error, MailgateError) else None)
+            if trouble.met(why or repr(error)):
+                _log.error("restore_not_seen", why=why, exc_info=why is None)
+            return False
+        trouble.over()
+        return refused is None
 
     async def _begin(self) -> None:
         core = self.core

@@ -62,8 +62,8 @@ def list_(*, json: Json = False) -> None:
 
     async def work() -> list[dict[str, Any]]:
         async with session.opened() as core:
-            holds = await core.subscriptions.all_entitlements(core.clock())
             found = await session.every(lambda after: tenants.list_page(core.db, after=after, limit=_PAGE))
+            holds = await core.subscriptions.all_entitlements(core.clock())  # last: it knows who came meanwhile
             return [_show(tenant, holds[tenant.id]) for tenant in found]
 
     found = session.run(work())

@@ -19,9 +19,10 @@ from mailgate.errors import ConfigurationError, UnavailableError
 from mailgate.settings import Settings
 from mailgate.store import tenants
 from mailgate.store.legal_holds import Scope
-from mailgate.store.restore import RestoredBackupError
+from mailgate.store.restore import Behind, RestoredBackupError
 from mailgate.store.subscriptions import SubscriptionChange
 from mailgate.store.tenants import Tenant
+from mailgate.troubles import Trouble
 from tests.api.conftest import ADMIN
 
 
@@ -86,6 +87,33 @@ async def test_a_gateway_serves_nothing_until_restore_was_run(restored: Path, mo
         assert found["plan"] == "professional"
         assert (await core.log_reader.checkpoint(await tenants.get(core.db, "acme"), core.clock())).size == 2
         assert await core.restore.behind() == []
+    await application.stop()
+    await core.close()
+
+
+async def test_a_look_that_fails_is_not_the_last(restored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_RESTORE_LOOK_S", 0.01)
+    monkeypatch.setattr(Trouble, "pause_s", 0.01)
+    core = await Core.open(Settings(data_dir=restored), restored=True)
+    answers = [UnavailableError("the database is away", slug="database_busy"), None, UnavailableError("once more")]
+    looks = 0
+
+    async def behind() -> list[Behind]:
+        nonlocal looks
+        looks += 1
+        if answers and (answer := answers.pop(0)) is not None:
+            raise answer
+        return [] if not answers else await behind_now()
+
+    behind_now = core.restore.behind
+    monkeypatch.setattr(core.restore, "behind", behind)
+    application = Application(core)
+    await application.start()
+    async with asyncio.timeout(20):
+        while application.why_closed() is not None:  # noqa: ASYNC110 - it is asked for
+            await asyncio.sleep(0.01)
+    assert looks == 4
+    assert all(application.running().values())
     await application.stop()
     await core.close()
 
