@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,23 @@ async def test_entries_that_are_not_what_was_hashed_are_not_signed_nor_kept_outs
         await tx.conn.execute(delete(log_leaves).where(here))
         await tx.conn.execute(insert(log_leaves).values(row._asdict()))
     assert (await store.reader.checkpoint(tenant, NOW)).size == 11
+
+
+async def test_a_tile_that_is_whole_hides_no_entry_that_is_missing(store: Store, tmp_path: Path) -> None:
+    """Of full tiles the hashes are stored: the root is right whatever became of the entries below."""
+    tenant = await _grown(store, 300)
+    await store.reader.checkpoint(tenant, NOW)
+    shutil.rmtree(tmp_path / "witness" / f"{tenant.ref}.log")  # the entries are kept outside anew
+    here = log_leaves.c.idx == 7
+    async with store.db.write() as tx:
+        row = (await tx.conn.execute(select(log_leaves).where(here))).one()
+        await tx.conn.execute(delete(log_leaves).where(here))
+    await _grow(store, tenant, 1)
+    with pytest.raises(LogDivergedError, match="an entry is missing"):
+        await store.reader.checkpoint(tenant, NOW)
+    async with store.db.write() as tx:
+        await tx.conn.execute(insert(log_leaves).values(row._asdict()))
+    assert (await store.reader.checkpoint(tenant, NOW)).size == 301
 
 
 async def test_a_changed_history_is_not_signed(store: Store) -> None:
