@@ -247,6 +247,7 @@ CAUSES_ASIDE: Final[Mapping[Cause, str]] = {
     Cause.ENDS_THE_LINE: marked("The server ends the connection when it is asked for."),
     Cause.UNREADABLE: marked("It can't be read as a message."),
     Cause.REFUSED: marked("It could not be stored."),
+    Cause.LOST: marked("Its bytes are no longer in the gateway's store; they are fetched again."),
     Cause.UNKNOWN: marked("It could not be fetched or stored."),
 }
 """Why a message was set aside."""

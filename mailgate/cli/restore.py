@@ -65,6 +65,7 @@ def restore(
                     "entries": each.entries,
                     **each.done,
                     "missing": each.missing,
+                    "bytes_lost": each.bytes_lost,
                     "holds_without_mailbox": each.holds_without_mailbox,
                     "known_until": None if each.known_until is None else to_rfc3339(each.known_until),
                 }
@@ -91,6 +92,11 @@ def restore(
             session.say(
                 f"  hold {hold_id} is on a mailbox that was connected after the backup: "
                 "place one on what is connected now"
+            )
+        if each["bytes_lost"]:
+            session.say(
+                f"  {each['bytes_lost']} copies were purged and brought back after the backup: their bytes are "
+                "fetched from the mail servers again"
             )
         if each["known_until"] is not None:
             session.say(

@@ -3,6 +3,8 @@
 no bytes     `message_id` null; the entry hangs on the original's address and goes with it
 bytes        `message_id` names a copy with an empty summary; the entry goes with the copy. That is a copy like any
              other: it has an anchor, is pinned and held, is purged with its own entry in the purge log
+
+or it is of a copy that is whole but for its bytes (`mailgate.store.lost`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from mailgate import __version__
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.ids import new_id
-from mailgate.store import threads
+from mailgate.store import lost, threads
 from mailgate.store.database import Database
 from mailgate.store.discard import forget_words
 from mailgate.store.expiry import COPY_COLUMNS, Expiry
@@ -27,7 +29,7 @@ from mailgate.store.messages import chunks
 from mailgate.store.paging import Page, page_by_id
 from mailgate.store.schema import blobs, folders, messages, quarantine
 from mailgate.store.transaction import Transaction
-from mailgate.sync.incoming import Aside, Batch, Cause, KeptCopy, Mended, PreparedBlob, Retry
+from mailgate.sync.incoming import Aside, Batch, Cause, KeptCopy, Mended, PreparedBlob, Refilled, Retry
 from mailgate.sync.state import Owner
 
 _Q = quarantine.c
@@ -186,6 +188,7 @@ async def retries(conn: AsyncConnection, mailbox_id: str, max_bytes: int, limit:
         .outerjoin(blobs, blobs.c.id == messages.c.blob_id)
         .where(
             _Q.mailbox_id == mailbox_id,
+            _Q.cause != Cause.LOST.value,
             or_(_Q.message_id.is_not(None), there),
             or_(
                 _Q.retry_at.is_not(None),
@@ -196,7 +199,8 @@ async def retries(conn: AsyncConnection, mailbox_id: str, max_bytes: int, limit:
         .order_by(_Q.folder_id, _Q.id)
         .limit(limit)
     )
-    return [_retry(row) for row in await conn.execute(query)]
+    found = [_retry(row) for row in await conn.execute(query)]
+    return found + await lost.retries(conn, mailbox_id, limit)
 
 
 class SqlQuarantine(Fenced):
@@ -249,6 +253,17 @@ class SqlQuarantine(Fenced):
             )
 
         await self._owned(owner, now, work)
+
+    async def refill(self, owner: Owner, came: Refilled, now: Instant) -> bool:
+        """The bytes of a copy that had lost them came again; False where they are not the ones that it had."""
+        fits = False
+
+        async def work(tx: Transaction) -> None:
+            nonlocal fits
+            fits = await lost.refill(tx, owner.tenant_id, came, now)
+
+        await self._owned(owner, now, work)
+        return fits
 
     async def still_unreadable(self, owner: Owner, entry_id: str, reason: str, now: Instant) -> None:
         """The attempt failed, and why."""

@@ -6,6 +6,8 @@ each log that is behind:
 
     verify   the entries outside give the root that was signed, and begin with those that the database has; an older
              state of the same log passes, anything else does not                                     (no transaction)
+    look     which copies it has that were purged and brought back since: the bytes that it knows of them are gone,
+             and are fetched again (`mailgate.store.lost`)                                              (transaction)
     replay   in batches: what each entry did is done again (`mailgate.store.restored_entries`), and the entry is
              appended as it was                                                                          (transaction)
     settle   the checkpoint of the outside is the database's again                                       (transaction)
@@ -28,15 +30,18 @@ from itertools import islice
 from sqlalchemy import select, update
 
 from mailgate.actors import Actor
+from mailgate.blobs import BlobStore
 from mailgate.clock import Clock, Instant
 from mailgate.errors import ConfigurationError, ConflictError, NotFoundError
 from mailgate.ids import new_ref
+from mailgate.store import lost
 from mailgate.store import tenants as tenants_store
 from mailgate.store.database import Database
 from mailgate.store.log_reading import LogDivergedError, LogReader
 from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.messages import chunks
 from mailgate.store.restored_entries import Batch, Parts, Plan, Replayed
-from mailgate.store.schema import feed, log_checkpoints, submissions, tenant_heads, tenants
+from mailgate.store.schema import feed, log_checkpoints, messages, submissions, tenant_heads, tenants
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenant_erasure import TenantErasures
 from mailgate.store.transaction import Transaction
@@ -125,6 +130,7 @@ class Restore:
     def __init__(
         self,
         db: Database,
+        blobs: BlobStore,
         log_reader: LogReader,
         witness: Witness,
         subscriptions: Subscriptions,
@@ -137,6 +143,7 @@ class Restore:
     ) -> None:
         """`step` is told of every step boundary (tests cut restores there)."""
         self._db = db
+        self._blobs = blobs
         self._log_reader = log_reader
         self._witness = witness
         self._mailboxes = mailboxes
@@ -183,7 +190,8 @@ class Restore:
             except NotFoundError:
                 continue  # connected since the backup
         self._step("mailboxes removed")
-        told = Replayed(tenant.id)
+        told = Replayed(tenant.id, bytes_lost=await self._set_lost_aside(tenant.id, plan))
+        self._step("lost bytes known")
         left = self._witness.entries(tenant.ref, checkpoint.size)
         index = frontier.size
         next(islice(left, index, index), None)
@@ -197,6 +205,20 @@ class Restore:
         await self._db.transact(partial(_keep_checkpoint, tenant.id, signed, self._clock()))
         self._step("checkpoint kept")
         return told
+
+    async def _set_lost_aside(self, tenant_id: str, plan: Plan) -> int:
+        """Look for the bytes of copies that came back since: they may be others' as well, and still there."""
+        gone = list[str]()
+        for refs in chunks(sorted(plan.returned)):
+            query = select(messages.c.id, messages.c.blob_id).where(
+                messages.c.tenant_id == tenant_id, messages.c.item_ref.in_(refs)
+            )
+            async with self._db.read() as conn:
+                rows = (await conn.execute(query)).all()
+            gone += [row.id for row in rows if not await self._blobs.exists(row.blob_id)]
+        for ids in chunks(gone):
+            await self._db.transact(partial(_set_aside, ids, self._clock()))
+        return len(gone)
 
     def _verify(self, tenant_id: str, ref: str, size: int, root: bytes, have: Frontier) -> Plan:
         """Compare what is outside with what was signed and what the database has; read what became of items."""
@@ -230,6 +252,10 @@ class Restore:
         unknown = {"state": "uncertain", "code": "backup_restored", "claimed_by": None}
         await tx.conn.execute(update(submissions).where(waiting).values(unknown))
         await tx.conn.execute(update(feed).values(ref=new_ref()))
+
+
+async def _set_aside(message_ids: Sequence[str], now: Instant, tx: Transaction) -> None:
+    await lost.set_aside(tx, message_ids, now)
 
 
 async def _keep_checkpoint(tenant_id: str, signed: tuple[int, bytes, bytes], now: Instant, tx: Transaction) -> None:

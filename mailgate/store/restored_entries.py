@@ -41,8 +41,9 @@ class Parts:
 class Replayed:
     """What was done again for one tenant. `missing`: pins, held and returned copies that were stored after the backup.
     `holds_without_mailbox`: holds that stand on mailboxes which were connected after it: they protect nothing until
-    they are placed on what is connected now. `known_until`: the time of the last entry that was signed; what happened
-    later nobody knows.
+    they are placed on what is connected now. `bytes_lost`: copies that were purged and brought back after it: it refers
+    to bytes which that purge destroyed; they are fetched again where the original stands. `known_until`: the time of
+    the last entry that was signed; what happened later nobody knows.
     """
 
     tenant_id: str
@@ -50,6 +51,7 @@ class Replayed:
     done: Counter[str] = field(default_factory=Counter)
     missing: int = 0
     holds_without_mailbox: list[str] = field(default_factory=list)
+    bytes_lost: int = 0
     known_until: Instant | None = None
 
 
@@ -59,16 +61,19 @@ class Plan:
 
     gone_at: dict[str, int] = field(default_factory=dict)
     """Index of the entry by which an item went for good."""
+    returned: set[str] = field(default_factory=set)
+    """Items that retention purged and that were brought back, with bytes that the database does not know."""
     removed_mailboxes: set[str] = field(default_factory=set)
 
     def read(self, index: int, leaf: dict[str, Any]) -> None:
         """The next entry, which is the log's `index`-th."""
         if leaf["type"] in _GONE:
             self.gone_at[leaf["item_ref"]] = index
+            self.returned.discard(leaf["item_ref"])
             if leaf["reason"] == "mailbox_removed":
                 self.removed_mailboxes.add(leaf["mailbox_ref"])
-        elif leaf["type"] == "rehydrate":
-            self.gone_at.pop(leaf["item_ref"], None)
+        elif leaf["type"] == "rehydrate" and self.gone_at.pop(leaf["item_ref"], None) is not None:
+            self.returned.add(leaf["item_ref"])
 
 
 class Batch:

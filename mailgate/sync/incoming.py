@@ -137,7 +137,10 @@ class SentToken:
 
 
 class Cause(StrEnum):
-    """Why a message was set aside. What may change: `too_large` by a raised limit, the others by another version."""
+    """Why a message was set aside. What may change: `too_large` by a raised limit, the others by another version.
+
+    `bytes_lost`: its copy is whole but for its bytes, which are gone from the blob store.
+    """
 
     TOO_LARGE = "too_large"
     INCOMPLETE = "incomplete"
@@ -145,6 +148,7 @@ class Cause(StrEnum):
     ENDS_THE_LINE = "ends_the_line"
     UNREADABLE = "unreadable"
     REFUSED = "refused"
+    LOST = "bytes_lost"
     UNKNOWN = "unknown"
 
 
@@ -168,7 +172,7 @@ class Aside:
 @dataclass(frozen=True, slots=True)
 class Retry:
     """A message set aside that is to be tried again; `kept` is the copy with its bytes, None when they must be fetched
-    again.
+    again. `lost`: there is a copy, but its bytes must be.
     """
 
     id: str
@@ -176,6 +180,7 @@ class Retry:
     uidvalidity: int
     uid: int
     kept: KeptCopy | None
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +191,15 @@ class KeptCopy:
     item_ref: str
     data_key: bytes
     key_epoch: int
+    blob: PreparedBlob
+
+
+@dataclass(frozen=True, slots=True)
+class Refilled:
+    """The bytes of a copy that had lost them; `content_commit` is what the purge log would say of them."""
+
+    message_id: str
+    content_commit: bytes
     blob: PreparedBlob
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mailgate.sync.push.port import PushStore
 
 
-from mailgate.sync.incoming import Applied, Batch, Draft, Known, Mended, PollStart, SentToken, View
+from mailgate.sync.incoming import Applied, Batch, Draft, Known, Mended, PollStart, Refilled, SentToken, View
 from mailgate.sync.state import (
     Entitled,
     FolderState,
@@ -122,6 +122,10 @@ class QuarantineStore(Protocol):
 
     async def still_unreadable(self, owner: Owner, entry_id: str, reason: str, now: Instant) -> None:
         """The attempt failed, and why."""
+        ...
+
+    async def refill(self, owner: Owner, came: Refilled, now: Instant) -> bool:
+        """The bytes of a copy that had lost them came again; False where they are not the ones that it had."""
         ...
 
 

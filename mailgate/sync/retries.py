@@ -2,6 +2,7 @@
 
     its bytes are here     they are read again; no server is asked
     they are not           the message is fetched once more, by itself, with nothing else at stake
+    they are lost          the same; where it is what the copy was, the copy has its bytes again
 
 Each attempt is written down before it is made: a message that ends the line ends one session, not all that follow.
 """
@@ -19,12 +20,13 @@ from connectors.errors import ConnectorError, Scope
 from mailgate.errors import MailgateError
 from mailgate.sync import asking
 from mailgate.sync.actions import Forget
-from mailgate.sync.arriving import received
+from mailgate.sync.arriving import Arrived, MessageSink, received
 from mailgate.sync.context import Context
-from mailgate.sync.incoming import Aside, Batch, Cause, KeptCopy, Retry
+from mailgate.sync.incoming import Aside, Batch, Cause, KeptCopy, Refilled, Retry
 from mailgate.sync.pull import Job
 from mailgate.sync.snapshot import closing
 from mailgate.sync.state import FolderState
+from mailgate.sync.views import Purged
 
 AT_ONCE: Final = 200
 """So many are tried before a pass; more are tried before the next one."""
@@ -33,9 +35,9 @@ AT_ONCE: Final = 200
 async def try_again(context: Context, waiting: Sequence[Retry]) -> None:
     """Try these, which are to be tried now."""
     for entry in waiting:
-        if entry.kept is not None:
+        if entry.kept is not None and not entry.lost:
             await _read_again(context, entry, entry.kept)
-    missing = [entry for entry in waiting if entry.kept is None]
+    missing = [entry for entry in waiting if entry.kept is None or entry.lost]
     for folder_id, entries in groupby(missing, key=attrgetter("folder_id")):
         folder = context.folders.get(folder_id)
         if folder is None or not folder.followed or not folder.selectable:
@@ -72,6 +74,9 @@ async def _fetch_again(context: Context, folder: FolderState, entries: Sequence[
         return  # once it is known what this one is called now
     for entry in entries:
         if entry.uidvalidity == selected.status.uidvalidity:
+            if entry.kept is not None:
+                await _fill_again(context, entry, entry.kept)
+                continue
             await _fetch_one(context, folder, entry, selected.status.exists)
 
 
@@ -95,6 +100,51 @@ async def _fetch_one(context: Context, folder: FolderState, entry: Retry, exists
         return
     aside = Aside(uid, "the server lists it but does not send it", Cause.NOT_SENT)
     await store.commit(owner, replace(batch, aside=[aside]))
+
+
+async def _fill_again(context: Context, entry: Retry, kept: KeptCopy) -> None:
+    """Fetch the bytes of a copy that lost them."""
+    store, owner, now = context.store, context.owner, context.clock
+    await store.begin_retry(owner, entry.id, context.settings.max_message_bytes, now())
+    came = await _bytes_of(context, entry, kept)
+    if isinstance(came, str):
+        await store.still_unreadable(owner, entry.id, came, now())
+    elif not await store.refill(owner, came, now()):
+        await store.still_unreadable(owner, entry.id, "the mail server has other bytes in its place", now())
+
+
+async def _bytes_of(context: Context, entry: Retry, kept: KeptCopy) -> Refilled | str:
+    """The bytes that the server has, in the blob store; or why they can't be had."""
+    sinks = list[MessageSink]()
+    arrived: Arrived | None = None
+
+    def open_sink(octets: int) -> MessageSink:
+        context.getting_on(octets)
+        sinks.append(context.preparer.open_sink(octets, context.clock()))
+        return sinks[-1]
+
+    try:
+        async with closing(context.source.fetch_bodies([entry.uid], open_sink)) as messages:
+            async for fetched in messages:
+                if fetched.meta.uid == entry.uid and arrived is None:
+                    copy = Purged(kept.message_id, kept.item_ref, context.clock())
+                    arrived = Arrived(fetched.meta, fetched.sink, fetched.octets, returns=copy)
+                    sinks.remove(fetched.sink)
+    finally:
+        for sink in sinks:
+            sink.abandon()
+    if arrived is None:
+        return "the mail server does not send it, or has it no more"
+    if arrived.refusal is not None:
+        arrived.sink.abandon()
+        return arrived.refusal.reason
+    found = arrived
+    await context.workers.run(lambda: context.preparer.add_tokens([found]), bulk=False)
+    prepared = await context.workers.prepare(context.preparer, [found], context.clock(), bulk=False)
+    if not prepared.messages:
+        return prepared.aside[0].reason
+    message = prepared.messages[0]
+    return Refilled(kept.message_id, message.content_commit, message.blob)
 
 
 async def _admitted(context: Context, uid: int) -> bool | None:

@@ -19,6 +19,7 @@ from typing import Any
 import uvloop
 
 from mailgate.actors import Actor
+from mailgate.blobs import BlobStore
 from mailgate.clock import DAY
 from mailgate.keys import KeyRing
 from mailgate.store.database import Database
@@ -71,7 +72,10 @@ async def main(wanted: dict[str, Any]) -> None:
         reader = LogReader(db, origin="mail.example", seed=ring.ledger_seed, witness=witness, owner=OWNER)
         erasures = TenantErasures(db, ring, log, subscriptions, clock, OWNER)
         mailboxes = Mailboxes(db, ring, subscriptions)
-        await Restore(db, reader, witness, subscriptions, mailboxes, erasures, clock, batch=2, step=step).run(ADMIN)
+        blobs = BlobStore.open(f"file://{folder}/blobs")
+        restore = Restore(db, blobs, reader, witness, subscriptions, mailboxes, erasures, clock, batch=2, step=step)
+        await restore.run(ADMIN)
+        blobs.close()
     await db.close()
     print("done", flush=True)
 

@@ -30,6 +30,7 @@ from mailgate.store.schema import (
     messages,
     metadata,
     pins,
+    quarantine,
     tombstones,
 )
 from mailgate.store.tenant_erasure import Reason, TenantErasures
@@ -63,6 +64,7 @@ class Week:
         store = self.store
         return Restore(
             store.db,
+            store.blobs,
             store.reader,
             self.witness,
             store.subscriptions,
@@ -263,6 +265,49 @@ async def test_what_came_back_since_the_backup_stays(week: Week) -> None:
     assert await week.left() == left
     report = replay_leaves(await week.bodies("acme"))
     assert report.verdict is Verdict.OK, report.lines()
+
+
+async def test_bytes_that_a_purge_destroyed_are_fetched_for_what_came_back(week: Week) -> None:
+    """The backup refers to bytes of before the purge, which nobody has."""
+    purging, store = week.purging, week.store
+    backup = await week.backup()
+    rows = {row.id: row for row in await week.rows(messages)}
+    purging.now += 7 * DAY
+    await purging.purge(1)
+    await week.erase_blobs()
+    row = rows[week.ids["purged"]]
+    assert not await store.blobs.exists(row.blob_id)
+
+    async def come_back(tx: Transaction) -> None:
+        ref = (await tenants.lock(tx, "acme")).ref
+        said = {
+            "item_ref": row.item_ref,
+            "mailbox_ref": row.mailbox_id,
+            "content_commit": row.content_commit.hex(),
+            "msgid_commit": row.msgid_commit.hex(),
+            "anchor": Anchor(row.anchor_at, "rehydrated"),
+            "until": purging.now + DAY,
+            "pins": 0,
+        }
+        store.log.write(tx, "acme", ref, leaves.rehydrate, at=purging.now, actor=ADMIN, **said)
+
+    await store.db.transact(come_back)
+    await week.sign()
+    await week.restore(backup)
+    told = {each.tenant_id: each.bytes_lost for each in await week.restoring().run(ADMIN)}
+    assert told["acme"] == 1
+    assert sum(told.values()) == 1
+    (entry,) = await week.rows(quarantine)
+    assert (entry.message_id, entry.cause) == (row.id, "bytes_lost")
+    (blob,) = [each for each in await week.rows(blobs) if each.id == row.blob_id]
+    before = next(each for each in backup["blobs"] if each.id == row.blob_id)
+    assert blob.content_token != before.content_token  # it stands for that content no more
+    assert await week.restoring().run(ADMIN) == []
+    assert await week.rows(quarantine) == [entry]
+    purging.now += 5 * DAY
+    await purging.purge(2)  # nobody fetched them in time
+    assert "purged" not in await week.left()
+    assert await week.rows(quarantine) == []
 
 
 async def test_a_record_that_is_pinned_again_finds_its_pin(week: Week) -> None:

@@ -95,7 +95,7 @@ async def get_quarantine_raw(
 ) -> Response:
     """The message as the server gave it, if its bytes are kept: the same as of the copy `message_id`."""
     entry = await quarantine.get(parts.db, tenant.id, mailbox_id, n)
-    if entry.message_id is None:
+    if entry.message_id is None or entry.cause is Cause.LOST:
         raise NotFoundError(f"its bytes are not kept: {entry.reason}", slug="bytes_not_kept")
     return await messages.get_raw(tenant, entry.message_id, parts, if_none_match)
 
