@@ -84,7 +84,7 @@ async def test_a_restore(week: Week, database_url: str, tmp_path: Path) -> None:
         for tenant_id, bodies in known.items():
             have = await week.bodies(tenant_id)
             assert have == bodies[: len(have)], "what is there is the log that was signed, entry by entry"
-    names = {"verified", "mailboxes removed", "replayed", "checkpoint kept", "logs", "settled"}
+    names = {"verified", "mailboxes removed", "lost bytes known", "replayed", "checkpoint kept", "logs", "settled"}
     assert set(killed) == names
     assert {tenant_id: await week.bodies(tenant_id) for tenant_id in known} == known
     assert await behind(week.store.db, week.witness) == []
