@@ -8,7 +8,7 @@ itself; only where its bytes are changes.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -111,18 +111,28 @@ async def refill(tx: Transaction, tenant_id: str, came: Refilled, now: Instant) 
         await copies.discard(tx, tenant_id, [came.blob], now)
         return row is None
     stands = (await copies.refer(tx, tenant_id, [came.blob], now))[came.blob.content_token]
+    ids: Sequence[str] = [came.message_id]
     if stands != row.blob_id:
-        await _replace(tx, row.blob_id, stands)
-    sharing = select(_M.id).where(_M.blob_id == stands)
-    await tx.conn.execute(delete(quarantine).where(_Q.cause == Cause.LOST.value, _Q.message_id.in_(sharing)))
+        ids = await _sharing(tx, tenant_id, row.blob_id, came.message_id)
+        await _replace(tx, row.blob_id, stands, ids)
+    await tx.conn.execute(delete(quarantine).where(_Q.cause == Cause.LOST.value, _Q.message_id.in_(ids)))
     return True
 
 
-async def _replace(tx: Transaction, lost: str, stands: str) -> None:
+async def _sharing(tx: Transaction, tenant_id: str, lost: str, message_id: str) -> Sequence[str]:
+    """The copies of these bytes, hardly ever more than one: looking for others goes through all of the tenant."""
+    counted = select(blobs.c.refs).where(blobs.c.id == lost).with_for_update()
+    if (await tx.conn.execute(counted)).scalar_one() == 1:
+        return [message_id]
+    others = select(_M.id).where(_M.tenant_id == tenant_id, _M.blob_id == lost).order_by(_M.id).with_for_update()
+    return (await tx.conn.execute(others)).scalars().all()
+
+
+async def _replace(tx: Transaction, lost: str, stands: str, message_ids: Sequence[str]) -> None:
     """Whatever referred to the one refers to the other, which counts one of them already."""
-    refs = (await tx.conn.execute(select(blobs.c.refs).where(blobs.c.id == lost).with_for_update())).scalar_one()
-    for table in (messages, submissions):
-        await tx.conn.execute(update(table).where(table.c.blob_id == lost).values(blob_id=stands))
-    counted = update(blobs).where(blobs.c.id == stands)
-    await tx.conn.execute(counted.values(refs=blobs.c.refs + (refs - 1)))
+    refs = select(blobs.c.refs).where(blobs.c.id == lost).scalar_subquery()
+    for chunk in copies.chunks(message_ids):
+        await tx.conn.execute(update(messages).where(_M.id.in_(chunk)).values(blob_id=stands))
+    await tx.conn.execute(update(submissions).where(submissions.c.blob_id == lost).values(blob_id=stands))
+    await tx.conn.execute(update(blobs).where(blobs.c.id == stands).values(refs=blobs.c.refs + refs - 1))
     await tx.conn.execute(delete(blobs).where(blobs.c.id == lost))
