@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from mailgate.app.application import Application
+from mailgate.app.upkeep import Upkeep
 from mailgate.clock import DAY, MINUTE, to_rfc3339
 from mailgate.store.prune import prune
 from tests.api.conftest import START, Gateway
@@ -122,9 +121,8 @@ async def test_a_clock_that_jumped_makes_nothing_be_forgotten(gateway: Gateway) 
     """Not the access log, nor the tombstones that keep purged mail from coming back, nor ends of idempotency keys."""
     await gateway.tenant("acme", "free")
     await gateway.core.retention.note_time(gateway.clock())
-    housekeeping = cast("Application", SimpleNamespace(core=gateway.core))
     gateway.clock.forward(4_000 * DAY)
-    await Application._prune(housekeeping)
+    await Upkeep(gateway.core).prune()
     gateway.clock.forward(-4_000 * DAY)
     assert await entries(gateway) != []
 
