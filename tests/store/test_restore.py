@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 
 from mailgate.actors import SYSTEM, Actor
-from mailgate.clock import DAY
+from mailgate.clock import DAY, Instant
 from mailgate.errors import ConfigurationError
 from mailgate.jobs.erase import EraseWorker
 from mailgate.store import tenants
@@ -217,6 +217,19 @@ async def test_last_weeks_backup(week: Week) -> None:
     assert await week.restoring().run(ADMIN) == []
 
 
+def brought_back(row: Any, *, until_at: Instant) -> dict[str, Any]:
+    """What a `rehydrate` entry says of a copy."""
+    return {
+        "item_ref": row.item_ref,
+        "mailbox_ref": row.mailbox_id,
+        "content_commit": row.content_commit.hex(),
+        "msgid_commit": row.msgid_commit.hex(),
+        "anchor": Anchor(row.anchor_at, "rehydrated"),
+        "until": until_at,
+        "pins": 0,
+    }
+
+
 async def test_what_came_back_since_the_backup_stays(week: Week) -> None:
     """Purged and brought back: once, and once more purged when its days were over."""
     purging, store = week.purging, week.store
@@ -232,15 +245,7 @@ async def test_what_came_back_since_the_backup_stays(week: Week) -> None:
 
         async def come_back(tx: Transaction, row: Any = row, at: int = at) -> None:
             ref = (await tenants.lock(tx, "acme")).ref
-            said = {
-                "item_ref": row.item_ref,
-                "mailbox_ref": row.mailbox_id,
-                "content_commit": row.content_commit.hex(),
-                "msgid_commit": row.msgid_commit.hex(),
-                "anchor": Anchor(row.anchor_at, "rehydrated"),
-                "until": at,
-                "pins": 0,
-            }
+            said = brought_back(row, until_at=at)
             store.log.write(tx, "acme", ref, leaves.rehydrate, at=purging.now, actor=ADMIN, **said)
             await tx.conn.execute(delete(blob_erasures).where(blob_erasures.c.blob_id == row.blob_id))
             await tx.conn.execute(delete(tombstones).where(tombstones.c.message_id == row.id))
@@ -280,15 +285,7 @@ async def test_bytes_that_a_purge_destroyed_are_fetched_for_what_came_back(week:
 
     async def come_back(tx: Transaction) -> None:
         ref = (await tenants.lock(tx, "acme")).ref
-        said = {
-            "item_ref": row.item_ref,
-            "mailbox_ref": row.mailbox_id,
-            "content_commit": row.content_commit.hex(),
-            "msgid_commit": row.msgid_commit.hex(),
-            "anchor": Anchor(row.anchor_at, "rehydrated"),
-            "until": purging.now + DAY,
-            "pins": 0,
-        }
+        said = brought_back(row, until_at=purging.now + DAY)
         store.log.write(tx, "acme", ref, leaves.rehydrate, at=purging.now, actor=ADMIN, **said)
 
     await store.db.transact(come_back)
