@@ -5,7 +5,8 @@ one can say whether anything was lost or is there twice.
 Every message carries `X-Number`, by which it is known whatever becomes of its address. Deletion is a wish: who wished
 it, and whether it won over what the other hand did meanwhile, is left open; what nobody wished away must be there,
 once. What NeoMutt moves is a copy that it made, and an original that it removes some time later: of what the other hand
-did with either meanwhile there may be two.
+did with either meanwhile there may be two. So there may be when both hands move one message in the same instant:
+Dovecot and Cyrus both obey a MOVE of one message on each of two lines, and leave a copy in each target.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,8 @@ class Numbers:
     made: set[int] = field(default_factory=set)
     wished_away: set[int] = field(default_factory=set)
     copied: set[int] = field(default_factory=set)
+    moved: list[tuple[int, datetime, datetime]] = field(default_factory=list)
+    """What a person moved, and between which times."""
 
     def new(self) -> tuple[int, bytes]:
         """A message nobody has seen."""
@@ -223,7 +227,13 @@ SyncState *
         with self._login.imap(source) as line:
             uids = self._uids(line)
             if uids:
-                line.uid("MOVE", ",".join(self._dice.sample(uids, min(2, len(uids)))), f'"{target}"')
+                some = ",".join(self._dice.sample(uids, min(2, len(uids))))
+                _, items = line.uid("fetch", some, "(BODY.PEEK[HEADER])")
+                began = datetime.now(UTC)
+                line.uid("MOVE", some, f'"{target}"')
+                ended = datetime.now(UTC)
+                numbers = [number_of(item[1]) for item in items if isinstance(item, tuple)]
+                self._numbers.moved += [(number, began, ended) for number in numbers]
 
     def _expunge(self) -> None:
         folder = self._dice.choice(FOLDERS)
@@ -474,16 +484,35 @@ class Crm:
         answer = await self.request("GET", "/v1/tenants/acme/operations", params={"state": "failed", "limit": 200})
         return [f"{item['kind']}: {item['code']} {item['reason']}" for item in answer.json()["items"]]
 
+    async def moved_at_once(self) -> set[int]:
+        """What a person moved while a move of it was open here."""
+        among = {i: number for number, ids in self.known_as.items() for i in ids}
+        open_at = [
+            (among[item["message_id"]], item["requested_at"], item["finished_at"])
+            async for item in self._all("/v1/tenants/acme/operations")
+            if item["message_id"] in among and item["kind"] == "move"
+        ]
+        return {
+            number
+            for number, began, ended in self._numbers.moved
+            for other, asked, finished in open_at
+            if number == other and datetime.fromisoformat(asked) <= ended and began <= datetime.fromisoformat(finished)
+        }
+
     def _saw(self, items: Sequence[Any]) -> None:
         for item in items:
             self.known_as[int(item["subject"].removeprefix("Number "))].add(item["id"])
 
     async def _items(self) -> AsyncIterator[Any]:
+        async for item in self._all("/v1/tenants/acme/messages"):
+            self._saw([item])
+            yield item
+
+    async def _all(self, path: str) -> AsyncIterator[Any]:
         cursor: str | None = ""
         while cursor is not None:
             params = {"limit": 200, **({"cursor": cursor} if cursor else {})}
-            page = (await self.request("GET", "/v1/tenants/acme/messages", params=params)).json()
-            self._saw(page["items"])
+            page = (await self.request("GET", path, params=params)).json()
             for item in page["items"]:
                 yield item
             cursor = page["next_cursor"]
