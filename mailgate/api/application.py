@@ -49,6 +49,7 @@ from mailgate.api.routes import (
     webhooks,
 )
 from mailgate.api.routes.billing import StripeDoor
+from mailgate.api.routes.health import HealthDoor
 from mailgate.api.routes.submissions import SubmissionBody
 from mailgate.api.security import Authenticator
 from mailgate.settings import Settings
@@ -137,6 +138,7 @@ def create_app(services: Services) -> FastAPI:
     stripe = services.stripe
     secrets = services.settings.billing.stripe_secrets
     app.state.stripe_door = StripeDoor(secrets, services.clock, stripe.offers, stripe.apply)
+    app.state.health_door = HealthDoor(services)
     problems.install(app)
     # Made when it is first asked for: it takes longer than everything else of the start.
     document = functools.cache(functools.partial(_document, app, services))

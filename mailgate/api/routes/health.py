@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from mailgate import __version__
 from mailgate.alarms import Kind
-from mailgate.api.security import Parts
+from mailgate.api.shared import Shared
 from mailgate.clock import SECOND
 from mailgate.store import overview
 from mailgate.store.hooks import deliveries
 from mailgate.sync.state import MailboxState
+from mailgate.usecases.parts import Services
 from mailgate.usecases.types import Answer
 from mailgate.webhooks.model import EndpointState
 
@@ -47,6 +48,21 @@ class Ready(Answer):
     parts: list[Part]
 
 
+class HealthDoor:
+    """What the routes need, as `app.state.health_door`: no token is asked for, so that nothing bounds how often anybody
+    asks, and both answers take a dozen looks into the database. All who ask at once are answered by the same.
+    """
+
+    def __init__(self, parts: Services) -> None:
+        self.ready = Shared(lambda: _ready(parts))
+        self.metrics = Shared(lambda: _exposition(parts))
+
+
+def _door(request: Request) -> HealthDoor:
+    door: HealthDoor = request.app.state.health_door
+    return door
+
+
 @router.get("/healthz")
 async def healthz() -> Alive:
     """Alive: the process answers. Nothing else is looked at."""
@@ -54,17 +70,12 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", responses={503: {"model": Ready, "description": "A part that is needed does not work"}})
-async def readyz(parts: Parts) -> Response:
+async def readyz(request: Request) -> Response:
     """Ready: database, blobs, scheduler, purge log and event feed work. 503 otherwise, with what is wrong. Alarms that
     stand, and what only makes large imports slower, are named too, and leave it ready.
     """
-    found = []
-    for name, check in parts.health.items():
-        health = await check()
-        found.append(Part(name=name, ok=health.ok, detail=health.detail, needed=health.needed))
-    ready = all(part.ok or not part.needed for part in found)
-    answer = Ready(status="ready" if ready else "not_ready", parts=found)
-    return JSONResponse(answer.model_dump(), 200 if ready else 503)
+    answer = await _door(request).ready.get()
+    return JSONResponse(answer.model_dump(), 200 if answer.status == "ready" else 503)
 
 
 @router.get(
@@ -74,8 +85,21 @@ async def readyz(parts: Parts) -> Response:
         200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text form"}
     },
 )
-async def metrics(parts: Parts) -> Response:
+async def metrics(request: Request) -> Response:
     """What is measured, for Prometheus."""
+    return Response(await _door(request).metrics.get(), headers={"content-type": _EXPOSITION})
+
+
+async def _ready(parts: Services) -> Ready:
+    found = []
+    for name, check in parts.health.items():
+        health = await check()
+        found.append(Part(name=name, ok=health.ok, detail=health.detail, needed=health.needed))
+    ready = all(part.ok or not part.needed for part in found)
+    return Ready(status="ready" if ready else "not_ready", parts=found)
+
+
+async def _exposition(parts: Services) -> bytes:
     found = await overview.gauges(parts.db)
     sink = parts.metrics
     for state in MailboxState:
@@ -107,4 +131,4 @@ async def metrics(parts: Parts) -> Response:
     sink.set("webhook_deliveries_open", hooks["waiting"])
     sink.set("webhook_mailboxes_behind", hooks["behind"])
     sink.set("webhook_lag_seconds", hooks["lag"] / SECOND)
-    return Response(sink.exposition(), headers={"content-type": _EXPOSITION})
+    return sink.exposition()
