@@ -9,7 +9,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import h11
+import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from mailgate.settings import HttpSettings
 
 PATIENCE_S: Final = 30.0
 """So long a header may take, from when the connection was made, or from its first byte on one that is kept."""
@@ -72,7 +76,7 @@ class Connection(H11Protocol):
     waited for by `mailgate.api.gate`.
     """
 
-    patience_s = PATIENCE_S
+    patience_s: float
     stalled_s: float
     on_stalled: Callable[[], None]
 
@@ -120,6 +124,18 @@ class Connection(H11Protocol):
             self._waiting = None
 
 
-def connection(*, stalled_s: float, on_stalled: Callable[[], None]) -> type[Connection]:
-    """The protocol of a server. `on_stalled` is told of each connection that is cut."""
-    return type("Connection", (Connection,), {"stalled_s": stalled_s, "on_stalled": staticmethod(on_stalled)})
+def server_config(
+    app: FastAPI, http: HttpSettings, on_stalled: Callable[[], None], *, patience_s: float = PATIENCE_S
+) -> uvicorn.Config:
+    """How the HTTP interface is served. `on_stalled` is told of each connection that is cut."""
+    bounds = {"patience_s": patience_s, "stalled_s": http.stalled_s, "on_stalled": staticmethod(on_stalled)}
+    return uvicorn.Config(
+        app,
+        http=type("BoundedConnection", (Connection,), bounds),
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=http.keep_alive_s,
+        timeout_graceful_shutdown=max(1, round(http.shutdown_grace_s)),
+    )

@@ -15,13 +15,14 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import structlog
 import uvicorn
 
 from mailgate import __version__
 from mailgate.app.application import Application
-from mailgate.app.connections import connection
+from mailgate.app.connections import server_config
 from mailgate.app.core import Core, Secrets
 from mailgate.clock import Clock, system_clock
 from mailgate.errors import ConfigurationError
@@ -43,20 +44,8 @@ async def serve(settings: Settings, secrets: Secrets, *, clock: Clock = system_c
         core = await Core.open(settings, clock=clock, secrets=secrets, restored=True)
         try:
             application = Application(core, secrets=secrets)
-            server = _Server(
-                uvicorn.Config(
-                    application.api,
-                    http=connection(
-                        stalled_s=settings.http.stalled_s,
-                        on_stalled=lambda: application.metrics.count("http_stalled_total"),
-                    ),
-                    lifespan="off",
-                    log_config=None,
-                    access_log=False,
-                    server_header=False,
-                    timeout_graceful_shutdown=max(1, round(settings.http.shutdown_grace_s)),
-                )
-            )
+            on_stalled = partial(application.metrics.count, "http_stalled_total")
+            server = _Server(server_config(application.api, settings.http, on_stalled))
             with _signals(server, application.leave):
                 await application.start()
                 spare_the_collector()

@@ -28,6 +28,14 @@ class HttpSettings(Section):
         ge=0.1,
         le=3_600,
     )
+    keep_alive_s: int = setting(
+        75,
+        "How long a connection is kept for the next request. More than a client or a proxy keeps it: who sends on a "
+        "connection that is being closed gets no answer, and does not know whether the request was taken.",
+        unit="seconds",
+        ge=1,
+        le=3_600,
+    )
     shutdown_grace_s: float = setting(
         10.0, "How long running requests may go on after a signal to stop.", unit="seconds", ge=0, le=300
     )

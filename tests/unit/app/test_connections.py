@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from starlette.responses import StreamingResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from mailgate.app.connections import PATIENCE_S, Taken, connection
+from mailgate.app.connections import PATIENCE_S, Taken, server_config
+from mailgate.settings import HttpSettings
 
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n"
 
@@ -30,12 +32,13 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def served(app: ASGIApp, *, patience_s: float = PATIENCE_S, **more: Any) -> AsyncIterator[int]:
+async def served(
+    app: Any, *, patience_s: float = PATIENCE_S, on_stalled: Callable[[], object] = bool, **bounds: Any
+) -> AsyncIterator[int]:
     """The port of a server of this."""
-    protocol = type(
-        "Impatient", (connection(**{"stalled_s": 60, "on_stalled": bool, **more}),), {"patience_s": patience_s}
-    )
-    server = Server(uvicorn.Config(app, port=0, http=protocol, lifespan="off", log_config=None))
+    config = server_config(app, HttpSettings(**bounds), on_stalled, patience_s=patience_s)
+    config.port = 0
+    server = Server(config)
     serving = asyncio.create_task(server._serve())
     await server.up.wait()
     try:
@@ -82,6 +85,12 @@ async def test_the_next_header_on_a_kept_connection_is_given_up_too() -> None:
         writer.close()
 
 
+def test_a_connection_waits_for_its_next_request_as_long_as_is_set() -> None:
+    """uvicorn's five seconds are less than what proxies and most clients keep one for."""
+    assert HttpSettings().keep_alive_s == 75
+    assert server_config(FastAPI(), HttpSettings(keep_alive_s=7), bool).timeout_keep_alive == 7
+
+
 async def test_an_answer_may_take_longer() -> None:
     async with serving(0.05) as (port, answer), asyncio.timeout(30):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -108,7 +117,7 @@ async def test_who_takes_nothing_of_an_answer_is_cut_and_what_makes_it_ends() ->
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await StreamingResponse(endless())(scope, receive, send)
 
-    async with served(app, stalled_s=0.05, on_stalled=cut.set) as port, asyncio.timeout(30):
+    async with served(app, stalled_s=0.1, on_stalled=cut.set) as port, asyncio.timeout(30):
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(HEAD + b"\r\n")
             await cut.wait()
@@ -123,7 +132,7 @@ async def test_who_takes_nothing_of_the_end_of_an_answer_is_cut_too() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
         await send({"type": "http.response.body", "body": bytes(32 << 20)})
 
-    async with served(app, stalled_s=0.05, on_stalled=cut.set) as port, asyncio.timeout(30):
+    async with served(app, stalled_s=0.1, on_stalled=cut.set) as port, asyncio.timeout(30):
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(HEAD + b"\r\n")
             await cut.wait()
