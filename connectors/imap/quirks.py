@@ -239,6 +239,12 @@ QUIRKS: Final = (
     ),
     Quirk(
         "Courier",
+        "refuses to APPEND to a folder that the same session has open with EXAMINE",
+        "that folder is opened with SELECT before",
+        "RFC 9051 §6.3.12: APPEND asks for no folder to be open, and is no change by way of the open one",
+    ),
+    Quirk(
+        "Courier",
         "refuses a change to a folder without saying why",
         "LIST is asked whether a folder is in the way, or there is none",
         "RFC 5530 §3 has ALREADYEXISTS and NONEXISTENT",

@@ -193,6 +193,9 @@ class ImapTarget(ImapLine):
             arguments.append(f"({' '.join(sorted(flags))})")
         if internal_date is not None:
             arguments.append(f'"{format_internal_date(internal_date)}"')
+        if self._open_name == name and not self._selected:
+            with suppress(ServerError):  # what is asked for will tell
+                await self._open("SELECT", name)  # Courier puts nothing into what is open for reading only
         longest_s = self.longest_s(1, size)
         if size <= COLLECTED:
             data = await collect(size, chunks)

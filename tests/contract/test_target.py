@@ -310,6 +310,15 @@ async def test_append_without_flags_and_date(line: Connection, remote: Remote) -
     assert set((await flags_of(remote)).values()) == {frozenset()}
 
 
+@pytest.mark.parametrize("size", [0, LARGE], ids=["small", "large"])
+async def test_append_to_the_folder_that_is_open_for_reading(line: Connection, remote: Remote, size: int) -> None:
+    raw = message(7, size)
+    for name in ("INBOX", remote.folder("Drafts")):
+        await line.open(name)
+        await line.append(name, len(raw), pieces(raw))
+        assert await contents(remote, name) == [stored(remote, raw)]
+
+
 @pytest.mark.parametrize("size", [100, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("off", [-1, 1, -90, 20_000])
 async def test_a_message_of_another_size_is_never_stored(line: Connection, remote: Remote, size: int, off: int) -> None:
