@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.courier import Courier
 from tests.cyrus import Cyrus
 from tests.dovecot import Dovecot
 from tests.proxy import Faults, Proxy
-from tests.server.two_hands import FOLDERS, Crm, Gateway, Login, Numbers, Person, serving
+from tests.server.two_hands import Crm, Gateway, Login, Numbers, Person, serving
 from tests.servers import find_program, leave_out
 
 SEEDED = 30
@@ -27,13 +28,16 @@ DEEDS = [  # each starts a program or two: how long that takes is up to what els
 ]
 
 
-@pytest.fixture(params=["dovecot", "cyrus"])
+@pytest.fixture(params=["dovecot", "cyrus", pytest.param("courier", marks=pytest.mark.soak)])
 def login(request: pytest.FixtureRequest) -> Login:
     """A new mailbox on each server."""
     if request.param == "dovecot":
         dovecot: Dovecot = request.getfixturevalue("dovecot")
         account = dovecot.account()
         return Login(dovecot.port, account.name, account.password)
+    if request.param == "courier":
+        courier: Courier = request.getfixturevalue("courier")
+        return Login(courier.port, *courier.account(), folders=("INBOX", "INBOX.Work", "INBOX.Trash"), moves=False)
     cyrus: Cyrus = request.getfixturevalue("cyrus")
     return Login(cyrus.port, *cyrus.account())
 
@@ -97,8 +101,8 @@ async def test_two_hands_on_one_mailbox(login: Login, line: Proxy, tmp_path: Pat
 
 def _furnish(login: Login, numbers: Numbers) -> None:
     with login.imap() as line:
-        for folder in FOLDERS[1:]:
+        for folder in login.folders[1:]:
             line.create(folder)
         for number in range(SEEDED):
-            status, answer = line.append(FOLDERS[number % 2], "", None, numbers.new()[1])
+            status, answer = line.append(login.folders[number % 2], "", None, numbers.new()[1])
             assert status == "OK", answer

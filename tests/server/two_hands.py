@@ -80,6 +80,10 @@ class Login:
     port: int
     name: str
     password: str
+    folders: tuple[str, ...] = FOLDERS
+    """INBOX, one for work, and the trash, by their full names."""
+    moves: bool = True
+    """The server has MOVE."""
 
     @contextlib.contextmanager
     def imap(self, folder: str | None = None) -> Iterator[imaplib.IMAP4]:
@@ -111,7 +115,7 @@ class Login:
     def everything(self) -> dict[str, Counter[tuple[str, frozenset[str]]]]:
         """Folder → (SHA-256 of the bytes, flags), each as often as it stands there."""
         found: dict[str, Counter[tuple[str, frozenset[str]]]] = {}
-        for folder in FOLDERS:
+        for folder in self.folders:
             found[folder] = Counter()
             for flags, raw in self._messages(folder):
                 found[folder][hashlib.sha256(raw).hexdigest(), flags] += 1
@@ -119,7 +123,7 @@ class Login:
 
     def numbers(self) -> Counter[int]:
         """How often each message stands at the server, in all folders together."""
-        return Counter(number_of(raw) for folder in FOLDERS for _, raw in self._messages(folder))
+        return Counter(number_of(raw) for folder in self.folders for _, raw in self._messages(folder))
 
     def _messages(self, folder: str) -> Iterator[tuple[frozenset[str], bytes]]:
         with self.imap(folder) as line:
@@ -177,7 +181,7 @@ SyncState *
 
     def _press(self) -> None:
         """Move, delete or mark one message in NeoMutt."""
-        source, target = self._dice.sample(FOLDERS, 2)
+        source, target = self._dice.sample(self._login.folders, 2)
         with self._login.imap(source) as line:
             uids = self._uids(line)
             if not uids:
@@ -223,20 +227,26 @@ SyncState *
         assert done.returncode in (0, 1), done.stderr
 
     def _move(self) -> None:
-        source, target = self._dice.sample(FOLDERS, 2)
+        source, target = self._dice.sample(self._login.folders, 2)
         with self._login.imap(source) as line:
             uids = self._uids(line)
             if uids:
                 some = ",".join(self._dice.sample(uids, min(2, len(uids))))
                 _, items = line.uid("fetch", some, "(BODY.PEEK[HEADER])")
                 began = datetime.now(UTC)
-                line.uid("MOVE", some, f'"{target}"')
-                ended = datetime.now(UTC)
                 numbers = [number_of(item[1]) for item in items if isinstance(item, tuple)]
+                if self._login.moves:
+                    line.uid("MOVE", some, f'"{target}"')
+                else:
+                    self._numbers.copied.update(numbers)
+                    line.uid("COPY", some, f'"{target}"')
+                    line.uid("STORE", some, "+FLAGS.SILENT", "(\\Deleted)")
+                    line.uid("EXPUNGE", some)
+                ended = datetime.now(UTC)
                 self._numbers.moved += [(number, began, ended) for number in numbers]
 
     def _expunge(self) -> None:
-        folder = self._dice.choice(FOLDERS)
+        folder = self._dice.choice(self._login.folders)
         with self._login.imap(folder) as line:
             uids = self._uids(line)
             if uids and self._dice.random() < 0.5:
@@ -251,12 +261,12 @@ SyncState *
         _, raw = self._numbers.new()
         with self._login.imap() as line:
             status, answer = line.append(
-                self._dice.choice(FOLDERS[:2]), "", imaplib.Time2Internaldate(time.time()), raw
+                self._dice.choice(self._login.folders[:2]), "", imaplib.Time2Internaldate(time.time()), raw
             )
             assert status == "OK", answer
 
     def _mark(self) -> None:
-        with self._login.imap(self._dice.choice(FOLDERS)) as line:
+        with self._login.imap(self._dice.choice(self._login.folders)) as line:
             uids = self._uids(line)
             if uids:
                 some = ",".join(self._dice.sample(uids, min(5, len(uids))))
@@ -264,7 +274,7 @@ SyncState *
 
     def _note(self) -> None:
         """Look at something, which changes nothing but \\Seen."""
-        with self._login.imap(self._dice.choice(FOLDERS)) as line:
+        with self._login.imap(self._dice.choice(self._login.folders)) as line:
             uids = self._uids(line)
             if uids:
                 line.uid("fetch", self._dice.choice(uids), "(BODY[])")
@@ -350,6 +360,7 @@ class Crm:
             base_url=f"http://127.0.0.1:{gateway.port}", headers={"authorization": f"Bearer {TOKEN}"}, timeout=60
         )
         self._box = ""
+        self._names = FOLDERS
         self.done: Counter[str] = Counter()
         """Answers by wish and status."""
         self.known_as: defaultdict[int, set[str]] = defaultdict(set)
@@ -370,6 +381,7 @@ class Crm:
 
     async def connect(self, login: Login, port: int) -> None:
         """Connect the mailbox through `port`, and wait until it was read."""
+        self._names = login.folders
         await self.request("PUT", "/v1/tenants/acme", json={"name": "Acme"})
         await self.request("PUT", "/v1/tenants/acme/subscription", json={"plan": "professional"})
         imap = {
@@ -379,7 +391,7 @@ class Crm:
             "username": login.name,
             "auth": {"password": login.password},
         }
-        body = {"address": "ann@acme.example", "imap": imap, "folders": {"include": list(FOLDERS)}}
+        body = {"address": "ann@acme.example", "imap": imap, "folders": {"include": list(login.folders)}}
         made = await self.request("POST", "/v1/tenants/acme/mailboxes", json=body)
         assert made.status_code == 201, made.text
         self._box = f"/v1/tenants/acme/mailboxes/{made.json()['id']}"
@@ -419,7 +431,7 @@ class Crm:
 
     async def _folders(self) -> dict[str, str]:
         items = (await self.request("GET", f"{self._box}/folders")).json()["items"]
-        return {item["name"]: item["id"] for item in items if item["name"] in FOLDERS}
+        return {item["name"]: item["id"] for item in items if item["name"] in self._names}
 
     async def _delete(self) -> None:
         message = await self._some()
@@ -437,7 +449,7 @@ class Crm:
 
     async def _append(self) -> None:
         number, raw = self._numbers.new()
-        folder = (await self._folders())[self._dice.choice(FOLDERS[:2])]
+        folder = (await self._folders())[self._dice.choice(self._names[:2])]
         answer = await self.request(
             "POST",
             f"{self._box}/messages",
@@ -472,7 +484,7 @@ class Crm:
 
     async def everything(self) -> dict[str, Counter[tuple[str, frozenset[str]]]]:
         """As `Login.everything`, as the gateway has it."""
-        found: dict[str, Counter[tuple[str, frozenset[str]]]] = {folder: Counter() for folder in FOLDERS}
+        found: dict[str, Counter[tuple[str, frozenset[str]]]] = {folder: Counter() for folder in self._names}
         async for item in self._items():
             raw = await self.request("GET", f"/v1/tenants/acme/messages/{item['id']}/raw")
             for folder in item["folders"]:
