@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from sqlalchemy import BigInteger, cast, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.clock import Instant
@@ -58,3 +58,11 @@ async def latest_time(conn: AsyncConnection) -> Instant | None:
     """The latest time on record: a clock that shows an earlier one was set back."""
     mark = await read(conn, CLOCK_MARK)
     return None if mark is None else int(mark)
+
+
+async def mark_time(tx: Transaction, now: Instant, *, force: bool) -> None:
+    """Move the latest time on record to `now`; back only by `force`. One statement: processes may do it at once."""
+    fact = tx.insert(installation).values(key=CLOCK_MARK, value=str(now))
+    later = None if force else cast(installation.c.value, BigInteger) < now
+    changed = {"value": fact.excluded.value}
+    await tx.conn.execute(fact.on_conflict_do_update(index_elements=[installation.c.key], set_=changed, where=later))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from mailgate.clock import Clock, Instant, to_rfc3339
 from mailgate.errors import UnavailableError
 from mailgate.store import installation
@@ -33,9 +35,7 @@ class LatestTime:
 
     async def mark(self, now: Instant, *, force: bool = False) -> None:
         """Move it to `now`; back only by `force`: a person approved the clock."""
-        last = await self.last()
-        if last is None or last < now or force:
-            await installation.put(self._db, installation.CLOCK_MARK, str(now))
+        await self._db.transact(partial(installation.mark_time, now=now, force=force))
 
 
 def jumped(fault: str, now: Instant, last: Instant | None) -> str:

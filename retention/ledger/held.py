@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from .schema import Leaf
+
+_UNTIL = itemgetter(0)
 
 
 @dataclass(slots=True)
@@ -22,12 +26,13 @@ class _Hold:
 
 
 class Holds:
-    """Those that stand, and those whose grace goes on. What should not be is told to `broken`."""
+    """Those that stand, and those that were released. What should not be is told to `broken`."""
 
     def __init__(self, broken: Callable[[str], None]) -> None:
         self._broken = broken
         self._standing: dict[str, _Hold] = {}
         self._graces: list[tuple[str, _Hold]] = []
+        """Until when each released one protects, in that order. None is forgotten: a clock may go back."""
 
     def __len__(self) -> int:
         """How many stand."""
@@ -57,7 +62,7 @@ class Holds:
         if hold is None:
             self._broken(f"hold {leaf['hold_ref']} was released but never placed")
             return
-        self._graces.append((leaf["grace_until"], hold))
+        insort(self._graces, (leaf["grace_until"], hold), key=_UNTIL)
         if leaf["grace_until"] < least:
             self._broken(f"hold {leaf['hold_ref']} protects until {leaf['grace_until']}, by its policy until {least}")
 
@@ -67,13 +72,10 @@ class Holds:
             if hold.kind == "messages" and len(hold.covered) != hold.items:
                 self._broken(f"hold {ref} names {len(hold.covered)} of its {hold.items} items")
 
-    def forget_graces(self, now: str) -> None:
-        """Those that are over by then are of no more use."""
-        self._graces = [grace for grace in self._graces if grace[0] > now]
-
     def count(self, item_ref: str, mailbox_ref: str, now: str) -> int:
         """How many protect this item at that time."""
         if not self._standing and not self._graces:
             return 0
         standing = sum(hold.covers(item_ref, mailbox_ref) for hold in self._standing.values())
-        return standing + sum(until > now and hold.covers(item_ref, mailbox_ref) for until, hold in self._graces)
+        protecting = self._graces[bisect_right(self._graces, now, key=_UNTIL) :]
+        return standing + sum(hold.covers(item_ref, mailbox_ref) for _, hold in protecting)

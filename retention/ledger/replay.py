@@ -250,7 +250,6 @@ class Replay:
         self._latest_now = max(self._latest_now, now)
         self._check_time(leaf["at"])
         self._check_stamp(now)
-        self._holds.forget_graces(now)
         self._holds.check_covers()
         approved = "brake" in leaf["approved"], leaf.get("approved_up_to")
         self._runs[run] = _Run(now, leaf["at"], leaf["policy"]["sha256"], *approved)

@@ -13,6 +13,7 @@ from httpx import Response
 
 from mailgate.actors import SYSTEM
 from mailgate.clock import DAY, HOUR, MINUTE, to_rfc3339
+from mailgate.store.schema import submissions
 from tests.api.conftest import Gateway
 from tests.api.mail import letter
 from tests.api.sending import LETTER, Office, office, smtp_settings
@@ -221,6 +222,27 @@ async def test_after_a_backup_was_restored_nothing_is_sent_by_itself(acme: Offic
     assert (await acme.get(later["id"]))["state"] == "queued"
     again = await gateway.client.post(f"{acme.base}/{due['id']}/retry")
     assert again.status_code == 202, again.text
+
+
+@pytest.mark.parametrize("state", ["queued", "sending"])
+async def test_what_was_in_work_when_the_backup_was_made_waits_for_a_person_as_well(acme: Office, state: str) -> None:
+    """The process of then has it no more, whatever its lease in the backup says."""
+    gateway = acme.gateway
+    made = await acme.submit()
+    assert await gateway.core.send_queue.enter("process-0", DAY, gateway.clock())
+    claimed = {"state": state, "claimed_by": "process-0", "attempts": 1}
+    async with gateway.core.db.write() as tx:
+        await tx.conn.execute(submissions.update().values(claimed))
+    await gateway.core.restore.run(SYSTEM)
+    await acme.work()
+    assert acme.server.received == []
+    asked = await acme.get(made["id"])
+    assert (asked["state"], asked["code"]) == ("uncertain", "backup_restored")
+    assert (await acme.send())["state"] == "sent"  # nobody waits for it
+    assert (await gateway.client.post(f"{acme.base}/{made['id']}/retry")).status_code == 202
+    await acme.work()
+    assert (await acme.get(made["id"]))["state"] == "sent"
+    assert len(acme.server.received) == 2
 
 
 async def test_large_letters_that_are_taken_at_a_time_are_few(acme: Office) -> None:

@@ -7,7 +7,7 @@ import itertools
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from structlog.testing import capture_logs
 
@@ -25,6 +25,7 @@ from mailgate.store.schema import (
     mailboxes,
     search_docs,
     search_leftovers,
+    submissions,
     tombstones,
 )
 from mailgate.store.search import insert_words
@@ -424,6 +425,25 @@ async def test_a_count_that_is_seen_to_be_wrong_is_told_and_not_believed(purging
         assert (await purging.purge(2)).purged == 1
     assert logged == []
     assert [row.blob_id for row in await rows(purging, select(blob_erasures.c.blob_id))] == [blob_id]
+
+
+async def test_what_waits_to_be_sent_keeps_its_bytes_though_the_count_is_wrong(purging: Purging) -> None:
+    home = await purging.builder.home()
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY)])
+    ((blob_id, data_key, key_epoch),) = await rows(purging, select(blobs.c.id, blobs.c.data_key, blobs.c.key_epoch))
+    values: dict[str, Any] = dict.fromkeys(("requested_at", "next_at", "give_up_at"), NOW)
+    values |= dict.fromkeys(("msgid_token", "likeness_token"), b"token") | {"data_key": data_key}
+    async with purging.store.db.write() as tx:
+        await tx.conn.execute(
+            insert(submissions).values(
+                id=new_id(NOW), tenant_id="acme", mailbox_id=home.mailbox_id, state="queued", purpose="user",
+                requested_by="x", size=1, message_id=new_id(NOW), key_epoch=key_epoch, blob_id=blob_id, **values,
+            )
+        )  # fmt: skip
+        await tx.conn.execute(update(blobs).values(refs=0))
+    assert (await purging.purge(1)).purged == 1
+    assert await rows(purging, select(blobs.c.id, blobs.c.refs)) == [(blob_id, 1)]
+    assert await rows(purging, select(blob_erasures.c.blob_id)) == []
 
 
 async def test_a_copy_whose_blob_is_not_there_goes_and_that_is_told(purging: Purging) -> None:

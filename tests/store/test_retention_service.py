@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -10,14 +11,15 @@ import pytest
 
 from mailgate.actors import COMMAND, SCHEDULE, SYSTEM
 from mailgate.clock import DAY, MINUTE
-from mailgate.errors import NotFoundError, PreconditionError
+from mailgate.errors import NotFoundError, PreconditionError, UnavailableError
+from mailgate.store.latest_time import LatestTime, SteadyClock
 from mailgate.store.plan_watch import PlanWatch
 from mailgate.store.prune import prune
 from mailgate.store.purge_lease import TTL, PurgeLease
 from mailgate.store.retention import PurgeBusyError, RetentionService
 from mailgate.store.schema import idempotency_keys
 from mailgate.store.subscriptions import SubscriptionChange
-from retention.policy import Policy
+from retention.policy import ClockLimits, Policy
 from tests.store.builder import Seed
 from tests.store.conftest import NOW, Store
 from tests.store.purging import Purging, make_purging
@@ -299,3 +301,21 @@ async def test_pruning_forgets_what_no_window_reaches(purging: Purging) -> None:
     assert (gone.tombstones, gone.idempotency_keys, gone.runs) == (1, 1, 0)
     later = await prune(purging.store.db, NOW + 500 * DAY, longest_days=90, idempotency_hours=24)
     assert (later.tombstones, later.idempotency_keys, later.runs) == (3, 1, 1)
+
+
+async def test_the_latest_time_on_record_is_the_latest_of_those_who_write_at_once(purging: Purging) -> None:
+    time = LatestTime(purging.store.db, ClockLimits())
+    await asyncio.gather(*(time.mark(NOW + minute * MINUTE) for minute in (3, 9, 8, 1, 2)))
+    assert await time.last() == NOW + 9 * MINUTE
+    await time.mark(9)  # fewer digits
+    assert await time.last() == NOW + 9 * MINUTE
+    await time.mark(NOW, force=True)
+    assert await time.last() == NOW
+
+
+def test_a_clock_that_goes_back_little_by_little_stops_a_run_as_one_that_jumps() -> None:
+    shows = [NOW, NOW - 4 * MINUTE, NOW - 6 * MINUTE]
+    clock = SteadyClock(lambda: shows.pop(0), ClockLimits())
+    assert [clock(), clock()] == [NOW, NOW - 4 * MINUTE]
+    with pytest.raises(UnavailableError, match="the clock went back"):
+        clock()

@@ -256,6 +256,13 @@ def test_the_grace_after_a_release() -> None:
     Log().hold().release(until=NOW).open().purge().close(1).check()
 
 
+def test_the_grace_after_a_release_goes_on_when_a_clock_that_was_ahead_is_set_back() -> None:
+    """A run of a time that was not, and a shorter grace beside: neither ends it."""
+    held = Log().hold().hold("h2").release(until=NOW + 2).release("h2", until=NOW + 1)
+    held.open(NOW + 10 * DAY).close(0).time(NOW)
+    held.open(run=ulid(7_001), approved=("clock",)).purge(run=ulid(7_001), holds=2).check("was held 2 times")
+
+
 def under(graces: object, *steps: Callable[[Log], Log]) -> Log:
     """A log whose policy has these graces."""
     return by_policy({"graces_days": graces}, *steps)
