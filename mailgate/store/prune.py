@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import delete, exists, select, tuple_, update
+from sqlalchemy import Column, delete, exists, select, tuple_, update
 
 from mailgate.clock import DAY, HOUR, Instant
 from mailgate.store import access_log, connect_links, feed, installation, runs, sign_in_failures, user_sessions
@@ -77,96 +78,85 @@ async def prune(
     days has passed, nothing would import that mail again. Runs are pruned, their entries in the purge log never.
     """
 
-    async def old_tombstones(tx: Transaction) -> int:
-        before = now - longest_days * DAY - TOMBSTONE_MARGIN
-        old = select(tombstones.c.id).where(tombstones.c.anchor_at < before).limit(BATCH)
-        return (await tx.conn.execute(delete(tombstones).where(tombstones.c.id.in_(old)))).rowcount
+    async def none_left(step: Callable[..., Awaitable[int]], *given: Any) -> int:
+        """Small transactions, one after the other, until one finds less than it could take; how many rows they took."""
+        total = 0
+        while count := await db.transact(lambda tx: step(tx, *given), bulk=True):
+            total += count
+            if count < BATCH:
+                break
+        return total
 
-    async def old_keys(tx: Transaction) -> int:
-        key = tuple_(idempotency_keys.c.token_id, idempotency_keys.c.key)
-        before = now - idempotency_hours * HOUR
-        old = select(idempotency_keys.c.token_id, idempotency_keys.c.key).where(idempotency_keys.c.created_at < before)
-        return (await tx.conn.execute(delete(idempotency_keys).where(key.in_(old.limit(BATCH))))).rowcount
-
-    async def old_sync_runs(tx: Transaction) -> int:
-        backfills = await runs.prune(tx, runs.BACKFILL, now - PURGE_RUNS_KEPT, BATCH)
-        return backfills + await runs.prune(tx, runs.SYNC, now - SYNC_RUNS_KEPT, BATCH)
-
-    async def old_purge_runs(tx: Transaction) -> int:
-        return await runs.prune(tx, runs.PURGE, now - PURGE_RUNS_KEPT, BATCH)
-
-    async def old_guards(tx: Transaction) -> int:
-        old = select(guards.c.id).where(guards.c.closed_at < now - GUARDS_KEPT).limit(BATCH)
-        return (await tx.conn.execute(delete(guards).where(guards.c.id.in_(old)))).rowcount
-
-    async def old_alarms(tx: Transaction) -> int:
-        old = select(alarms.c.id).where(alarms.c.cleared_at < now - ALARMS_KEPT).limit(BATCH)
-        return (await tx.conn.execute(delete(alarms).where(alarms.c.id.in_(old)))).rowcount
-
-    async def old_operations(tx: Transaction) -> int:
-        columns = operations.c
-        old = select(columns.id).where(columns.finished_at < now - OPERATIONS_KEPT).limit(BATCH)
-        return (await tx.conn.execute(delete(operations).where(columns.id.in_(old)))).rowcount
-
-    async def unsent_bytes(tx: Transaction) -> int:
-        ended = submissions.c.state.in_(("failed", "uncertain")) & submissions.c.blob_id.is_not(None)
-        old = select(submissions).where(ended, submissions.c.give_up_at < now - UNSENT_BYTES_KEPT).limit(BATCH)
-        rows = (await tx.conn.execute(old.with_for_update(skip_locked=True))).all()
-        for row in rows:
-            if row.state == "uncertain":
-                failed = {"state": "failed", "finished_at": now}
-                await tx.conn.execute(update(submissions).where(submissions.c.id == row.id).values(failed))
-            await drop_bytes(tx, row, now)
-        return len(rows)
-
-    async def recipients_of_purged(tx: Transaction) -> int:
-        copy = exists().where(messages.c.id == submissions.c.message_id)
-        gone = submissions.c.sent_at.is_not(None) & submissions.c.finished_at.is_not(None) & ~copy
-        of = select(submissions.c.id).where(gone, submissions.c.sealed.is_not(None)).limit(BATCH)
-        forget = update(submissions).where(submissions.c.id.in_(of)).values(sealed=None)
-        return (await tx.conn.execute(forget)).rowcount
-
-    async def mark_submissions(tx: Transaction) -> None:
-        """So that what is left can be told from what was never there: the doctor counts what was sent again."""
-        before, marked = now - SUBMISSIONS_KEPT, await installation.read(tx.conn, installation.SUBMISSIONS_PRUNED)
-        if marked is None or int(marked) < before:
-            await installation.put_in(tx, installation.SUBMISSIONS_PRUNED, str(before))
-
-    async def old_submissions(tx: Transaction) -> int:
-        ended = submissions.c.blob_id.is_(None) & submissions.c.file_at.is_(None)
-        old = select(submissions.c.id).where(ended, submissions.c.finished_at < now - SUBMISSIONS_KEPT).limit(BATCH)
-        return (await tx.conn.execute(delete(submissions).where(submissions.c.id.in_(old)))).rowcount
-
-    async def old_counts(tx: Transaction) -> int:
-        old = delete(sent_counts).where(sent_counts.c.day_at < now - SENT_COUNTS_KEPT)
-        return (await tx.conn.execute(old)).rowcount
-
-    await _until_none(db, unsent_bytes)
-    await _until_none(db, recipients_of_purged)
+    await none_left(_unsent_bytes, now)
+    await none_left(_recipients_of_purged)
     await forget_removed(db)
-    await db.transact(old_counts)
-    await db.transact(mark_submissions)
-    await _until_none(db, lambda tx: sign_in_failures.prune(tx, now, BATCH))
+    await db.transact(lambda tx: _sent_counts(tx, now))
+    await db.transact(lambda tx: _mark_submissions(tx, now))
+    await none_left(sign_in_failures.prune, now, BATCH)
+    longest = longest_days * DAY
     return Pruned(
-        tombstones=await _until_none(db, old_tombstones),
-        idempotency_keys=await _until_none(db, old_keys),
-        runs=await _until_none(db, old_sync_runs) + await _until_none(db, old_purge_runs),
-        guards=await _until_none(db, old_guards),
-        alarms=await _until_none(db, old_alarms),
-        operations=await _until_none(db, old_operations),
-        submissions=await _until_none(db, old_submissions),
-        events=await _until_none(db, lambda tx: feed.prune(tx, now - event_days * DAY, BATCH)),
-        accesses=await _until_none(db, lambda tx: access_log.prune(tx, now - access_days * DAY, BATCH)),
-        deliveries=await _until_none(db, lambda tx: deliveries.prune(tx, now - delivery_days * DAY, now, BATCH)),
-        connect_links=await _until_none(db, lambda tx: connect_links.prune(tx, now - link_days * DAY, BATCH)),
-        sessions=await _until_none(db, lambda tx: user_sessions.prune(tx, now, idle, BATCH)),
+        tombstones=await none_left(_older, tombstones.c.anchor_at, now - longest - TOMBSTONE_MARGIN),
+        idempotency_keys=await none_left(_answers, now - idempotency_hours * HOUR),
+        runs=await none_left(runs.prune, runs.BACKFILL, now - PURGE_RUNS_KEPT, BATCH)
+        + await none_left(runs.prune, runs.SYNC, now - SYNC_RUNS_KEPT, BATCH)
+        + await none_left(runs.prune, runs.PURGE, now - PURGE_RUNS_KEPT, BATCH),
+        guards=await none_left(_older, guards.c.closed_at, now - GUARDS_KEPT),
+        alarms=await none_left(_older, alarms.c.cleared_at, now - ALARMS_KEPT),
+        operations=await none_left(_older, operations.c.finished_at, now - OPERATIONS_KEPT),
+        submissions=await none_left(_submissions, now - SUBMISSIONS_KEPT),
+        events=await none_left(feed.prune, now - event_days * DAY, BATCH),
+        accesses=await none_left(access_log.prune, now - access_days * DAY, BATCH),
+        deliveries=await none_left(deliveries.prune, now - delivery_days * DAY, now, BATCH),
+        connect_links=await none_left(connect_links.prune, now - link_days * DAY, BATCH),
+        sessions=await none_left(user_sessions.prune, now, idle, BATCH),
     )
 
 
-async def _until_none(db: Database, step: Callable[[Transaction], Awaitable[int]]) -> int:
-    total = 0
-    while count := await db.transact(step, bulk=True):
-        total += count
-        if count < BATCH:
-            break
-    return total
+async def _older(tx: Transaction, at: Column[Any], before: Instant) -> int:
+    """Rows of this column's table, whose key is `id`."""
+    table = at.table
+    old = select(table.c.id).where(at < before).limit(BATCH)
+    return (await tx.conn.execute(delete(table).where(table.c.id.in_(old)))).rowcount
+
+
+async def _answers(tx: Transaction, before: Instant) -> int:
+    key = tuple_(idempotency_keys.c.token_id, idempotency_keys.c.key)
+    old = select(idempotency_keys.c.token_id, idempotency_keys.c.key).where(idempotency_keys.c.created_at < before)
+    return (await tx.conn.execute(delete(idempotency_keys).where(key.in_(old.limit(BATCH))))).rowcount
+
+
+async def _unsent_bytes(tx: Transaction, now: Instant) -> int:
+    ended = submissions.c.state.in_(("failed", "uncertain")) & submissions.c.blob_id.is_not(None)
+    old = select(submissions).where(ended, submissions.c.give_up_at < now - UNSENT_BYTES_KEPT).limit(BATCH)
+    rows = (await tx.conn.execute(old.with_for_update(skip_locked=True))).all()
+    for row in rows:
+        if row.state == "uncertain":
+            failed = {"state": "failed", "finished_at": now}
+            await tx.conn.execute(update(submissions).where(submissions.c.id == row.id).values(failed))
+        await drop_bytes(tx, row, now)
+    return len(rows)
+
+
+async def _recipients_of_purged(tx: Transaction) -> int:
+    copy = exists().where(messages.c.id == submissions.c.message_id)
+    gone = submissions.c.sent_at.is_not(None) & submissions.c.finished_at.is_not(None) & ~copy
+    of = select(submissions.c.id).where(gone, submissions.c.sealed.is_not(None)).limit(BATCH)
+    forget = update(submissions).where(submissions.c.id.in_(of)).values(sealed=None)
+    return (await tx.conn.execute(forget)).rowcount
+
+
+async def _mark_submissions(tx: Transaction, now: Instant) -> None:
+    """So that what is left can be told from what was never there: the doctor counts what was sent again."""
+    before, marked = now - SUBMISSIONS_KEPT, await installation.read(tx.conn, installation.SUBMISSIONS_PRUNED)
+    if marked is None or int(marked) < before:
+        await installation.put_in(tx, installation.SUBMISSIONS_PRUNED, str(before))
+
+
+async def _submissions(tx: Transaction, before: Instant) -> int:
+    ended = submissions.c.blob_id.is_(None) & submissions.c.file_at.is_(None)
+    old = select(submissions.c.id).where(ended, submissions.c.finished_at < before).limit(BATCH)
+    return (await tx.conn.execute(delete(submissions).where(submissions.c.id.in_(old)))).rowcount
+
+
+async def _sent_counts(tx: Transaction, now: Instant) -> None:
+    await tx.conn.execute(delete(sent_counts).where(sent_counts.c.day_at < now - SENT_COUNTS_KEPT))
