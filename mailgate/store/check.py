@@ -11,41 +11,28 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Select, and_, case, exists, func, literal, or_, select, union_all
+from sqlalchemy import case, func, literal, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.blobs import BlobStore, UnreadablePack
 from mailgate.clock import DAY, to_rfc3339
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing
-from mailgate.store import installation, orphans, timelines
+from mailgate.store import installation, invariants, orphans, timelines
 from mailgate.store.database import Database
 from mailgate.store.schema import (
     blob_erasures,
     blobs,
-    events,
-    feed,
     log_leaves,
-    message_links,
     messages,
-    operations,
-    origins,
-    pins,
-    quarantine,
     runs,
-    search_docs,
     sent_counts,
     submissions,
     subscription_events,
     subscription_periods,
     tenant_heads,
     tenants,
-    tombstones,
-    webhook_deliveries,
-    webhook_lanes,
-    webhooks,
 )
 from mailgate.tenants.limits import Purpose
 from retention.ledger.tree import Frontier, leaf_hash
@@ -86,7 +73,7 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
     """Check every invariant of the store."""
     findings: list[Finding] = []
     async with db.read() as conn:
-        for name, query in _queries().items():
+        for name, query in invariants.queries().items():
             rows = (await conn.execute(query.limit(_SHOWN + 1))).all()
             findings += [Finding(name, row[0], ", ".join(str(value) for value in row[1:])) for row in rows[:_SHOWN]]
             if len(rows) > _SHOWN:
@@ -110,149 +97,8 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
                 read += 1
             else:
                 findings.append(finding)
-    checks = len(_queries()) + len(_WALKS) + 2 + deep
+    checks = len(invariants.queries()) + len(_WALKS) + 2 + deep
     return Report(tuple(findings), checks, len(objects - held - queued), read, tuple(left))
-
-
-def _queries() -> dict[str, Select[Any]]:
-    """Invariants that one statement each can refute: rows are (tenant, what is wrong, …)."""
-    counted = (
-        select(
-            messages.c.tenant_id,
-            func.count().label("copies"),
-            func.coalesce(func.sum(messages.c.size), 0).label("storage_bytes"),
-        )
-        .group_by(messages.c.tenant_id)
-        .subquery()
-    )
-    copies, size = func.coalesce(counted.c.copies, 0), func.coalesce(counted.c.storage_bytes, 0)
-    pinned = select(func.count()).where(pins.c.message_id == messages.c.id).scalar_subquery()
-    copied = select(messages.c.blob_id, func.count().label("n")).group_by(messages.c.blob_id).subquery()
-    queued = select(func.count()).where(submissions.c.blob_id == blobs.c.id).scalar_subquery()
-    referred = func.coalesce(copied.c.n, 0) + queued
-    removals = (
-        select(log_leaves.c.tenant_id, log_leaves.c.item_ref, func.count().label("n"))
-        .where(log_leaves.c.type.in_(("item.purge", "item.remove")))
-        .group_by(log_leaves.c.tenant_id, log_leaves.c.item_ref)
-        .subquery()
-    )
-    returned = (
-        select(func.count())
-        .where(
-            log_leaves.c.tenant_id == removals.c.tenant_id,
-            log_leaves.c.item_ref == removals.c.item_ref,
-            log_leaves.c.type == "rehydrate",
-        )
-        .scalar_subquery()
-    )
-    brought_back = exists().where(
-        log_leaves.c.tenant_id == messages.c.tenant_id,
-        log_leaves.c.item_ref == messages.c.item_ref,
-        log_leaves.c.type == "rehydrate",
-    )
-    logged = exists().where(
-        log_leaves.c.tenant_id == tombstones.c.tenant_id,
-        log_leaves.c.item_ref == tombstones.c.item_ref,
-        log_leaves.c.type.in_(("item.purge", "item.remove")),
-    )
-    coming = exists().where(
-        operations.c.message_id == messages.c.id,
-        operations.c.folder_id == messages.c.moving_to,
-        operations.c.finished_at.is_(None),
-    )
-    last_event = select(func.coalesce(func.max(events.c.seq), 0)).where(events.c.tenant_id == tenant_heads.c.tenant_id)
-    all_events = select(func.count()).where(events.c.tenant_id == tenant_heads.c.tenant_id)
-    return {
-        "usage is what is stored": select(
-            tenant_heads.c.tenant_id, tenant_heads.c.copies, copies, tenant_heads.c.storage_bytes, size
-        )
-        .outerjoin(counted, counted.c.tenant_id == tenant_heads.c.tenant_id)
-        .where(or_(tenant_heads.c.copies != copies, tenant_heads.c.storage_bytes != size)),
-        "a message counts its pins": select(messages.c.tenant_id, messages.c.id, messages.c.pins, pinned).where(
-            messages.c.pins != pinned
-        ),
-        "a blob counts its copies and submissions": select(blobs.c.tenant_id, blobs.c.id, blobs.c.refs, referred)
-        .outerjoin(copied, copied.c.blob_id == blobs.c.id)
-        .where(or_(blobs.c.refs != referred, blobs.c.refs <= 0)),
-        "a copy has a blob of its tenant": select(messages.c.tenant_id, messages.c.id, blobs.c.tenant_id)
-        .outerjoin(blobs, blobs.c.id == messages.c.blob_id)
-        .where(or_(blobs.c.id.is_(None), blobs.c.tenant_id != messages.c.tenant_id, blobs.c.size != messages.c.size)),
-        "a submission's blob is there": select(submissions.c.tenant_id, submissions.c.id)
-        .outerjoin(blobs, blobs.c.id == submissions.c.blob_id)
-        .where(submissions.c.blob_id.is_not(None), blobs.c.id.is_(None)),
-        "an anchor is when the message was received, or stored": select(
-            messages.c.tenant_id, messages.c.id, messages.c.anchor_at, messages.c.anchor_source
-        ).where(
-            case(
-                (messages.c.anchor_source == "internaldate", messages.c.anchor_at != messages.c.internal_date_at),
-                (
-                    and_(messages.c.anchor_source == "stored", messages.c.anchor_at != messages.c.stored_at),
-                    ~brought_back,
-                ),
-                (messages.c.anchor_source == "rehydrated", ~brought_back),
-                else_=False,
-            )
-            | (messages.c.anchor_at > messages.c.stored_at)
-        ),
-        "what is set aside with its bytes has a copy": select(
-            quarantine.c.tenant_id, quarantine.c.id, quarantine.c.message_id
-        )
-        .outerjoin(messages, messages.c.id == quarantine.c.message_id)
-        .where(quarantine.c.message_id.is_not(None), messages.c.id.is_(None)),
-        "an origin belongs to its message's mailbox": select(
-            origins.c.tenant_id, origins.c.message_id, origins.c.folder_id
-        )
-        .join(messages, messages.c.id == origins.c.message_id)
-        .where(or_(messages.c.mailbox_id != origins.c.mailbox_id, messages.c.tenant_id != origins.c.tenant_id)),
-        "a message is stored or purged, not both": select(tombstones.c.tenant_id, tombstones.c.message_id).join(
-            messages, messages.c.id == tombstones.c.message_id
-        ),
-        "a purge has one leaf": select(removals.c.tenant_id, removals.c.item_ref, removals.c.n).where(
-            removals.c.n != returned, removals.c.n != returned + 1
-        ),
-        "what is gone stands in the log": select(tombstones.c.tenant_id, tombstones.c.item_ref).where(~logged),
-        "what is in the log as gone is not stored": select(messages.c.tenant_id, messages.c.id)
-        .join(removals, and_(removals.c.item_ref == messages.c.item_ref, removals.c.tenant_id == messages.c.tenant_id))
-        .where(removals.c.n != returned),
-        "a pinned message is not deleted": select(messages.c.tenant_id, messages.c.id, messages.c.pins).where(
-            messages.c.pins > 0, messages.c.deleted_at.is_not(None)
-        ),
-        "a copy on its way is brought there": select(messages.c.tenant_id, messages.c.id, messages.c.moving_to).where(
-            messages.c.moving_to.is_not(None), ~coming
-        ),
-        "a blob that is to be erased has no row": select(blob_erasures.c.tenant_id, blob_erasures.c.blob_id).join(
-            blobs, blobs.c.id == blob_erasures.c.blob_id
-        ),
-        "events are numbered without gaps": select(tenant_heads.c.tenant_id, tenant_heads.c.event_seq).where(
-            or_(
-                last_event.scalar_subquery() > tenant_heads.c.event_seq,
-                and_(all_events.scalar_subquery() > 0, last_event.scalar_subquery() != tenant_heads.c.event_seq),
-            )
-        ),
-        "only indexed messages are in the index": select(search_docs.c.tenant_id, search_docs.c.message_id)
-        .outerjoin(messages, messages.c.id == search_docs.c.message_id)
-        .where(or_(messages.c.id.is_(None), ~messages.c.indexed)),
-        "what refers to others is here": select(message_links.c.tenant_id, message_links.c.message_id)
-        .outerjoin(messages, messages.c.id == message_links.c.message_id)
-        .where(messages.c.id.is_(None)),
-        "what may be sent has its bytes": select(submissions.c.tenant_id, submissions.c.id, submissions.c.state).where(
-            submissions.c.state.in_(("queued", "sending", "uncertain")), submissions.c.blob_id.is_(None)
-        ),
-        "a webhook's place is in the feed": select(webhooks.c.tenant_id, webhooks.c.id, webhooks.c.position).where(
-            webhooks.c.position > select(feed.c.position).scalar_subquery()
-        ),
-        "who is behind at a webhook is of its tenant": select(
-            webhook_lanes.c.tenant_id, webhook_lanes.c.webhook_id, webhook_lanes.c.lane
-        )
-        .outerjoin(webhooks, webhooks.c.id == webhook_lanes.c.webhook_id)
-        .where(or_(webhooks.c.id.is_(None), webhooks.c.tenant_id != webhook_lanes.c.tenant_id)),
-        "a delivery is of the tenant of its webhook": select(
-            webhook_deliveries.c.tenant_id, webhook_deliveries.c.id, webhook_deliveries.c.webhook_id
-        )
-        .join(webhooks, webhooks.c.id == webhook_deliveries.c.webhook_id)
-        .where(webhook_deliveries.c.tenant_id != webhooks.c.tenant_id),
-        "a tenant has a head": select(tenants.c.id).outerjoin(tenant_heads).where(tenant_heads.c.tenant_id.is_(None)),
-    }
 
 
 async def _log_hangs_together(conn: AsyncConnection) -> AsyncIterator[tuple[str, str]]:
