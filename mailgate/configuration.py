@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from mailgate.settings import ENV_PREFIX, Settings, choices_of, each, unit_of
+from mailgate.settings import ENV_PREFIX, Settings, each, facts_of
 
 _HEAD = f"""\
 # Every setting of mailgate, each with its default. Remove the # in front of what you change.
@@ -38,8 +38,7 @@ def example() -> str:
 
 def describe(field: FieldInfo) -> str:
     """What a setting does, with its unit and bounds, in one sentence or two."""
-    facts = [unit_of(field) or "", *(_bounds(field)), " | ".join(choices_of(field))]
-    said = ", ".join(fact for fact in facts if fact)
+    said = ", ".join(facts_of(field))
     return f"{field.description} ({said})" if said else str(field.description)
 
 
@@ -50,8 +49,3 @@ def toml_value(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(json.dumps(entry if isinstance(entry, int) else str(entry)) for entry in value) + "]"
     return json.dumps(value)
-
-
-def _bounds(field: FieldInfo) -> list[str]:
-    found = {name: getattr(rule, name) for rule in field.metadata for name in ("ge", "le") if hasattr(rule, name)}
-    return [f"{found['ge']} to {found['le']}"] if {"ge", "le"} <= set(found) else []

@@ -21,7 +21,7 @@ from mailgate.settings import Settings
 from mailgate.store import consents, installation, leases, migrate
 from mailgate.store.database import Database
 from mailgate.store.log_reading import anything_signed
-from mailgate.store.outages import OUTAGES, first_line
+from mailgate.store.outages import OUTAGES, first_line, outage
 from mailgate.store.restore import Behind, behind, refusal
 from mailgate.store.witness import Witness
 
@@ -55,7 +55,8 @@ async def open_installation(settings: Settings, master: bytes | None, *, create:
         await asyncio.to_thread(migrate.upgrade if create else _require_schema, settings.database_url)
     except OUTAGES as error:
         blobs.close()
-        raise UnavailableError(f"the database can't be used: {first_line(error)}", slug="database") from None
+        said = outage(error) or f"the database can't be used: {first_line(error)}"
+        raise UnavailableError(said, slug="database") from None
     db = Database(
         settings.database_url,
         pool_size=settings.database.pool_size,
@@ -94,9 +95,8 @@ def _make_private(folder: Path) -> None:
 def _require_schema(url: str) -> None:
     found, needed = migrate.current(url), migrate.newest()
     if found != needed:
-        raise ConfigurationError(
-            f"the database has schema {found}, this program needs {needed}; run `mailgate migrate`"
-        )
+        has = "is empty" if found is None else f"has schema {found}"
+        raise ConfigurationError(f"the database {has}, this program needs schema {needed}; run `mailgate migrate`")
 
 
 async def _open_keys(settings: Settings, master: bytes | None, *, create: bool) -> KeyRing:

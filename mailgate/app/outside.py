@@ -139,6 +139,10 @@ def deliverer_of(core: Core, call: Call, metrics: Metrics) -> Deliverer:
     return Deliverer(journal, core.webhooks, core.feed, call, core.clock, metrics, limits)
 
 
+def _reason(error: OSError | ValueError) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
 def authority_roots(settings: Settings) -> list[Certificate]:
     """The roots by which stamps are verified. Raises ConfigurationError for a file that can't be read."""
     file = settings.ledger.timestamp_ca
@@ -147,4 +151,4 @@ def authority_roots(settings: Settings) -> list[Certificate]:
     try:
         return load_roots(Path(file))
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"ledger.timestamp_ca: {file} can't be read: {error}") from None
+        raise ConfigurationError(f"ledger.timestamp_ca: {file} can't be read: {_reason(error)}") from None

@@ -117,13 +117,13 @@ def faults() -> Iterator[None]:
     except ConnectorError as error:
         fail(str(error), UNAVAILABLE)
     except Exception as error:
-        from mailgate.store.outages import OUTAGES, first_line
+        from mailgate.store.outages import OUTAGES, first_line, outage
 
         if not isinstance(error, OUTAGES):
             raise
         if isinstance(error, OSError) and error.filename is not None:
             fail(f"{error.filename} can't be used: {error.strerror}", UNAVAILABLE)
-        fail(f"the database can't be used: {first_line(error)}", UNAVAILABLE)
+        fail(outage(error) or f"the database can't be used: {first_line(error)}", UNAVAILABLE)
     except KeyboardInterrupt:
         err.print("stopped")
         raise typer.Exit(130) from None

@@ -11,7 +11,7 @@ Nothing else reads a configuration file or a MAILGATE_ variable, but for secrets
 
 from __future__ import annotations
 
-from mailgate.settings.fields import choices_of, unit_of
+from mailgate.settings.fields import choices_of, facts_of, unit_of
 from mailgate.settings.keeping import BillingSettings, ClockSettings, PlansSettings, RetentionSettings
 from mailgate.settings.mail import NetSettings, SendingSettings, SyncSettings
 from mailgate.settings.model import Settings
@@ -78,6 +78,7 @@ __all__ = [
     "WebhooksSettings",
     "choices_of",
     "each",
+    "facts_of",
     "load",
     "unit_of",
 ]

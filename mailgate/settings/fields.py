@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Network, IPv6Network
-from typing import Any, TypeAlias, get_args
+from ipaddress import IPv4Network, IPv6Network, ip_interface, ip_network
+from typing import Any, Final, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 KIB = 1024
 MIB = 1024 * KIB
 
 Network: TypeAlias = IPv4Network | IPv6Network
+
+_KINDS: Final[dict[Any, str]] = {bool: "true or false", float: "a number", int: "a whole number", str: "text"}
 
 
 def listed(value: object) -> object:
@@ -29,7 +32,21 @@ def networks(value: object) -> object:
     entries = listed(value)
     if isinstance(entries, (list, tuple)) and not all(isinstance(entry, (str, Network)) for entry in entries):
         raise ValueError('networks are written as text, e.g. ["10.0.0.0/8"]')
-    return entries
+    return tuple(map(_network, entries)) if isinstance(entries, (list, tuple)) else entries
+
+
+def _network(entry: str | Network) -> Network:
+    try:
+        return ip_network(entry)
+    except ValueError:
+        raise ValueError(f"{entry} is no network{_around(entry)}") from None
+
+
+def _around(entry: str | Network) -> str:
+    try:
+        return f"; the one around it is {ip_interface(entry).network}"
+    except ValueError:
+        return "; write one as 10.0.0.0/8"
 
 
 def named(value: object) -> object:
@@ -39,11 +56,19 @@ def named(value: object) -> object:
     return value
 
 
-def setting(default: Any, description: str, *, unit: str | None = None, secret: bool = False, **bounds: Any) -> Any:
-    """One setting: default, what it does, unit, bounds. `secret` keeps the value out of every printed form."""
-    return Field(
-        default, description=description, json_schema_extra={"unit": unit, "secret": secret}, repr=not secret, **bounds
-    )
+def setting(
+    default: Any,
+    description: str,
+    *,
+    unit: str | None = None,
+    written: str | None = None,
+    secret: bool = False,
+    **bounds: Any,
+) -> Any:
+    """One setting: default, what it does, unit, bounds. `written`: how its text looks, where a pattern says what it
+    must be. `secret` keeps the value out of every printed form."""
+    extra: JsonDict = {"unit": unit, "written": written, "secret": secret}
+    return Field(default, description=description, json_schema_extra=extra, repr=not secret, **bounds)
 
 
 class Section(BaseModel):
@@ -54,9 +79,28 @@ class Section(BaseModel):
 
 def unit_of(field: FieldInfo) -> str | None:
     """The unit of a setting, if it has one."""
+    return _said_of(field, "unit")
+
+
+def facts_of(field: FieldInfo) -> list[str]:
+    """Unit, bounds and choices of a setting, as far as it has them."""
+    found = {name: getattr(rule, name) for rule in field.metadata for name in ("ge", "le") if hasattr(rule, name)}
+    bounds = f"{found['ge']} to {found['le']}" if {"ge", "le"} <= set(found) else ""
+    return [fact for fact in (unit_of(field) or "", bounds, " | ".join(choices_of(field))) if fact]
+
+
+def must_be(field: FieldInfo) -> str:
+    """What the value of a setting must be, for somebody who wrote something else."""
+    if choices := choices_of(field):
+        return " or ".join(choices)
+    kind = _said_of(field, "written") or _KINDS.get(field.annotation, "a list")
+    return f"{kind} ({', '.join(facts)})" if (facts := facts_of(field)) else kind
+
+
+def _said_of(field: FieldInfo, name: str) -> str | None:
     extra = field.json_schema_extra
-    unit = extra.get("unit") if isinstance(extra, dict) else None
-    return str(unit) if unit else None
+    said = extra.get(name) if isinstance(extra, dict) else None
+    return str(said) if said else None
 
 
 def choices_of(field: FieldInfo) -> tuple[str, ...]:

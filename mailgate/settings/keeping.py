@@ -75,6 +75,7 @@ class PlansSettings(Section):
         (30, 7, 1),
         "How long before a plan changes by itself the feed says so, and how far ahead notices look.",
         unit="days",
+        written="a list of up to 20 whole numbers from 1 to 365",
         max_length=20,
     )
 

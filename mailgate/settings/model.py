@@ -40,6 +40,7 @@ class Settings(Section):
     data_dir: Annotated[Path, BeforeValidator(named)] = setting(
         Path("data"),
         "Directory for everything that has no address of its own. Made when missing, readable by its owner only.",
+        written="a path",
     )
     database: DatabaseSettings = DatabaseSettings()
     blobs: BlobsSettings = BlobsSettings()

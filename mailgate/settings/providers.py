@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from mailgate.settings.fields import Section, listed, setting
 
 _URL: Final = r"^(https?://[^\s/@]+(/[^\s#]*)?)?$"
+_URL_WRITTEN: Final = "https://host/path, without user and fragment"
 _CLIENT_ID: Final = "The gateway's client id there. Empty: this provider is not offered."
 _ITS_SECRET: Final = "The client secret that belongs to it. Empty: a public client, which has none."  # noqa: S105 - words about one
 _HOSTS: Final = "Mail servers that get its access tokens; no others do."
@@ -45,6 +46,7 @@ class OAuthMicrosoftSettings(Section):
     directory: str = setting(
         "common",
         "Whose accounts may sign in: common (all), organizations, consumers, or the id of one directory.",
+        written="one of these words, or a directory's id",
         pattern=r"^[A-Za-z0-9._-]{1,100}$",
     )
     hosts: _Words = setting(
@@ -60,8 +62,8 @@ class OAuthGenericSettings(Section):
     title: str = setting("", "What people know it by. Empty: the host of authorize_url.", max_length=100)
     client_id: str = setting("", _CLIENT_ID, max_length=500)
     client_secret: str = setting("", _ITS_SECRET, secret=True, max_length=500)
-    authorize_url: str = setting("", "Where people consent.", pattern=_URL, max_length=2_000)
-    token_url: str = setting("", "Where tokens are given.", pattern=_URL, max_length=2_000)
+    authorize_url: str = setting("", "Where people consent.", written=_URL_WRITTEN, pattern=_URL, max_length=2_000)
+    token_url: str = setting("", "Where tokens are given.", written=_URL_WRITTEN, pattern=_URL, max_length=2_000)
     scopes: _Words = setting((), "What is asked for.", max_length=50)
     hosts: _Words = setting((), _HOSTS, max_length=50)
 
@@ -77,7 +79,11 @@ class OidcSettings(Section):
     `<http.public_url>/admin/sign-in/oidc/callback`."""
 
     issuer: str = setting(
-        "", "The provider, as it calls itself in `iss`. Empty: passwords only.", pattern=_URL, max_length=2_000
+        "",
+        "The provider, as it calls itself in `iss`. Empty: passwords only.",
+        written=_URL_WRITTEN,
+        pattern=_URL,
+        max_length=2_000,
     )
     title: str = setting("", "What people know it by. Empty: the issuer's host.", max_length=100)
     client_id: str = setting("", "The gateway's client id there.", max_length=500)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from mailgate.errors import ConfigurationError
-from mailgate.settings.fields import Section
+from mailgate.settings.fields import Section, must_be
 from mailgate.settings.model import Settings
 
 ENV_PREFIX = "MAILGATE_"
@@ -35,6 +35,7 @@ _NOT_SETTINGS = frozenset(
         MAILBOX_PASSWORD_VARIABLE,
     }
 )
+_LENGTHS = ("too_short", "too_long")  # the kinds of faults that say themselves what is right
 # What Kubernetes sets in every container beside a service that is named mailgate.
 _FROM_KUBERNETES = re.compile(r"MAILGATE_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 
@@ -68,7 +69,9 @@ def _file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     named = path or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
     if named is not None:
         if not named.is_file():
-            raise ConfigurationError(f"the configuration file {named} does not exist")
+            raise ConfigurationError(
+                f"the configuration file {named} {'is no file' if named.exists() else 'does not exist'}"
+            )
         return named
     return next((candidate for candidate in SEARCH_PATH if candidate.is_file()), None)
 
@@ -108,8 +111,16 @@ def _explain(error: ValidationError, file: Path | None, environ: Mapping[str, st
         dotted = next((name for size in (2, 1) if (name := ".".join(parts[:size])) in known), ".".join(parts[:2]))
         variable = ENV_PREFIX + dotted.upper().replace(".", "__")
         source = f"environment {variable}" if variable in environ else str(file) if file else "settings"
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{source}: there is no setting {dotted}{_nearest(dotted)}")
-        else:
-            lines.append(f"{source}: {dotted + ': ' if dotted else ''}{fault['msg'].removeprefix('Value error, ')}")
+        lines.append(f"{source}: {_said(fault['type'], fault['msg'], dotted, known.get(dotted))}")
     return "\n".join(dict.fromkeys(lines))
+
+
+def _said(kind: str, message: str, dotted: str, field: FieldInfo | None) -> str:
+    """What is wrong with a setting, in words that say what is right where the check has none of its own."""
+    if kind == "extra_forbidden":
+        return f"there is no setting {dotted}{_nearest(dotted)}"
+    if kind == "model_type":
+        return f"{dotted} is a table of settings, not a value"
+    if kind == "value_error" or kind.endswith(_LENGTHS) or field is None:
+        return f"{dotted + ': ' if dotted else ''}{message.removeprefix('Value error, ')}"
+    return f"{dotted} must be {must_be(field)}"

@@ -17,6 +17,7 @@ class HttpSettings(Section):
     public_url: str = setting(
         "",
         "The address by which clients reach the gateway. Empty: http://host:port.",
+        written="https://host or http://host, with a path if there is one",
         pattern=r"^(https?://[^\s/]+(/\S*)?)?$",
     )
     docs: bool = setting(True, "Serve the reference at /docs.")

@@ -12,7 +12,8 @@ class DatabaseSettings(Section):
 
     url: str = setting(
         "",
-        "Database URL: sqlite:///path or postgresql://user:password@host/name. Empty: sqlite in data_dir.",
+        "Database URL: sqlite:///path or postgresql://user:password@host/name, with ?sslmode=verify-full over a "
+        "network that others use. Empty: sqlite in data_dir.",
         secret=True,
     )
     password: str = setting(
@@ -71,6 +72,7 @@ class LedgerSettings(Section):
         "",
         "Name of this installation in the purge log (a DNS name that you own); fixed for good by the first start. "
         "Empty: the machine's name.",
+        written="a name of letters, digits, '.', '_', '-' and '/', such as mail.example.com",
         max_length=200,
         pattern=r"^([A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?)?$",
     )
@@ -89,6 +91,7 @@ class LedgerSettings(Section):
         "",
         "Where a time-stamping authority answers (RFC 3161 over HTTP); it is asked for a stamp on the newest "
         "checkpoint of each log. Empty: no stamps.",
+        written="https://host/path or http://host/path",
         max_length=2_000,
         pattern=r"^(https?://[^\s]+)?$",
     )

@@ -54,6 +54,9 @@ SQLITE_PRAGMAS = (
 # Lock conflicts that PostgreSQL resolves by ending one side: safe to repeat, since nothing was committed.
 _RETRIABLE = frozenset({"40001", "40P01"})
 _ATTEMPTS = 5
+# What may stand behind the question mark of a PostgreSQL URL.
+_OPTIONS = frozenset({"host", "port", "ssl", "sslmode", "passfile", "target_session_attrs"})
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _TRUNCATE_EVERY_S = 0.1
 
 
@@ -69,8 +72,22 @@ def async_url(url: str) -> URL:
     if backend == "sqlite":
         return parsed.set(drivername="sqlite+aiosqlite")
     if backend == "postgresql":
-        return parsed.set(drivername="postgresql+asyncpg")
+        return _with_options(parsed.set(drivername="postgresql+asyncpg"))
     raise ConfigurationError(f"database.url: {backend} is not supported; use sqlite or postgresql")
+
+
+def _with_options(url: URL) -> URL:
+    """The options of a PostgreSQL URL as the driver calls them: everybody else writes `sslmode`, it takes `ssl`."""
+    if unknown := sorted(set(url.query) - _OPTIONS):
+        raise ConfigurationError(
+            f"database.url has the option {unknown[0]}, which is not known; there are {', '.join(sorted(_OPTIONS))}"
+        )
+    given = url.query.get("sslmode")
+    if given is None:
+        return url
+    if given not in _SSL_MODES:
+        raise ConfigurationError(f"database.url: sslmode must be one of {', '.join(_SSL_MODES)}")
+    return url.difference_update_query(["sslmode"]).update_query_dict({"ssl": given})
 
 
 class Database:

@@ -14,6 +14,10 @@ _REMEDIES: Final = (
     (("is full", "no space left", "quota"), "make room on its disk"),
     (("readonly", "read-only"), "let it be written: its file system or the server is read-only"),
     (("disk i/o",), "look at its disk, and at the system's log"),
+    (("root certificate",), "put the certificate of its authority there, or name its file by PGSSLROOTCERT"),
+    (("ssl upgrade",), "set up TLS there, or leave sslmode out of database.url"),
+    (("authentication", "role "), "see that database.url names the right user, and its password"),
+    (("does not exist",), "make it, or name another by database.url"),
     (("unable to open",), "see that its file is there and may be read and written"),
 )
 _OTHERWISE: Final = "see that it runs and can be reached"

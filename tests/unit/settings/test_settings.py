@@ -65,6 +65,11 @@ def test_a_file_that_is_named_must_exist(tmp_path: Path) -> None:
         load(environ={"MAILGATE_CONFIG": str(tmp_path / "nowhere.toml")})
 
 
+def test_a_folder_is_no_configuration_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="is no file"):
+        load(tmp_path, {})
+
+
 @pytest.mark.parametrize("written", ["127.0.0.0/8, ::1/128", '["127.0.0.0/8", "::1/128"]'])
 def test_lists_in_the_environment(written: str) -> None:
     settings = load(environ={"MAILGATE_NET__ALLOW": written})
@@ -77,14 +82,21 @@ def test_lists_in_the_environment(written: str) -> None:
         ("[http]\nprot = 1", "no setting http.prot; did you mean http.port?"),
         ("[htpp]\nport = 1", "no setting htpp; did you mean"),
         ("data_dri = 'x'", "no setting data_dri; did you mean data_dir?"),
-        ("[http]\nport = 70000", "http.port: Input should be less than or equal to 65535"),
-        ("[http]\nport = 'much'", "http.port: Input should be a valid integer"),
-        ("[net]\nallow = ['10.0.0.1/8']", "net.allow"),
+        ("[http]\nport = 70000", "http.port must be a whole number (port, 0 to 65535)"),
+        ("[http]\nport = 'much'", "http.port must be a whole number (port, 0 to 65535)"),
+        ("[http]\nhost = ''", "http.host: String should have at least 1 character"),
+        ("[http]\ndocs = 'perhaps'", "http.docs must be true or false"),
+        ("[http]\npublic_url = 'crm.example'", "http.public_url must be https://host or http://host"),
+        ("[http]\nstalled_s = '1m'", "http.stalled_s must be a number (seconds, 0.1 to 3600)"),
+        ("[plans]\nnotice_days = ['soon']", "plans.notice_days must be a list of up to 20 whole numbers"),
+        ("[net]\nallow = ['10.0.0.1/8']", "net.allow: 10.0.0.1/8 is no network; the one around it is 10.0.0.0/8"),
+        ("[net]\nallow = ['10.0.0.0/33']", "net.allow: 10.0.0.0/33 is no network; write one as 10.0.0.0/8"),
+        ("[net]\nallow = 3", "net.allow must be a list (networks)"),
         ("[net]\nallow = [10]", 'net.allow: networks are written as text, e.g. ["10.0.0.0/8"]'),
         ("[net]\nallow = ['10.0.0.0/8', true]", "net.allow: networks are written as text"),
         ("data_dir = ''", "data_dir: it is empty; name a directory"),
-        ("[retention]\nanchor = 'sent'", "retention.anchor: Input should be 'received' or 'stored'"),
-        ("http = 3", "http"),
+        ("[retention]\nanchor = 'sent'", "retention.anchor must be received or stored"),
+        ("http = 3", "http is a table of settings, not a value"),
         ("[sync]\nbackoff_min_s = 9\nbackoff_max_s = 8", "sync.backoff_min_s is larger than sync.backoff_max_s"),
         ("[http\nport", "can't be read"),
     ],
@@ -146,6 +158,24 @@ def test_a_password_beside_the_database_url_may_be_anything(password: str) -> No
     url = async_url(settings.database_url)
     assert (url.username, url.password, url.host, url.database) == ("mailgate", password, "postgres", "mailgate")
     assert password not in repr(settings)
+
+
+def test_sslmode_is_what_the_driver_calls_ssl() -> None:
+    url = async_url("postgresql://u@h/d?sslmode=verify-full&target_session_attrs=read-write")
+    assert dict(url.query) == {"ssl": "verify-full", "target_session_attrs": "read-write"}
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:hunter2@h/d?sslmod=require", "the option sslmod, which is not known; there are host, "),
+        ("postgresql://u:hunter2@h/d?sslmode=yes", "sslmode must be one of disable, allow, prefer, require, "),
+    ],
+)
+def test_an_option_of_a_database_url_that_is_not_known_is_refused(url: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said) as told:
+        async_url(url)
+    assert "hunter2" not in str(told.value)
 
 
 @pytest.mark.parametrize(
