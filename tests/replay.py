@@ -8,7 +8,6 @@ clock jumps to whatever is due next. A session that waits for something that nob
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -26,7 +25,6 @@ from connectors.port import Connection
 T = TypeVar("T")
 Connecting: TypeAlias = Callable[[], Awaitable[Connection]]
 
-SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 _PATIENT = Timeouts()
 _LITERAL = re.compile(rb"\{(\d+)\+?\}\r\n\Z")
 

@@ -28,7 +28,7 @@ from tests.api.hooks import delivered_hook
 from tests.api.mail import letter, postman
 from tests.api.test_authorization import MATRIX, OPEN
 from tests.api.trouble import fail_to_send, set_aside, vanish
-from tests.replay import SOAK
+from tests.soak import SOAK
 
 STATEFUL = {
     "too_many_pins",

@@ -24,7 +24,7 @@ from tests.crm.crm import Crm, Refused
 from tests.crm.desk import Desk
 from tests.crm.world import World, running
 from tests.postfix import NOWHERE
-from tests.replay import SOAK
+from tests.soak import SOAK
 
 pytestmark = [pytest.mark.server, pytest.mark.crash, pytest.mark.timeout(3_600 if SOAK else 600)]
 

@@ -4,7 +4,6 @@ what the gateway lists, and so is a table made anew from a snapshot.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,6 +33,7 @@ from tests.consumer import Consumer, of_state
 from tests.property.reconcile_machine import ANY, template
 from tests.property.reconcile_world import World
 from tests.property.test_reconcile_machine import MemoryMachine, PlainMachine
+from tests.soak import SOAK
 
 LIMITS_OF_CLOCK = ClockLimits(max_forward=10**18)
 
@@ -222,7 +222,7 @@ def test_a_folder_that_goes_with_what_is_on_its_way_out_of_it(which: int) -> Non
 
 
 LIMITS = settings()
-if os.environ.get("HYPOTHESIS_PROFILE") != "soak":
+if not SOAK:
     LIMITS = settings(max_examples=8, stateful_step_count=20)
 
 TestWatched = Watched.TestCase

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from unittest import mock
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from connectors.errors import NetworkError
@@ -27,6 +27,7 @@ from mailgate.errors import ConflictError
 from mailgate.store import guards as guard_rows
 from mailgate.store.migrate import upgrade
 from mailgate.sync import guards
+from tests.soak import examples
 from tests.sync.engine import NOW, Engine, mail
 
 FEW = 4
@@ -199,7 +200,7 @@ async def play(folder: Path, steps: list[tuple[str, str, int]], qresync: bool) -
         await engine.close()
 
 
-@settings(max_examples=8)
+@examples(8)
 @given(steps=st.lists(STEPS, min_size=3, max_size=8), qresync=st.booleans())
 def test_whatever_goes_from_folders(steps: list[tuple[str, str, int]], qresync: bool) -> None:
     with mock.patch.object(guards, "FEW", FEW), tempfile.TemporaryDirectory() as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retention.ledger.checkpoint import Checkpoint
@@ -17,6 +17,7 @@ from retention.ledger.report import Verdict
 from retention.ledger.tree import Frontier, leaf_hash
 from retention.ledger.verify import verify_directory
 from tests.ledger_samples import ORIGIN, every_type, purge_run
+from tests.soak import examples
 
 SIGNER = Signer(ORIGIN, bytes(range(32)))
 LEAVES = [*purge_run(760), *every_type(first=5_000)]
@@ -28,7 +29,7 @@ def sign(size: int) -> bytes:
     return Checkpoint(ORIGIN, size, frontier.root()).sign([SIGNER])
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(st.integers(1, len(LEAVES)), st.data())
 def test_any_flipped_bit_is_refused(size: int, draw: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +44,7 @@ def test_any_flipped_bit_is_refused(size: int, draw: st.DataObject) -> None:
         assert verify_directory(path, SIGNER.verifier, jobs=1).verdict in (Verdict.INVALID, Verdict.INCOMPLETE)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.integers(1, len(LEAVES)), st.integers(0, len(LEAVES)))
 def test_any_two_states_are_consistent_in_their_order(new: int, old: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +55,7 @@ def test_any_two_states_are_consistent_in_their_order(new: int, old: int) -> Non
         assert check_consistency(kept, path, SIGNER.verifier).verdict is expected
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(st.integers(0, 763), st.data())
 def test_a_log_that_lost_or_repeats_a_leaf_breaks_a_rule(at: int, draw: st.DataObject) -> None:
     """R6 and R13 from the log alone: whoever holds the key still can't drop or repeat a leaf of a closed run."""

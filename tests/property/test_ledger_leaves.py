@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import rfc8785
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retention.ledger import canonical, leaves
@@ -17,6 +17,7 @@ from retention.ledger.leaves import ANCHOR_SOURCES, PURGE_REASONS, Anchor, Blobs
 from retention.ledger.purge_template import ItemPurgeTemplate, match_item_purge
 from retention.ledger.schema import TYPES
 from tests.ledger_samples import common, every_type, purge_fields, ulid
+from tests.soak import examples
 
 KEYS = st.text(st.characters(max_codepoint=127), max_size=8)
 STRINGS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -232,7 +233,7 @@ def test_what_is_recognised_reads_the_same(number: int, at: int, fixed: dict[str
 PURGE = leaves.item_purge(common(1, run=ulid(9)), **purge_fields(1))
 
 
-@settings(max_examples=1_000)
+@examples(1_000)
 @given(st.data())
 def test_nothing_is_recognised_that_is_no_leaf(draw: st.DataObject) -> None:
     """Mutations of a purge: bytes replaced, cut out, put in, digits and fields exchanged."""

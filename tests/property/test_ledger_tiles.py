@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from retention.ledger.tiles import (
@@ -25,6 +25,7 @@ from retention.ledger.tiles import (
     tiles_of,
 )
 from retention.ledger.tree import Frontier, inclusion_proof, leaf_hash, verify_inclusion
+from tests.soak import examples
 
 TILES = st.builds(Tile, st.integers(-1, 63), st.integers(0, 10**12), st.integers(1, 256))
 SIZES = st.one_of(st.integers(0, 700), st.integers(65_000, 66_500), st.integers(0, 2**40))
@@ -105,7 +106,7 @@ def build(size: int, blocks: list[int]) -> tuple[dict[Tile, bytes], bytes, Front
     return tiles, builder.finish(), frontier
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.one_of(st.integers(0, 600), st.integers(65_500, 66_100)), st.lists(st.integers(0, 400), max_size=4))
 def test_builder_makes_every_tile_and_the_root(size: int, blocks: list[int]) -> None:
     tiles, root, frontier = build(size, blocks)
@@ -114,7 +115,7 @@ def test_builder_makes_every_tile_and_the_root(size: int, blocks: list[int]) -> 
     assert all(len(hashes) == tile.width * 32 for tile, hashes in tiles.items())
 
 
-@settings(max_examples=25)
+@examples(25)
 @given(st.sampled_from([1, 2, 255, 256, 257, 511, 512, 1000, 65_536, 66_000]), st.data())
 def test_nodes_read_from_tiles(size: int, draw: st.DataObject) -> None:
     tiles, root, frontier = build(size, [])

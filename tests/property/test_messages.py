@@ -8,7 +8,7 @@ from calendar import timegm
 from email.utils import parsedate_tz
 from html.parser import HTMLParser
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.errors import PreconditionError
@@ -40,6 +40,7 @@ from mailgate.messages.snippet import snippet_of
 from mailgate.messages.tokens import LONGEST, SHORTEST, SHORTEST_LATIN
 from mailgate.messages.words import base64_leniently, decode_words
 from tests.corpus import NASTY
+from tests.soak import examples
 
 _SMALL = [raw for raw in NASTY.values() if len(raw) < 2_000]
 # fmt: off
@@ -92,7 +93,7 @@ def texts_of(value: object) -> list[str]:
     return []
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(anything)
 def test_any_bytes_parse(raw: bytes) -> None:
     message = parse(raw)
@@ -134,7 +135,7 @@ def test_html_is_safe_and_stable(source: str) -> None:
 _HTML = st.lists(st.sampled_from(_HTML_CRUMBS), max_size=40).map("".join)
 
 
-@settings(max_examples=400)
+@examples(400)
 @given(_HTML)
 def test_no_remote_image_and_no_script_survive(source: str) -> None:
     class Check(HTMLParser):

@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
@@ -36,6 +36,7 @@ from mailgate.tenants.timeline import SubscriptionRules
 from retention.engine import Preview
 from retention.model import Graces, Sum, Supposed
 from retention.policy import ClockLimits, Policy
+from tests.soak import examples
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, PLANS, Store
 from tests.store.purging import Purging, make_purging
@@ -215,7 +216,7 @@ def check_whole(preview: Preview, copies: int, size: int) -> None:
 def test_a_preview_equals_the_purge_that_follows(database_url: str, tmp_path: Path) -> None:
     bench = Bench(database_url, tmp_path)
 
-    @settings(max_examples=40)
+    @examples(40)
     @given(
         world=WORLDS,
         graces=st.builds(Graces, after_storing=GRACE, after_shrink=GRACE, after_unpin=GRACE),
@@ -258,7 +259,7 @@ def test_a_preview_of_all_tenants_equals_the_purge_of_all(database_url: str, tmp
     bench = Bench(database_url, tmp_path)
     tenants: list[str] = []
 
-    @settings(max_examples=10)
+    @examples(10)
     @given(
         worlds=st.lists(WORLDS, min_size=1, max_size=3),
         days=st.sampled_from((0, 1, 30, 60)),
@@ -295,7 +296,7 @@ def test_what_becomes_due_is_what_previews_of_those_instants_say(database_url: s
     """For several tenants at once as for each; what was due once is gone."""
     bench = Bench(database_url, tmp_path)
 
-    @settings(max_examples=15)
+    @examples(15)
     @given(
         worlds=st.lists(WORLDS, min_size=1, max_size=3),
         graces=st.builds(Graces, after_storing=GRACE, after_shrink=GRACE, after_unpin=GRACE),

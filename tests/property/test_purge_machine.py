@@ -36,7 +36,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -78,6 +77,7 @@ from tests.property.purge_world import (
     cut,
     open_store,
 )
+from tests.soak import examples
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW
 from tests.store.purging import Purging, make_purging
@@ -434,7 +434,7 @@ def _template() -> Path:
 
 
 TestPurgeMachine = PurgeMachine.TestCase
-TestPurgeMachine.settings = settings(max_examples=20, stateful_step_count=30, deadline=None)
+TestPurgeMachine.settings = examples(20, stateful_step_count=30, deadline=None)
 
 
 @pytest.mark.postgresql
@@ -449,4 +449,4 @@ def test_the_machine_on_postgresql(postgres: Postgres, postgres_template: str) -
         def drop_database(self) -> None:
             postgres.returned(self.name)
 
-    run_state_machine_as_test(OnPostgres, settings=settings(max_examples=4, stateful_step_count=25, deadline=None))
+    run_state_machine_as_test(OnPostgres, settings=examples(4, stateful_step_count=25, deadline=None))

@@ -4,7 +4,6 @@ kind. Against Dovecot: `tests/server/test_machine_dovecot.py`.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from hypothesis import settings
@@ -14,6 +13,7 @@ from hypothesis.stateful import rule
 from tests.property.pure_world import PureWorld
 from tests.property.reconcile_machine import ANY, Machine, pick
 from tests.property.reconcile_world import Far, MemoryFar, World
+from tests.soak import SOAK
 from tests.sync.engine import NOW
 
 
@@ -125,7 +125,7 @@ class PurePlainMachine(PureMachine):
 
 
 LIMITS = settings()
-if os.environ.get("HYPOTHESIS_PROFILE") != "soak":
+if not SOAK:
     LIMITS = settings(max_examples=8, stateful_step_count=20)
 
 PURE_LIMITS = settings(LIMITS, max_examples=10 * LIMITS.max_examples, stateful_step_count=30)

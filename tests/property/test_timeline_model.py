@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.clock import DAY, HOUR, Instant, from_datetime
@@ -25,6 +25,7 @@ from mailgate.tenants.timeline import (
     timeline,
 )
 from tests.property.subscription_world import Answer, holds, months_later
+from tests.soak import examples
 
 PLANS = st.sampled_from(["demo", "crm_plus", "standard", "professional", "free"])
 SOLD = st.sampled_from(["demo", "crm_plus", "standard", "professional"])
@@ -107,7 +108,7 @@ def _interesting(line: Timeline, events: list[Event]) -> list[Instant]:
     return sorted({edge + shift for edge in edges for shift in (-1, 0, 1)})
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(histories(), RULES, st.lists(instants(STARTS[0], 60), max_size=8))
 def test_the_fold_agrees_with_a_walk_step_by_step(
     events: list[Event], rules: SubscriptionRules, anywhere: list[Instant]
@@ -117,14 +118,14 @@ def test_the_fold_agrees_with_a_walk_step_by_step(
         assert _answer(line.at(now)) == holds(events, now, rules.grace_days, rules.ranks), now
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(histories(), st.data())
 def test_any_order_and_any_repetition_give_the_same_timeline(events: list[Event], data: st.DataObject) -> None:
     again = data.draw(st.permutations(events + data.draw(st.lists(st.sampled_from(events), max_size=6))))
     assert timeline(again) == timeline(events)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(histories(), RULES)
 def test_periods_follow_each_other_without_gap_or_overlap_and_none_is_empty(
     events: list[Event], rules: SubscriptionRules
@@ -139,7 +140,7 @@ def test_periods_follow_each_other_without_gap_or_overlap_and_none_is_empty(
         assert period.paid or (period.period_end is None and period.pending is None and not period.auto_renew)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(histories(), RULES)
 def test_an_event_changes_nothing_before_its_instant(events: list[Event], rules: SubscriptionRules) -> None:
     *before, late = sorted(events, key=lambda event: event.effective_at)
@@ -155,7 +156,7 @@ def test_an_event_changes_nothing_before_its_instant(events: list[Event], rules:
     )
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(histories(), RULES)
 def test_what_begins_later_is_what_will_hold(events: list[Event], rules: SubscriptionRules) -> None:
     line = timeline(events, rules)
@@ -172,7 +173,7 @@ def test_what_begins_later_is_what_will_hold(events: list[Event], rules: Subscri
         assert since == BEGINNING or line.at(since - 1).plan != line.at(now).plan
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(histories())
 def test_a_trial_is_never_past_due(events: list[Event]) -> None:
     """A trial ends at its end: what follows it is Free, or was paid for. (Another contract may hold on beside it, and a
@@ -191,7 +192,7 @@ EDGES = st.sampled_from([from_datetime(datetime(1, 1, 2, tzinfo=UTC)), -1, 0, LA
 FAILURES = st.lists(st.integers(-5 * DAY, 10 * DAY - 1), max_size=6)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.sampled_from(STARTS), st.sampled_from([1, 3, 12]), FAILURES, st.data())
 def test_past_due_keeps_the_plan_exactly_as_long_as_grace_lasts(
     start: datetime, term: int, failures: list[int], data: st.DataObject
@@ -205,7 +206,7 @@ def test_past_due_keeps_the_plan_exactly_as_long_as_grace_lasts(
     assert (line.at(end + GRACE).plan, line.at(end + GRACE).status) == ("free", Status.CANCELED)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories(), st.sampled_from(STARTS), st.integers(0, 400 * DAY))
 def test_who_has_paid_a_contract_keeps_a_plan_whatever_another_one_does(
     events: list[Event], start: datetime, ends_after: int
@@ -223,7 +224,7 @@ def test_who_has_paid_a_contract_keeps_a_plan_whatever_another_one_does(
         assert line.at(now).paid or not begun <= now < end, now
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(histories(), st.data())
 def test_of_two_contracts_neither_makes_the_plan_lower_than_the_other_one_alone_would_have_it(
     events: list[Event], data: st.DataObject
@@ -238,7 +239,7 @@ def test_of_two_contracts_neither_makes_the_plan_lower_than_the_other_one_alone_
             assert ORDER[both.at(now).plan] >= ORDER[alone.at(now).plan], (name, now)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(
     st.lists(
         st.builds(
@@ -260,7 +261,7 @@ def test_the_end_of_the_calendar_is_no_fault(events: list[Event]) -> None:
 RECOVERIES = st.integers(0, 10 * DAY - 1)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.sampled_from(STARTS), FAILURES, RECOVERIES, st.data())
 def test_who_pays_within_grace_has_lost_nothing(
     start: datetime, failures: list[int], after: int, data: st.DataObject
@@ -277,7 +278,7 @@ def test_who_pays_within_grace_has_lost_nothing(
     assert (now.period_start, now.period_end) == (end, months_later(end, 1, start.day))
 
 
-@settings(max_examples=20)
+@examples(20)
 @given(histories(), st.sampled_from(["Pacific/Kiritimati", "America/New_York", "Asia/Kathmandu"]))
 def test_the_time_zone_of_the_machine_changes_nothing(events: list[Event], name: str) -> None:
     here = timeline(events)

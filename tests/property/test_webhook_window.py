@@ -10,11 +10,12 @@ import random
 from collections import defaultdict
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.webhooks import window as window_of
 from mailgate.webhooks.window import TROUBLE, Behind, Item, Window
+from tests.soak import examples
 
 LANES = ["a/1", "a/2", "a/", "b/1"]
 PAUSE = 10
@@ -125,7 +126,7 @@ class Endpoint:
 
 
 @given(seed=st.integers(0, 2**32), small=st.booleans())
-@settings(max_examples=100)
+@examples(100)
 def test_in_order_and_nothing_missed(seed: int, small: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if small:  # so that every bound is met

@@ -14,7 +14,7 @@ import pytest
 
 from connectors.imap.responses import Fetch, Response
 from connectors.imap.wire import Parser
-from tests.replay import SOAK
+from tests.soak import SOAK
 from tests.wirelog import WireLog, read
 
 CORPUS = Path(__file__).parent.parent / "corpus" / "imap"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -12,6 +11,7 @@ from connectors.errors import NetworkError
 from connectors.imap.inflight import Command, Inflight
 from connectors.imap.responses import Continuation, Exists, Response, Status
 from connectors.port import Sink
+from tests.soak import examples
 
 
 class Claims:
@@ -117,4 +117,4 @@ class InflightMachine(RuleBasedStateMachine):
 
 
 TestInflight = InflightMachine.TestCase
-TestInflight.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestInflight.settings = examples(60, stateful_step_count=30, deadline=None)

@@ -25,7 +25,8 @@ from mailgate.clock import DAY, system_clock
 from tests.corpus import NASTY
 from tests.dovecot import Account, Dovecot
 from tests.proxy import Faults, Proxy
-from tests.replay import SOAK, Connecting, Fault, Recording, connecting, replayed
+from tests.replay import Connecting, Fault, Recording, connecting, replayed
+from tests.soak import SOAK
 from tests.sync.engine import Engine, mail
 from tests.wirelog import Bytes
 

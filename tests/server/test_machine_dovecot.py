@@ -4,7 +4,6 @@ the CRM on the other, and both equal when they stop.
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +20,7 @@ from mailgate.clock import Instant
 from tests.dovecot import Account, Dovecot
 from tests.property.reconcile_machine import Machine
 from tests.property.reconcile_world import Far, Original
+from tests.soak import SOAK
 
 pytestmark = pytest.mark.server
 
@@ -149,6 +149,5 @@ def test_users_on_both_sides_of_a_dovecot(dovecot: Dovecot) -> None:
             finally:
                 self.far.close()
 
-    soak = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
-    limits = settings() if soak else settings(max_examples=5, stateful_step_count=15)
+    limits = settings() if SOAK else settings(max_examples=5, stateful_step_count=15)
     run_state_machine_as_test(DovecotMachine, settings=settings(limits, suppress_health_check=list(HealthCheck)))

@@ -13,11 +13,12 @@ import pytest
 from connectors.imap.session import Session
 from tests.dovecot import Dovecot
 from tests.server.test_machine_dovecot import DovecotFar
+from tests.soak import also
 from tests.sync.meddling import Story, told
 
 pytestmark = pytest.mark.server
 
-SEEDS = [*range(4), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(4, 150))]
+SEEDS = [*range(4), *also(range(4, 150))]
 
 
 @contextmanager

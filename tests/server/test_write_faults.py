@@ -17,7 +17,8 @@ from connectors.imap.settings import Timeouts
 from connectors.port import Placed
 from tests.dovecot import Account, Dovecot
 from tests.proxy import Proxy
-from tests.replay import SOAK, Connecting, Fault, Recording, connecting, replayed
+from tests.replay import Connecting, Fault, Recording, connecting, replayed
+from tests.soak import SOAK
 
 pytestmark = pytest.mark.server
 

@@ -13,6 +13,7 @@ import pytest
 
 from connectors.memory.line import MemoryLine
 from tests.property.reconcile_world import MemoryFar
+from tests.soak import also
 from tests.sync.engine import NOW
 from tests.sync.meddling import Story, told
 
@@ -58,13 +59,13 @@ def _tell(kind: str, seed: int, *, cuts: bool = False) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", [*SEEDS, *(pytest.param(seed, marks=pytest.mark.soak) for seed in LONG)])
+@pytest.mark.parametrize("seed", [*SEEDS, *also(LONG)])
 def test_a_person_between_any_two_round_trips(kind: str, seed: int) -> None:
     _tell(kind, seed)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", [*range(2), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 300))])
+@pytest.mark.parametrize("seed", [*range(2), *also(range(2, 300))])
 def test_a_person_between_any_two_round_trips_and_a_line_that_drops(kind: str, seed: int) -> None:
     _tell(kind, seed, cuts=True)
 

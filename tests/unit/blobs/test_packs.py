@@ -9,7 +9,7 @@ from pathlib import Path
 
 import obstore
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from mailgate.blobs import (
@@ -27,6 +27,7 @@ from mailgate.blobs.frames import HEADER
 from mailgate.blobs.names import place
 from mailgate.clock import DAY
 from mailgate.ids import is_id, new_id
+from tests.soak import examples
 
 KEY = bytes(range(32))
 NOW = 20_000 * DAY
@@ -290,7 +291,7 @@ async def test_a_table_that_lies_of_what_stays_takes_no_bytes_of_it(local: BlobS
     assert read(local, ids[number], MAILS[number]) == MAILS[number]
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.sets(st.integers(0, 5), max_size=3),
     st.integers(0, 5),
@@ -456,7 +457,7 @@ def test_ids_that_are_no_members() -> None:
         made_at("blob0001")
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.lists(st.binary(min_size=1, max_size=9_000), min_size=1, max_size=12),
     st.lists(st.sets(st.integers(0, 12), max_size=12), max_size=6),
@@ -487,7 +488,7 @@ _FEW = [b"%d" % number * (20 + 7 * number) for number in range(6)]
 _SIZE = len(packs.pack_of(_FEW))
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@examples(300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.integers(0, 5),
     st.one_of(

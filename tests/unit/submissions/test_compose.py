@@ -9,7 +9,7 @@ from email.policy import default
 from email.utils import getaddresses, unquote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.clock import DAY
@@ -18,6 +18,7 @@ from mailgate.messages import parse
 from mailgate.submissions import headers
 from mailgate.submissions.addresses import Mailbox, check_address, check_name, check_text, envelope, needs_utf8
 from mailgate.submissions.compose import File, Letter, Outgoing, Parent, compose, new_message_id
+from tests.soak import examples
 
 AT = 20_600 * DAY
 ANN = Mailbox("Ann", "ann@acme.example")
@@ -48,7 +49,7 @@ def one_line(text: str) -> str:
 
 
 @given(no_controls, lines, lines, st.lists(st.tuples(words, st.binary(max_size=300)), max_size=3))
-@settings(max_examples=150)
+@examples(150)
 def test_what_goes_in_comes_out(subject: str, text: str, html: str, files: list[tuple[str, bytes]]) -> None:
     given_files = tuple(File(name, "application/pdf", content) for name, content in files)
     outgoing = made(Letter(ANN, to=(BOB,), subject=subject, text=text, html=html, files=given_files))
@@ -71,7 +72,7 @@ def test_what_goes_in_comes_out(subject: str, text: str, html: str, files: list[
 
 
 @given(st.lists(st.tuples(no_controls, plain_addresses), min_size=1, max_size=30))
-@settings(max_examples=100)
+@examples(100)
 def test_names_and_addresses_come_out(pairs: list[tuple[str, str]]) -> None:
     pairs = [(one_line(name), address) for name, address in pairs if ".." not in address and address[0] != "."]
     if not pairs:
@@ -85,7 +86,7 @@ def test_names_and_addresses_come_out(pairs: list[tuple[str, str]]) -> None:
 
 
 @given(st.text(max_size=50))
-@settings(max_examples=300)
+@examples(300)
 def test_no_text_makes_another_header(text: str) -> None:
     letter = Letter(ANN, to=(BOB,), subject=text)
     try:

@@ -7,7 +7,7 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.clock import DAY, SECOND, Instant
@@ -15,6 +15,7 @@ from mailgate.errors import BadRequestError, PreconditionError
 from mailgate.tenants.stripe_events import StripeNews, read_stripe_event
 from mailgate.tenants.stripe_objects import Offers
 from mailgate.tenants.timeline import Event, EventType, Period, Status, Timeline, timeline
+from tests.soak import examples
 from tests.unit.tenants.stripe_shapes import (
     NEW,
     OLD,
@@ -151,7 +152,7 @@ def test_a_failed_renewal_has_ten_days_from_the_end_of_what_is_paid(version: str
     assert (line.at(B * SECOND + GRACE).plan, line.at(B * SECOND + GRACE).status) == ("free", Status.CANCELED)
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(st.permutations(range(7)), st.lists(st.integers(0, 6), max_size=4), st.sampled_from([OLD, NEW]))
 def test_failures_and_a_recovery_converge_in_any_order(order: list[int], again: list[int], version: str) -> None:
     paid_at = B + 7 * 86_400
