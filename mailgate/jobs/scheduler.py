@@ -127,7 +127,7 @@ class Jobs:
         for name, worker in self._workers.items():
             worker.start()
             self._scheduler.add_job(
-                worker.wake, IntervalTrigger(seconds=getattr(self._intervals, name), timezone=UTC), id=name, name=name
+                worker.tick, IntervalTrigger(seconds=getattr(self._intervals, name), timezone=UTC), id=name, name=name
             )
         self._scheduler.start()
         self._watching = asyncio.create_task(self._watch_clock(), name="clock watch")

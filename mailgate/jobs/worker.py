@@ -36,6 +36,10 @@ class Worker:
         """There may be something to do."""
         self._woken.set()
 
+    async def tick(self) -> None:
+        """The same for a scheduler, which calls what is not async in a thread of its own, where no event may be set."""
+        self.wake()
+
     def start(self) -> None:
         """Begin; wakings before this are not lost."""
         self._task = asyncio.create_task(self._run(), name=f"worker {self.name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -163,6 +164,28 @@ async def test_ticks_that_were_missed_coalesce_and_never_vanish(background: Back
     assert {job.id for job in found} == set(Intervals.__dataclass_fields__)
     assert all((job.coalesce, job.misfire_grace_time, job.max_instances) == (True, None, 1) for job in found)
     assert background.jobs._scheduler.timezone is UTC
+
+
+async def test_a_tick_wakes_its_worker_in_the_thread_in_which_that_waits(
+    background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    background.jobs._intervals = Intervals(**dict.fromkeys(Intervals.__dataclass_fields__, 1))
+    loop = asyncio.get_running_loop()
+    threads: dict[str, int] = {}
+    every_one = asyncio.Event()
+    started = False
+
+    def note(worker: Worker) -> None:
+        if started:  # what `start` wakes itself is no tick
+            threads[worker.name] = threading.get_ident()
+        if len(threads) == len(Intervals.__dataclass_fields__):
+            loop.call_soon_threadsafe(every_one.set)
+
+    monkeypatch.setattr(Worker, "wake", note)
+    background.jobs.start()
+    started = True
+    await every_one.wait()
+    assert set(threads.values()) == {threading.get_ident()}
 
 
 async def test_ticks_go_on_when_the_clock_is_set_back(background: Background, monkeypatch: pytest.MonkeyPatch) -> None:
