@@ -99,10 +99,10 @@ async def _show(options: Options, screen: Screen, begun: float, stopped: asyncio
             f"Interface                   [bold cyan]{gateway.url}/docs[/]\n"
             f"Admin token                 [cyan]{gateway.token}[/]\n"
             f"Data and log                {options.data}\n\n"
-            f"Try     [cyan]curl -H 'Authorization: Bearer {gateway.token}' {gateway.url}/v1/plans[/]\n\n"
             "Ctrl-C ends it.",
             title="serving",
         )
+        screen.command("Ask it something:", f"curl -H 'Authorization: Bearer {gateway.token}' {gateway.url}/v1/plans")
         screen.command("Check a log yourself:", verify)
         _save(options, screen)
         await _serve(gateway, stopped)
