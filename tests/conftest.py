@@ -31,6 +31,7 @@ from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from mailgate.events.types import TYPES
 from mailgate.store.transaction import Transaction
+from tests.patience import PatientLoop
 from tests.servers import missing_go
 
 pytest_plugins = [
@@ -59,7 +60,14 @@ def _temporary_files_in_memory() -> None:
 
 _temporary_files_in_memory()
 
-hypothesis.settings.register_profile("test", derandomize=True, deadline=None, database=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "test",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],  # it reads the clock, and a machine may stand still
+)
 hypothesis.settings.register_profile(
     "soak",
     deadline=None,
@@ -89,26 +97,34 @@ def _check_address(host: object) -> None:
     raise OSError(errno.ENETUNREACH, f"a test may not leave this machine: {text}")
 
 
-class LoopbackLoop(uvloop.Loop):
-    """The event loop of all async tests: uvloop, whose connections and look-ups stay on this machine."""
+class Loopback:
+    """What a loop of the tests has before its own: connections and look-ups stay on this machine."""
 
     async def create_connection(self, protocol_factory: Any, host: Any = None, port: Any = None, **kwargs: Any) -> Any:
         if kwargs.get("sock") is None:
             _check_address(host)
-        return await super().create_connection(protocol_factory, host, port, **kwargs)
+        return await super().create_connection(protocol_factory, host, port, **kwargs)  # type: ignore[misc]
 
     async def getaddrinfo(self, host: Any, port: Any, **kwargs: Any) -> Any:
         _check_address(host)
-        return await super().getaddrinfo(host, port, **kwargs)
+        return await super().getaddrinfo(host, port, **kwargs)  # type: ignore[misc]
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> Any:
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             _check_address(address[0])
-        return await super().sock_connect(sock, address)
+        return await super().sock_connect(sock, address)  # type: ignore[misc]
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"uvloop": LoopbackLoop}
+class LoopbackLoop(Loopback, uvloop.Loop):
+    """The event loop of async tests: uvloop."""
+
+
+class PatientLoopbackLoop(Loopback, PatientLoop):
+    """That of tests about time."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    return {"patient": PatientLoopbackLoop} if item.get_closest_marker("patient") else {"uvloop": LoopbackLoop}
 
 
 @pytest.fixture(autouse=True, scope="session")

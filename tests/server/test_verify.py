@@ -371,10 +371,11 @@ async def test_a_sender_beyond_ascii_that_the_server_does_not_take() -> None:
     assert failure(found) == ("smtp_sender", "sender_refused")
 
 
+@pytest.mark.patient
 async def test_a_server_that_hangs_in_the_middle_ends_in_time() -> None:
     server = SmtpServer(script={"mail": [HANG]})
     async with submission(server) as port:
-        found = await sending(port, settings=HASTY)
+        found = await sending(port)
         server.release()
     assert found.steps[-1].step == "smtp_sender"
     assert found.steps[-1].reason in ("silent", "timed_out")

@@ -65,17 +65,19 @@ async def serving(patience_s: float) -> AsyncIterator[tuple[int, asyncio.Event]]
             answer.set()
 
 
+@pytest.mark.patient
 @pytest.mark.parametrize("said", [b"", b"G", HEAD, HEAD + b"X-1: a"])
 async def test_a_header_that_never_ends_is_given_up(said: bytes) -> None:
-    async with serving(0.05) as (port, _), asyncio.timeout(30):
+    async with serving(0.05) as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(said)
         assert await reader.read() == b""
         writer.close()
 
 
+@pytest.mark.patient
 async def test_the_next_header_on_a_kept_connection_is_given_up_too() -> None:
-    async with serving(0.05) as (port, answer), asyncio.timeout(30):
+    async with serving(0.05) as (port, answer):
         answer.set()
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(HEAD + b"\r\n")
@@ -91,8 +93,9 @@ def test_a_connection_waits_for_its_next_request_as_long_as_is_set() -> None:
     assert server_config(FastAPI(), HttpSettings(keep_alive_s=7), bool).timeout_keep_alive == 7
 
 
+@pytest.mark.patient
 async def test_an_answer_may_take_longer() -> None:
-    async with serving(0.05) as (port, answer), asyncio.timeout(30):
+    async with serving(0.05) as (port, answer):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(HEAD + b"\r\n")
         silent, other = await asyncio.open_connection("127.0.0.1", port)
@@ -117,7 +120,7 @@ async def test_who_takes_nothing_of_an_answer_is_cut_and_what_makes_it_ends() ->
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await StreamingResponse(endless())(scope, receive, send)
 
-    async with served(app, stalled_s=0.1, on_stalled=cut.set) as port, asyncio.timeout(30):
+    async with served(app, stalled_s=0.1, on_stalled=cut.set) as port:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(HEAD + b"\r\n")
             await cut.wait()
@@ -132,7 +135,7 @@ async def test_who_takes_nothing_of_the_end_of_an_answer_is_cut_too() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
         await send({"type": "http.response.body", "body": bytes(32 << 20)})
 
-    async with served(app, stalled_s=0.1, on_stalled=cut.set) as port, asyncio.timeout(30):
+    async with served(app, stalled_s=0.1, on_stalled=cut.set) as port:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(HEAD + b"\r\n")
             await cut.wait()
@@ -156,7 +159,7 @@ async def test_a_body_that_can_not_be_read_ends_its_request_without_a_word(
         finally:
             over.set()
 
-    async with served(app) as port, asyncio.timeout(30):
+    async with served(app) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
         if answers_first:

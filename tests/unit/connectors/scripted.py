@@ -17,7 +17,7 @@ from connectors.net import parse_networks
 
 LOOPBACK = parse_networks(["127.0.0.0/8"])
 PLAIN = b"IMAP4rev1 LITERAL+ UIDPLUS MOVE UNSELECT"
-QUICK = Timeouts(connect_s=5, command_s=5, idle_s=5, logout_s=0.2)
+QUICK = Timeouts(connect_s=60, command_s=60, idle_s=60, logout_s=0.2)
 AUTH = PasswordAuth("user", "correct horse")
 _LITERAL = re.compile(rb"\{(\d+)(\+?)\}\r\n\Z")
 

@@ -59,7 +59,7 @@ async def session_with(
 ) -> SmtpSession:
     more = {"allow_networks": LOOPBACK, **more}
     endpoint = Endpoint(host, server.port, security)
-    return await open_session(endpoint, auth, ssl_context=context, timeouts=timeouts or Timeouts(5, 5, 5), **more)
+    return await open_session(endpoint, auth, ssl_context=context, timeouts=timeouts or Timeouts(60, 60, 60), **more)
 
 
 async def test_a_message_is_handed_over_byte_for_byte(server: SmtpServer) -> None:
@@ -235,13 +235,14 @@ async def test_a_server_that_closes_at_a_recipient_is_believed(server: SmtpServe
     session.drop()
 
 
+@pytest.mark.patient
 async def test_a_name_that_takes_too_long_is_given_up(server: SmtpServer) -> None:
     async def never(_host: str, _port: int) -> list[str]:
         await asyncio.Event().wait()
         return []
 
     with pytest.raises(NetworkError, match="not resolved"):
-        await session_with(server, resolver=never, timeouts=Timeouts(0.02, 5, 5))
+        await session_with(server, resolver=never, timeouts=Timeouts(20, 60, 60))
 
 
 async def test_a_server_without_8bitmime_gets_no_8_bits() -> None:
@@ -312,18 +313,20 @@ async def test_a_line_that_is_cut_behind_the_content_leaves_doubt(server: SmtpSe
     session.drop()
 
 
+@pytest.mark.patient
 async def test_an_answer_that_never_comes_leaves_doubt(server: SmtpServer) -> None:
     server.script["content"] = [HANG]
-    session = await session_with(server, timeouts=Timeouts(5, 5, 0.05))
+    session = await session_with(server, timeouts=Timeouts(20, 60, 100))
     await session.offer(TO_BOB)
     with pytest.raises(UnknownOutcomeError):
         await session.transfer(content())
     session.drop()
 
 
+@pytest.mark.patient
 async def test_a_silent_server_is_left(server: SmtpServer) -> None:
     server.script["mail"] = [HANG]
-    session = await session_with(server, timeouts=Timeouts(5, 0.05, 5))
+    session = await session_with(server, timeouts=Timeouts(20, 60, 100))
     with pytest.raises(NetworkError, match="in time"):
         await session.offer(TO_BOB)
     session.drop()
