@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
 
-_TOLD_APART = ("tenant", "entries", "holds_without_mailbox", "known_until")
+_TOLD_APART = ("tenant", "entries", "bytes_lost", "holds_without_mailbox", "known_until")
 
 
 def restore(

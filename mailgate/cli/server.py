@@ -98,22 +98,31 @@ def migrate_command(*, json: Json = False) -> None:
 def doctor(
     *,
     deep: Annotated[bool, typer.Option(help="Also read, decrypt and compare every stored message.")] = False,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="Have bytes that were found missing or damaged fetched from the mail servers."),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Check every invariant of the store, and what would raise an alarm. Changes nothing; exit code 1 when something
-    is wrong.
+    """Check every invariant of the store, and what would raise an alarm. Changes nothing without --repair; exit code 1
+    when something is wrong.
     """
+    from mailgate.store import lost
     from mailgate.store.check import doctor as check_store
 
     async def work() -> dict[str, Any]:
         async with session.opened() as core:
             report = await check_store(core.db, core.blobs, core.ring, deep=deep)
+            copies, coming = await lost.set_aside_of(core.db, report.lost, core.clock()) if repair else (0, 0)
             alarms, _ = await core.alarms.judge(core.clock())
             return {
                 "healthy": report.healthy,
                 "checks": report.checks,
                 "orphans": report.orphans,
                 "blobs_read": report.blobs_read,
+                "lost": len(report.lost),
+                "fetched_again": coming,
+                "without_original": copies - coming,
                 "unreadable": [
                     {"file": pack.path, "detail": pack.why, "remedy": _remedy(pack.damaged)}
                     for pack in report.unreadable
@@ -136,6 +145,13 @@ def doctor(
         for left in report["unreadable"]:
             session.say(f"file {left['file']} of blobs.url can't be read: {left['detail']}; nothing refers to it")
             session.say(f"  {left['remedy']}")
+        if report["lost"] and not repair:
+            session.say(f"{report['lost']} blobs are lost: `mailgate doctor --repair` has their copies fetched again")
+            session.say("  Look first whether blobs.url is all there: what is only not mounted need not be fetched")
+        if repair:
+            session.say(f"{report['fetched_again']} copies are fetched again with the next passes of their mailboxes")
+        if report["without_original"]:
+            session.say(f"{report['without_original']} copies have no original from which their bytes could come")
         for alarm in report["alarms"]:
             whose = "" if alarm["tenant_id"] is None else f" of tenant {alarm['tenant_id']}"
             session.say(f"alarm {alarm['kind']}{whose}: {alarm['detail']}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sqlalchemy import case, func, literal, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from mailgate.blobs import BlobStore, UnreadablePack
+from mailgate.blobs import BlobCorruptError, BlobMissingError, BlobStore, UnreadablePack
 from mailgate.clock import DAY, to_rfc3339
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing
@@ -38,6 +38,7 @@ from mailgate.tenants.limits import Purpose
 from retention.ledger.tree import Frontier, leaf_hash
 
 _LEAVES_A_READ = 4096
+_LOST = (BlobMissingError, BlobCorruptError)
 _SHOWN = 20
 """Findings of one check that are listed; the rest is counted."""
 
@@ -54,7 +55,8 @@ class Finding:
 @dataclass(frozen=True, slots=True)
 class Report:
     """What the doctor found. `orphans` are objects without a row: leftovers of a kill, harmless, swept later; so are
-    `unreadable`: files of blobs that don't tell what is in them, and to which nothing refers.
+    `unreadable`: files of blobs that don't tell what is in them, and to which nothing refers. `lost`: blobs whose bytes
+    are not there, or are not those that were stored.
     """
 
     findings: tuple[Finding, ...]
@@ -62,6 +64,7 @@ class Report:
     orphans: int = 0
     blobs_read: int = 0
     unreadable: tuple[UnreadablePack, ...] = ()
+    lost: frozenset[str] = frozenset()
 
     @property
     def healthy(self) -> bool:
@@ -87,18 +90,23 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
     objects = set(store.list_ids(packs.append))
     async with db.read() as conn:
         left = await orphans.unreferred(conn, packs)
+    lost = set[str]()
     for blob_id in sorted(held - objects):
-        if (why := await _why_not_listed(db, store, blob_id)) is not None:
-            findings.append(Finding("a copy's blob is there", None, why))
+        if (found := await _why_not_listed(db, store, blob_id)) is not None:
+            findings.append(Finding("a copy's blob is there", None, found.why))
+            if found.lost:
+                lost.add(blob_id)
     read = 0
     if deep:
-        async for finding in _unreadable(db, store, ring):
-            if finding is None:
+        async for tenant_id, blob_id, unread in _read_all(db, store, ring):
+            if unread is None:
                 read += 1
             else:
-                findings.append(finding)
+                findings.append(Finding("a copy's bytes are what was stored", tenant_id, unread.why))
+                if unread.lost:
+                    lost.add(blob_id)
     checks = len(invariants.queries()) + len(_WALKS) + 2 + deep
-    return Report(tuple(findings), checks, len(objects - held - queued), read, tuple(left))
+    return Report(tuple(findings), checks, len(objects - held - queued), read, tuple(left), frozenset(lost))
 
 
 async def _log_hangs_together(conn: AsyncConnection) -> AsyncIterator[tuple[str, str]]:
@@ -145,13 +153,21 @@ async def _runs_balance(conn: AsyncConnection) -> AsyncIterator[tuple[str | None
             yield tenant_id, f"run {run_id}: {counts.get('candidates', 0)} candidates, but {told} outcomes"
 
 
-async def _why_not_listed(db: Database, store: BlobStore, blob_id: str) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Why a blob can't be read; `lost`: and won't be, whatever a disk, a network or a key store does next."""
+
+    why: str
+    lost: bool = True
+
+
+async def _why_not_listed(db: Database, store: BlobStore, blob_id: str) -> _Unread | None:
     """Why a blob is not among the objects; None when it was purged since its row was read."""
     try:
-        why = None if await store.exists(blob_id) else f"blob {blob_id} has no object"
+        found = None if await store.exists(blob_id) else _Unread(f"blob {blob_id} has no object")
     except MailgateError as error:
-        why = error.detail
-    return why if await _is_held(db, blob_id) else None
+        found = _Unread(error.detail, isinstance(error, _LOST))
+    return found if await _is_held(db, blob_id) else None
 
 
 async def _is_held(db: Database, blob_id: str) -> bool:
@@ -159,8 +175,8 @@ async def _is_held(db: Database, blob_id: str) -> bool:
         return (await conn.execute(select(blobs.c.id).where(blobs.c.id == blob_id))).first() is not None
 
 
-async def _unreadable(db: Database, store: BlobStore, ring: KeyRing) -> AsyncIterator[Finding | None]:
-    """Read every blob; None for each good one."""
+async def _read_all(db: Database, store: BlobStore, ring: KeyRing) -> AsyncIterator[tuple[str, str, _Unread | None]]:
+    """Read every blob: tenant, id, and None for each good one."""
     after = ""
     while True:
         query = (
@@ -182,14 +198,10 @@ async def _unreadable(db: Database, store: BlobStore, ring: KeyRing) -> AsyncIte
                     digest.update(chunk)
                     size += len(chunk)
                 good = size == row.size and keys.mac("content", digest.digest()) == row.content_token
-                yield (
-                    None
-                    if good
-                    else Finding("a copy's bytes are what was stored", row.tenant_id, f"blob {row.id} has other bytes")
-                )
+                yield row.tenant_id, row.id, None if good else _Unread(f"blob {row.id} has other bytes")
             except MailgateError as error:
                 if await _is_held(db, row.id):
-                    yield Finding("a copy's bytes are what was stored", row.tenant_id, f"blob {row.id}: {error.detail}")
+                    yield row.tenant_id, row.id, _Unread(f"blob {row.id}: {error.detail}", isinstance(error, _LOST))
         if len(rows) < 500:
             return
         after = rows[-1].id

@@ -1,8 +1,8 @@
 """Copies whose bytes are no longer in the blob store: they are set aside, and fetched from their mail servers again.
 
 That happens where a backup of the database was restored: it refers to bytes of before a purge, though the copy was
-brought back since, with bytes of which the backup knows nothing. The copy keeps its id, its pins and what it says of
-itself; only where its bytes are changes.
+brought back since, with bytes of which the backup knows nothing; and where a disk lost them (`mailgate doctor
+--repair`). The copy keeps its id, its pins and what it says of itself; only where its bytes are changes.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import delete, func, or_, select, update
+from sqlalchemy import Select, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate import __version__
 from mailgate.clock import Instant
 from mailgate.ids import new_id
 from mailgate.store import messages as copies
+from mailgate.store.database import Database
 from mailgate.store.schema import blobs, folders, messages, origins, quarantine, submissions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.incoming import Cause, KeptCopy, PreparedBlob, Refilled, Retry
@@ -69,6 +70,21 @@ async def set_aside(tx: Transaction, message_ids: Collection[str], now: Instant)
         address = [_Q.folder_id, _Q.uidvalidity, _Q.uid]
         await tx.conn.execute(statement.on_conflict_do_nothing(index_elements=address))
     return len(found)
+
+
+async def set_aside_of(db: Database, blob_ids: Collection[str], now: Instant) -> tuple[int, int]:
+    """The same of all copies whose bytes these blobs were: how many, and how many have an original."""
+    copies_of, coming = 0, 0
+    for chunk in copies.chunks(sorted(blob_ids)):
+        mine = select(_M.id).where(_M.blob_id.in_(chunk)).order_by(_M.id).with_for_update()
+
+        async def work(tx: Transaction, mine: Select[str] = mine) -> tuple[int, int]:
+            ids = (await tx.conn.execute(mine)).scalars().all()
+            return len(ids), await set_aside(tx, ids, now)
+
+        done = await db.transact(work)
+        copies_of, coming = copies_of + done[0], coming + done[1]
+    return copies_of, coming
 
 
 async def retries(conn: AsyncConnection, mailbox_id: str, limit: int) -> list[Retry]:

@@ -30,7 +30,7 @@ from itertools import islice
 from sqlalchemy import select, update
 
 from mailgate.actors import Actor
-from mailgate.blobs import BlobStore
+from mailgate.blobs import BlobCorruptError, BlobStore
 from mailgate.clock import Clock, Instant
 from mailgate.errors import ConfigurationError, ConflictError, NotFoundError
 from mailgate.ids import new_ref
@@ -215,10 +215,16 @@ class Restore:
             )
             async with self._db.read() as conn:
                 rows = (await conn.execute(query)).all()
-            gone += [row.id for row in rows if not await self._blobs.exists(row.blob_id)]
+            gone += [row.id for row in rows if not await self._has(row.blob_id)]
         for ids in chunks(gone):
             await self._db.transact(partial(_set_aside, ids, self._clock()))
         return len(gone)
+
+    async def _has(self, blob_id: str) -> bool:
+        try:
+            return await self._blobs.exists(blob_id)
+        except BlobCorruptError:  # the file that it shares does not tell
+            return False
 
     def _verify(self, tenant_id: str, ref: str, size: int, root: bytes, have: Frontier) -> Plan:
         """Compare what is outside with what was signed and what the database has; read what became of items."""

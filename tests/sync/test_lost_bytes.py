@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
@@ -13,7 +13,8 @@ from mailgate.blobs import BlobMissingError
 from mailgate.clock import DAY, Instant
 from mailgate.store import lost
 from mailgate.store import quarantine as entries
-from mailgate.store.schema import blob_erasures
+from mailgate.store.check import doctor
+from mailgate.store.schema import blob_erasures, blobs
 from mailgate.sync.incoming import Refilled
 from mailgate.sync.state import Owner
 from tests.sync.engine import NOW, Engine, mail
@@ -60,6 +61,42 @@ async def test_they_are_fetched_again(robbed: Engine) -> None:
     assert await raws(robbed) == {mail(n) for n in range(1, 4)}
     assert {row.id for row in await robbed.rows("messages")} == before
     assert await reasons(robbed) == []
+
+
+@pytest.mark.parametrize("harm", ["gone", "cut", "other bytes"])
+async def test_what_a_disk_lost_is_found_and_fetched_again(engine: Engine, harm: str) -> None:
+    """All but the bytes of what stays without its original, which is told."""
+    for n in range(1, 4):
+        engine.account.append("INBOX", mail(n), internal_date=NOW - DAY)
+    await engine.sync()
+    rows = await engine.rows("messages")
+    (kept,) = [row for row in rows if (await engine.summary(row)).subject == "Number 3"]
+    await engine.pin(kept.id)
+    engine.account.expunge("INBOX", 3)
+    await engine.sync()
+    stored = await engine.rows("blobs")
+    tokens = {row.id: row.content_token for row in stored}
+    folder = engine.blobs.shared_directory
+    assert folder is not None
+    (file,) = (path for path in folder.rglob("*") if path.is_file())
+    content = file.read_bytes()
+    if harm == "gone":
+        file.unlink()
+    else:
+        size = sum(row.stored_size for row in stored)
+        file.write_bytes(content[:40] if harm == "cut" else content[:-size] + bytes(size))
+    found = (await doctor(engine.db, engine.blobs, engine.ring, deep=True)).lost
+    assert found == set(tokens)
+    assert await lost.set_aside_of(engine.db, found, engine.clock()) == (3, 2)
+    await again(engine)
+    assert await reasons(engine) == []
+    left = (await doctor(engine.db, engine.blobs, engine.ring, deep=True)).lost
+    assert left == {kept.blob_id}
+    assert await lost.set_aside_of(engine.db, left, engine.clock()) == (1, 0)
+    file.write_bytes(content)  # as it was, for the doctor at the end
+    async with engine.db.write() as tx:
+        mine = update(blobs).where(blobs.c.id == kept.blob_id)
+        await tx.conn.execute(mine.values(content_token=tokens[kept.blob_id]))
 
 
 async def test_where_the_message_stands_by_now(robbed: Engine) -> None:

@@ -390,6 +390,21 @@ def test_doctor_finds_a_contradiction(shell: Shell) -> None:
     assert report["findings"][0]["tenant_id"] == "acme"
 
 
+def test_doctor_says_how_lost_bytes_come_back(shell: Shell) -> None:
+    with sqlite3.connect(shell.folder / "data" / "mailgate.db") as conn:
+        conn.execute(
+            "INSERT INTO blobs VALUES ('41J958DJ00PFX7MPBHKT7X4Z00', 'acme', X'00', 1, 1, X'00', 202611, 0, 0)"
+        )
+    conn.close()
+    said = shell("doctor", expect=1).stdout
+    assert "1 blobs are lost: `mailgate doctor --repair` has their copies fetched again" in said
+    said = shell("doctor", "--repair", expect=1).stdout
+    assert "0 copies are fetched again with the next passes of their mailboxes" in said
+    assert "`" not in said
+    report = shell.json("doctor", "--repair", expect=1)
+    assert (report["lost"], report["fetched_again"], report["without_original"]) == (1, 0, 0)
+
+
 def test_doctor_names_a_damaged_file_that_is_nobodys(shell: Shell) -> None:
     """It is no contradiction: a power cut leaves such files."""
     name = "41J958DJ00PFX7MPBHKT7X4Z"
