@@ -109,7 +109,7 @@ class Proxy:
         for connection in list(self._connections):
             connection.silent = True
 
-    async def wait_for(self, condition: Callable[[], bool], *, timeout: float = 20) -> None:
+    async def wait_for(self, condition: Callable[[], bool], *, timeout: float = 120) -> None:
         """Returns when `condition()` holds; it is looked at whenever bytes pass or a connection comes or goes."""
         async with asyncio.timeout(timeout), self._changed:
             await self._changed.wait_for(condition)

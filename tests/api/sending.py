@@ -21,7 +21,7 @@ from tests.api.mail import Postman
 from tests.smtpserver import SmtpServer
 
 LOOPBACK = parse_networks(["127.0.0.0/8"])
-TIMEOUTS = Timeouts(connect_s=5, command_s=5, end_s=5)
+TIMEOUTS = Timeouts(connect_s=60, command_s=60, end_s=60)
 LETTER: dict[str, Any] = {
     "to": [{"name": "Bob", "address": "bob@other.example"}],
     "subject": "Offer",

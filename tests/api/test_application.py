@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,7 @@ from mailgate.sync.state import MailboxConfig
 from tests.api.conftest import ADMIN, mailbox_body
 from tests.api.mail import letter
 from tests.receiver import ok, serving
-
-PATIENCE_S = 20.0
+from tests.waiting import until
 
 
 @dataclass
@@ -37,10 +35,7 @@ class Running:
 
     async def until(self, holds: Callable[[], Awaitable[Any]]) -> Any:
         """Ask again until the answer is true."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not (found := await holds()):  # noqa: ASYNC110 - it is asked for over HTTP
-                await asyncio.sleep(0.02)
-            return found
+        return await until(holds, pause_s=0.02)
 
     async def get(self, path: str, **params: Any) -> Any:
         answer = await self.client.get(path, params=params)

@@ -29,9 +29,9 @@ from mailgate.settings import Settings
 from tests.authserver import CLIENT_ID, CLIENT_SECRET
 from tests.browser.showroom import PASSWORD, Showroom, furnish
 from tests.servers import free_port, leave_out
+from tests.waiting import PATIENCE_S
 
 TOKEN = "a-token-of-the-browser-tests"
-PATIENCE_S = 40
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),

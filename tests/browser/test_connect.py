@@ -18,7 +18,7 @@ from tests.browser.conftest import Seat, Site, until
 from tests.browser.test_pages import fill, violations
 from tests.dovecot import Account, Dovecot
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.server
 
 Sit = Callable[..., Seat]
 

@@ -16,7 +16,7 @@ from tests.browser.conftest import PATIENCE_S, Seat, Site, until
 from tests.dovecot import Account, Dovecot
 from tests.sync.engine import mail
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.server
 
 Sit = Callable[..., Seat]
 GUARDED = 60

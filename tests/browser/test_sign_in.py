@@ -12,7 +12,7 @@ from tests.browser.conftest import Seat, Site
 from tests.browser.provider import provider
 from tests.browser.test_pages import violations
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.server
 
 Sit = Callable[..., Seat]
 

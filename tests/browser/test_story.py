@@ -21,7 +21,7 @@ from standardwebhooks.webhooks import Webhook
 
 from tests.browser.conftest import PATIENCE_S, Seat, Site, until
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
 Sit = Callable[..., Seat]
 MAILGATE = f"{shlex.quote(sys.executable)} -m mailgate.cli"

@@ -317,17 +317,17 @@ async def test_idle_hears_of_new_mail_flags_and_expunges(source: Source, remote:
         assert change is not None
         return change
 
-    waiting = asyncio.create_task(source.idle(20))
+    waiting = asyncio.create_task(source.idle(200))
     await remote.append("INBOX", message(5), received_at=NOON)
     assert (await heard(waiting)).exists == 3
-    waiting = asyncio.create_task(source.idle(20))
+    waiting = asyncio.create_task(source.idle(200))
     await remote.store_flags("INBOX", uids[0], ["\\Flagged"])
     assert (await heard(waiting)).flags
-    waiting = asyncio.create_task(source.idle(20))
+    waiting = asyncio.create_task(source.idle(200))
     await remote.expunge("INBOX", uids[0])
     change = await heard(waiting)
     while not change.expunged:  # the server may tell of \Deleted first
-        change = await heard(asyncio.create_task(source.idle(20)))
+        change = await heard(asyncio.create_task(source.idle(200)))
     assert await source.list_uids() == [2, 3]
 
 
@@ -335,7 +335,7 @@ async def test_news_heard_between_two_idles_are_told_by_the_next(source: Source,
     await source.open("INBOX")
     await remote.append("INBOX", message(1), received_at=NOON)
     await source.noop()
-    change = await source.idle(5)
+    change = await source.idle(200)
     assert change is not None
     assert (change.exists, change.expunged) == (1, False)
 

@@ -19,10 +19,10 @@ from mailgate.reading.suspects import MOST_DEATHS
 from tests.dovecot import Account, Dovecot
 from tests.server.two_hands import TOKEN, Gateway
 from tests.sync.engine import mail
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.crash, pytest.mark.server]
 
-PATIENCE_S = 120.0
 
 LARGE = 400
 """So many messages are prepared beside before the last one comes."""

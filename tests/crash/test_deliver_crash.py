@@ -20,7 +20,7 @@ from mailgate.store.transaction import Transaction
 from tests.crash.deliver_process import settings_of
 from tests.forks import Forked, fork
 
-pytestmark = [pytest.mark.crash, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.crash
 
 MAILBOXES = [f"01KSKBP800DNN0GF2D5XF3BNE{n}" for n in range(2)]
 EACH = 4

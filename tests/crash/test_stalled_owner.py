@@ -26,7 +26,8 @@ from tests.dovecot import Account
 from tests.forks import Forked, fork
 from tests.sync.crm import Crm
 from tests.sync.engine import TABLES, Engine, mail
-from tests.sync.test_supervisor import is_, running, until
+from tests.sync.test_supervisor import is_, running
+from tests.waiting import until
 
 pytestmark = [pytest.mark.crash, pytest.mark.server]
 
@@ -102,7 +103,7 @@ async def test_a_stalled_owner_that_wakes_up_sends_and_writes_nothing(
                 return False
             return True
 
-        await until(taken, within=60)
+        await until(taken)
         assert await crm.states() == ["applied"]
         assert len(stores(dovecot_account)) == 1
         before = (await engine.rows("mailboxes"), await crm.operations(), await engine.rows("origins"))

@@ -9,7 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
-PATIENCE_S = 60.0
+from tests.waiting import PATIENCE_S
+
 _SCREEN = 1 << 16
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import tracemalloc
@@ -14,6 +13,7 @@ from connectors.errors import NetworkError
 from connectors.imap.connection import ImapConnection, connect_imap
 from connectors.imap.upload import COLLECTED
 from connectors.model import Endpoint, PasswordAuth, Security
+from tests import waiting
 from tests.contract.accounts import LOOPBACK, OnDovecot
 from tests.dovecot import Dovecot
 from tests.proxy import Faults, Proxy
@@ -121,9 +121,11 @@ async def filled(remote: OnDovecot) -> list[int]:
 
 async def until(remote: OnDovecot, holds: Callable[[Found, Found], bool]) -> None:
     """The server may still be at work for a line that is down; then all is as it may be."""
-    async with asyncio.timeout(20):
-        while not holds(await contents(remote, "INBOX"), await contents(remote, "Archive")):  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+
+    async def so() -> bool:
+        return holds(await contents(remote, "INBOX"), await contents(remote, "Archive"))
+
+    await waiting.until(so)
 
 
 @pytest.mark.parametrize("security", [Security.NONE, Security.TLS])

@@ -21,7 +21,8 @@ from mailgate.settings import SyncSettings
 from tests.dovecot import Account, Dovecot
 from tests.proxy import Faults, Proxy
 from tests.sync.engine import Engine, mail
-from tests.sync.test_supervisor import _ticks, is_, running, until
+from tests.sync.test_supervisor import _ticks, is_, running
+from tests.waiting import until
 
 pytestmark = pytest.mark.server
 
@@ -96,7 +97,7 @@ async def test_new_mail_of_others_and_of_the_same_mailbox_is_there_long_before_a
             new = [event for event in await engine.events("message.created") if not event.payload.get("initial")]
             return {event.mailbox_id for event in new} == {small_id, engine.mailbox_id}
 
-        await until(both, within=60)
+        await until(both)
         assert await is_(engine, "importing")()
         assert await stored(engine, engine.mailbox_id) < 1_400
 
@@ -128,7 +129,7 @@ async def test_a_tenant_that_becomes_free_in_the_middle_of_an_import_stops_and_g
         async def stopped() -> bool:
             return not proxy.open and await is_(engine, "not_entitled")()
 
-        await until(stopped, within=10)
+        await until(stopped)
         kept = {row.uid for row in await engine.rows("origins")}
         assert 60 < len(kept) < 400
 

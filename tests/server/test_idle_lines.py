@@ -21,10 +21,14 @@ from tests.dovecot import Account
 from tests.fakeimap import FakeImap, Mail, Talk
 from tests.proxy import Faults, Proxy
 from tests.replay import connecting
-from tests.server.test_sync_dovecot import agree, running, until
+from tests.server.test_sync_dovecot import agree, running
 from tests.sync.engine import Engine, mail
+from tests.waiting import until
 
-SHORT = Timeouts(connect_s=5, command_s=1, idle_s=0.3, logout_s=0.1)
+SHORT = Timeouts(command_s=1, idle_s=0.3, logout_s=0.1)
+"""For lines that are to be left."""
+RESTLESS = Timeouts(idle_s=0.3)
+"""For lines that are to stay, however slow the machine is."""
 Watch = Callable[[Callable[[], Awaitable[Source]]], Awaitable[Engine]]
 
 
@@ -76,7 +80,7 @@ async def test_a_line_that_a_router_forgot(watch: Watch, dovecot_account: Accoun
                 lines = proxy.accepted
                 proxy.silence()
                 account.add(mail(round_), received_at=now())
-                await until(lambda: agree(engine, account, "INBOX"), within=10)
+                await until(lambda: agree(engine, account, "INBOX"))
                 assert proxy.accepted > lines  # the dead line was left
                 await until(lambda: in_state(engine, "live"))
     assert len(await engine.events("message.created")) == 2
@@ -95,10 +99,10 @@ async def test_a_line_that_is_deaf_from_the_beginning_of_idle(watch: Watch, dove
         proxy.faults = Faults(stall_after=whole - 5)
         lines = proxy.accepted
         async with running(engine):
-            await until(lambda: _accepted(proxy, lines + 2), within=10)
+            await until(lambda: _accepted(proxy, lines + 2))
             proxy.faults = Faults()
             account.add(mail(1), received_at=now())
-            await until(lambda: agree(engine, account, "INBOX"), within=10)
+            await until(lambda: agree(engine, account, "INBOX"))
 
 
 async def _accepted(proxy: Proxy, count: int) -> bool:
@@ -108,7 +112,7 @@ async def _accepted(proxy: Proxy, count: int) -> bool:
 @pytest.mark.server
 async def test_a_quiet_line_is_proved_alive_again_and_again(watch: Watch, dovecot_account: Account) -> None:
     account = dovecot_account
-    engine = await watch(connecting(account, account.server.port, SHORT))
+    engine = await watch(connecting(account, account.server.port, RESTLESS))
     async with running(engine):
 
         async def idled() -> bool:
@@ -117,7 +121,7 @@ async def test_a_quiet_line_is_proved_alive_again_and_again(watch: Watch, doveco
         await until(idled)
         assert account.logins() == 1
         account.add(mail(1), received_at=now())
-        await until(lambda: agree(engine, account, "INBOX"), within=5)
+        await until(lambda: agree(engine, account, "INBOX"))
 
 
 async def never_answers_done(talk: Talk, rest: bytes) -> None:
@@ -146,15 +150,15 @@ async def ends_it_at_once(talk: Talk, rest: bytes) -> None:
 async def test_a_server_that_dies_in_idle(watch: Watch, lie: Any) -> None:
     server = FakeImap({"INBOX": [Mail(1, mail(1))]}, lies={"IDLE": lie})
     async with server:
-        engine = await watch(_to(server))
+        engine = await watch(_to(server, SHORT))
         async with running(engine):
             await until(lambda: has(engine, 1))
             for uid in (2, 3):
-                await until(lambda count=uid - 1: _idles(server, count), within=10)  # type: ignore[misc]
+                await until(lambda count=uid - 1: _idles(server, count))  # type: ignore[misc]
                 server.folders["INBOX"].append(Mail(uid, mail(uid)))
-                await until(lambda count=uid: has(engine, count), within=10)  # type: ignore[misc]
+                await until(lambda count=uid: has(engine, count))  # type: ignore[misc]
             assert server.accepted >= 3
-            assert len(server.open) <= 1  # what was left is closed, too
+            await until(lambda: _only_one_open(server))  # what was left is closed, too
     assert not await engine.rows("quarantine")
 
 
@@ -190,12 +194,16 @@ async def test_a_server_that_ends_each_idle_at_once_is_not_asked_without_pause()
         await source.close()
 
 
+async def _only_one_open(server: FakeImap) -> bool:
+    return len(server.open) <= 1
+
+
 async def _idles(server: FakeImap, times: int) -> bool:
     return sum(word.startswith(b"IDLE") for word in server.heard) >= times
 
 
-def _to(server: FakeImap) -> Callable[[], Awaitable[Source]]:
+def _to(server: FakeImap, timeouts: Timeouts = RESTLESS) -> Callable[[], Awaitable[Source]]:
     class Bob:
         name, password = "bob", "x"
 
-    return connecting(Bob(), server.port, SHORT)  # type: ignore[arg-type]
+    return connecting(Bob(), server.port, timeouts)  # type: ignore[arg-type]

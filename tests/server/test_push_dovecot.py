@@ -20,7 +20,8 @@ from tests.dovecot import Account, Dovecot
 from tests.proxy import Faults, Proxy
 from tests.sync.crm import Crm
 from tests.sync.engine import Engine, mail
-from tests.sync.test_push_live import is_live, running, until
+from tests.sync.test_push_live import is_live, running
+from tests.waiting import until
 
 pytestmark = pytest.mark.server
 

@@ -15,11 +15,11 @@ from mailgate.clock import SECOND, system_clock
 from tests.crash.test_deadly_mail import Served
 from tests.dovecot import Account, Dovecot
 from tests.sync.engine import mail
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.server
 
 COUNT = 200
-GRACE_S = 30
 
 HOOK = """
 import subprocess, sys, time
@@ -36,8 +36,8 @@ def parse_email_tree(raw, **how):
     while beside and (folder / "slow").exists():
         (folder / "reading").touch()
         time.sleep(0.01)
-    if (folder / "slow").exists() and not (folder / "reading").exists():
-        time.sleep(0.05)  # until the process beside has started
+    while (folder / "slow").exists() and not (folder / "reading").exists():
+        time.sleep(0.01)  # until the process beside has started
     return parse(raw, **how)
 fast_mail_parser.parse_email_tree = parse_email_tree
 """
@@ -101,7 +101,7 @@ async def test_it_ends_and_goes_on(served: Served, account: Account, told: str) 
     assert len(pids) > 2
     for pid in reversed(pids) if told == "all its processes" else pids[:1]:
         os.kill(pid, signal.SIGTERM)
-    assert served.gateway.wait(GRACE_S) == 0, served.gateway.log()
+    assert served.gateway.wait(PATIENCE_S) == 0, served.gateway.log()
 
     async def gone() -> bool:
         return not any(map(runs, pids))

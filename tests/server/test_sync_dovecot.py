@@ -19,6 +19,7 @@ from mailgate.settings import SyncSettings
 from tests.corpus import NASTY
 from tests.dovecot import Account, Dovecot
 from tests.sync.engine import Engine, mail
+from tests.waiting import until
 
 pytestmark = pytest.mark.server
 
@@ -29,13 +30,6 @@ NAMES = ["Projekte/Größe", "日本語", "Тест", "a&b", "Ünï/Ö/&-", 'wit
 def received(days: float) -> int:
     """A whole second, so many days ago: what INTERNALDATE can say."""
     return (system_clock() - int(days * DAY)) // SECOND * SECOND
-
-
-async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 20) -> None:
-    """Return when the condition holds; fail when it does not in time."""
-    async with asyncio.timeout(within):
-        while not await condition():  # noqa: ASYNC110 - a look at the database, which wakes nobody
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -152,18 +146,18 @@ async def test_new_mail_flags_moves_and_deletions_arrive(
         assert await same()
         before = {row.header_token: row.id for row in await engine.rows("messages")}
         account.add(mail(9), received_at=received(0))
-        await until(same, within=5)
+        await until(same)
         await asyncio.to_thread(say, account, "INBOX", ("STORE", "3", "+FLAGS", r"(\Flagged $Work)"))
-        await until(same, within=5)
+        await until(same)
         await asyncio.to_thread(say, account, "INBOX", ("MOVE", "4", "Archive"))
         await asyncio.to_thread(say, account, "Archive", ("MOVE", "1", "INBOX"))
-        await until(same, within=10)
+        await until(same)
         await asyncio.to_thread(say, account, "INBOX", ("STORE", "5", "+FLAGS", r"(\Deleted)"), ("EXPUNGE",))
 
         async def removed() -> bool:
             return len(await engine.rows("messages")) == 9 and await same()
 
-        await until(removed, within=10)
+        await until(removed)
         after = {row.header_token: row.id for row in await engine.rows("messages")}
         assert all(after[token] == id_ for token, id_ in before.items() if token in after)
     assert len(await engine.events("message.moved")) == 2
@@ -202,7 +196,7 @@ async def test_switching_off_hangs_up_at_once(opened: Callable[..., Awaitable[En
         async def closed() -> bool:
             return own_dovecot.connections() == 0
 
-        await until(closed, within=3)
+        await until(closed)
         assert len(await engine.rows("messages")) == 1
 
 
@@ -232,10 +226,10 @@ async def test_a_server_that_restarts_is_met_again(
         async def noticed() -> bool:
             return bool((await engine.rows("mailboxes"))[0].state == "backoff")
 
-        await until(noticed, within=5)
+        await until(noticed)
         account.add(mail(2), received_at=received(0))
         await asyncio.to_thread(own_dovecot.start)
-        await until(lambda: agree(engine, account, "INBOX"), within=15)
+        await until(lambda: agree(engine, account, "INBOX"))
 
 
 @pytest.mark.parametrize("capability", ["IMAP4rev1 UIDPLUS MOVE IDLE CONDSTORE ENABLE", "IMAP4rev1"])

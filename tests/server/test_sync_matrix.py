@@ -19,8 +19,9 @@ from mailgate.clock import DAY, SECOND, system_clock
 from mailgate.settings import SyncSettings
 from tests.contract.accounts import OverImap, remote_of
 from tests.corpus import NASTY
-from tests.server.test_sync_dovecot import running, until
+from tests.server.test_sync_dovecot import running
 from tests.sync.engine import Engine, mail
+from tests.waiting import until
 
 pytestmark = pytest.mark.server
 

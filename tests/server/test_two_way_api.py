@@ -25,11 +25,11 @@ from mailgate.clock import DAY, SECOND, system_clock, to_rfc3339
 from tests.dovecot import Account, Dovecot, modified_utf7
 from tests.servers import free_port
 from tests.sync.engine import mail
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.server
 
 TOKEN = "a-token-of-the-two-way-tests"
-PATIENCE_S = 60
 HUGE = 48 << 20
 TYPE = {"content-type": "message/rfc822"}
 

@@ -34,11 +34,11 @@ import httpx
 
 from tests.server.neomutt import Neomutt
 from tests.servers import free_port
+from tests.waiting import PATIENCE_S
 
 TOKEN = "a-token-for-two-hands"
 FOLDERS = ("INBOX", "Work", "Trash")
 KEYWORDS = ("\\Seen", "\\Flagged", "\\Answered", "Project", "$Label1")
-PATIENCE_S = 120.0
 _NUMBER = re.compile(rb"^X-Number: (\d+)\r?$", re.MULTILINE)
 _MAILDIR_FLAGS = {"S": "seen", "F": "flagged", "R": "answered"}
 

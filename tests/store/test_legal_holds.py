@@ -22,8 +22,6 @@ from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, Store
 from tests.store.purging import Purging, blocked, blocked_or_done, held_at_the_end, make_purging, somebody_waits
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture
 async def purging(store: Store) -> Purging:

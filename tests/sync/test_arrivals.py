@@ -13,7 +13,8 @@ from mailgate.clock import DAY
 from mailgate.sync import arrivals
 from mailgate.sync.breakers import Breakers
 from tests.sync.engine import NOW, Engine, Opened, mail
-from tests.sync.test_push_live import SLOW, is_live, running, until
+from tests.sync.test_push_live import SLOW, is_live, running
+from tests.waiting import until
 
 
 def server(**abilities: Any) -> MemoryAccount:

@@ -24,7 +24,8 @@ from mailgate.sync.preparing import PreparingProcess
 from mailgate.sync.supervisor import Supervisor
 from mailgate.sync.workers import Workers
 from tests.sync.engine import Engine, mail
-from tests.sync.test_supervisor import is_, until
+from tests.sync.test_supervisor import is_
+from tests.waiting import until
 
 COUNT = 400
 
@@ -69,7 +70,7 @@ async def at_work(supervisor: Supervisor) -> list[int]:
         process = workers.process
         return bool(asked) and process is not None and len(process._free) == 0
 
-    await until(full, within=60)
+    await until(full)
     return asked
 
 

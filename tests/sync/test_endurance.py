@@ -25,7 +25,8 @@ from mailgate.sync import rests, run
 from mailgate.sync.mailbox import MailboxTask
 from tests.fakeimap import FakeImap, Mail, Talk, in_set
 from tests.sync.engine import Engine, mail
-from tests.sync.test_supervisor import QUICK, is_, running, until
+from tests.sync.test_supervisor import QUICK, is_, running
+from tests.waiting import until
 
 LOOPBACK = parse_networks(["127.0.0.0/8"])
 
@@ -89,7 +90,7 @@ async def test_flags_that_idle_tells_of_arrive_at_once(engine: Engine, server: F
         async def flagged() -> bool:
             return any(row.flagged for row in await engine.rows("messages"))
 
-        await until(flagged, within=5)
+        await until(flagged)
 
 
 async def test_a_refused_folder_does_not_keep_the_import_open(engine: Engine, server: FakeImap) -> None:
@@ -141,7 +142,7 @@ async def test_waiting_in_line_keeps_the_line_alive_and_ends_at_once(engine: Eng
         async def closed() -> bool:
             return not server.open and not supervisor._running
 
-        await until(closed, within=1)
+        await until(closed)
         await engine.enable(True)
         supervisor.wake()
         await until(waits)
@@ -155,7 +156,7 @@ async def test_waiting_in_line_keeps_the_line_alive_and_ends_at_once(engine: Eng
 async def test_pauses_grow_with_faults_and_shrink_with_success(
     engine: Engine, server: FakeImap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine.settings = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1, lease_s=5)
+    engine.settings = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1)
     pauses: list[float] = []
     real = MailboxTask._next_pause_s
 
@@ -180,19 +181,27 @@ async def test_pauses_grow_with_faults_and_shrink_with_success(
         del server.lies["LOGIN"]
         await until(is_(engine, "live"))
         count = len(pauses)
-        server.hang_up()
-        await until(is_(engine, "backoff"))
+
+        async def cut_off() -> None:
+            """It pauses, however shortly, and is back."""
+            before = len(pauses), server.accepted
+
+            async def back() -> bool:
+                return len(pauses) > before[0] and server.accepted > before[1] and await is_(engine, "live")()
+
+            server.hang_up()
+            await until(back)
+
+        await cut_off()
         assert pauses[count] == 0.01 * 2**mailbox_module.FRUITFUL
         monkeypatch.setattr(mailbox_module, "STEADY_S", 0.0)
-        await until(is_(engine, "live"))
-        server.hang_up()
-        await until(is_(engine, "backoff"))
+        await cut_off()
         assert pauses[count + 1] == 0.01
 
 
 async def test_another_owner_is_no_fault(engine: Engine, server: FakeImap, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever waits for a lease for long begins with the shortest pause once it has the mailbox."""
-    engine.settings = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1, lease_s=5)
+    engine.settings = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1)
     name = lease_name(engine.mailbox_id)
     fence = await leases.acquire(engine.db, name, "other", HOUR, system_clock())
     assert fence is not None
@@ -230,9 +239,13 @@ async def test_a_server_that_never_lets_in_is_left_after_a_while(
 
     server.lies["LOGIN"] = drip
     async with running(engine):
-        await until(is_(engine, "backoff"), within=6)
-        reason = (await engine.rows("mailboxes"))[0].state_reason
-        assert reason.startswith("the login was not completed within 2 s")
+
+        async def left() -> bool:
+            row = (await engine.rows("mailboxes"))[0]  # one look: the next attempt begins a moment later
+            said = "the login was not completed within 2 s"
+            return row.state == "backoff" and (row.state_reason or "").startswith(said)
+
+        await until(left)
         del server.lies["LOGIN"]
         await kept(engine, 5)
 
@@ -258,7 +271,7 @@ async def test_a_server_that_only_keeps_the_line_alive_is_left(
             said = "the server kept the line alive but brought nothing for 0.5 s"
             return row.state == "backoff" and (row.state_reason or "").startswith(said)
 
-        await until(left, within=10)
+        await until(left)
         server.lies.clear()
         await kept(engine, 6)
         await until(is_(engine, "live"))

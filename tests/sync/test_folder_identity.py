@@ -17,7 +17,8 @@ from mailgate.clock import DAY, HOUR, SECOND, system_clock
 from mailgate.settings import SyncSettings
 from tests.sync.crm import Crm
 from tests.sync.engine import NOW, Engine, Opened, mail
-from tests.sync.test_supervisor import QUICK, is_, running, until
+from tests.sync.test_supervisor import QUICK, is_, running
+from tests.waiting import until
 
 NAMES = ("Play", "Rest", "Work")
 NUMBERS = {"Play": (10, 11, 12), "Rest": (20, 21, 22), "Work": (30, 31, 32)}

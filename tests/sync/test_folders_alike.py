@@ -12,7 +12,8 @@ import pytest
 from connectors.memory import MemoryAccount
 from mailgate.clock import HOUR, SECOND, system_clock
 from tests.sync.engine import Engine, mail
-from tests.sync.test_supervisor import QUICK, is_, running, until
+from tests.sync.test_supervisor import QUICK, is_, running
+from tests.waiting import until
 
 
 @pytest.fixture(params=[(3, 6), (6, 3)], ids=str)

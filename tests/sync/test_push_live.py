@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,6 +15,7 @@ from mailgate.sync.supervisor import Supervisor
 from tests.sync.crm import Crm
 from tests.sync.engine import NOW, Engine, Opened, mail
 from tests.sync.test_push import again, agrees, changes, server, start
+from tests.waiting import until
 
 SLOW = SyncSettings(poll_interval_s=3_600, backoff_min_s=0.01, backoff_max_s=1)
 """Nothing but what was asked for ends IDLE."""
@@ -30,13 +31,6 @@ async def running(engine: Engine) -> AsyncIterator[Supervisor]:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return when the condition holds."""
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110 - a look at the database, which wakes nobody
-            await asyncio.sleep(0.01)
 
 
 async def is_live(engine: Engine) -> bool:

@@ -27,6 +27,8 @@ from mailgate.sync.incoming import Applied, Aside, Batch, Cause
 from mailgate.sync.port import BatchRefusedError
 from mailgate.sync.state import Owner
 from tests.sync.engine import NOW, Engine, Opened, mail
+from tests.sync.test_supervisor import is_
+from tests.waiting import until
 
 
 async def again(engine: Engine) -> None:
@@ -394,15 +396,16 @@ async def test_a_live_mailbox_tries_at_once(opened: Opened) -> None:
     supervisor = engine.supervisor()
     running = asyncio.create_task(supervisor.run())
     try:
-        async with asyncio.timeout(20):
-            while (await engine.rows("mailboxes"))[0].state != "live":  # noqa: ASYNC110 - likewise
-                await asyncio.sleep(0.01)
-            (entry,) = await aside(engine)
-            account.faults.withheld.clear()
-            await ask(engine, entry)
-            await supervisor.sync_now(engine.mailbox_id, "acme", "token:x")
-            while await aside(engine):  # noqa: ASYNC110 - a look at the database, which wakes nobody
-                await asyncio.sleep(0.01)
+        await until(is_(engine, "live"))
+        (entry,) = await aside(engine)
+        account.faults.withheld.clear()
+        await ask(engine, entry)
+        await supervisor.sync_now(engine.mailbox_id, "acme", "token:x")
+
+        async def taken() -> bool:
+            return not await aside(engine)
+
+        await until(taken)
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)

@@ -22,7 +22,8 @@ from mailgate.sync.hosts import Host
 from mailgate.sync.mailbox import MailboxTask
 from mailgate.sync.state import MailboxState, Progress
 from tests.sync.engine import NOW, TABLES, Engine, Opened, mail
-from tests.sync.test_supervisor import QUICK, _ticks, agree, is_, running, until
+from tests.sync.test_supervisor import QUICK, _ticks, agree, is_, running
+from tests.waiting import until
 
 
 @pytest.fixture

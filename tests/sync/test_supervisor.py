@@ -30,17 +30,11 @@ from mailgate.sync.state import Owner
 from mailgate.sync.supervisor import Supervisor
 from mailgate.sync.workers import WORTH_A_PROCESS
 from tests.sync.engine import TABLES, Engine, mail
+from tests.waiting import until
 
 NEW_WITHIN = 8
 """Batches of large imports that new mail may wait for."""
-QUICK = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1, lease_s=5)
-
-
-async def until(condition: Callable[[], Awaitable[bool]], *, within: float = 20) -> None:
-    """Return when the condition holds; fail when it does not in time."""
-    async with asyncio.timeout(within):
-        while not await condition():  # noqa: ASYNC110 - a look at the database, which wakes nobody
-            await asyncio.sleep(0.01)
+QUICK = SyncSettings(poll_interval_s=1, backoff_min_s=0.01, backoff_max_s=1)
 
 
 @pytest.fixture
@@ -98,15 +92,15 @@ async def test_a_mailbox_goes_live_and_follows(engine: Engine, account: MemoryAc
         await until(is_(engine, "live"))
         assert await engine.near() == engine.far()
         account.append("INBOX", mail(9), internal_date=system_clock())
-        await until(agree(engine), within=2)
+        await until(agree(engine))
         account.move("INBOX", 2, "Archive")
         account.expunge("INBOX", 3)
-        await until(agree(engine), within=4)
+        await until(agree(engine))
 
         async def removed() -> bool:
             return len(await engine.rows("messages")) == 5
 
-        await until(removed, within=4)
+        await until(removed)
         assert len(account.connections) == 1
     assert account.connections == []
     states = [event.payload["state"] for event in await engine.events("mailbox.state_changed")]
@@ -125,7 +119,7 @@ async def test_switching_off_closes_the_connection_at_once_and_keeps_everything(
         async def closed() -> bool:
             return not account.connections
 
-        await until(closed, within=1)
+        await until(closed)
         said = len(account.commands)
         account.append("INBOX", mail(9), internal_date=system_clock())
         await asyncio.wait_for(asyncio.shield(_ticks(supervisor, 3)), 10)
@@ -168,7 +162,7 @@ async def test_a_tenant_that_does_not_pay_has_no_connection(engine: Engine, acco
         async def closed() -> bool:
             return not account.connections
 
-        await until(closed, within=2)
+        await until(closed)
         await until(is_(engine, "not_entitled"))
     assert len(await engine.rows("messages")) == 5
 
@@ -269,12 +263,14 @@ async def test_a_stalled_owner_that_wakes_up_writes_nothing(engine: Engine, acco
 
 
 async def test_losing_the_lease_ends_the_session(engine: Engine, account: MemoryAccount) -> None:
-    async with running(engine, "first"):
+    async with running(engine, "first") as supervisor:
         await until(is_(engine, "live"))
         name = lease_name(engine.mailbox_id)
         taken = await leases.acquire(engine.db, name, "other", 3600 * SECOND, system_clock() + HOUR)
         assert taken is not None
         account.append("INBOX", mail(9), internal_date=system_clock())
+        supervisor._renewed_s = -1e9
+        supervisor.wake()
 
         async def closed() -> bool:
             return not account.connections
@@ -394,7 +390,7 @@ async def test_two_large_imports_share_and_hold_up_nobodys_new_mail(
         async def imported() -> bool:
             return all(row.imported_at is not None for row in await engine.rows("mailboxes"))
 
-        await until(imported, within=120)
+        await until(imported)
 
         async def there() -> bool:
             return engine.mailbox_id in written

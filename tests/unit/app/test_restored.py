@@ -24,6 +24,7 @@ from mailgate.store.subscriptions import SubscriptionChange
 from mailgate.store.tenants import Tenant
 from mailgate.troubles import Trouble
 from tests.api.conftest import ADMIN
+from tests.waiting import until
 
 
 async def acme(core: Core) -> Tenant:
@@ -80,9 +81,11 @@ async def test_a_gateway_serves_nothing_until_restore_was_run(restored: Path, mo
         (done,) = await other.restore.run(COMMAND)
         assert done.done == {"plan.effective": 1}
         await other.close()
-        async with asyncio.timeout(20):
-            while (await client.get("/v1/tenants/acme")).status_code != 200:  # noqa: ASYNC110 - it is asked for
-                await asyncio.sleep(0.01)
+
+        async def served() -> bool:
+            return (await client.get("/v1/tenants/acme")).status_code == 200
+
+        await until(served)
         found = (await client.get("/v1/tenants/acme/subscription")).json()
         assert found["plan"] == "professional"
         assert (await core.log_reader.checkpoint(await tenants.get(core.db, "acme"), core.clock())).size == 2
@@ -109,9 +112,11 @@ async def test_a_look_that_fails_is_not_the_last(restored: Path, monkeypatch: py
     monkeypatch.setattr(core.restore, "behind", behind)
     application = Application(core)
     await application.start()
-    async with asyncio.timeout(20):
-        while application.why_closed() is not None:  # noqa: ASYNC110 - it is asked for
-            await asyncio.sleep(0.01)
+
+    async def open_() -> bool:
+        return application.why_closed() is None
+
+    await until(open_)
     assert looks == 4
     assert all(application.running().values())
     await application.stop()
@@ -134,12 +139,11 @@ async def test_a_hold_is_known_outside_at_once(tmp_path: Path) -> None:
     await application.start()
 
     async def signed(what: str) -> None:
-        async with asyncio.timeout(20):
-            while True:
-                size = int((core.witness.last(tenant.ref) or b"").split(b"\n")[1])
-                if f'"type":"{what}"'.encode() in b"".join(core.witness.entries(tenant.ref, size)):
-                    return
-                await asyncio.sleep(0.01)
+        async def outside() -> bool:
+            size = int((core.witness.last(tenant.ref) or b"").split(b"\n")[1])
+            return f'"type":"{what}"'.encode() in b"".join(core.witness.entries(tenant.ref, size))
+
+        await until(outside)
 
     hold = await core.holds.place("acme", Scope(), matter="M-1", reason="r", now=core.clock(), actor=COMMAND)
     await signed("hold.place")

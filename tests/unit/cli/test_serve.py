@@ -16,8 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.waiting import PATIENCE_S
+
 TOKEN = "a-token-of-the-tests-of-serve"
-PATIENCE_S = 30.0
 
 
 class Process:

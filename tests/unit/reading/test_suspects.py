@@ -251,7 +251,7 @@ def parse_email_tree(raw, **how):
         raise RecursionError
     return parse(raw, **how)
 fast_mail_parser.parse_email_tree = parse_email_tree
-resource.setrlimit = lambda what, how: limit(what, (1, 2) if what == resource.RLIMIT_CPU else how)
+resource.setrlimit = lambda what, how: limit(what, (2, 3) if what == resource.RLIMIT_CPU else how)
 """
 
 

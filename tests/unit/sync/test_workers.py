@@ -32,11 +32,11 @@ from mailgate.sync.prepare import Prepared, Preparer
 from mailgate.sync.preparing import LANES, PreparingProcess
 from mailgate.sync.workers import Workers
 from retention.model import AnchorFrom
+from tests.waiting import PATIENCE_S
 
 NOW = 20_000 * DAY
 REF = "ab" * 16
 COUNT = 120
-PATIENCE_S = 30
 
 
 class Parts:
