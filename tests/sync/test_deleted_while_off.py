@@ -20,7 +20,7 @@ from mailgate.store.wishes.service import Wishes
 from retention.model import AnchorFrom, Graces
 from retention.policy import ClockLimits
 from tests.sync.crm import Crm
-from tests.sync.engine import Engine, mail
+from tests.sync.engine import Engine, TestClock, mail
 from tests.sync.test_push import ABILITIES, again, changes, server
 
 Opening = Callable[[MemoryAccount], Awaitable[Crm]]
@@ -28,15 +28,23 @@ Opening = Callable[[MemoryAccount], Awaitable[Crm]]
 
 @pytest.fixture
 async def opening(sqlite_url: str, tmp_path: Path) -> AsyncIterator[Opening]:
-    """Opens engines, each on a database of its own, with what is at the server."""
+    """Opens engines, each on a database of its own, with what is at the server. It is read once in a test: what each
+    story begins with is the same.
+    """
     made: list[Engine] = []
+    read, clock = tmp_path / "read", TestClock()
 
     async def open_(account: MemoryAccount) -> Crm:
+        if not read.exists():
+            read.mkdir()
+            shutil.copy(sqlite_url.removeprefix("sqlite:///"), read / "mailgate.db")
+            reader = await Engine.open(f"sqlite:///{read}/mailgate.db", read, account, clock=clock)
+            await reader.sync()
+            await reader.close(check=False)
         folder = tmp_path / str(len(made))
-        folder.mkdir()
-        shutil.copy(sqlite_url.removeprefix("sqlite:///"), folder / "mailgate.db")
-        made.append(await Engine.open(f"sqlite:///{folder}/mailgate.db", folder, account))
-        await made[-1].sync()
+        shutil.copytree(read, folder)
+        url = f"sqlite:///{folder}/mailgate.db"
+        made.append(await Engine.open(url, folder, account, clock=TestClock(clock.now)))
         return Crm(made[-1])
 
     yield open_
