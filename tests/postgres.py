@@ -167,7 +167,7 @@ class Postgres:
             self.folder / "initdb.log",
             user=user,
         )
-        if initdb.process.wait(60) != 0:
+        if initdb.process.wait(200) != 0:
             raise RuntimeError(f"initdb failed:\n{initdb.tail()}")
 
     def start(self, port: int | None = None) -> None:

@@ -375,7 +375,7 @@ async def test_many_who_open_a_costly_message_at_once_cost_one_process(
         return found
 
     def run(*words: Any, **more: Any) -> tuple[bytes, int]:
-        assert all_asked.wait(30)
+        assert all_asked.wait(200)
         return b"<p>made safe</p>", 0
 
     run_once = MagicMock(side_effect=run)

@@ -97,7 +97,7 @@ class Served:
 
     def __enter__(self) -> Served:
         self._thread.start()
-        assert self._ready.wait(60)
+        assert self._ready.wait(200)
         if self.failure is not None:
             raise self.failure
         return self

@@ -90,13 +90,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "mailgate.cli", "serve"], env=environment, stderr=log)
     base = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=base, headers={"authorization": f"Bearer {TOKEN}"}, timeout=30) as client:
+    with httpx.Client(base_url=base, headers={"authorization": f"Bearer {TOKEN}"}, timeout=120) as client:
         try:
             until(lambda: answers(client), "the gateway does not answer")
             yield Site(base, client, room, provider_port)
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(200)
 
 
 @pytest.fixture(scope="module")

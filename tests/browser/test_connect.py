@@ -48,7 +48,7 @@ def silent_server() -> Iterator[tuple[int, Callable[[], None]]]:
     def serve() -> None:
         with contextlib.suppress(OSError):
             taken, _ = server.accept()
-            over.wait(60)
+            over.wait(200)
             taken.close()
 
     thread = threading.Thread(target=serve)

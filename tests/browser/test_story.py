@@ -31,7 +31,7 @@ def run(command: str, folder: Path) -> str:
     """Run what a page says, as a person would, in the folder of the downloads."""
     assert command.startswith(("mailgate ", "tar ")), command
     line = re.sub(r"(^|&& )mailgate ", rf"\1{MAILGATE} ", command)
-    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

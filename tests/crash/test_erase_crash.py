@@ -37,7 +37,7 @@ async def erased(url: str, folder: Path, now: int, *, kill_at: int, holes: bool)
     """How many calls changed the disk; None when it was killed."""
     child = fork("tests.crash.erase_process", url=url, folder=str(folder), now=now, kill_at=kill_at, holes=holes)
     line = await asyncio.to_thread(child.stdout.readline)
-    code = await asyncio.to_thread(child.wait, 60)
+    code = await asyncio.to_thread(child.wait, 200)
     assert code == (0 if line else -9)
     return int(line) if line else None
 

@@ -47,7 +47,7 @@ def start(account: Account, url: str, folder: Path, step: str = "", nth: int = 0
 
 
 def finish(process: Forked) -> str:
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return output
 
@@ -70,7 +70,7 @@ async def verify(account: Account, url: str, folder: Path) -> None:
 )
 async def test_killed_at_a_step(database_url: str, tmp_path: Path, account: Account, step: str, nth: int) -> None:
     cut = start(account, database_url, tmp_path, step, nth)
-    cut.communicate(timeout=60)
+    cut.communicate(timeout=240)
     assert cut.returncode in (-9, 0)
     if nth == 1:
         assert cut.returncode == -9
@@ -86,7 +86,7 @@ async def test_killed_at_random_again_and_again(database_url: str, tmp_path: Pat
         assert process.stdout.readline() == "ready\n"
         select.select([process.stdout], [], [], rng.uniform(0, 0.25))  # until it ends, or its time is over
         process.kill()
-        process.communicate(timeout=60)
+        process.communicate(timeout=240)
         kills += process.returncode == -9
     assert kills
     finish(start(account, database_url, tmp_path))

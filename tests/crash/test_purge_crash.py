@@ -154,10 +154,10 @@ async def test_killed_at_random_boundaries_it_ends_as_an_uncut_run(
         wanted: dict[str, Any] = {"url": database_url, "folder": str(tmp_path), "batch": BATCH}
         kill_at = rng.randrange(1, 40)
         child = await Child.start(**wanted, now=now, kill_at=kill_at)
-        assert await asyncio.to_thread(child.process.wait, 60) == -9, kill_at
+        assert await asyncio.to_thread(child.process.wait, 200) == -9, kill_at
         now += 2 * TTL
         again = await Child.start(**wanted, now=now, kill_at=rng.randrange(1, 15) if round_ % 2 else None)
-        code = await asyncio.to_thread(again.process.wait, 60)
+        code = await asyncio.to_thread(again.process.wait, 200)
         if code != 0:
             now += 2 * TTL
             await _restart(database_url, tmp_path, now, f"third {round_}")

@@ -57,7 +57,7 @@ def start(account: Account, url: str, folder: Path, step: str = "") -> Forked:
 
 
 def ended(process: Forked) -> tuple[int, str, str]:
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     return process.wait(), output, errors
 
 

@@ -136,6 +136,6 @@ def test_nothing_of_the_document_is_left_out(client: Client) -> None:
     again = client.make.replace("gateway_client", "again_client")
     said = client.run(["bash", "-euo", "pipefail", "-c", again])
     assert "WARNING" not in said.upper()
-    document = httpx.get(f"{client.world.url}/openapi.json").json()
+    document = httpx.get(f"{client.world.url}/openapi.json", timeout=120).json()
     modules = {path.stem for path in (client.folder / "again_client/api").glob("*/*.py")} - {"__init__"}
     assert modules == {each["operationId"] for path in document["paths"].values() for each in path.values()}

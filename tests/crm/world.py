@@ -88,14 +88,14 @@ class World:
         """Kill -9, and start again."""
         assert self.gateway is not None
         self.gateway.kill()
-        self.gateway.wait(60)
+        self.gateway.wait(200)
         self.kills += 1
         self.start()
 
     def stop(self) -> None:
         if self.gateway is not None:
             self.gateway.kill()
-            self.gateway.wait(60)
+            self.gateway.wait(200)
 
     def until(self, true: Callable[[], object], what: str) -> None:
         """Wait for a condition."""

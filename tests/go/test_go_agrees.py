@@ -38,7 +38,7 @@ def checker_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = Path(__file__).with_name("checker.go")
     environment = {**os.environ, "GO111MODULE": "off", "GOPATH": str(GOCODE), "GOFLAGS": "", "CGO_ENABLED": "0"}
     environment.setdefault("GOCACHE", str(program.parent / "cache"))
-    subprocess.run(["go", "build", "-o", str(program), str(source)], env=environment, check=True, timeout=110)
+    subprocess.run(["go", "build", "-o", str(program), str(source)], env=environment, check=True, timeout=240)
     return program
 
 
@@ -51,7 +51,7 @@ def go(checker_program: Path) -> Checker:
 
     def check(path: Path, old: Path | None = None, vkey: str = KEY.vkey) -> tuple[bool, str]:
         command = [str(checker_program), str(path), vkey, *([str(old)] if old else [])]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode in (0, 1), done.stderr
         return done.returncode == 0, done.stdout.strip()
 

@@ -98,7 +98,7 @@ def test_everything_holds_and_the_pages_are_open(data: Path) -> None:
         holds(said)
         found = re.search(r"(http://\S+)/admin as (\S+), (\S+)", said)
         assert found is not None
-        with httpx.Client(base_url=found[1]) as browser:
+        with httpx.Client(base_url=found[1], timeout=120) as browser:
             token = TOKEN.search(browser.get("/admin/sign-in").text)
             assert token is not None
             form = {"token": token[1], "name": found[2], "password": found[3]}
@@ -106,7 +106,7 @@ def test_everything_holds_and_the_pages_are_open(data: Path) -> None:
             assert "Larkspur Bakery" in browser.get("/admin/mailboxes").text
         running.send_signal(signal.SIGINT)
         rest = running.stdout.read()
-    assert running.wait(60) == 0, rest
+    assert running.wait(200) == 0, rest
     assert "Traceback" not in rest
     assert children_of(session) == []
 
@@ -127,6 +127,6 @@ def test_ctrl_c_ends_everything(data: Path) -> None:
                 break
         running.send_signal(signal.SIGINT)
         rest = running.stdout.read()
-    assert running.wait(60) == 130, rest
+    assert running.wait(200) == 130, rest
     assert "Traceback" not in rest
     assert children_of(session) == []

@@ -191,7 +191,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.timeout(1_800 if SOAK else 360)
+@pytest.mark.timeout(1_800 if SOAK else 900)
 async def test_an_import_over_a_line_that_fails(dovecot: Dovecot, sqlite_url: str, tmp_path: Path) -> None:
     account = dovecot.account()
     for n in range(12):

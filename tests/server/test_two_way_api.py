@@ -115,7 +115,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, sub
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     yield f"http://127.0.0.1:{port}", process
     process.terminate()
-    process.wait(60)
+    process.wait(200)
 
 
 @pytest.fixture

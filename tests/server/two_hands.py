@@ -101,7 +101,7 @@ class Login:
     def _line(self) -> imaplib.IMAP4:
         """Logged in. Cyrus now and then says that it has no mechanism, for want of memory or time; never for long."""
         for last in (False, False, True):
-            line = imaplib.IMAP4("127.0.0.1", self.port, timeout=30)
+            line = imaplib.IMAP4("127.0.0.1", self.port, timeout=120)
             try:
                 line.login(self.name, self.password)
             except imaplib.IMAP4.error as error:
@@ -335,14 +335,14 @@ class Gateway:
         """As the power does."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
-        self._process.wait(30)
+        self._process.wait(200)
         self.kills += 1
 
     def stop(self) -> None:
         """End in good order."""
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(60)
+            self._process.wait(200)
 
     def log(self) -> str:
         """What it said last."""

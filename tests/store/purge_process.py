@@ -124,14 +124,14 @@ class Child:
     async def result(self) -> dict[str, Any]:
         """What it printed last."""
         found: dict[str, Any] = json.loads(await self.line())
-        assert await asyncio.to_thread(self.process.wait, 60) == 0
+        assert await asyncio.to_thread(self.process.wait, 200) == 0
         return found
 
     async def end(self) -> int:
         """Kill it if it still runs; its exit code."""
         if self.process.returncode is None:
             self.process.kill()
-        return await asyncio.to_thread(self.process.wait, 60)
+        return await asyncio.to_thread(self.process.wait, 200)
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ async def test_two_processes_told_to_purge_at_once_purge_once(purging: Purging, 
     assert await first.line() == "paused"
     second = await children(batch=2)
     assert await second.line() == ""  # it was refused
-    assert await asyncio.to_thread(second.process.wait, 60) == 1
+    assert await asyncio.to_thread(second.process.wait, 200) == 1
     await first.go_on()
     assert (await first.result())["counts"]["purged"] == 20
     assert len([leaf for leaf in await purging.leaves() if leaf["type"] == "item.purge"]) == 20

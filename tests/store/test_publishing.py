@@ -17,6 +17,7 @@ from mailgate.store.feed import FeedReader, Publisher
 from mailgate.store.signals import Signals
 from tests.store.conftest import NOW, Store
 from tests.store.test_feed import emit, everything, made, other
+from tests.waiting import until
 
 __all__ = ["other"]
 
@@ -44,7 +45,7 @@ class Process:
             seen = self.arrivals.count
             if (await self.reader.head()).position >= position:
                 return
-            assert await self.arrivals.wait(seen, 60)
+            assert await self.arrivals.wait(seen, 200)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -111,9 +112,18 @@ async def test_a_cut_line_is_opened_again(store: Store, other: Database) -> None
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
         "WHERE query LIKE 'LISTEN%' AND datname = current_database()"
     )
+    listening = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()"
+    )
+
+    async def both_listen() -> bool:
+        async with store.db.read() as conn:
+            return bool((await conn.execute(listening)).scalar_one() == 2)
+
     async with one.running(), two.running():
         await emit(store.db, "acme")
         await asyncio.gather(one.until(1), two.until(1))
+        await until(both_listen)  # neither has to, to know of the first event
         async with store.db.read() as conn:
             assert (await conn.execute(cut)).scalar_one() == 2
         await emit(store.db, "acme")

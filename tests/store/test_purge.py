@@ -480,8 +480,7 @@ async def test_a_batch_locks_and_judges_while_the_one_before_commits(
         await flush(self)
 
     monkeypatch.setattr(Transaction, "flush", slow_flush)
-    async with asyncio.timeout(60):
-        counts = await purging.purge(batch=2, step=step)
+    counts = await purging.purge(batch=2, step=step)
     assert (counts.purged, counts.balanced) == (5, True)
     types = [leaf["type"] for leaf in await purging.leaves()]
     assert types[-7:] == ["run.open", *["item.purge"] * 5, "run.close"]

@@ -204,8 +204,7 @@ async def test_what_two_mailboxes_store_at_the_same_moment_is_joined(
         return found
 
     monkeypatch.setattr(placing, "place", together)
-    async with asyncio.timeout(60):
-        await asyncio.gather(engine.sync(), engine.supervisor("test-2").sync_once(second))
+    await asyncio.gather(engine.sync(), engine.supervisor("test-2").sync_once(second))
     assert await threads(engine) == {frozenset({2, 3})}
 
 

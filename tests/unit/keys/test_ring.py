@@ -372,6 +372,6 @@ def test_processes_that_race_on_an_empty_store_end_with_the_same_keys(url: str) 
         assert process.stdin is not None
         process.stdin.write("go\n")
         process.stdin.flush()
-    printed = [process.communicate(timeout=60)[0] for process in processes]
+    printed = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4
     assert len(set(printed)) == 1
