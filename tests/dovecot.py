@@ -11,6 +11,7 @@ had.
 from __future__ import annotations
 
 import base64
+import contextlib
 import grp
 import imaplib
 import itertools
@@ -61,6 +62,10 @@ def modified_utf7(name: str) -> str:
         else:
             out.append("&" + base64.b64encode(text.encode("utf-16-be")).decode().rstrip("=").replace("/", ",") + "-")
     return "".join(out)
+
+
+_ENDS_S = 20
+"""What listens for longer on the ports of a server is somebody else's."""
 
 
 class Account:
@@ -242,6 +247,7 @@ class Dovecot:
 
     def start(self) -> None:
         """Starts it, on new ports when another process took the old ones before the first start."""
+        self._until_nobody_listens()
         for attempt in range(3):
             config = self.folder / "dovecot.conf"
             config.write_text(self._configuration())
@@ -268,7 +274,8 @@ class Dovecot:
         for pid in children:
             # Only our own children, remembered before their parent died; one may have ended by itself.
             if self._belongs(pid):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     @staticmethod
     def _descendants(pid: int) -> list[int]:
@@ -317,10 +324,20 @@ class Dovecot:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def connections(self) -> int:
-        """Connections that are open now, logged in or not, by the kernel's own table."""
+        """Connections that are open now, logged in or not."""
+        return self._sockets("01")
+
+    def _until_nobody_listens(self) -> None:
+        """Its processes end a moment after the first of them, and hold the ports until then."""
+        end = time.monotonic() + _ENDS_S
+        while self._sockets("0A") and time.monotonic() < end:
+            time.sleep(0.005)  # between two looks at the condition
+
+    def _sockets(self, state: str) -> int:
+        """How many on its ports are in this state, by the kernel's own table."""
         ports = {f"{port:04X}" for port in (self.port, self.tls_port)}
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        return sum(1 for row in rows if row[1].rpartition(":")[2] in ports and row[3] == "01")
+        return sum(1 for row in rows if row[1].rpartition(":")[2] in ports and row[3] == state)
 
     def sessions(self, account: Account) -> int:
         """Sessions of one user that are logged in now, by `doveadm who`."""

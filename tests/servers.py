@@ -103,7 +103,7 @@ class Server:
     def pid(self) -> int:
         return self.process.pid
 
-    def wait_until(self, ready: Callable[[], bool], *, timeout: float = 30) -> None:
+    def wait_until(self, ready: Callable[[], bool], *, timeout: float = 120) -> None:
         """Returns when `ready()`; raises RuntimeError with the log's end when the process ends or `timeout` seconds
         pass before.
         """

@@ -33,11 +33,11 @@ def children_of(session: int) -> list[str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                environment = (entry / "environ").read_bytes()
-            except OSError:
+                environment, command = (entry / "environ").read_bytes(), (entry / "cmdline").read_bytes()
+            except OSError:  # another user's, or it has ended meanwhile
                 continue
             if f"DEMO_TEST_SESSION={session}".encode() in environment:
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+                found.append(command.replace(b"\0", b" ").decode(errors="replace"))
     return found
 
 
