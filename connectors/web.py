@@ -8,6 +8,7 @@ name, and certificates are checked against it; a second, different answer of DNS
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class Pool:
             kind = TlsError if _is_tls(error) else NetworkError
             raise kind(_words(error)) from None
         except (httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
+            if str(error).startswith("Server disconnected"):
+                raise NetworkError("the connection was closed before an answer", reason="closed") from None
             raise ProtocolError(f"this is no HTTP: {_words(error)}") from None
 
     async def close(self) -> None:
@@ -139,4 +142,11 @@ def _is_tls(error: BaseException | None) -> bool:
 
 
 def _words(error: Exception) -> str:
+    """What is wrong; the system's words for it where it was the system that said so, not those of a library."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number = cause.errno if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLError) else None
+        if number is not None and number > 0:
+            return os.strerror(number)
+        cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__

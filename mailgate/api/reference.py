@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 _CSP = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
@@ -54,6 +54,11 @@ def router(document: Callable[[], dict[str, Any]], *, pages: bool) -> APIRouter:
         @made.get("/docs")
         async def docs() -> Response:
             return HTMLResponse(page(), headers=headers)
+
+        @made.get("/")
+        async def entrance() -> Response:
+            """For people who open the bare address."""
+            return RedirectResponse("/docs", 303)
 
     return made
 

@@ -361,6 +361,12 @@ async def test_the_reference_needs_nothing_from_outside(gateway: Gateway) -> Non
     assert "--data-binary @message.eml" in page.text, "not every body is JSON"
 
 
+async def test_the_bare_address_leads_to_the_reference(gateway: Gateway) -> None:
+    async with gateway.with_token(None) as client:
+        answer = await client.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/docs")
+
+
 async def test_a_client_that_goes_away_harms_nobody(gateway: Gateway) -> None:
     assert isinstance(gateway.client, httpx.AsyncClient)
     sent: list[object] = []

@@ -17,6 +17,7 @@ from mailgate.webhooks.calling import Caller, check_url, host_of
 from mailgate.webhooks.model import SHOWN
 from tests.certificates import make_certificates
 from tests.receiver import ok, serving
+from tests.servers import free_port
 
 HERE = parse_networks(["127.0.0.0/8"])
 
@@ -140,6 +141,22 @@ async def test_what_is_no_http(answer: bytes) -> None:
         said = await call(f"http://crm.example:{port}/", {}, b"{}")
     assert said.error is not None
     assert said.status is None
+
+
+async def test_a_line_that_is_closed_is_called_so() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"{}")  # the whole request: what is not read would reset the line
+        writer.close()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server, calling() as (call, _asked):
+        answer = await call(f"http://crm.example:{server.sockets[0].getsockname()[1]}/", {}, b"{}")
+    assert answer.error == "the connection was closed before an answer"
+
+
+async def test_a_port_at_which_nobody_listens_refuses() -> None:
+    async with calling() as (call, _asked):
+        answer = await call(f"http://crm.example:{free_port()}/", {}, b"{}")
+    assert answer.error == "Connection refused"
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "169.254.169.254", "::1", "::ffff:192.168.0.1", "fe80::1"])
