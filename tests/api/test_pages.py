@@ -136,6 +136,12 @@ async def test_another_tenants_things_are_not_there(gateway: Gateway) -> None:
     assert (await gateway.client.get(f"/v1/tenants/acme/mailboxes/{known['mailbox_id']}")).json()["enabled"] is True
 
 
+async def test_the_name_of_a_link_has_the_number_that_is_seen(gateway: Gateway) -> None:
+    await world(gateway)
+    text = (await (await person(gateway)).get("/admin/tenants")).text
+    assert 'aria-label="1: Mailboxes of Acme">1</a>' in text
+
+
 async def test_what_browsers_are_told(gateway: Gateway) -> None:
     ann = await person(gateway)
     for path in ("/admin/sign-in", "/admin/mailboxes", "/admin/nothing", "/admin/static/pages.css", "/admin/static/no"):
