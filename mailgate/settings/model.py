@@ -75,6 +75,8 @@ class Settings(Section):
             raise ValueError(
                 "database.password is for a user that database.url names without one: postgresql://user@host/name"
             )
+        if "://" in self.ledger.witness:
+            raise ValueError("ledger.witness is a directory, not a URL")
         return self
 
     @property

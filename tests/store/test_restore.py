@@ -25,6 +25,7 @@ from mailgate.store.schema import (
     blob_erasures,
     blobs,
     feed,
+    holds,
     log_leaves,
     mailboxes,
     messages,
@@ -341,6 +342,28 @@ async def test_holds_on_mailboxes_that_the_backup_does_not_know_are_told(week: W
     assert told.done["hold.place"] == 3
     assert told.holds_without_mailbox == [placed[0].id]
     assert told.known_until == purging.now
+
+
+async def test_a_hold_that_was_released_since_protects_for_its_days(week: Week) -> None:
+    purging = week.purging
+    placed = await week.holds.place("acme", Scope(), matter="M", reason="r", now=purging.now, actor=ADMIN)
+    backup = await week.backup()
+    released = await week.holds.release("acme", placed.id, reason="r", now=purging.now, actor=ADMIN)
+    await week.sign()
+    await week.restore(backup)
+    (told,) = await week.restoring().run(ADMIN)
+    assert told.done["hold.release"] == 1
+    (row,) = await week.rows(holds)
+    assert row.protects_until_at == released.protects_until_at == purging.now + 30 * DAY
+    held = await week.left()
+    purging.now += 30 * DAY - 1
+    await purging.purge(1)
+    assert await week.left() == held
+    purging.now += 1
+    await purging.purge(2)
+    assert await week.left() == {"unpinned later"}
+    report = replay_leaves(await week.bodies("acme"))
+    assert report.verdict is Verdict.OK, report.lines()
 
 
 async def test_cut_between_batches_it_goes_on(week: Week) -> None:

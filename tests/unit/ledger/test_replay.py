@@ -389,7 +389,7 @@ def test_a_time_that_an_authority_knows_to_be_still_to_come() -> None:
     free = {"plan": "free", "days": 0, "anchor": Anchor(NOW - DAY, "stored"), "due_at": NOW - DAY}
     log = Log().plan("free", 0, later).open().time(later).purge(**free).close(1)
 
-    def verdict(stamped: tuple[int, str] | None) -> Verdict:
+    def verdict(stamped: tuple[int, str] | None, log: Log = log) -> Verdict:
         replay = Replay(stamped=stamped)
         for body in log.bodies:
             replay.feed(body)
@@ -401,6 +401,10 @@ def test_a_time_that_an_authority_knows_to_be_still_to_come() -> None:
     assert verdict((4, format_instant(NOW + DAY))) is Verdict.OK  # it was written after the stamp
     assert verdict((len(log.bodies), format_instant(later))) is Verdict.OK
     assert verdict((len(log.bodies), format_instant(NOW - 1))) is Verdict.RULE_BROKEN
+    judging = Log().open(later).close(0)  # whatever it takes for another reason than its age
+    assert verdict((3, format_instant(later)), judging) is Verdict.OK
+    assert verdict((3, format_instant(NOW + DAY)), judging) is Verdict.RULE_BROKEN
+    assert verdict((2, format_instant(NOW + DAY)), judging) is Verdict.OK
 
 
 def test_a_hold_on_what_is_gone() -> None:

@@ -97,6 +97,7 @@ def test_lists_in_the_environment(written: str) -> None:
         ("data_dir = ''", "data_dir: it is empty; name a directory"),
         ("[retention]\nanchor = 'sent'", "retention.anchor must be received or stored"),
         ("http = 3", "http is a table of settings, not a value"),
+        ('[ledger]\nwitness = "file:///mnt/witness"', "ledger.witness is a directory, not a URL"),
         ("[sync]\nbackoff_min_s = 9\nbackoff_max_s = 8", "sync.backoff_min_s is larger than sync.backoff_max_s"),
         ("[http\nport", "can't be read"),
     ],
