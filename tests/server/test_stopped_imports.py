@@ -36,8 +36,8 @@ def parse_email_tree(raw, **how):
     while beside and (folder / "slow").exists():
         (folder / "reading").touch()
         time.sleep(0.01)
-    while (folder / "slow").exists() and not (folder / "reading").exists():
-        time.sleep(0.01)  # until the process beside has started
+    if (folder / "slow").exists() and not (folder / "reading").exists():
+        time.sleep(0.1)  # until the process beside has started
     return parse(raw, **how)
 fast_mail_parser.parse_email_tree = parse_email_tree
 """
