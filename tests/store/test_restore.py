@@ -14,6 +14,7 @@ from mailgate.actors import SYSTEM, Actor
 from mailgate.clock import DAY, Instant
 from mailgate.errors import ConfigurationError
 from mailgate.jobs.erase import EraseWorker
+from mailgate.store import messages as copies
 from mailgate.store import tenants
 from mailgate.store.erasures import Erasures
 from mailgate.store.feed import Publisher
@@ -342,6 +343,26 @@ async def test_holds_on_mailboxes_that_the_backup_does_not_know_are_told(week: W
     assert told.done["hold.place"] == 3
     assert told.holds_without_mailbox == [placed[0].id]
     assert told.known_until == purging.now
+
+
+async def test_what_its_server_deleted_since_goes_and_may_come_back(week: Week) -> None:
+    """Only what retention purged is not downloaded again."""
+    store, id_ = week.store, week.ids["young"]
+    backup = await week.backup()
+    (row,) = [each for each in await week.rows(messages) if each.id == id_]
+
+    async def go(tx: Transaction) -> None:
+        ref = (await tenants.lock(tx, "acme")).ref
+        whose: dict[str, Any] = {"tenant_id": "acme", "tenant_ref": ref, "mailbox_id": row.mailbox_id}
+        await copies.remove(tx, store.log, **whose, ids=[id_], reason="remote_expunged", now=week.purging.now)
+
+    await store.db.transact(go)
+    await week.sign()
+    await week.restore(backup)
+    (told,) = await week.restoring().run(ADMIN)
+    assert told.done["item.remove"] == 1
+    assert "young" not in await week.left()
+    assert await week.rows(tombstones) == []
 
 
 async def test_a_hold_that_was_released_since_protects_for_its_days(week: Week) -> None:
