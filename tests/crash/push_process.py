@@ -1,6 +1,6 @@
 """A gateway process that brings operations to the server and kills itself at a step: what test_push_crash.py starts.
 
-    python -m tests.crash.push_process JOB     (JSON: url, folder, port, user, password, step)
+    python -m tests.crash.push_process JOB     (JSON: url, folder, port, user, password, step, ahead_s)
 
 Steps: `intend:KIND` before the journal, `sent:KIND` after it and before the command, `done:COMMAND` after the command
 and before its answer is written, `confirmed:KIND` after that; of a backfill `begun`, `written` (a batch) and `ended`.
@@ -24,7 +24,7 @@ from connectors.imap.connection import ImapConnection, connect_imap
 from connectors.memory import MemoryAccount
 from connectors.model import Endpoint, PasswordAuth, Security
 from connectors.net import parse_networks
-from mailgate.clock import system_clock
+from mailgate.clock import SECOND, system_clock
 from mailgate.store.pushes.store import SqlPushStore
 from mailgate.store.sync import SqlSyncStore
 from mailgate.sync.operations import Operation
@@ -103,7 +103,7 @@ async def run(job: dict[str, Any]) -> None:
         Path(job["folder"]),
         MemoryAccount(),
         connect=connect,
-        clock=system_clock,  # type: ignore[arg-type]
+        clock=lambda: system_clock() + job["ahead_s"] * SECOND,  # type: ignore[arg-type]
     )
     install(job["step"])
     await engine.sync()

@@ -299,6 +299,7 @@ class Gateway:
             "MAILGATE_NET__ALLOW": json.dumps(["127.0.0.0/8"]),
             "MAILGATE_SYNC__POLL_INTERVAL_S": "2",
             "MAILGATE_SYNC__LEASE_S": "10",  # a killed process has the mailbox for so long
+            "MAILGATE_SYNC__COMMAND_TIMEOUT_S": "15",  # a lost answer is waited for so long
             "MAILGATE_SYNC__BACKOFF_MIN_S": "0.2",
             "MAILGATE_SYNC__BACKOFF_MAX_S": "1",
             **({} if database_url is None else {"MAILGATE_DATABASE__URL": database_url}),

@@ -13,7 +13,7 @@ from connectors.memory import MemoryAccount
 from connectors.port import Connect
 from mailgate.actors import SYSTEM
 from mailgate.blobs import BlobStore
-from mailgate.clock import DAY, SECOND, Instant
+from mailgate.clock import DAY, SECOND, Instant, system_clock
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
 from mailgate.messages.model import Summary
@@ -67,6 +67,19 @@ class TestClock:
 
     def advance(self, seconds: float) -> None:
         self.now += int(seconds * SECOND)
+
+
+@dataclass
+class RealClock:
+    """The time that real servers have, and what a test does not wait for."""
+
+    skipped: Instant = 0
+
+    def __call__(self) -> Instant:
+        return system_clock() + self.skipped
+
+    def advance(self, seconds: float) -> None:
+        self.skipped += int(seconds * SECOND)
 
 
 def mail(n: int, *, body: str = "", message_id: str | None = None, extra: str = "") -> bytes:

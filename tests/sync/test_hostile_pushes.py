@@ -326,3 +326,50 @@ async def test_an_empty_folder_may_have_another_uidvalidity_each_time(opened: Op
         assert await crm.states() == ["applied"]
         assert [found.raw for found in server.folders["Sent"]] == [mail(1)]
         assert len(await engine.rows("messages")) == 1
+
+
+@pytest.mark.parametrize("command", ["UID MOVE", "APPEND"])
+async def test_a_server_that_goes_on_when_the_line_is_lost(story: Story, command: str) -> None:
+    """What is under way there is not asked for again, as long as its answer could have come."""
+    late: list[Callable[[], object]] = []
+
+    async def begin(talk: Talk, rest: bytes) -> None:
+        literal = talk.literal
+        behind = Talk(story.server, talk.reader, talk.writer)
+        behind.folder, behind.literal = talk.folder, literal
+        late.append(lambda: behind.change(command, rest))
+        raise ConnectionResetError
+
+    before = story.there()
+    await (story.crm.move(1, "Archive") if command == "UID MOVE" else story.crm.append(100, "Archive"))
+    story.server.lies[command] = begin
+    for _ in range(4):
+        with contextlib.suppress(ConnectorError, MailgateError):
+            await story.engine.sync()
+        story.engine.clock.advance(0.05)
+    assert len(late) == 1
+    for done in late:
+        done()
+    story.server.lies.clear()
+    await story.sync(1)
+    assert await story.crm.states() == ["applied"]
+    assert story.there() == before + (Counter() if command == "UID MOVE" else Counter([mail(100)]))
+    assert await story.agrees()
+
+
+@pytest.mark.parametrize("command", ["UID MOVE", "APPEND"])
+async def test_what_was_lost_with_the_line_is_asked_for_again(story: Story, command: str) -> None:
+    before = story.there()
+    await (story.crm.move(1, "Archive") if command == "UID MOVE" else story.crm.append(100, "Archive"))
+    story.server.lies[command] = _reset
+    with contextlib.suppress(ConnectorError, MailgateError):
+        await story.engine.sync()
+    story.server.lies.clear()
+    await story.sync(2)
+    assert await story.crm.states() == ["applied"]
+    assert story.there() == before + (Counter() if command == "UID MOVE" else Counter([mail(100)]))
+    assert await story.agrees()
+
+
+async def _reset(talk: Talk, rest: bytes) -> None:
+    raise ConnectionResetError

@@ -106,7 +106,8 @@ class Address:
 class Evidence:
     """What a look at the server showed. `searched`: the target could be searched for `found`; `listed`: names of all
     folders, `containers`: of those that only hold others; `exists`: messages in the folder, None when it does not say;
-    `looked`: every folder had a pass since the command was sent, so what it did would have been met.
+    `looked`: every folder had a pass since the command was sent, so what it did would have been met. `unanswered`: the
+    server may still be carrying out the command, whose line was lost.
     """
 
     source: Seen = Seen.UNKNOWN
@@ -115,6 +116,7 @@ class Evidence:
     listed: frozenset[str] = frozenset()
     exists: int | None = None
     looked: bool = False
+    unanswered: bool = False
     containers: frozenset[str] = frozenset()
 
 

@@ -61,6 +61,8 @@ What was sent and not answered is looked up first, and done again only when the 
     move, delete    the folder was renumbered                           Wait: the passes recognise it
     append          found in the folder                                 Applied there
     append          not found                                           Append
+    move, append    not done, and its answer could still have come,     Wait until then: the server may be at it
+                    had the line not been lost
     append          the folder was renumbered, and not passed over      Wait
     folder_create   listed                                              Applied
     folder_create   not listed, or only to hold others                  CreateFolder
@@ -112,6 +114,10 @@ LOOKED_FOR: Final = "it is not where it was; the other folders are looked at fir
 PAUSED: Final = "it is tried again later"
 RENAMED: Final = "its folder's name is another folder's now; what each is called is found out first"
 RENUMBERED: Final = "the server renumbered the folder; its messages are recognised first"
+UNDER_WAY: Final = "the connection was lost before the answer; the server may still be at it"
+
+_ADDS: Final = (Append, Move, CopyThenExpunge)
+"""What may leave a message too many when it is done twice at the same time."""
 
 
 def plan(
@@ -131,6 +137,10 @@ def plan(
         return Wait(PAUSED, operation.next_at)
     step = _step(operation, facts, abilities, evidence)
     found = evidence is not None and isinstance(step, CopyThenExpunge) and step.copied is not None
+    if evidence is not None and evidence.unanswered and isinstance(step, _ADDS) and not found:
+        over_at = (operation.journal or {}).get("over_at")
+        if over_at is not None and not is_over(over_at, now, LONGEST_PAUSE):
+            return Wait(UNDER_WAY, over_at)
     if not paused or found or isinstance(step, LookUp | Applied | Failed | Wait):
         return step
     return Wait(PAUSED, operation.next_at)

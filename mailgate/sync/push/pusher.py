@@ -98,6 +98,7 @@ class Pusher:
         self._alone: set[str] = set()  # refused together with others
         self._listed: set[str] = set()  # refused since a folder is gone, which the list of folders may explain
         self._given_up: dict[str, Failed] = {}  # to fail, unless a look shows that they were done
+        self._answered: set[str] = set()  # sent on this line, and the server said what it made of it
         self._paused = False
         self._turn = Turn()
 
@@ -128,6 +129,7 @@ class Pusher:
             # What has to wait must not hold up what comes behind it.
             found = await self._pushes.open(self._context.owner, AT_ONCE + min(len(self._left), MOST_WAITING))
             if not found:
+                self._answered.clear()
                 return turn
             if not efforts:
                 await self._refresh_entitlement()
@@ -208,6 +210,7 @@ class Pusher:
         evidence = await self._search.evidence(questions)
         # What the server did not take, as it said itself, is nowhere else.
         evidence |= {id_: replace(evidence[id_], looked=True) for id_ in self._given_up.keys() & evidence.keys()}
+        evidence |= {id_: replace(evidence[id_], unanswered=True) for id_ in evidence.keys() - self._answered}
         planned = [(asked, self._plan(asked, evidence[asked.operation.id])) for asked, _ in questions]
         todo = await self._settle(planned)
         halves = [(a, step) for a, step in todo if isinstance(step, CopyThenExpunge) and step.copied is not None]
@@ -312,6 +315,7 @@ class Pusher:
             self._turn.finished += len(group.items) - len(outcome.failed)
             await self._fail(outcome.failed)
             await self._wait([(operation, reason, None) for operation, reason in outcome.waits])
+        self._answered.update(operation.id for operation in group.operations)
 
     async def _put_off(self, group: Group, error: ThrottledError | ServerError) -> None:
         """Not now: these are tried again after a pause. If the server asked for it, nothing more is sent before."""

@@ -14,6 +14,7 @@ from typing import Any, Final, assert_never
 
 from connectors.errors import FolderGoneError, Retry, ServerError
 from connectors.model import Selected
+from mailgate.clock import SECOND, Instant
 from mailgate.sync.context import SLOWEST, Context
 from mailgate.sync.operations import Operation, OperationKind
 from mailgate.sync.push.bring import Bringer
@@ -167,10 +168,11 @@ class Steps:
         await self._select(step.original)
         originals = group.originals
         halves = isinstance(step, CopyThenExpunge)
-        sent = {**target, "halves": halves, "at": self._context.clock()}
+        longest_s = source.longest_s(len(originals))
+        sent = {**target, "halves": halves, **self._times(longest_s)}
         marks = {op.id: bool((op.journal or {}).get("marks")) for op in group.operations}  # of a half that was undone
         entries = {id_: {**address(at), **sent, "marks": marks[id_]} for id_, at in originals.items()}
-        await self._journal(group, entries, source.longest_s(len(originals)))
+        await self._journal(group, entries, longest_s)
         uids = [at.uid for at in originals.values()]
         command = source.copy if halves else source.move
         return originals, believable(await command(uids, step.to.name), target)
@@ -296,8 +298,9 @@ class Steps:
             return
         target = await self._target(step.to)
         size = copy.stored.size
-        entry = {**target, "at": context.clock()}
-        await self._journal(group, {asked.operation.id: entry}, context.source.longest_s(1, size) + size / SLOWEST)
+        longest_s = context.source.longest_s(1, size)
+        entry = {**target, **self._times(longest_s)}
+        await self._journal(group, {asked.operation.id: entry}, longest_s + size / SLOWEST)
         context.getting_on(size)
         placed = await context.source.append(
             step.to.name,
@@ -440,6 +443,11 @@ class Steps:
             opened = await self._context.source.open(folder.name)
             if self._context.is_another(folder, opened.object_id):
                 raise WaitsError(RENAMED)
+
+    def _times(self, longest_s: float) -> dict[str, Instant]:
+        """When a command is sent, and when its answer can't come any more."""
+        now = self._context.clock()
+        return {"at": now, "over_at": now + round(longest_s * SECOND)}
 
     async def _journal(self, group: Group, entries: Mapping[str, Mapping[str, Any]], longest_s: float) -> None:
         """What is to be sent. The mailbox is ours until the command is over, or the line is."""

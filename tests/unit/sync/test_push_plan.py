@@ -10,7 +10,7 @@ import pytest
 
 from connectors.model import SpecialUse
 from connectors.port import Abilities
-from mailgate.clock import DAY
+from mailgate.clock import DAY, SECOND, Instant
 from mailgate.sync.identity import Likeness
 from mailgate.sync.operations import LONGEST_PAUSE, Operation, OperationKind, OperationState
 from mailgate.sync.push.model import (
@@ -40,7 +40,7 @@ from mailgate.sync.push.model import (
     TakeBack,
     Wait,
 )
-from mailgate.sync.push.plan import LOOKED_FOR, PAUSED, RENUMBERED, plan
+from mailgate.sync.push.plan import LOOKED_FOR, PAUSED, RENUMBERED, UNDER_WAY, plan
 from mailgate.sync.state import FolderState
 from mailgate.sync.views import TO_BE_REMOVED
 
@@ -432,6 +432,39 @@ def test_append_sent_not_found_is_appended_again() -> None:
 
 def test_append_sent_not_found_waits_for_a_look_at_all_folders() -> None:
     assert step(APPEND_SENT, copy(), place=TO_ARCHIVE, evidence=Evidence()) == Wait(LOOKED_FOR)
+
+
+UNDER_WAY_UNTIL = {"over_at": NOW + 60 * SECOND}
+SENT_AND_LOST = [
+    (MOVE_SENT, copy(HERE), Evidence(Seen.THERE), ALL, Move(HERE, ARCHIVE)),
+    (HALVES_SENT, copy(HERE), Evidence(Seen.THERE), NO_MOVE, CopyThenExpunge(HERE, ARCHIVE)),
+    (APPEND_SENT, copy(), Evidence(looked=True), ALL, Append(ARCHIVE)),
+]
+
+
+@pytest.mark.parametrize(("asked", "known", "seen", "abilities", "again"), SENT_AND_LOST)
+def test_what_the_server_may_still_be_doing_is_not_done_again(
+    asked: Operation, known: Copy, seen: Evidence, abilities: Abilities, again: Step
+) -> None:
+    journal = {**(asked.journal or {}), **UNDER_WAY_UNTIL}
+    under_way, lost = replace(asked, journal=journal), replace(seen, unanswered=True)
+
+    def then(now: Instant, asked: Operation = under_way, seen: Evidence = lost) -> Step:
+        facts = Facts(known, False, TO_ARCHIVE, None)
+        return plan(asked, facts, abilities, now, entitled=True, evidence=seen)
+
+    assert then(NOW) == Wait(UNDER_WAY, NOW + 60 * SECOND)
+    assert then(NOW + 60 * SECOND) == again
+    assert then(NOW - LONGEST_PAUSE) == again  # the clock was set back
+    assert then(NOW, seen=seen) == again  # answered, and not done
+    assert then(NOW, asked) == again  # sent by a version that did not write how long it may take
+
+
+def test_what_was_copied_before_the_line_was_lost_goes_on_at_once() -> None:
+    halves = replace(HALVES_SENT, journal={**(HALVES_SENT.journal or {}), **UNDER_WAY_UNTIL})
+    seen = Evidence(Seen.THERE, Address(8, 5), unanswered=True)
+    found = step(halves, copy(HERE), place=TO_ARCHIVE, evidence=seen)
+    assert found == CopyThenExpunge(HERE, ARCHIVE, Address(8, 5))
 
 
 def test_append_sent_renumbered_waits() -> None:
