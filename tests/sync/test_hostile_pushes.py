@@ -373,3 +373,19 @@ async def test_what_was_lost_with_the_line_is_asked_for_again(story: Story, comm
 
 async def _reset(talk: Talk, rest: bytes) -> None:
     raise ConnectionResetError
+
+
+async def test_a_server_that_takes_a_message_and_shows_it_nowhere(story: Story) -> None:
+    """It said OK, so it is not sent for ever: whatever it did with the message, it would do again."""
+    before = story.there()
+    await story.crm.append(100, "Archive")
+
+    async def swallow(talk: Talk, rest: bytes) -> None:
+        await talk.ok()
+
+    story.server.lies["APPEND"] = swallow
+    await story.sync(6)
+    assert sum(line.startswith(b"APPEND") for line in story.server.heard) == 1
+    assert await story.crm.states() == ["failed not_kept"]
+    assert story.there() == before
+    assert await story.agrees()

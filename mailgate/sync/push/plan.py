@@ -63,6 +63,7 @@ What was sent and not answered is looked up first, and done again only when the 
     append          not found                                           Append
     move, append    not done, and its answer could still have come,     Wait until then: the server may be at it
                     had the line not been lost
+    append          not found, though the server said that it took it   Wait, as above; then Failed not_kept
     append          the folder was renumbered, and not passed over      Wait
     folder_create   listed                                              Applied
     folder_create   not listed, or only to hold others                  CreateFolder
@@ -114,7 +115,7 @@ LOOKED_FOR: Final = "it is not where it was; the other folders are looked at fir
 PAUSED: Final = "it is tried again later"
 RENAMED: Final = "its folder's name is another folder's now; what each is called is found out first"
 RENUMBERED: Final = "the server renumbered the folder; its messages are recognised first"
-UNDER_WAY: Final = "the connection was lost before the answer; the server may still be at it"
+UNDER_WAY: Final = "nothing is to be seen of it yet; the server may still be at it"
 
 _ADDS: Final = (Append, Move, CopyThenExpunge)
 """What may leave a message too many when it is done twice at the same time."""
@@ -137,10 +138,13 @@ def plan(
         return Wait(PAUSED, operation.next_at)
     step = _step(operation, facts, abilities, evidence)
     found = evidence is not None and isinstance(step, CopyThenExpunge) and step.copied is not None
-    if evidence is not None and evidence.unanswered and isinstance(step, _ADDS) and not found:
-        over_at = (operation.journal or {}).get("over_at")
-        if over_at is not None and not is_over(over_at, now, LONGEST_PAUSE):
+    if evidence is not None and isinstance(step, _ADDS) and not found:
+        journal = operation.journal or {}
+        taken, over_at = bool(journal.get("taken")), journal.get("over_at")
+        if (taken or evidence.unanswered) and over_at is not None and not is_over(over_at, now, LONGEST_PAUSE):
             return Wait(UNDER_WAY, over_at)
+        if taken:
+            return Failed("not_kept", "the server said that it took the message, and has it nowhere")
     if not paused or found or isinstance(step, LookUp | Applied | Failed | Wait):
         return step
     return Wait(PAUSED, operation.next_at)

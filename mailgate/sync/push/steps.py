@@ -312,6 +312,9 @@ class Steps:
         at = believable(placed, target).get(0)
         if at is not None:
             await self.put([put(asked, None, step.to, at)])
+        else:  # it is looked for, and not sent again: a server that does not show it would get it for ever
+            taken = {asked.operation.id: {**entry, "taken": True}}
+            await self._pushes.journal(context.owner, taken, context.clock())
         outcome.touched.add(step.to.id)
 
     async def put(self, puts: Sequence[Put]) -> None:

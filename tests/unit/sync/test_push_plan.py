@@ -460,6 +460,15 @@ def test_what_the_server_may_still_be_doing_is_not_done_again(
     assert then(NOW, asked) == again  # sent by a version that did not write how long it may take
 
 
+def test_append_that_the_server_took_is_not_sent_again() -> None:
+    taken = replace(APPEND_SENT, journal={**(APPEND_SENT.journal or {}), **UNDER_WAY_UNTIL, "taken": True})
+    seen, facts = Evidence(looked=True), Facts(copy(), False, TO_ARCHIVE, None)
+    assert step(taken, copy(), place=TO_ARCHIVE, evidence=seen) == Wait(UNDER_WAY, NOW + 60 * SECOND)
+    assert code(plan(taken, facts, ALL, NOW + 60 * SECOND, entitled=True, evidence=seen)) == "not_kept"
+    found = Evidence(found=Address(8, 6))
+    assert step(taken, copy(), place=TO_ARCHIVE, evidence=found) == Applied(Address(8, 6))
+
+
 def test_what_was_copied_before_the_line_was_lost_goes_on_at_once() -> None:
     halves = replace(HALVES_SENT, journal={**(HALVES_SENT.journal or {}), **UNDER_WAY_UNTIL})
     seen = Evidence(Seen.THERE, Address(8, 5), unanswered=True)
