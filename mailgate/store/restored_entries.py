@@ -131,7 +131,7 @@ class Batch:
             return
         del copies[leaf["item_ref"]]
         await tx.conn.execute(delete(pins).where(pins.c.message_id == row.id))
-        if leaf["type"] == "item.purge" and leaf["reason"] not in _ERASURES:
+        if _stays_at_server(leaf):
             await bury(tx, self._tenant_id, [row], [leaf["reason"]], at=at, run_id=leaf.get("run"))
         await end_copies(tx, self._tenant_id, [row], now=self._parts.clock(), run_id=leaf.get("run"))
         tx.count(self._tenant_id, copies=-1, storage_bytes=-row.size)
@@ -259,6 +259,13 @@ _DONE_AGAIN: Final[Mapping[str, Callable[[Batch, Transaction, Found, Found, Inst
     "key.rotate": Batch._key_rotate,
 }
 """What is done again of each type of entry; entries of others are appended only."""
+
+
+def _stays_at_server(leaf: Found) -> bool:
+    """Whether what went is still at the server, as far as anybody here wanted, and is not to be downloaded again."""
+    if leaf["type"] == "item.purge":
+        return leaf["reason"] not in _ERASURES
+    return bool(leaf["original"] == "untouched")
 
 
 def _actor(leaf: dict[str, Any]) -> str:

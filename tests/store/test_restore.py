@@ -345,8 +345,17 @@ async def test_holds_on_mailboxes_that_the_backup_does_not_know_are_told(week: W
     assert told.known_until == purging.now
 
 
-async def test_what_its_server_deleted_since_goes_and_may_come_back(week: Week) -> None:
-    """Only what retention purged is not downloaded again."""
+@pytest.mark.parametrize(
+    ("reason", "original", "graves"),
+    [
+        ("remote_expunged", None, 0),
+        ("user_deleted", None, 0),
+        ("user_deleted", "untouched", 1),  # the copy only, where nothing may be changed at the server
+    ],
+)
+async def test_what_was_deleted_since_goes_and_comes_back_only_if_it_did_at_its_server(
+    week: Week, reason: str, original: str | None, graves: int
+) -> None:
     store, id_ = week.store, week.ids["young"]
     backup = await week.backup()
     (row,) = [each for each in await week.rows(messages) if each.id == id_]
@@ -354,7 +363,7 @@ async def test_what_its_server_deleted_since_goes_and_may_come_back(week: Week) 
     async def go(tx: Transaction) -> None:
         ref = (await tenants.lock(tx, "acme")).ref
         whose: dict[str, Any] = {"tenant_id": "acme", "tenant_ref": ref, "mailbox_id": row.mailbox_id}
-        await copies.remove(tx, store.log, **whose, ids=[id_], reason="remote_expunged", now=week.purging.now)
+        await copies.remove(tx, store.log, **whose, ids=[id_], reason=reason, original=original, now=week.purging.now)
 
     await store.db.transact(go)
     await week.sign()
@@ -362,7 +371,7 @@ async def test_what_its_server_deleted_since_goes_and_may_come_back(week: Week) 
     (told,) = await week.restoring().run(ADMIN)
     assert told.done["item.remove"] == 1
     assert "young" not in await week.left()
-    assert await week.rows(tombstones) == []
+    assert [(grave.message_id, grave.reason) for grave in await week.rows(tombstones)] == [(id_, reason)] * graves
 
 
 async def test_a_hold_that_was_released_since_protects_for_its_days(week: Week) -> None:
