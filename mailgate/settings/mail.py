@@ -81,8 +81,9 @@ class SyncSettings(Section):
     backoff_min_s: float = setting(5.0, "First pause after a fault of line or server.", unit="seconds", ge=0.01, le=600)
     backoff_max_s: float = setting(900.0, "Longest pause between attempts.", unit="seconds", ge=1, le=86_400)
     push_attempts: int = setting(
-        8,
-        "How often the mail server may put off a change that the CRM asked for, before it fails.",
+        30,
+        "How often the mail server may put off a change that the CRM asked for, before it fails; with the pauses as "
+        "they are set here, that is after five hours and a half.",
         unit="attempts",
         ge=1,
         le=100,
