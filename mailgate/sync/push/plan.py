@@ -114,7 +114,7 @@ from mailgate.sync.views import NO_FLAGS, TO_BE_REMOVED, wished
 LOOKED_FOR: Final = "it is not where it was; the other folders are looked at first"
 PAUSED: Final = "it is tried again later"
 RENAMED: Final = "its folder's name is another folder's now; what each is called is found out first"
-RENUMBERED: Final = "the server renumbered the folder; its messages are recognised first"
+RENUMBERED: Final = "the server renumbered the folder, or does not open it; what is in it is found out first"
 UNDER_WAY: Final = "nothing is to be seen of it yet; the server may still be at it"
 
 _ADDS: Final = (Append, Move, CopyThenExpunge)
