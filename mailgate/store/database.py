@@ -54,8 +54,10 @@ SQLITE_PRAGMAS = (
 # Lock conflicts that PostgreSQL resolves by ending one side: safe to repeat, since nothing was committed.
 _RETRIABLE = frozenset({"40001", "40P01"})
 _ATTEMPTS = 5
-# What may stand behind the question mark of a PostgreSQL URL.
-_OPTIONS = frozenset({"host", "port", "ssl", "sslmode", "passfile", "target_session_attrs"})
+# What may stand behind the question mark of a PostgreSQL URL: what the driver takes as text, and what it is made of
+# otherwise, which stands there when the server listens on a socket of the file system.
+_OPTIONS = frozenset({"host", "port", "user", "password", "ssl", "sslmode", "passfile", "target_session_attrs"})
+_OPTIONS |= {"prepared_statement_cache_size"}  # SQLAlchemy's: 0 where a pooler shares connections
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _TRUNCATE_EVERY_S = 0.1
 

@@ -167,6 +167,14 @@ def test_sslmode_is_what_the_driver_calls_ssl() -> None:
 
 
 @pytest.mark.parametrize(
+    "options", ["host=/run/postgresql&user=mailgate&password=x", "prepared_statement_cache_size=0"]
+)
+def test_options_that_are_needed_for_sockets_and_poolers_are_taken(options: str) -> None:
+    url = async_url(f"postgresql:///mailgate?{options}")
+    assert "&".join(f"{name}={value}" for name, value in url.query.items()) == options
+
+
+@pytest.mark.parametrize(
     ("url", "said"),
     [
         ("postgresql://u:hunter2@h/d?sslmod=require", "the option sslmod, which is not known; there are host, "),
