@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from pathlib import Path
+from sqlite3 import OperationalError
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, event, inspect, text
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 _ADVISORY_LOCK = 0x6D61696C67617465  # "mailgate"
+_ATTEMPTS = 200
+_PAUSE_S = 0.05
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -79,6 +83,21 @@ def _upgrade(connection: Connection) -> None:
     command.upgrade(config(connection), "head")
 
 
+def _execute(cursor: Any, pragma: str) -> None:
+    """Of several that give a new file its write-ahead log at once, SQLite refuses all but one without waiting: each
+    holds what another waits for.
+    """
+    for last in (*[False] * _ATTEMPTS, True):
+        try:
+            cursor.execute(pragma)
+        except OperationalError as error:
+            if last or "locked" not in str(error):
+                raise
+            time.sleep(_PAUSE_S)
+        else:
+            return
+
+
 async def _run(url: str, work: Any) -> Any:
     parsed = async_url(url)
     engine = create_async_engine(parsed)
@@ -92,7 +111,7 @@ async def _run(url: str, work: Any) -> Any:
             with contextlib.closing(connection.cursor()) as cursor:
                 cursor.execute("PRAGMA busy_timeout=60000")
                 for pragma in SQLITE_PRAGMAS:
-                    cursor.execute(pragma)
+                    _execute(cursor, pragma)
 
         @event.listens_for(engine.sync_engine, "begin")
         def start(connection: Any) -> None:

@@ -70,6 +70,14 @@ async def test_processes_that_find_no_schema_at_once_make_one(tmp_path: Path) ->
     assert await asyncio.to_thread(migrate.current, url) == migrate.newest()
 
 
+async def test_processes_that_make_one_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    """Of four, one in fifty was told that the database is locked."""
+    for n in range(50):
+        url = f"sqlite:///{tmp_path}/{n}.db"
+        found = await asyncio.gather(*(asyncio.to_thread(migrate.current, url) for _ in range(4)))
+        assert found == [None] * 4
+
+
 async def test_a_schema_of_the_future_is_left_alone(database_url: str) -> None:
     engine = create_async_engine(async_url(database_url))
     async with engine.begin() as connection:
