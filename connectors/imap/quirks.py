@@ -53,13 +53,23 @@ BACKOFF: Final = Quirk(
     words=_words(r"backoff time: (\d{1,9}) milliseconds"),
 )
 
+OVER_LIMITS: Final = Quirk(
+    seen="Gmail",
+    habit="`[OVERQUOTA] Account exceeded command or bandwidth limits` to any command, and with BYE",
+    answer="the words count as [UNAVAILABLE]",
+    reason="RFC 5530 §3 means the room that messages take. Where it was taken for that, a change was given up; at a "
+    "login it counted as a wrong password",
+    words=_words(r"(command|bandwidth) limits?\b"),
+)
+
 LOGIN_FAILS_INSIDE: Final = Quirk(
-    seen="Cyrus",
-    habit="`NO Login failed: generic failure` when its own password service can't be reached",
+    seen="Cyrus, Gmail",
+    habit="`NO Login failed: generic failure` when its own password service can't be reached; `NO System Error "
+    "(Failure)`",
     answer="tried again later, unlike a wrong password",
     reason="SASL's error for every fault inside (-1); a wrong password is `authentication failure` there. RFC 5530 §3 "
     "would say [UNAVAILABLE]",
-    words=_words(r"\bgeneric failure\b"),
+    words=_words(r"\bgeneric failure\b|\bsystem error\b"),
 )
 
 GONE: Final = Quirk(
@@ -83,7 +93,7 @@ REFUSED_CHANGE: Final = (
     ),
     ("INUSE", _words(r"\block(ed)?\b|in use")),
     ("NOPERM", _words(r"permission denied|access denied|not permitted|not allowed|read-only")),
-    ("SERVERBUG", _words(r"internal error|i/o error")),
+    ("SERVERBUG", _words(r"internal error|system error|i/o error")),
 )
 """Which code of RFC 5530 §3 the words of a refused change stand for; the first that fits."""
 
@@ -122,6 +132,7 @@ ATTRIBUTES: Final = {
 QUIRKS: Final = (
     THROTTLED,
     BACKOFF,
+    OVER_LIMITS,
     LOGIN_FAILS_INSIDE,
     GONE,
     FILES_SENT_ITSELF,
@@ -142,6 +153,18 @@ QUIRKS: Final = (
         "name special uses as XLIST did (`\\AllMail`, `\\Spam`, `\\Starred`)",
         "understood",
         "the words of before RFC 6154; see `ATTRIBUTES`",
+    ),
+    Quirk(
+        "Gmail",
+        "leaves the label of the open folder out of X-GM-LABELS",
+        "it is added, unless that is All Mail, Trash or Spam",
+        "Gmail IMAP extensions, X-GM-LABELS: folders would contradict each other where All Mail is hidden from IMAP",
+    ),
+    Quirk(
+        "Gmail",
+        "keeps what is expunged in a folder, but for Trash and Spam",
+        "what is deleted for ever is moved to Trash first",
+        "RFC 9051 §6.4.9: it would be gone; a label is all that goes there",
     ),
     Quirk(
         "Cyrus", "writes special uses in lower case", "compared without case", "RFC 9051 §9: attributes have no case"

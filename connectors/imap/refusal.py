@@ -18,7 +18,7 @@ from connectors.errors import (
     ThrottledError,
     clean_text,
 )
-from connectors.imap.quirks import BACKOFF, GONE, LOGIN_FAILS_INSIDE, REFUSED_CHANGE, THROTTLED
+from connectors.imap.quirks import BACKOFF, GONE, LOGIN_FAILS_INSIDE, OVER_LIMITS, REFUSED_CHANGE, THROTTLED
 from connectors.imap.responses import Status
 
 _LATER_CODES: Final = frozenset({"UNAVAILABLE", "INUSE", "LIMIT", "THROTTLED", "SERVERBUG"})
@@ -53,7 +53,12 @@ def _pause_s(text: str) -> float | None:
 
 def _is_later(status: Status) -> bool:
     said = status.code in (None, "ALERT") and THROTTLED.find(status.text) is not None
-    return said or status.code in _LATER_CODES
+    return said or status.code in _LATER_CODES or _is_over_limits(status)
+
+
+def _is_over_limits(status: Status) -> bool:
+    """Whether OVERQUOTA means what was asked for within a time, and not the room that messages take."""
+    return status.code in (None, "ALERT", "OVERQUOTA") and OVER_LIMITS.find(status.text) is not None
 
 
 def _words(status: Status, secrets: Iterable[str] = ()) -> str:
@@ -88,7 +93,7 @@ def change_error(status: Status, name: str) -> ConnectorError:
     code = status.code
     if code in (None, "ALERT") and status.condition == "NO":
         code = next((known for known, words in REFUSED_CHANGE if words.search(status.text)), code)
-    if code in _PAUSE_CODES:
+    if code in _PAUSE_CODES or _is_over_limits(status):
         return ThrottledError(text, retry_after_s=_pause_s(status.text))
     if status.condition == "NO" and code in _GONE_CODES:
         return FolderGoneError(text, code=code)

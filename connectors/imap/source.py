@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import date
 from typing import Final, TypeVar
 
@@ -19,6 +20,7 @@ from connectors.imap.command import Str
 from connectors.imap.folders import folder_name, folders_of
 from connectors.imap.idle import idle
 from connectors.imap.internaldate import format_search_date
+from connectors.imap.labels import label_of
 from connectors.imap.line import ImapLine
 from connectors.imap.refusal import command_error, open_error
 from connectors.imap.responses import WHOLE, Body, Fetch, ListItem, StatusItem
@@ -60,6 +62,7 @@ class ImapSource(ImapLine):
     def __init__(self, session: Session) -> None:
         super().__init__(session)
         self._folder_count: int | None = None
+        self._labels_of: dict[str, str] = {}  # folders that are labels
         self._refused: dict[str, ServerError] = {}  # searches, by their key
         self.searches = Searches()
 
@@ -72,7 +75,10 @@ class ImapSource(ImapLine):
         else:
             await self._session.run("LIST", Str(b""), Str(b"*"), collector=items)
         self._folder_count = len(items.found)
-        return folders_of(items.found)
+        folders = folders_of(items.found)
+        if "X-GM-EXT-1" in self.capabilities:
+            self._labels_of = {folder.name: label for folder in folders if (label := label_of(folder)) is not None}
+        return folders
 
     async def status(self, names: Sequence[str]) -> dict[str, FolderStatus | None]:
         found: dict[str, FolderStatus | None] = {}
@@ -206,8 +212,9 @@ class ImapSource(ImapLine):
             # else's change.
             if fetch.uid is None or fetch.flags is None or fetch.size is None or fetch.uid not in wanted:
                 return None
+            labels = self._labels(fetch.labels)
             return MessageMeta(
-                fetch.uid, fetch.flags, fetch.internal_date, fetch.size, fetch.modseq, fetch.email_id, fetch.labels
+                fetch.uid, fetch.flags, fetch.internal_date, fetch.size, fetch.modseq, fetch.email_id, labels
             )
 
         stream = FetchStream(self._session, read, wanted)
@@ -222,7 +229,7 @@ class ImapSource(ImapLine):
         def read(fetch: Fetch) -> FlagsChange | None:
             if fetch.uid is None or fetch.flags is None or fetch.uid not in wanted:
                 return None
-            return FlagsChange(fetch.uid, fetch.flags, fetch.modseq, fetch.labels)
+            return FlagsChange(fetch.uid, fetch.flags, fetch.modseq, self._labels(fetch.labels))
 
         stream = FetchStream(self._session, read, wanted)
         items = "(UID FLAGS X-GM-LABELS)" if "X-GM-EXT-1" in self.capabilities else "(UID FLAGS)"
@@ -231,7 +238,7 @@ class ImapSource(ImapLine):
 
     def fetch_bodies(self, uids: Sequence[int], open_sink: Callable[[int], S]) -> AsyncIterator[Fetched[S]]:
         def make(meta: MessageMeta, body: Body) -> Fetched[S]:
-            return Fetched(meta, body.sink, body.octets)  # type: ignore[arg-type]  # the sink that open_sink made
+            return Fetched(self._labelled(meta), body.sink, body.octets)  # type: ignore[arg-type]  # the sink that open_sink made
 
         return fetch_messages(
             self._session, uids, self._meta_items(), "BODY.PEEK[]", WHOLE, open_sink, make, depth=DEPTH
@@ -239,11 +246,19 @@ class ImapSource(ImapLine):
 
     def fetch_headers(self, uids: Sequence[int]) -> AsyncIterator[tuple[MessageMeta, bytes]]:
         def make(meta: MessageMeta, body: Body) -> tuple[MessageMeta, bytes]:
-            return meta, bytes(body.sink.data) if isinstance(body.sink, HeaderSink) else b""
+            return self._labelled(meta), bytes(body.sink.data) if isinstance(body.sink, HeaderSink) else b""
 
         return fetch_messages(
             self._session, uids, self._meta_items(), "BODY.PEEK[HEADER]", "HEADER", HeaderSink, make, depth=DEPTH
         )
+
+    def _labels(self, told: frozenset[str] | None) -> frozenset[str] | None:
+        """All labels: X-GM-LABELS leaves out that of the open folder."""
+        own = self._labels_of.get(self._open_name or "")
+        return told if told is None or own is None else told | {own}
+
+    def _labelled(self, meta: MessageMeta) -> MessageMeta:
+        return meta if meta.labels is None else replace(meta, labels=self._labels(meta.labels))
 
     def _meta_items(self) -> str:
         items = ["UID", "FLAGS", "INTERNALDATE", "RFC822.SIZE"]

@@ -124,6 +124,15 @@ FILED_IN: Final = frozenset({SpecialUse.SENT, SpecialUse.ALL})
 """Where servers put what was sent through them; Gmail has it in All Mail."""
 
 
+DRAFTED_IN: Final = frozenset({SpecialUse.DRAFTS, SpecialUse.ALL})
+"""Where drafts stand; Gmail has them in All Mail."""
+
+
+def is_draft(use: SpecialUse | None, flags: frozenset[str]) -> bool:
+    """Whether a message of a folder with this use is one: in Drafts all are, elsewhere those that say so."""
+    return use is SpecialUse.DRAFTS or "\\Draft" in flags
+
+
 @dataclass(frozen=True, slots=True)
 class SentToken:
     """What a message that appeared in Sent may be known by: keyed tokens of its Message-ID, and of whom it is to, its

@@ -24,12 +24,11 @@ from functools import partial
 from typing import Final
 
 from connectors.errors import ProtocolError
-from connectors.model import SpecialUse
 from mailgate.clock import Instant
 from mailgate.sync.actions import Action, Pull, Return
 from mailgate.sync.arriving import HEAD, HUGE, Arrived, MessageSink
 from mailgate.sync.context import Context
-from mailgate.sync.incoming import FILED_IN, Aside, Batch, Cause, PreparedMessage, View
+from mailgate.sync.incoming import DRAFTED_IN, FILED_IN, Aside, Batch, Cause, PreparedMessage, View, is_draft
 from mailgate.sync.port import BatchRefusedError
 from mailgate.sync.prepare import Prepared
 from mailgate.sync.recognise import Unlisted, recognise
@@ -279,8 +278,8 @@ class Puller:
             elif entry.near is None:
                 outside += 1
         strange = [arrived for arrived in keep if arrived.returns is None]
-        if job.folder.special_use is SpecialUse.DRAFTS and not job.initial:
-            await self._match_drafts(strange)
+        if job.folder.special_use in DRAFTED_IN and not job.initial:
+            await self._match_drafts([a for a in strange if is_draft(job.folder.special_use, a.meta.flags)])
         now = context.clock()
         filed = strange if job.folder.special_use in FILED_IN else []
         if filed and await context.store.sent_unfiled(context.owner, now):
@@ -314,7 +313,7 @@ class Puller:
         return isinstance(near, Tombstoned) and near.purged is not None and near.purged.message_id in self._returning
 
     async def _match_drafts(self, arrived: Sequence[Arrived]) -> None:
-        """In Drafts, a new UID with the Message-ID of one that just went is its new version."""
+        """A new draft with the Message-ID of one that just went is its new version."""
         context, job = self._context, self._job
         heads = [bytes(item.sink.head) for item in arrived]
         tokens = await context.workers.run(lambda: context.preparer.msgid_tokens(heads), bulk=False)

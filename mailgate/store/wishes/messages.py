@@ -235,6 +235,8 @@ class _Asking:
             )  # it is on its way there: a request that is repeated deletes nothing for ever
             return
         if permanent or (trash is not None and message.folder_id == trash):
+            if trash is not None and self._is_labelled:
+                await self._move(trash)  # elsewhere Gmail takes a label away, if anything, and keeps the message
             await hide(self._tx, message, self._now)
             await self._ask(OperationKind.DELETE)
             return
@@ -242,6 +244,12 @@ class _Asking:
             trash, operation_id = await create_for(self._tx, message.mailbox, SpecialUse.TRASH, self._now, self._actor)
             self.ids += [] if operation_id is None else [operation_id]
         await self._move(trash)
+
+    @property
+    def _is_labelled(self) -> bool:
+        """Whether it stands where each folder is but a label of it (X-GM-EXT-1): anywhere but in Trash and Junk."""
+        here = next((stand for stand in self._message.stands if stand.folder_id == self._message.folder_id), None)
+        return here is not None and here.labelled and here.special_use not in (SpecialUse.TRASH, SpecialUse.JUNK)
 
     async def _move(self, folder_id: str) -> None:
         message, from_folder_id = self._message, self._message.folder_id

@@ -116,6 +116,9 @@ def test_commands_and_goodbyes() -> None:
     assert str(refused) == "APPEND was answered NO: full"
     assert type(bye_error(Status(None, "BYE", text="idle for too long"))) is NetworkError
     assert type(bye_error(Status(None, "BYE", "UNAVAILABLE", text="x"))) is ThrottledError
+    limits = "Account exceeded command or bandwidth limits."
+    assert type(bye_error(Status(None, "BYE", "OVERQUOTA", text=limits))) is ThrottledError
+    assert type(command_error(Status("t", "NO", "OVERQUOTA", text=limits), "UID FETCH")) is ThrottledError
 
 
 # Dates
