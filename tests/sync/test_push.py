@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from connectors.errors import NetworkError
-from connectors.memory import MemoryAccount
+from connectors.memory import MemoryAccount, target
 from connectors.model import SpecialUse
 from mailgate.clock import DAY
 from tests.sync.crm import Crm
@@ -187,6 +187,33 @@ async def test_done(crm: Crm, case: Case) -> None:
     before = await asked(crm, case)
     await again(crm)
     await holds(crm, case, before)
+
+
+async def test_a_server_may_store_what_was_long_on_its_way_after_the_line_broke(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sending took longer than any answer may; what was sent whole is waited for from then on."""
+    account = server()
+    crm = await start(opened, account)
+    await crm.append(70, "Work")
+    engine, collect = crm.engine, target._collect
+
+    async def slowly(size: int, chunks: AsyncIterable[bytes]) -> bytes:
+        engine.clock.advance(62)  # of the 60 that an answer may take
+        return await collect(size, chunks)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "_collect", slowly)
+        account.faults.cut_before = 0
+        with pytest.raises(NetworkError):
+            await engine.sync()
+    engine.clock.advance(5)
+    await engine.sync()
+    account.append("Work", mail(70), internal_date=(await crm.operations())[0].detail["received_at"])
+    await again(crm)
+    await again(crm)
+    assert [message.raw for message in account.folders["Work"].messages.values()].count(mail(70)) == 1
+    assert await crm.states() == ["applied"]
 
 
 @pytest.mark.parametrize("fault", ["lose_answer", "cut_before"])

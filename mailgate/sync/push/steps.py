@@ -7,12 +7,12 @@ What the answer does not tell (where a message went, or whether it was there) st
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, assert_never
 
-from connectors.errors import FolderGoneError, Retry, ServerError
+from connectors.errors import FolderGoneError, NetworkError, Retry, ServerError
 from connectors.model import Selected
 from mailgate.clock import SECOND, Instant
 from mailgate.sync.context import SLOWEST, Context
@@ -302,13 +302,22 @@ class Steps:
         entry = {**target, **self._times(longest_s)}
         await self._journal(group, {asked.operation.id: entry}, longest_s + size / SLOWEST)
         context.getting_on(size)
-        placed = await context.source.append(
-            step.to.name,
-            size,
-            context.preparer.read(copy.stored.blob_id, copy.stored.data_key, copy.stored.key_epoch, size),
-            flags=frozenset(detail["flags"]),
-            internal_date=detail["received_at"],
-        )
+        stored = copy.stored
+        whole: list[Instant] = []
+
+        async def chunks() -> AsyncIterator[bytes]:
+            async for chunk in context.preparer.read(stored.blob_id, stored.data_key, stored.key_epoch, size):
+                yield chunk
+            whole.append(context.clock())
+
+        flags, received_at = frozenset(detail["flags"]), detail["received_at"]
+        try:
+            placed = await context.source.append(step.to.name, size, chunks(), flags=flags, internal_date=received_at)
+        except NetworkError:
+            if whole:  # sending alone may have taken longer than any answer: it counts from the last octet
+                over = {**entry, "over_at": whole[0] + round(longest_s * SECOND)}
+                await self._pushes.journal(context.owner, {asked.operation.id: over}, context.clock())
+            raise
         at = believable(placed, target).get(0)
         if at is not None:
             await self.put([put(asked, None, step.to, at)])
