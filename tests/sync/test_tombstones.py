@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 
@@ -91,14 +92,51 @@ async def test_an_original_that_goes_too_is_noted(purged: Engine, account: Memor
     assert sorted(row.gone_at is not None for row in await purged.rows("tombstones")) == [False, True]
 
 
-async def test_after_removing_and_adding_the_mailbox(purged: Engine, account: MemoryAccount) -> None:
-    await purged.mailboxes.remove(purged.tenant_id, purged.mailbox_id, purged.clock(), SYSTEM)
+def nothing(_account: MemoryAccount) -> None:
+    """Nobody does anything meanwhile."""
+
+
+def renumber(account: MemoryAccount) -> None:
+    account.change_uidvalidity("INBOX")
+
+
+def renumber_and_move(account: MemoryAccount) -> None:
+    account.change_uidvalidity("INBOX")
+    account.move("INBOX", next(iter(account.folders["INBOX"].messages)), "Archive")
+
+
+def move_and_delete_the_folder(account: MemoryAccount) -> None:
+    for uid in list(account.folders["INBOX/2025"].messages):
+        account.move("INBOX/2025", uid, "Archive")
+    account.delete_folder("INBOX/2025")
+
+
+@pytest.mark.parametrize("meanwhile", [nothing, renumber, renumber_and_move, move_and_delete_the_folder])
+async def test_after_removing_and_adding_the_mailbox(
+    engine: Engine, account: MemoryAccount, meanwhile: Callable[[MemoryAccount], None]
+) -> None:
+    """Whatever became meanwhile of the addresses at which they were purged."""
+    await engine.plan("crm_plus")
+    for folder in ("Archive", "INBOX/2025"):
+        account.create_folder(folder)
+    for n, (folder, days) in enumerate((("INBOX", 29), ("INBOX", 28), ("INBOX/2025", 27), ("INBOX", 1))):
+        account.append(folder, mail(n), internal_date=NOW - days * DAY)
+    await engine.sync()
+    engine.clock.advance(5 * 86_400)
+    await engine.purge()
+    assert len(await engine.rows("tombstones")) == 3
+    await engine.plan("professional")
+
+    await engine.mailboxes.remove(engine.tenant_id, engine.mailbox_id, engine.clock(), SYSTEM)
+    meanwhile(account)
     imap = {"host": "imap.example.com", "port": 993, "security": "tls", "username": "bob"}
     spec = MailboxSpec("bob@example.com", imap, {"imap": {"password": "secret"}})
-    purged.mailbox_id = (await purged.mailboxes.create(purged.tenant_id, spec, purged.clock(), SYSTEM)).id
-    await purged.sync()
-    mine = await purged.rows("messages", lambda c: c.mailbox_id == purged.mailbox_id)
-    assert len(mine) == 1  # the young one; the two that were purged stay away
+    engine.mailbox_id = (await engine.mailboxes.create(engine.tenant_id, spec, engine.clock(), SYSTEM)).id
+    for _ in range(2):
+        await engine.sync()
+        engine.clock.advance(600)
+    mine = await engine.rows("messages", lambda c: c.mailbox_id == engine.mailbox_id)
+    assert len(mine) == 1  # the young one; those that were purged stay away
 
 
 async def test_a_pinned_copy_outlives_its_original_and_finds_it_again(engine: Engine, account: MemoryAccount) -> None:
