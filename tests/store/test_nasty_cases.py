@@ -254,7 +254,8 @@ async def test_a_record_with_ten_thousand_pins_goes_in_one_call(purging: Purging
     await purging.pins.put("acme", ids[0], "task", "T", note=None, now=NOW, actor=SYSTEM)
     assert (await purging.purge(1)).purged == 0
     assert await purging.pins.remove_record("acme", "deal", "D-1", now=NOW, actor=SYSTEM) == many
-    removed = [leaf["item_ref"] for leaf in await purging.leaves() if leaf["type"] == "pin.remove"]
-    assert len(set(removed)) == len(removed) == many
+    removed = [leaf for leaf in await purging.leaves() if leaf["type"] == "pin.remove"]
+    assert len({leaf["item_ref"] for leaf in removed}) == len(removed) == many
+    assert {leaf["reason"] for leaf in removed} == {"record_deleted"}
     assert (await purging.purge(2, brake=Brake(minimum=many))).purged == many - 1
     assert await purging.ids() == {ids[0]}

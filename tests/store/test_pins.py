@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from sqlalchemy import select, text
 
@@ -228,6 +230,21 @@ async def test_a_record_that_is_gone_takes_all_its_pins(purging: Purging, home: 
     counts = await purging.purge()
     assert await purging.ids() == {ids[0]}
     assert (counts.purged, counts.kept) == (902, {"pinned": 1})
+
+
+async def test_a_record_that_is_gone_leaves_another_tenants_pins(
+    purging: Purging, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the same name; it neither loses them nor are they met again and again."""
+    theirs = await purging.builder.copy(await purging.builder.home("other"))
+    await purging.pins.put("other", theirs, "deal", "D-1", note=None, now=NOW, actor=SYSTEM)
+    for _ in range(3):
+        await put(purging, await purging.builder.copy(home), "D-1")
+    monkeypatch.setattr("mailgate.store.pins._BATCH", 1)
+    async with asyncio.timeout(30):
+        assert await purging.pins.remove_record("acme", "deal", "D-1", now=NOW, actor=SYSTEM) == 3
+    left = await purging.pins.list_page("other")
+    assert [pin.message_id for pin in left.items] == [theirs]
 
 
 async def test_the_moment_of_unpinning_is_kept(purging: Purging, home: Home) -> None:

@@ -16,7 +16,7 @@ from mailgate.clock import DAY
 from mailgate.ids import new_id
 from mailgate.store import leftovers, runs
 from mailgate.store.leases import LeaseLostError
-from mailgate.store.purge_lease import PurgeLease
+from mailgate.store.purge_lease import TTL, PurgeLease
 from mailgate.store.schema import (
     blob_erasures,
     blobs,
@@ -317,6 +317,22 @@ async def test_a_process_that_lost_the_lease_purges_nothing(purging: Purging) ->
     with pytest.raises(LeaseLostError):
         await purging.purge()
     assert await purging.ids() == {old}
+
+
+async def test_a_lease_that_another_had_in_between_is_not_the_old_one(purging: Purging) -> None:
+    """A process has it again, under a higher number: what it began before may not go on."""
+    store, before = purging.store, purging.lease
+    other = PurgeLease("another")
+    assert await other.acquire(store.db, NOW + TTL)
+    await other.release(store.db)
+    again = PurgeLease(before._owner)
+    assert await again.acquire(store.db, NOW + TTL)
+    async with store.db.write() as tx:
+        await again.keep(tx, NOW + TTL)
+    with pytest.raises(LeaseLostError):
+        async with store.db.write() as tx:
+            await before.keep(tx, NOW + TTL)
+    assert not before.held
 
 
 async def test_a_run_whose_lease_is_taken_over_stops_before_its_next_batch(purging: Purging) -> None:
