@@ -5,12 +5,15 @@ stays, and the log goes on as the one that was signed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, insert, select, update
 
 from mailgate.actors import SYSTEM, Actor
+from mailgate.blobs import packs
+from mailgate.blobs.names import place
 from mailgate.clock import DAY, Instant
 from mailgate.errors import ConfigurationError
 from mailgate.jobs.erase import EraseWorker
@@ -42,7 +45,7 @@ from retention.ledger import leaves
 from retention.ledger.leaves import Anchor
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
-from tests.store.builder import Home
+from tests.store.builder import Home, Seed
 from tests.store.conftest import Store
 from tests.store.purging import Purging, make_purging
 
@@ -307,6 +310,44 @@ async def test_bytes_that_a_purge_destroyed_are_fetched_for_what_came_back(week:
     await purging.purge(2)  # nobody fetched them in time
     assert "purged" not in await week.left()
     assert await week.rows(quarantine) == []
+
+
+async def test_a_damaged_file_of_blobs_stops_no_restore(week: Week, tmp_path: Path) -> None:
+    """It says nothing of what it holds: what came back is fetched again, what goes is let go of, what stays stays."""
+    purging, store = week.purging, week.store
+    purging.builder.packed = True
+    home = await purging.builder.home("acme", "crm_plus")
+    seeds = [Seed(purging.now - days * DAY) for days in (28, 28, 1)]
+    for name, id_ in zip(("back", "gone", "stays"), await purging.builder.copies(home, seeds), strict=True):
+        week.ids[name] = id_
+    backup = await week.backup()
+    rows = {row.id: row for row in await week.rows(messages)}
+    purging.now += 7 * DAY
+    await purging.purge(1)
+    row = rows[week.ids["back"]]
+
+    async def come_back(tx: Transaction) -> None:
+        ref = (await tenants.lock(tx, "acme")).ref
+        said = brought_back(row, until_at=purging.now + DAY)
+        store.log.write(tx, "acme", ref, leaves.rehydrate, at=purging.now, actor=ADMIN, **said)
+
+    await store.db.transact(come_back)
+    await week.sign()
+    await week.restore(backup)
+    packed = packs.place_of(row.blob_id)
+    assert packed is not None
+    path = tmp_path / "blobs" / place(packed[0])
+    good = path.read_bytes()
+    path.write_bytes(bytes(len(good)))
+    told = {each.tenant_id: each.bytes_lost for each in await week.restoring().run(ADMIN)}
+    assert told["acme"] == 1
+    assert [entry.message_id for entry in await week.rows(quarantine)] == [row.id]
+    assert {"back", "stays"} <= await week.left()
+    assert "gone" not in await week.left()
+    path.write_bytes(good)  # for the doctor at the end
+    purging.now += 5 * DAY
+    await purging.purge(2)
+    assert {"back", "gone"}.isdisjoint(await week.left())
 
 
 async def test_a_record_that_is_pinned_again_finds_its_pin(week: Week) -> None:
