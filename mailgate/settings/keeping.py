@@ -41,7 +41,7 @@ class RetentionSettings(Section):
     )
     brake_share: int = setting(20, "The share of a tenant's copies for the same.", unit="percent", ge=0, le=100)
     purge_interval_s: int = setting(3600, "How often the purge runs.", unit="seconds", ge=10, le=86_400)
-    batch_size: int = setting(500, "Copies that one purge transaction takes at most.", unit="messages", ge=1, le=500)
+    batch_size: int = setting(1_000, "Copies that one purge transaction takes at most.", unit="messages", ge=1, le=5000)
     erase_interval_s: int = setting(60, "How often queued erasures of blobs are tried.", unit="seconds", ge=1, le=3_600)
 
 

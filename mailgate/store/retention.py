@@ -309,20 +309,20 @@ class RetentionService:
         if fault is not None:
             await self._finish_cut_runs()  # they waited for that
         self._steady.last_at = now
-        await self._engine.run(
-            Run(
-                id=record.id,
-                tenant_id=record.tenant_id,
-                now_at=now,
-                started_at=now,
-                trigger=record.trigger,
-                actor=RetentionActor(record.actor.kind, record.actor.ref),
-                policy_version=self.policy.version,
-                policy_sha256=self.policy.sha256,
-                approved=approved,
-                approved_up_to=policy.get("approved_up_to"),
-            )
+        run = Run(
+            id=record.id,
+            tenant_id=record.tenant_id,
+            now_at=now,
+            started_at=now,
+            trigger=record.trigger,
+            actor=RetentionActor(record.actor.kind, record.actor.ref),
+            policy_version=self.policy.version,
+            policy_sha256=self.policy.sha256,
+            approved=approved,
+            approved_up_to=policy.get("approved_up_to"),
         )
+        async with self._db.roomy():
+            await self._engine.run(run)
         await self._empty_wal()
         return await runs.get(self._db, record.id)
 
@@ -336,10 +336,14 @@ class RetentionService:
             return 0
         done = 0
         self._steady.last_at = self._clock()
-        while await self._engine.resume(self.policy.sha256) is not None:
+        while await self._resume():
             await self._empty_wal()
             done += 1
         return done
+
+    async def _resume(self) -> bool:
+        async with self._db.roomy():
+            return await self._engine.resume(self.policy.sha256) is not None
 
     async def _counted(self, record: RunRecord) -> RunRecord:
         """What a dry run finds."""

@@ -228,6 +228,28 @@ async def test_no_writer_waits_until_the_write_ahead_log_can_be_emptied(tmp_path
     await db.close()
 
 
+async def test_the_writer_has_more_room_for_a_while_and_gives_it_back(store: Store) -> None:
+    async def room() -> list[object]:
+        if not store.db.sqlite:
+            return []
+        async with store.db.write() as tx:
+            names = ("cache_size", "wal_autocheckpoint")
+            return [(await tx.conn.exec_driver_sql(f"PRAGMA {name}")).scalar_one() for name in names]
+
+    usual = await room()
+    meanwhile: list[object] = []
+
+    async def long_work() -> None:
+        async with store.db.roomy():
+            meanwhile.extend(await room())
+            raise RuntimeError("it ended badly")
+
+    with pytest.raises(RuntimeError, match="it ended badly"):
+        await long_work()
+    assert await room() == usual
+    assert (usual, meanwhile) == (([-8192, 8192], [-16384, 32768]) if store.db.sqlite else ([], []))
+
+
 async def test_one_bulk_transaction_at_most_is_before_anybody_else(store: Store) -> None:
     """Two purges and a sync, which asks last: it waits for the one that is in work, not for the one that waits too."""
     if not store.db.sqlite:
