@@ -11,7 +11,8 @@ import pytest
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount, target
 from connectors.model import SpecialUse
-from mailgate.clock import DAY
+from mailgate.clock import DAY, SECOND
+from mailgate.sync.ownership import Leases, OwnershipLostError
 from tests.sync.crm import Crm
 from tests.sync.engine import NOW, Opened, mail
 
@@ -213,6 +214,55 @@ async def test_a_server_may_store_what_was_long_on_its_way_after_the_line_broke(
     await again(crm)
     await again(crm)
     assert [message.raw for message in account.folders["Work"].messages.values()].count(mail(70)) == 1
+    assert await crm.states() == ["applied"]
+
+
+async def test_who_is_killed_while_it_sends_a_large_message_is_followed_soon(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = server()
+    crm = await start(opened, account)
+    await crm.append(70, "Work", raw=mail(70, body="x" * 900_000))
+    engine, collect = crm.engine, target._collect
+    held_s: list[float] = []
+
+    async def looked_at(size: int, chunks: AsyncIterable[bytes]) -> bytes:
+        held_s.append((await engine.store.leased_until(engine.mailbox_id) - engine.clock()) / SECOND)
+        return await collect(size, chunks)
+
+    monkeypatch.setattr(target, "_collect", looked_at)
+    await engine.sync()
+    assert await crm.states() == ["applied"]
+    assert len(held_s) == 1
+    assert 60 < held_s[0] < 120  # an answer may take 60, however long sending takes
+
+
+async def test_who_lost_its_mailbox_while_it_sends_a_large_message_does_not_send_the_last_octet(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = server()
+    crm = await start(opened, account)
+    await crm.append(70, "Work")
+    engine, collect = crm.engine, target._collect
+
+    async def too_slow(size: int, chunks: AsyncIterable[bytes]) -> bytes:
+        engine.clock.advance(3_600)
+        other = Leases(engine.store, "other", 30, engine.clock)
+        lease = await other.take(engine.mailbox_id, engine.tenant_id)
+        assert lease is not None
+        try:
+            return await collect(size, chunks)
+        finally:
+            await other.give_back(lease)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, "_collect", too_slow)
+        with pytest.raises(OwnershipLostError):
+            await engine.sync()
+    there = account.folders["Work"].messages
+    assert mail(70) not in [message.raw for message in there.values()]
+    await again(crm)
+    assert [message.raw for message in there.values()].count(mail(70)) == 1
     assert await crm.states() == ["applied"]
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, assert_never
 from connectors.errors import FolderGoneError, NetworkError, Retry, ServerError
 from connectors.model import Selected
 from mailgate.clock import SECOND, Instant
-from mailgate.sync.context import SLOWEST, Context
+from mailgate.sync.context import Context
 from mailgate.sync.operations import Operation, OperationKind
 from mailgate.sync.push.bring import Bringer
 from mailgate.sync.push.groups import (
@@ -300,7 +300,7 @@ class Steps:
         size = copy.stored.size
         longest_s = context.source.longest_s(1, size)
         entry = {**target, **self._times(longest_s)}
-        await self._journal(group, {asked.operation.id: entry}, longest_s + size / SLOWEST)
+        await self._journal(group, {asked.operation.id: entry}, longest_s)
         context.getting_on(size)
         stored = copy.stored
         whole: list[Instant] = []
@@ -308,6 +308,7 @@ class Steps:
         async def chunks() -> AsyncIterator[bytes]:
             async for chunk in context.preparer.read(stored.blob_id, stored.data_key, stored.key_epoch, size):
                 yield chunk
+            await context.own_for(longest_s)  # nothing takes effect before the last octet, which goes now
             whole.append(context.clock())
 
         flags, received_at = frozenset(detail["flags"]), detail["received_at"]
