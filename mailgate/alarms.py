@@ -45,8 +45,9 @@ class Kind(StrEnum):
 REMEDIES: Final[Mapping[Kind, str]] = {
     Kind.CLOCK_ANOMALY: "Set the machine's clock right. If it is right, run one purge with approve_clock (`mailgate "
     "purge --approve-clock`); nothing is purged until then.",
-    Kind.ERASE_FAILING: "Look at the blob store (blobs.url): space, permissions, credentials. It is tried again by "
-    "itself; the bytes can't be read any more, their keys are destroyed.",
+    Kind.ERASE_FAILING: "Put back the file that is damaged, where `detail` names one; else look at the blob store "
+    "(blobs.url): space, permissions, credentials. It is tried again by itself; the bytes can't be read any more, "
+    "their keys are destroyed.",
     Kind.LOG_DIVERGED: "Compare the database with its backups, the witness and exports (`mailgate audit consistency`). "
     "Nothing more of this log is signed until then.",
     Kind.LOG_UNSIGNED: "Look at the log of the gateway for why signing fails; `mailgate audit export` signs and says "

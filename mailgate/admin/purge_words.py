@@ -18,7 +18,10 @@ ALARMS: Final[Mapping[Kind, tuple[str, str]]] = {
     ),
     Kind.ERASE_FAILING: (
         marked("Bytes can't be erased"),
-        marked("Look at the blob store: space, permissions, credentials. Their keys are destroyed already."),
+        marked(
+            "Put a damaged file back; else look at the blob store: space, permissions, credentials. "
+            "Their keys are destroyed already."
+        ),
     ),
     Kind.LOG_DIVERGED: (
         marked("The purge log is not the one that was signed"),

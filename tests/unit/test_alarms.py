@@ -48,6 +48,13 @@ def test_each_kind(more: dict[str, Any], found: tuple[str, str | None]) -> None:
     assert kinds(replace(WELL, **more)) == [found]
 
 
+def test_what_to_do_about_bytes_fits_a_damaged_file_too() -> None:
+    """`detail` says of which file, and what without a backup."""
+    (alarm,) = decide(replace(WELL, failing={"acme": Failing(1, NOW, "put the file /b back")}), {}, NOW, LIMITS)
+    assert alarm.remedy.startswith("Put back the file that is damaged, where `detail` names one; else look at")
+    assert "space, permissions, credentials" in alarm.remedy
+
+
 def test_a_purge_is_missed_after_26_hours_and_not_before() -> None:
     assert kinds(replace(WELL, last_run_at=NOW - 26 * HOUR)) == []
     (alarm,) = decide(replace(WELL, last_run_at=NOW - 26 * HOUR - 1), {}, NOW, LIMITS)
