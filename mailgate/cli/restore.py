@@ -12,6 +12,7 @@ from mailgate.cli.purge import finish
 from mailgate.clock import to_rfc3339
 from mailgate.errors import ConfigurationError
 from mailgate.store import kept_outside, overview, tenants
+from retention.ledger.report import counted
 
 if TYPE_CHECKING:
     from mailgate.app.core import Core
@@ -78,7 +79,7 @@ def restore(
         session.show_json(done)
         return
     if new_witness:
-        session.say(f"a new witness keeps {done['new_witness']} logs from now on")
+        session.say(f"a new witness keeps {counted(done['new_witness'], 'log')} from now on")
         return
     for log in done["behind"]:
         whose = (
@@ -95,7 +96,7 @@ def restore(
             )
         if each["bytes_lost"]:
             session.say(
-                f"  {each['bytes_lost']} copies were purged and brought back after the backup: their bytes are "
+                f"  copies that were purged and brought back after the backup: {each['bytes_lost']}; their bytes are "
                 "fetched from the mail servers again"
             )
         if each["known_until"] is not None:

@@ -15,6 +15,7 @@ from mailgate.settings import ADMIN_TOKEN_VARIABLE
 from mailgate.store import installation, migrate, tokens, users
 from mailgate.store.tokens import Scope
 from mailgate.store.users import Role
+from retention.ledger.report import counted
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
@@ -146,19 +147,21 @@ def doctor(
             session.say(f"file {left['file']} of blobs.url can't be read: {left['detail']}; nothing refers to it")
             session.say(f"  {left['remedy']}")
         if report["lost"] and not repair:
-            session.say(f"{report['lost']} blobs are lost: `mailgate doctor --repair` has their copies fetched again")
+            session.say(f"lost blobs: {report['lost']}; `mailgate doctor --repair` has their copies fetched again")
             session.say("  Look first whether blobs.url is all there: what is only not mounted need not be fetched")
         if repair:
-            session.say(f"{report['fetched_again']} copies are fetched again with the next passes of their mailboxes")
+            session.say(
+                f"copies to be fetched again with the next passes of their mailboxes: {report['fetched_again']}"
+            )
         if report["without_original"]:
-            session.say(f"{report['without_original']} copies have no original from which their bytes could come")
+            session.say(f"copies without an original from which their bytes could come: {report['without_original']}")
         for alarm in report["alarms"]:
             whose = "" if alarm["tenant_id"] is None else f" of tenant {alarm['tenant_id']}"
             session.say(f"alarm {alarm['kind']}{whose}: {alarm['detail']}")
             session.say(f"  {alarm['remedy']}")
-        verdict = "healthy" if report["healthy"] else f"{len(report['findings'])} contradictions"
+        verdict = "healthy" if report["healthy"] else counted(len(report["findings"]), "contradiction")
         verdict += f"; alarms: {len(report['alarms'])}" if report["alarms"] else ""
-        session.say(f"{report['checks']} checks, {report['blobs_read']} messages read: {verdict}")
+        session.say(f"{report['checks']} checks, {counted(report['blobs_read'], 'message')} read: {verdict}")
     raise typer.Exit(0 if report["healthy"] and not report["alarms"] else session.FAILED)
 
 

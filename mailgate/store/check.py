@@ -93,8 +93,9 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
     lost = set[str]()
     for blob_id in sorted(held - objects):
         if (found := await _why_not_listed(db, store, blob_id)) is not None:
-            findings.append(Finding("a copy's blob is there", None, found.why))
-            if found.lost:
+            tenant_id, unlisted = found
+            findings.append(Finding("a copy's blob is there", tenant_id, unlisted.why))
+            if unlisted.lost:
                 lost.add(blob_id)
     read = 0
     if deep:
@@ -161,18 +162,19 @@ class _Unread:
     lost: bool = True
 
 
-async def _why_not_listed(db: Database, store: BlobStore, blob_id: str) -> _Unread | None:
-    """Why a blob is not among the objects; None when it was purged since its row was read."""
+async def _why_not_listed(db: Database, store: BlobStore, blob_id: str) -> tuple[str, _Unread] | None:
+    """Whose a blob is and why it is not among the objects; None when it was purged since its row was read."""
     try:
         found = None if await store.exists(blob_id) else _Unread(f"blob {blob_id} has no object")
     except MailgateError as error:
         found = _Unread(error.detail, isinstance(error, _LOST))
-    return found if await _is_held(db, blob_id) else None
+    tenant_id = await _holder(db, blob_id)
+    return None if found is None or tenant_id is None else (tenant_id, found)
 
 
-async def _is_held(db: Database, blob_id: str) -> bool:
+async def _holder(db: Database, blob_id: str) -> str | None:
     async with db.read() as conn:
-        return (await conn.execute(select(blobs.c.id).where(blobs.c.id == blob_id))).first() is not None
+        return (await conn.execute(select(blobs.c.tenant_id).where(blobs.c.id == blob_id))).scalar()
 
 
 async def _read_all(db: Database, store: BlobStore, ring: KeyRing) -> AsyncIterator[tuple[str, str, _Unread | None]]:
@@ -200,7 +202,7 @@ async def _read_all(db: Database, store: BlobStore, ring: KeyRing) -> AsyncItera
                 good = size == row.size and keys.mac("content", digest.digest()) == row.content_token
                 yield row.tenant_id, row.id, None if good else _Unread(f"blob {row.id} has other bytes")
             except MailgateError as error:
-                if await _is_held(db, row.id):
+                if await _holder(db, row.id) is not None:
                     yield row.tenant_id, row.id, _Unread(f"blob {row.id}: {error.detail}", isinstance(error, _LOST))
         if len(rows) < 500:
             return

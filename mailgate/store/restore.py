@@ -115,8 +115,8 @@ def refusal(found: Sequence[Behind]) -> RestoredBackupError | None:
     first = known[0]
     return RestoredBackupError(
         f"the database is older than its purge logs outside (ledger.witness): of tenant {first.tenant_id} it has "
-        f"{first.have} entries, {first.signed} were signed; {len(known)} logs are behind. A backup was restored: run "
-        "`mailgate restore`, which purges again what was purged since. Nothing is served before"
+        f"{first.have} of {first.signed} signed entries; logs that are behind: {len(known)}. A backup was restored: "
+        "run `mailgate restore`, which purges again what was purged since. Nothing is served before"
     )
 
 

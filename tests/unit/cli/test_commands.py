@@ -397,9 +397,10 @@ def test_doctor_says_how_lost_bytes_come_back(shell: Shell) -> None:
         )
     conn.close()
     said = shell("doctor", expect=1).stdout
-    assert "1 blobs are lost: `mailgate doctor --repair` has their copies fetched again" in said
+    assert "lost blobs: 1; `mailgate doctor --repair` has their copies fetched again" in said
+    assert "a copy's blob is there: tenant acme: blob 41J958DJ00PFX7MPBHKT7X4Z00 has no object" in said
     said = shell("doctor", "--repair", expect=1).stdout
-    assert "0 copies are fetched again with the next passes of their mailboxes" in said
+    assert "copies to be fetched again with the next passes of their mailboxes: 0" in said
     assert "`" not in said
     report = shell.json("doctor", "--repair", expect=1)
     assert (report["lost"], report["fetched_again"], report["without_original"]) == (1, 0, 0)
@@ -565,6 +566,7 @@ def test_a_restored_backup_is_brought_up_to_date_before_anything_else(shell: She
     restore_an_older_database(shell)
     refused = shell("tenant", "list", expect=4)
     assert "backup_restored" in refused.stderr
+    assert "logs that are behind: 1. A backup was restored" in refused.stderr
     assert [log["tenant"] for log in shell.json("restore", "--dry-run")["behind"]] == ["acme"]
     assert "up to date" in shell("restore").stdout
     assert "no log is behind" in shell("restore", "--dry-run").stdout
