@@ -132,7 +132,10 @@ class KeyDirectory:
         try:
             descriptor = os.open(self._root / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise KeyStoreError(f"the key store can't be locked: {error.strerror}") from error
+            raise KeyStoreError(
+                f"the key store can't be locked with {self._root / '.lock'}: {error.strerror}; make the directory "
+                "writable (its mount, permissions, space): every command takes this lock"
+            ) from error
         try:
             fcntl.flock(descriptor, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError:

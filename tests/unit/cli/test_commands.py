@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
+import os
 import re
 import shlex
 import shutil
@@ -573,6 +575,22 @@ def test_a_restored_backup_is_brought_up_to_date_before_anything_else(shell: She
     assert shell.json("tenant", "list")[0]["plan"] == "professional"
     assert shell.json("restore")["replayed"] == []
     shell("audit", "export", "acme", str(shell.folder / "log"))
+
+
+@pytest.mark.parametrize("words", [["restore"], ["restore", "--dry-run"], ["tenant", "list"]])
+def test_a_key_store_that_can_only_be_read_is_named(
+    shell: Shell, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, real = shell.folder / "data" / "keys" / ".lock", os.open
+
+    def refuse(path: Any, *rest: Any, **more: Any) -> int:
+        if Path(path) == lock:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return real(path, *rest, **more)
+
+    monkeypatch.setattr("mailgate.keys.directory.os.open", refuse)
+    said = shell(*words, expect=3).stderr
+    assert f"the key store can't be locked with {lock}: Read-only file system; make the directory writable" in said
 
 
 def test_a_restored_backup_forgets_no_hold(shell: Shell) -> None:
