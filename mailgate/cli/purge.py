@@ -11,6 +11,8 @@ from mailgate.actors import COMMAND
 from mailgate.cli import session
 from mailgate.clock import Instant, to_rfc3339
 from mailgate.store import leftovers, overview, runs, tenants
+from mailgate.store.erasures import Erasures
+from retention.ledger.report import counted
 
 if TYPE_CHECKING:
     from mailgate.app.core import Core
@@ -66,6 +68,7 @@ def purge(
                     approve_up_to=approve_up_to,
                 )
                 await finish(core)
+                left, why = await Erasures(core.db, core.log).failed(tenant)
             return {
                 "run": run.id,
                 "state": run.state,
@@ -73,6 +76,8 @@ def purge(
                 "dry_run": False,
                 **run.counts,
                 "detail": run.detail,
+                "not_erased": left,
+                "erase_error": why,
             }
 
     result = session.run(work())
@@ -82,6 +87,11 @@ def purge(
         verb = "would go" if dry_run else "purged"
         session.say(f"{result['state']} at {result['now']}: {result['purged']} {verb} ({result['bytes']} bytes)")
         session.say(f"of age but kept: {_listed(result['kept'])}; failed: {result['failed']}")
+        if left := result["not_erased"]:
+            session.say(
+                f"bytes of {counted(left, 'blob')} could not be erased yet: {result['erase_error']}; no key opens them "
+                "any more, and the gateway tries again"
+            )
         if dry_run:
             session.say(f"why they would go: {_listed(_copies(result['due']))}")
             session.say(f"what stays of all copies: {_listed(_copies(result['stays']))}")
@@ -113,6 +123,8 @@ def _previewed(preview: Preview) -> dict[str, Any]:
         "due": {str(reason): asdict(sum_) for reason, sum_ in preview.due.items()},
         "stays": {str(kept_by): asdict(sum_) for kept_by, sum_ in preview.kept.items()},
         "detail": None,
+        "not_erased": 0,
+        "erase_error": None,
     }
 
 
@@ -127,7 +139,6 @@ def _listed(counts: dict[str, int]) -> str:
 async def finish(core: Core) -> None:
     """What follows a purge, also when no gateway runs beside: bytes and words are erased, the logs signed."""
     from mailgate.jobs.erase import EraseWorker
-    from mailgate.store.erasures import Erasures
 
     await EraseWorker(Erasures(core.db, core.log), core.blobs, core.clock, core.owner).work()
     await leftovers.sweep(core.db)

@@ -186,6 +186,17 @@ class Erasures:
             count, next_at = (await conn.execute(select(func.count(), func.min(_Q.next_at)))).one()
         return count, next_at
 
+    async def failed(self, tenant_id: str | None = None) -> tuple[int, str | None]:
+        """How many of the queued ones could not be erased so far (of this tenant; None: of all), and the last error of
+        one of them.
+        """
+        query = select(func.count(), func.max(_Q.last_error)).where(_Q.attempts > 0)
+        if tenant_id is not None:
+            query = query.where(_Q.tenant_id == tenant_id)
+        async with self._db.read() as conn:
+            count, error = (await conn.execute(query)).one()
+        return count, error
+
     async def _put_off(self, tx: Transaction, item: Queued, error: BlobStoreError, now: Instant) -> None:
         attempt = item.attempts + 1
         again = (

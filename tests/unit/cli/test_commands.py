@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from mailgate.blobs.names import path_of
 from mailgate.cli import session
 from mailgate.cli.commands import app
 from mailgate.keys import rotate_master
@@ -330,6 +331,23 @@ def test_purges(shell: Shell) -> None:
     done = shell.json("purge", "--tenant", "acme")
     assert (done["state"], done["dry_run"]) == ("completed", False)
     assert "0 purged" in shell("purge").stdout
+    assert "erased" not in shell("purge").stdout
+
+
+def test_a_purge_says_what_could_not_be_erased(shell: Shell) -> None:
+    blob_id = "41J958DJ00PFX7MPBHKT7X4Z00"
+    (shell.folder / "data" / "blobs" / path_of(blob_id)).mkdir(parents=True)  # what is no file can't be unlinked
+    with sqlite3.connect(shell.folder / "data" / "mailgate.db") as conn:
+        columns = "(blob_id, tenant_id, queued_at, next_at)"
+        conn.execute(f"INSERT INTO blob_erasures {columns} VALUES (?, 'acme', 0, 0)", [blob_id])  # noqa: S608
+    conn.close()
+    said = shell("purge").stdout
+    why = f"blob {blob_id} can't be erased: Is a directory"
+    assert f"bytes of 1 blob could not be erased yet: {why}; no key opens them any more, and the gateway tries" in said
+    done = shell.json("purge", "--tenant", "acme")  # it is not tried again so soon, and still there
+    assert (done["failed"], done["not_erased"], done["erase_error"]) == (0, 1, why)
+    shell("tenant", "add", "other", "--name", "Other")
+    assert shell.json("purge", "--tenant", "other")["not_erased"] == 0
 
 
 def test_holds(shell: Shell) -> None:
