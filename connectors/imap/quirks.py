@@ -158,7 +158,7 @@ QUIRKS: Final = (
         "Gmail",
         "leaves the label of the open folder out of X-GM-LABELS",
         "it is added, unless that is All Mail, Trash or Spam",
-        "Gmail IMAP extensions, X-GM-LABELS: folders would contradict each other where All Mail is hidden from IMAP",
+        "no RFC, but Gmail's own pages: folders would contradict each other where All Mail is hidden from IMAP",
     ),
     Quirk(
         "Gmail",
