@@ -134,7 +134,8 @@ class MemorySource(MemoryLine):
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)
             try:
-                await asyncio.wait_for(waiter, timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await waiter
             except TimeoutError:
                 return None
             finally:

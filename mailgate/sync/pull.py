@@ -227,7 +227,9 @@ class Puller:
         if not self._queue.empty():
             return self._queue.get_nowait()
         try:
-            return await asyncio.wait_for(self._queue.get(), patience_s)
+            # Not wait_for: in Python 3.11 it swallows a cancellation that meets what it waits for.
+            async with asyncio.timeout(patience_s):
+                return await self._queue.get()
         except TimeoutError:
             return None
 

@@ -133,3 +133,25 @@ async def test_stopping_ends_work_in_the_middle() -> None:
     await worker.stop()
     with pytest.raises(asyncio.QueueEmpty):
         work.begun.get_nowait()
+
+
+async def test_who_stops_one_may_be_told_to_stop_meanwhile() -> None:
+    begun, ending = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await asyncio.Event().wait()
+
+    worker = Worker("w", work)
+    worker.start()
+    worker.wake()
+    await begun.wait()
+    stopping = asyncio.create_task(worker.stop())
+    await ending.wait()
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
