@@ -55,6 +55,18 @@ async def test_an_owner_whose_time_ran_out_may_not_write(store: Store) -> None:
             await leases.require(tx, "m", "a", 1, NOW + TTL)
 
 
+async def test_what_was_begun_before_another_had_it_may_not_be_written(store: Store) -> None:
+    """Not by the same process either, though it has it again."""
+    assert await leases.acquire(store.db, "m", "a", TTL, NOW) == 1
+    assert await leases.acquire(store.db, "m", "b", TTL, NOW + TTL) == 2
+    assert await leases.acquire(store.db, "m", "a", TTL, NOW + 2 * TTL) == 3
+    with pytest.raises(LeaseLostError):
+        async with store.db.write() as tx:
+            await leases.require(tx, "m", "a", 1, NOW + 2 * TTL)
+    async with store.db.write() as tx:
+        await leases.require(tx, "m", "a", 3, NOW + 2 * TTL)
+
+
 async def test_one_of_a_time_that_never_was_holds_nobody_up(store: Store) -> None:
     """The clock was ahead when somebody took it, and was set back."""
     ahead = NOW + 400 * DAY
