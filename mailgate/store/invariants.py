@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ _GOES = ("item.purge", "item.remove")
 _made: dict[str, Callable[[], Select[Any]]] = {}
 
 
+@functools.cache  # making a statement takes SQLAlchemy longer than carrying it out
 def queries() -> Mapping[str, Select[Any]]:
     """Each by the invariant that it would refute."""
     return {name: make() for name, make in _made.items()}
