@@ -159,10 +159,11 @@ async def test_no_word_of_a_purged_message_is_left(
     # The control: the same words in clear, one in each place that was looked at, are found there, each in another form.
     planted = scan.canaries(("row", "deleted row", "log", "temporary"))
     async with engine.db.write() as tx:
-        rename = text("UPDATE tenants SET name = :name")
-        await tx.conn.execute(rename, {"name": planted["deleted row"].upper()})
+        write = text("INSERT INTO idempotency_keys (token_id, key, fingerprint, created_at) VALUES ('t', :key, :fp, 0)")
+        await tx.conn.execute(write, {"key": planted["deleted row"].upper(), "fp": b""})
     async with engine.db.write() as tx:
-        await tx.conn.execute(rename, {"name": planted["row"].title()})
+        await tx.conn.execute(text("DELETE FROM idempotency_keys"))
+        await tx.conn.execute(text("UPDATE tenants SET name = :name"), {"name": planted["row"].title()})
     LOGGER.info("said", of=planted["log"])
     encoded = base64.b64encode(f"x{planted['temporary']}".encode())
     (traces / "left").write_bytes(bytes(8 << 20)[:-40] + encoded)
