@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -177,6 +178,28 @@ async def test_a_cut_run_is_finished_before_anything_else(purging: Purging) -> N
     types = [leaf["type"] for leaf in await purging.leaves()]
     assert types.count("item.purge") == 6
     assert types.count("run.open") == types.count("run.close") == 1
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("cut", [False, True])
+async def test_what_was_purged_stands_in_no_write_ahead_log_after_the_run(purging: Purging, cut: bool) -> None:
+    """After one that was cut and gone on with, too."""
+    ids = await old_copies(purging, 4)
+
+    def logged() -> bool:
+        log = Path(f"{purging.store.db.url.database}-wal").read_bytes()
+        return any(id_.encode() in log for id_ in ids)
+
+    assert logged()
+    if cut:
+        with pytest.raises(CutError):
+            await a_service(purging, batch=2, step=cut_after("batch", 1)).run(actor=COMMAND)
+        assert logged()
+        await a_service(purging, batch=2).work()
+    else:
+        await a_service(purging).run(actor=COMMAND)
+    assert await purging.ids() == set()
+    assert not logged()
 
 
 @pytest.mark.parametrize("jump", [-6 * MINUTE, 400 * DAY])
