@@ -56,6 +56,25 @@ async def test_an_internaldate_that_makes_no_sense_counts_from_storing(engine: E
         assert row.anchor_source == "stored"
 
 
+async def test_a_purge_makes_the_next_pass_ask_for_nothing_more(engine: Engine, account: MemoryAccount) -> None:
+    """Not by the way either: no folder is read anew because copies of it went."""
+    account.create_folder("Archive")
+    for n, days in enumerate((89, 1, 89, 89)):
+        account.append("INBOX" if n < 3 else "Archive", mail(n), internal_date=NOW - days * DAY)
+    await engine.sync()
+
+    async def asked() -> list[str]:
+        said = len(account.commands)
+        await engine.sync()
+        return account.commands[said:]
+
+    engine.clock.advance(2 * 86_400)
+    before = await asked()
+    await engine.purge()
+    assert len(await engine.rows("messages")) == 1
+    assert await asked() == before
+
+
 async def test_a_purge_says_nothing_to_the_server_and_two_way_sync_goes_on(
     engine: Engine, account: MemoryAccount
 ) -> None:
