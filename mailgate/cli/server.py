@@ -116,6 +116,8 @@ def doctor(
             report = await check_store(core.db, core.blobs, core.ring, deep=deep)
             copies, coming = await lost.set_aside_of(core.db, report.lost, core.clock()) if repair else (0, 0)
             alarms, _ = await core.alarms.judge(core.clock())
+            if unwritable := await core.alarms.unwritable(core.clock()):
+                alarms = [unwritable, *alarms]
             return {
                 "healthy": report.healthy,
                 "checks": report.checks,

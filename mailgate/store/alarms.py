@@ -124,7 +124,7 @@ class Alarms:
 
     async def look(self, now: Instant) -> None:
         """Raise what has come up, clear what is over: rows, events and lines of the log."""
-        fault = await unwritable(self._db, now)
+        fault = await self.unwritable(now)
         if fault is not None:
             self._remember(fault, now)
             return
@@ -189,9 +189,13 @@ class Alarms:
         async with self._db.read() as conn:
             return [_record(row) for row in (await conn.execute(query)).all()]
 
-    def _remember(self, fault: str, now: Instant) -> None:
+    async def unwritable(self, now: Instant) -> Alarm | None:
+        """The alarm that nothing can be committed, which no row can tell of: found by writing a mark."""
+        fault = await unwritable(self._db, now)
+        return None if fault is None else Alarm(Kind.LOG_UNWRITABLE, None, fault[:LONGEST_DETAIL])
+
+    def _remember(self, alarm: Alarm, now: Instant) -> None:
         if self._unwritable is None:
-            alarm = Alarm(Kind.LOG_UNWRITABLE, None, fault[:LONGEST_DETAIL])
             self._unwritable = AlarmRecord(new_id(now), alarm.kind, None, alarm.detail, now)
             raised.say(alarm)
 

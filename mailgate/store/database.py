@@ -31,7 +31,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -57,6 +57,7 @@ _USUAL = tuple(one for one in SQLITE_PRAGMAS if one.partition("=")[0] in {room.p
 
 # Lock conflicts that PostgreSQL resolves by ending one side: safe to repeat, since nothing was committed.
 _RETRIABLE = frozenset({"40001", "40P01"})
+_READ_ONLY = "25006"
 _ATTEMPTS = 5
 # What may stand behind the question mark of a PostgreSQL URL: what the driver takes as text, and what it is made of
 # otherwise, which stands there when the server listens on a socket of the file system.
@@ -114,6 +115,7 @@ class Database:
             self._writer = self._reader = create_async_engine(
                 self.url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True
             )
+            event.listen(self._writer.sync_engine, "handle_error", _leave_read_only)
         self.on_events: Callable[[], None] | None = None  # called when a commit of this process brought events
         self._turn = asyncio.Lock()  # asyncio's locks are fair: first come, first served
         self._bulk = asyncio.Lock()
@@ -262,6 +264,14 @@ async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # nobody is left to hear of it
         raise
+
+
+def _leave_read_only(context: ExceptionContext) -> None:
+    """A session that may only read may stay so for its whole life, long after another one could write: a primary that
+    became a standby keeps its sessions, and a database's default counts when they begin. So it is not used again.
+    """
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 async def _execute_outside_transaction(connection: Any, statement: str) -> list[Any]:

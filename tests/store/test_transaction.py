@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
 
 from mailgate.actors import SYSTEM
 from mailgate.store import tenants
@@ -16,6 +18,7 @@ from mailgate.store.database import Database
 from mailgate.store.schema import events, log_leaves, tenant_heads
 from mailgate.store.transaction import Transaction
 from retention.ledger import leaves
+from tests.postgres import Postgres
 from tests.store.conftest import NOW, Store
 
 
@@ -96,6 +99,28 @@ async def test_readers_cannot_write_on_sqlite(store: Store) -> None:
     async with store.db.read() as conn:
         with pytest.raises(Exception, match="readonly"):
             await conn.execute(tenant_heads.delete())
+
+
+@pytest.mark.postgresql
+async def test_a_database_that_can_be_written_again_is_written_to(postgresql_url: str, postgres: Postgres) -> None:
+    """What a server says of a session when it begins may stay so for the session's whole life."""
+    name = postgresql_url.rpartition("/")[2]
+    mark = text("INSERT INTO installation (key, value) VALUES (:key, 'x')")
+    operator, db = Database(postgres.url("postgres")), Database(postgresql_url)
+    async with AsyncExitStack() as open_:
+        for each in (operator, db):
+            open_.push_async_callback(each.close)
+        async with operator.write() as tx:
+            await tx.conn.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+        async with db.read():  # two sessions begin meanwhile
+            with pytest.raises(DBAPIError, match="read-only"):
+                async with db.write() as tx:
+                    await tx.conn.execute(mark, {"key": "one"})
+        async with operator.write() as tx:
+            await tx.conn.execute(text(f"ALTER DATABASE {name} RESET default_transaction_read_only"))
+        async with db.write() as first, db.write() as second:
+            await first.conn.execute(mark, {"key": "one"})
+            await second.conn.execute(mark, {"key": "two"})
 
 
 async def test_two_processes_on_one_sqlite_file_wait_for_each_other(store: Store, database_url: str) -> None:

@@ -410,6 +410,17 @@ def test_doctor_finds_a_contradiction(shell: Shell) -> None:
     assert report["findings"][0]["tenant_id"] == "acme"
 
 
+def test_doctor_finds_that_nothing_can_be_written(shell: Shell) -> None:
+    """No row could tell of it."""
+    with sqlite3.connect(shell.folder / "data" / "mailgate.db") as conn:
+        conn.execute("CREATE TRIGGER full BEFORE INSERT ON installation BEGIN SELECT raise(ABORT, 'disk is full'); END")
+    conn.close()
+    report = shell.json("doctor", expect=1)
+    assert report["healthy"] is True
+    assert [(alarm["kind"], alarm["tenant_id"]) for alarm in report["alarms"]] == [("log_unwritable", None)]
+    assert "nothing can be written: disk is full" in report["alarms"][0]["detail"]
+
+
 def test_doctor_says_how_lost_bytes_come_back(shell: Shell) -> None:
     with sqlite3.connect(shell.folder / "data" / "mailgate.db") as conn:
         conn.execute(
