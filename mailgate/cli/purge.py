@@ -88,10 +88,7 @@ def purge(
         session.say(f"{result['state']} at {result['now']}: {result['purged']} {verb} ({result['bytes']} bytes)")
         session.say(f"of age but kept: {_listed(result['kept'])}; failed: {result['failed']}")
         if left := result["not_erased"]:
-            session.say(
-                f"bytes of {counted(left, 'blob')} could not be erased yet: {result['erase_error']}; no key opens them "
-                "any more, and the gateway tries again"
-            )
+            session.say(not_erased(left, result["erase_error"]))
         if dry_run:
             session.say(f"why they would go: {_listed(_copies(result['due']))}")
             session.say(f"what stays of all copies: {_listed(_copies(result['stays']))}")
@@ -130,6 +127,14 @@ def _previewed(preview: Preview) -> dict[str, Any]:
 
 def _copies(sums: dict[str, dict[str, int]]) -> dict[str, int]:
     return {fate: sum_["copies"] for fate, sum_ in sums.items()}
+
+
+def not_erased(count: int, why: str | None) -> str:
+    """What is said of bytes that could not be erased yet."""
+    return (
+        f"bytes of {counted(count, 'blob')} could not be erased yet: {why}; no key opens them any more, and the "
+        "gateway tries again"
+    )
 
 
 def _listed(counts: dict[str, int]) -> str:

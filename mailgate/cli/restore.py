@@ -8,10 +8,12 @@ import typer
 
 from mailgate.actors import COMMAND
 from mailgate.cli import session
-from mailgate.cli.purge import finish
+from mailgate.cli.purge import finish, not_erased
 from mailgate.clock import to_rfc3339
 from mailgate.errors import ConfigurationError
 from mailgate.store import kept_outside, overview, tenants
+from mailgate.store.check import keys_missing
+from mailgate.store.erasures import Erasures
 from retention.ledger.report import counted
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
 
-_TOLD_APART = ("tenant", "entries", "bytes_lost", "holds_without_mailbox", "known_until")
+_TOLD_APART = ("tenant", "entries", "missing", "bytes_lost", "holds_without_mailbox", "known_until")
 
 
 def restore(
@@ -52,7 +54,7 @@ def restore(
                 for log in found
             ]
             if dry_run:
-                return {"behind": logs, "replayed": []}
+                return {"behind": logs, "replayed": [], "unreadable": await _unreadable(core)}
             with session.err.status("replaying"):
                 done = await core.restore.run(COMMAND)
                 # Not before: any entry of now, behind those of a backup, would make another log of it than was signed.
@@ -60,6 +62,7 @@ def restore(
                 await core.tenant_erasures.work()
                 await finish(core)
                 await core.tenant_erasures.work()
+                left, why = await Erasures(core.db, core.log).failed()
             replayed = [
                 {
                     "tenant": each.tenant_id,
@@ -72,23 +75,38 @@ def restore(
                 }
                 for each in done
             ]
-            return {"behind": logs, "replayed": replayed}
+            return {
+                "behind": logs,
+                "replayed": replayed,
+                "unreadable": await _unreadable(core),
+                "not_erased": left,
+                "erase_error": why,
+            }
 
     done = session.run(work())
     if json:
         session.show_json(done)
-        return
-    if new_witness:
+    elif new_witness:
         session.say(f"a new witness keeps {counted(done['new_witness'], 'log')} from now on")
-        return
+    else:
+        _tell(done, dry_run=dry_run)
+    raise typer.Exit(session.FAILED if done.get("unreadable") else 0)
+
+
+def _tell(done: dict[str, Any], *, dry_run: bool) -> None:
     for log in done["behind"]:
         whose = (
             f"tenant {log['tenant']}" if log["tenant"] else f"{log['ref']}, a tenant that this database does not know"
         )
-        session.say(f"{whose}: {log['have']} entries here, {log['signed']} signed")
+        session.say(f"{whose}: {_entries(log['have'])} here, {log['signed']} signed")
     for each in done["replayed"]:
         told = ", ".join(f"{count} {what}" for what, count in each.items() if what not in _TOLD_APART)
-        session.say(f"tenant {each['tenant']}: {each['entries']} entries replayed: {told}")
+        session.say(f"tenant {each['tenant']}: {_entries(each['entries'])} replayed: {told or 'nothing to do again'}")
+        if each["missing"]:
+            session.say(
+                "  pins, holds and returns of copies that this backup does not have, not done again: "
+                f"{each['missing']}; that mail comes under new ids, or on request where it was purged before the backup"
+            )
         for hold_id in each["holds_without_mailbox"]:
             session.say(
                 f"  hold {hold_id} is on a mailbox that was connected after the backup: "
@@ -103,10 +121,29 @@ def restore(
             session.say(
                 f"  what was pinned or held after {each['known_until']}, the last entry that was signed, is not known"
             )
+    if left := done.get("not_erased"):
+        session.say(not_erased(left, done["erase_error"]))
+    for lost in done["unreadable"]:
+        session.say(f"tenant {lost['tenant']}: {lost['detail']}")
+    if done["unreadable"]:
+        session.say(
+            "  the backup is older than that key was kept: restore a newer one and run this again, or put back a "
+            "backup of the key store that has it"
+        )
     if dry_run and not done["behind"]:
         session.say("no log is behind: the database is as new as what was signed")
     if not dry_run:
         session.say("the database is up to date with its purge logs; let the CRM pin its records again")
+
+
+async def _unreadable(core: Core) -> list[dict[str, str]]:
+    """What no key opens any more, of which tenant."""
+    async with core.db.read() as conn:
+        return [{"tenant": whose, "detail": detail} async for whose, detail in keys_missing(conn, core.ring)]
+
+
+def _entries(count: int) -> str:
+    return f"{count} entry" if count == 1 else f"{count} entries"
 
 
 async def _begin_witness(core: Core) -> int:

@@ -35,6 +35,7 @@ from mailgate.store.schema import (
     tenants,
 )
 from mailgate.tenants.limits import Purpose
+from retention.ledger.report import counted
 from retention.ledger.tree import Frontier, leaf_hash
 
 _LEAVES_A_READ = 4096
@@ -83,7 +84,7 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
                 findings.append(Finding(name, None, "and more"))
         for name, check in _WALKS.items():
             findings += [Finding(name, tenant_id, detail) async for tenant_id, detail in check(conn)]
-        findings += [Finding("a copy's key is there", *found) async for found in _keys_are_there(conn, ring)]
+        findings += [Finding("a copy's key is there", *found) async for found in keys_missing(conn, ring)]
         held = {row.id async for row in await conn.stream(select(blobs.c.id))}
         queued = set((await conn.execute(select(blob_erasures.c.blob_id))).scalars())
     packs: list[UnreadablePack] = []
@@ -209,9 +210,9 @@ async def _read_all(db: Database, store: BlobStore, ring: KeyRing) -> AsyncItera
         after = rows[-1].id
 
 
-async def _keys_are_there(conn: AsyncConnection, ring: KeyRing) -> AsyncIterator[tuple[str, str]]:
-    """The key of each month under which something is wrapped is in the key store; a backup that is older than a key
-    was destroyed for has others.
+async def keys_missing(conn: AsyncConnection, ring: KeyRing) -> AsyncIterator[tuple[str, str]]:
+    """Of whom the key of a month is gone under which something is wrapped, and what can't be read for it. A backup has
+    such rows that is older than its keys were kept.
     """
     for table in (messages, blobs, submissions):
         used = select(table.c.tenant_id, table.c.key_epoch, tenants.c.ref, func.count().label("n"))
@@ -219,7 +220,10 @@ async def _keys_are_there(conn: AsyncConnection, ring: KeyRing) -> AsyncIterator
         query = used.group_by(table.c.tenant_id, table.c.key_epoch, tenants.c.ref)
         for row in (await conn.execute(query.order_by(table.c.tenant_id, table.c.key_epoch))).all():
             if row.key_epoch not in ring.epochs(row.ref):
-                yield row.tenant_id, f"the key of {row.key_epoch} is gone: {row.n} {table.name} can't be read"
+                yield (
+                    row.tenant_id,
+                    f"the key of {row.key_epoch} is gone: {counted(row.n, table.name[:-1])} can't be read",
+                )
 
 
 _Walk = Callable[[AsyncConnection], AsyncIterator[tuple[str | None, str]]]

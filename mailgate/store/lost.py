@@ -68,7 +68,11 @@ async def set_aside(tx: Transaction, message_ids: Collection[str], now: Instant)
         }
         statement = tx.insert(quarantine).values(entry)
         address = [_Q.folder_id, _Q.uidvalidity, _Q.uid]
-        await tx.conn.execute(statement.on_conflict_do_nothing(index_elements=address))
+        # Whoever asks again is not refused because it was asked for so often by itself.
+        asked = statement.on_conflict_do_update(
+            index_elements=address, set_={"retry_at": now}, where=_Q.cause == Cause.LOST.value
+        )
+        await tx.conn.execute(asked)
     return len(found)
 
 

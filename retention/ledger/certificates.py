@@ -29,12 +29,13 @@ def compare_certificates(directory: LogDirectory, size: int, key: Verifier, foun
     names = {name for name in directory.names() if name.startswith(f"{CERTIFICATES}/")}
     if not names:
         return {}
-    counts = {"certificates": 0, "pages_of_other_versions": 0}
+    counts = {"certificates": 0, "runs_without_certificate": 0, "pages_of_other_versions": 0}
     checkpoint = directory.read(CHECKPOINT)
     for certificate in certificates(directory.leaves(size), checkpoint, directory.nodes(size), key):
         for suffix in (".json", ".html"):
             name = f"{CERTIFICATES}/{certificate['run']['id']}{suffix}"
             if name not in names:
+                counts["runs_without_certificate"] += suffix == ".json"
                 continue
             names.remove(name)
             try:

@@ -67,7 +67,7 @@ def shown(fact: Any) -> str:
     """A fact for people: `a 1, b 2` for counts by name, JSON for what is deeper."""
     if isinstance(fact, dict):
         if all(isinstance(value, int | str) for value in fact.values()):
-            return ", ".join(f"{name} {value}" for name, value in fact.items())
+            return ", ".join(f"{name} {value}" for name, value in fact.items()) or "none"
         return json.dumps(fact, ensure_ascii=False, sort_keys=True)
     return str(fact)
 

@@ -41,6 +41,11 @@ from .tiles import (
 )
 from .tree import HASH_SIZE, tree_root
 
+NO_SUMS = "not there: nobody can tell whether certificates, a time-stamp or vkey were taken out; the log is whole"
+"""What is said where `SHA256SUMS` is missing. It is no fault: nobody signed it, so who takes a file out could take the
+file's line out as well. What the log has and lacks is shown by the checkpoint alone.
+"""
+
 AUTHORITY_UNCHECKED = "not examined; give its root certificates"
 """What is said of a time-stamp while nobody gave any."""
 
@@ -76,7 +81,7 @@ def verify_directory(path: Path, key: Verifier, jobs: int | None = 1) -> Report:
         _extra_files(directory, checkpoint.size, found)
         _given_key(directory, key, found)
         if found.verdict is Verdict.OK:
-            _sums(directory, found)
+            facts |= _sums(directory, found)
         if found.verdict is Verdict.OK:
             facts |= compare_certificates(directory, checkpoint.size, key, found)
             facts |= _stamped(directory, checkpoint.size, key, found)
@@ -313,16 +318,16 @@ def _stamped(directory: LogDirectory, size: int, key: Verifier, found: Findings)
     return facts
 
 
-def _sums(directory: LogDirectory, found: Findings) -> None:
-    """`SHA256SUMS`, as `sha256sum -c` would: every listed file, and every file listed."""
+def _sums(directory: LogDirectory, found: Findings) -> dict[str, object]:
+    """`SHA256SUMS`, as `sha256sum -c` would: every listed file, and every file listed. A fact where it is missing."""
     there = sum(1 for name in directory.names() if name != SUMS)
     try:
         file = directory.open(SUMS, there * _LINE)
     except FileNotFoundError:
-        return
+        return {"sums": NO_SUMS}
     except NotRegularError as error:
         found.add(Verdict.INVALID, str(error))
-        return
+        return {}
     listed = set[str]()
     with file:
         while line := file.readline(_LINE):
@@ -342,3 +347,4 @@ def _sums(directory: LogDirectory, found: Findings) -> None:
                 found.add(Verdict.INVALID, f"{name} does not have the sum in {SUMS}")
     if len(listed) < there and found.verdict is Verdict.OK:
         found.add(Verdict.INCOMPLETE, f"{SUMS} names {len(listed)} of {there} files")
+    return {}

@@ -14,7 +14,7 @@ from mailgate.clock import DAY, Instant
 from mailgate.store import lost
 from mailgate.store import quarantine as entries
 from mailgate.store.check import doctor
-from mailgate.store.schema import blob_erasures, blobs
+from mailgate.store.schema import blob_erasures, blobs, quarantine
 from mailgate.sync.incoming import Refilled
 from mailgate.sync.state import Owner
 from tests.sync.engine import NOW, Engine, mail
@@ -129,6 +129,21 @@ async def test_other_bytes_in_its_place_are_not_taken_for_them(robbed: Engine) -
     robbed.account.folders["INBOX"].messages[1].raw = mail(1)
     await entries.ask(robbed.db, "acme", robbed.mailbox_id, entry.id, robbed.clock())
     await again(robbed)
+    assert await raws(robbed) == {mail(n) for n in range(1, 4)}
+
+
+async def test_whoever_repairs_again_has_them_asked_for_again(robbed: Engine) -> None:
+    """Also what was asked for so often that it is not asked for by itself any more."""
+    (entry,) = await robbed.rows("quarantine")
+    async with robbed.db.write() as tx:
+        spent = update(quarantine).where(quarantine.c.id == entry.id)
+        await tx.conn.execute(spent.values(attempts=lost.ATTEMPTS))
+    await again(robbed)
+    assert len(await reasons(robbed)) == 1
+    (blob_id,) = (row.blob_id for row in await robbed.rows("messages") if row.id == entry.message_id)
+    assert await lost.set_aside_of(robbed.db, [blob_id], robbed.clock()) == (1, 1)
+    await again(robbed)
+    assert await reasons(robbed) == []
     assert await raws(robbed) == {mail(n) for n in range(1, 4)}
 
 

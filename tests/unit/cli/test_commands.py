@@ -334,15 +334,20 @@ def test_purges(shell: Shell) -> None:
     assert "erased" not in shell("purge").stdout
 
 
-def test_a_purge_says_what_could_not_be_erased(shell: Shell) -> None:
+def no_file(shell: Shell) -> str:
+    """A blob that waits to be erased and can't be; why."""
     blob_id = "41J958DJ00PFX7MPBHKT7X4Z00"
     (shell.folder / "data" / "blobs" / path_of(blob_id)).mkdir(parents=True)  # what is no file can't be unlinked
     with sqlite3.connect(shell.folder / "data" / "mailgate.db") as conn:
         columns = "(blob_id, tenant_id, queued_at, next_at)"
         conn.execute(f"INSERT INTO blob_erasures {columns} VALUES (?, 'acme', 0, 0)", [blob_id])  # noqa: S608
     conn.close()
+    return f"blob {blob_id} can't be erased: Is a directory"
+
+
+def test_a_purge_says_what_could_not_be_erased(shell: Shell) -> None:
+    why = no_file(shell)
     said = shell("purge").stdout
-    why = f"blob {blob_id} can't be erased: Is a directory"
     assert f"bytes of 1 blob could not be erased yet: {why}; no key opens them any more, and the gateway tries" in said
     done = shell.json("purge", "--tenant", "acme")  # it is not tried again so soon, and still there
     assert (done["failed"], done["not_erased"], done["erase_error"]) == (0, 1, why)
@@ -606,6 +611,29 @@ def test_a_restored_backup_is_brought_up_to_date_before_anything_else(shell: She
     shell("audit", "export", "acme", str(shell.folder / "log"))
 
 
+def test_a_backup_that_is_older_than_its_keys_is_told_at_once(shell: Shell) -> None:
+    """Its copies are there and counted, but nothing of them can be shown."""
+    restore_an_older_database(shell)
+    with sqlite3.connect(shell.folder / "data" / "mailgate.db") as conn:
+        conn.execute(
+            "INSERT INTO blobs VALUES ('41J958DJ00PFX7MPBHKT7X4Z00', 'acme', X'00', 1, 1, X'00', 201001, 0, 0)"
+        )
+    conn.close()
+    for words in (["restore", "--dry-run"], ["restore"], ["restore"]):
+        said = shell(*words, expect=1).stdout
+        assert "tenant acme: the key of 201001 is gone: 1 blob can't be read" in said
+        assert "restore a newer one" in said
+    assert [lost["tenant"] for lost in shell.json("restore", expect=1)["unreadable"]] == ["acme"]
+
+
+def test_a_restore_says_what_could_not_be_erased(shell: Shell) -> None:
+    restore_an_older_database(shell)
+    why = no_file(shell)
+    said = shell("restore").stdout
+    assert "1 entry replayed" in said
+    assert f"bytes of 1 blob could not be erased yet: {why}; no key opens them any more" in said
+
+
 @pytest.mark.parametrize("words", [["restore"], ["restore", "--dry-run"], ["tenant", "list"]])
 def test_a_key_store_that_can_only_be_read_is_named(
     shell: Shell, words: list[str], monkeypatch: pytest.MonkeyPatch
@@ -633,7 +661,8 @@ def test_a_restored_backup_forgets_no_hold(shell: Shell) -> None:
     for file in database.parent.glob("mailgate.db*"):
         file.unlink()
     shutil.copyfile(shell.folder / "backup.db", database)
-    assert "1 hold.place, 1 hold.release" in shell("restore").stdout
+    said = shell("restore").stdout
+    assert "2 entries replayed: 1 hold.place, 1 hold.release\n" in said
     found = {hold["id"]: hold["released_at"] is not None for hold in shell.json("hold", "list", "acme")}
     assert found == {stands: False, released: True, later: False}
 

@@ -276,6 +276,9 @@ def test_an_export_has_them_and_verify_builds_them_again(leaves: list[bytes], tm
     (path / "SHA256SUMS").unlink()
     file = path / f"certificates/{RUN}.json"
     good = file.read_text()
+    file.unlink()
+    less = verify_directory(path, KEY).facts
+    assert (less["certificates"], less["runs_without_certificate"]) == (2, 1)
     thief = Signer(ORIGIN, bytes(32)).verifier.vkey
     for forged in (
         good.replace('"purged": 2', '"purged": 1'),

@@ -100,6 +100,15 @@ def without_sums(path: Path) -> Path:
     return path
 
 
+def test_that_the_sums_are_missing_is_said(exported: Exporter, leaves: list[bytes]) -> None:
+    """Nobody signed them: what the log has is shown by the checkpoint, what else lay in the folder by nothing."""
+    path = exported(leaves)
+    assert "sums" not in verify_directory(path, KEY).facts
+    report = verify_directory(without_sums(path), KEY)
+    assert report.verdict is Verdict.OK
+    assert any(line.startswith("  sums: not there: nobody can tell") for line in report.lines())
+
+
 def test_each_file_missing_or_cut(exported: Exporter, leaves: list[bytes]) -> None:
     path = without_sums(exported(leaves))
     for tile in tiles_of(600):
