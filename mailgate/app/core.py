@@ -204,7 +204,7 @@ class Core:
             purge_interval_s=settings.retention.purge_interval_s, sign_interval_s=settings.ledger.sign_interval_s
         )
         mailboxes = Mailboxes(db, ring, subscriptions)
-        tenant_erasures = TenantErasures(db, ring, log, subscriptions, clock, owner)
+        tenant_erasures = TenantErasures(db, ring, log, subscriptions, clock, owner, limits=clock_limits)
         return cls(
             settings=settings,
             clock=clock,

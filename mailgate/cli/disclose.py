@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import os
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import typer
@@ -70,7 +71,7 @@ def disclose(
         session.show_json(done)
     else:
         session.say(f"entry {index} opened ({', '.join(done['opened'])}) in {out}; only for who may know it")
-        session.say(f"check it: mailgate audit check-proof {out} --vkey '{done['vkey']}'")
+        session.say(f"check it: mailgate audit check-proof {quote(str(out))} --vkey '{done['vkey']}'")
 
 
 def _of_message(path: Path) -> dict[str, bytes]:

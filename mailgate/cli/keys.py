@@ -11,7 +11,7 @@ import typer
 from mailgate.actors import COMMAND
 from mailgate.cli import session
 from mailgate.clock import to_rfc3339
-from mailgate.errors import ConfigurationError
+from mailgate.errors import ConfigurationError, ConflictError
 from mailgate.keys import KeyStoreError, MasterKeyError, master_from_text, rotate_master
 from mailgate.settings import MASTER_KEY_VARIABLE, NEW_MASTER_KEY_VARIABLE
 from mailgate.store.key_epochs import Epoch, Rotated
@@ -50,6 +50,12 @@ def rotate(
         if master:
             return await _change_master()
         async with session.opened(writes=True) as core:
+            # As the gateway does by itself: a clock that is wrong must not end the time in which backups can be read.
+            if (fault := await core.retention.time.anomaly(core.clock())) is not None:
+                raise ConflictError(
+                    f"no key is destroyed: {fault}. Set the clock right, or run `mailgate purge --approve-clock`",
+                    slug="clock_anomaly",
+                )
             with session.err.status("wrapping anew"):
                 return _shown(await core.keys.rotate(COMMAND, tenant_id=tenant, at_once=at_once))
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -85,7 +86,7 @@ def export(
     else:
         session.say(f"{done['entries']} entries in {done['folder']}")
         if format_ is Format.TLOG:
-            session.say(f"check it: mailgate audit verify {done['folder']} --vkey '{done['vkey']}'")
+            session.say(f"check it: mailgate audit verify {quote(done['folder'])} --vkey '{done['vkey']}'")
 
 
 async def _tlog(core: Core, tenant: Tenant, signed: SignedCheckpoint, folder: Path, *, certificates: bool) -> None:

@@ -43,6 +43,8 @@ def restore(
     person. Run it before anything else; a gateway serves nothing until it is done, and goes on by itself then. Cut, it
     is finished by running it again. Harmless where nothing is behind.
     """
+    if dry_run and new_witness:
+        raise typer.BadParameter("--new-witness begins a new one at once: there is no --dry-run of it")
 
     async def work() -> dict[str, Any]:
         async with session.opened(restored=True) as core:

@@ -149,7 +149,8 @@ def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         return
     table = Table(title=title, title_justify="left", box=None, header_style="bold", pad_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # An id is copied into the next command: whatever has to give way, it stands in one piece.
+        table.add_column(column, overflow="fold", no_wrap=column == "id")
     for row in rows:
         table.add_row(*(_plain(cell) for cell in row))
     out.print(table)

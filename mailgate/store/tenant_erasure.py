@@ -29,7 +29,7 @@ from mailgate.clock import MINUTE, Clock, Instant
 from mailgate.errors import ConflictError, NotFoundError
 from mailgate.ids import new_id
 from mailgate.keys import KeyRing
-from mailgate.store import connect_links, holds, leases
+from mailgate.store import connect_links, holds, installation, leases
 from mailgate.store.database import Database
 from mailgate.store.discard import end_copies
 from mailgate.store.fenced import LEASE_PREFIX
@@ -67,6 +67,7 @@ from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.webhooks.model import PauseReason
 from retention.ledger import leaves
+from retention.policy import ClockLimits, clock_fault
 
 BATCH = 500
 ROWS = 1_000
@@ -135,6 +136,7 @@ class TenantErasures:
         clock: Clock,
         owner: str,
         *,
+        limits: ClockLimits | None = None,
         batch: int = BATCH,
         step: Callable[[str], None] = _nothing,
     ) -> None:
@@ -144,6 +146,7 @@ class TenantErasures:
         self._subscriptions = subscriptions
         self._clock = clock
         self._owner = owner
+        self._limits = limits or ClockLimits()
         self._batch = batch
         self._step = step
         self.on_begun: Callable[[], None] = _nothing
@@ -160,7 +163,10 @@ class TenantErasures:
             row = await _locked(tx, tenant_id)
             if row.erasing_at is not None:
                 return _erasure(row)
-            if not (await holds.active(tx.conn, tenant_id, now)).none:
+            # A clock that jumped ahead ends no delay of a hold: there is no way back from here.
+            latest = await installation.latest_time(tx.conn)
+            at = now if clock_fault(now, latest, self._limits) is None else min(now, latest or now)
+            if not (await holds.active(tx.conn, tenant_id, at)).none:
                 raise TenantHeldError(
                     f"a hold protects copies of tenant {tenant_id}: it can't be erased before the hold was released "
                     f"and its delay has passed; see GET /v1/tenants/{tenant_id}/holds"

@@ -19,6 +19,7 @@ from mailgate.jobs.erase import EraseWorker
 from mailgate.keys import KeyMissingError
 from mailgate.store import leftovers, tenants
 from mailgate.store.erasures import Erasures
+from mailgate.store.latest_time import LatestTime
 from mailgate.store.leases import acquire
 from mailgate.store.legal_holds import LegalHolds, Scope
 from mailgate.store.log import LogPolicy
@@ -45,7 +46,7 @@ from mailgate.store.transaction import GATEWAY
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
 from retention.model import Brake
-from retention.policy import Policy
+from retention.policy import ClockLimits, Policy
 from tests.store.builder import Home, Seed
 from tests.store.conftest import NOW, Store
 from tests.store.purging import Purging, make_purging
@@ -282,6 +283,20 @@ async def test_a_hold_forbids_it_and_so_does_its_delay(leaving: Leaving) -> None
     await leaving.erasures.begin("acme", Reason.OFFBOARDING, ADMIN)
     with pytest.raises(NotFoundError):
         await legal.place("acme", Scope(), matter="m", reason="r", now=purging.now, actor=ADMIN)
+
+
+async def test_a_clock_that_jumped_ends_no_delay_of_a_hold(leaving: Leaving) -> None:
+    purging, db = leaving.purging, leaving.store.db
+    legal = LegalHolds(db, leaving.store.ring, leaving.store.log, purging.expiry, release_days=30)
+    time = LatestTime(db, ClockLimits())
+    hold = await legal.place("acme", Scope(), matter="m", reason="r", now=NOW, actor=ADMIN)
+    await legal.release("acme", hold.id, reason="r", now=NOW, actor=ADMIN)
+    await time.mark(NOW)
+    purging.now += 400 * DAY
+    with pytest.raises(TenantHeldError):
+        await leaving.erasures.begin("acme", Reason.OFFBOARDING, ADMIN)
+    await time.mark(purging.now)  # somebody approved it
+    await leaving.erasures.begin("acme", Reason.OFFBOARDING, ADMIN)
 
 
 async def test_what_is_being_sent_is_waited_for(leaving: Leaving) -> None:

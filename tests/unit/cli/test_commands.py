@@ -26,6 +26,7 @@ from mailgate.blobs.names import path_of
 from mailgate.cli import session
 from mailgate.cli.commands import app
 from mailgate.keys import rotate_master
+from mailgate.store.installation import CLOCK_MARK
 
 NOW = "2030-01-01T00:00:00Z"
 
@@ -125,6 +126,21 @@ def test_the_log_for_a_spreadsheet_and_for_a_program(shell: Shell) -> None:
     assert shell.json("audit", "export", "acme", "none", "--format", "csv", "--since", NOW)["entries"] == 0
     assert "as a whole" in shell("audit", "export", "acme", "x", "--since", NOW, expect=2).stderr
     assert "not empty" in shell("audit", "export", "acme", "csv", "--format", "csv", expect=4).stderr
+
+
+def test_a_folder_with_blanks_can_be_pasted_with_the_command_that_checks_it(shell: Shell) -> None:
+    said = shell("audit", "export", "acme", "for the auditor").stdout
+    (line,) = (line for line in said.splitlines() if line.startswith("check it: "))
+    words = shlex.split(line.removeprefix("check it: mailgate "))
+    assert "ok: " in shell(*words).stdout
+
+
+def test_an_id_stands_in_one_piece_on_a_narrow_terminal(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = shell.json("hold", "place", "acme", "--matter", "M-1 " * 20, "--reason", "claim received")
+    monkeypatch.setattr(session, "out", Console(force_terminal=True, width=80, color_system=None))
+    said = shell("hold", "list", "acme").stdout
+    assert made["id"] in said
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_an_entry_is_opened_and_checked(shell: Shell) -> None:
@@ -576,6 +592,18 @@ def test_keys_of_this_month_stay_as_they_are(shell: Shell) -> None:
     shell("key", "rotate", "--master", "--at-once", expect=2)
 
 
+def test_no_key_is_destroyed_by_a_clock_that_jumped(shell: Shell) -> None:
+    """A backup of yesterday would be noise: the time for which keys are kept passes by that clock."""
+    with sqlite3.connect(shell.folder / "data" / "mailgate.db") as conn:
+        conn.execute("INSERT OR REPLACE INTO installation (key, value) VALUES (?, '1')", [CLOCK_MARK])
+    conn.close()
+    for words in ([], ["--at-once"], ["--tenant", "acme"]):
+        said = shell("key", "rotate", *words, expect=4).stderr
+        assert "no key is destroyed: the clock went forward" in said
+    shell("purge", "--approve-clock")
+    shell("key", "rotate")
+
+
 def test_another_master_key_opens_everything_and_stands_in_the_log(shell: Shell) -> None:
     done = shell.json("key", "rotate", "--master")
     assert (done["files"], done["logs"]) == (5, 1)
@@ -684,6 +712,8 @@ def test_a_witness_that_is_lost_is_begun_anew_when_it_is_said(shell: Shell) -> N
     shell("tenant", "plan", "acme", "professional")
     assert "ledger.witness" in shell("purge", expect=5).stderr
     assert not witness.exists()
+    assert "--dry-run" in shell("restore", "--new-witness", "--dry-run", expect=2).stderr
+    shell("audit", "export", "acme", "log", expect=5)
     assert shell.json("restore", "--new-witness") == {"new_witness": 1}
     assert {path.suffix for path in witness.iterdir()} >= {".checkpoint", ".log"}
     shell("purge")
