@@ -9,8 +9,9 @@
 
 The leaf stands in `extra` so that the text says what it proves; nothing is believed before it hashes to the root.
 
-Several leaves go together as one JSON object whose list `items` holds objects with such a text in `proof`; what else
-stands there is for readers' convenience, and not believed.
+Several leaves go together as one JSON object whose list `items` holds objects with such a text in `proof`. What else
+stands there is for readers' convenience; where it says of a leaf or of the log's state what the text does not, somebody
+changed it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from .canonical import CanonicalError, load
 from .checkpoint import Checkpoint, open_checkpoint, parse_checkpoint
@@ -73,12 +76,25 @@ def check_proof(text: str, key: Verifier) -> ProvenLeaf:
 def check_proofs(text: str, key: Verifier) -> list[ProvenLeaf]:
     """What several proofs in one JSON object prove. Raises ProofError, NoteError, LeafError."""
     try:
-        proofs = [item["proof"] for item in load(text.encode())["items"]]
+        told = load(text.encode())
+        proofs = [item["proof"] for item in told["items"]]
     except (CanonicalError, UnicodeEncodeError, KeyError, TypeError):
         raise ProofError("no JSON object with proofs") from None
     if not all(isinstance(proof, str) for proof in proofs):
         raise ProofError("no JSON object with proofs")
-    return [check_proof(proof, key) for proof in proofs]
+    proven = [check_proof(proof, key) for proof in proofs]
+    for item, one in zip(told["items"], proven, strict=True):
+        state = {"size": one.checkpoint.size, "root": one.checkpoint.root.hex()}
+        shown = {"index": one.index, "leaf": one.leaf, "type": one.leaf["type"]}
+        # The interface leaves the fraction of a second out where it is nought.
+        times = (one.leaf["at"], one.leaf["at"].replace(".000000Z", "Z"))
+        if not (_agrees(item, shown) and item.get("at", times[0]) in times and _agrees(told, state)):
+            raise ProofError(f"what is said of leaf {one.index} beside its proof is not what it proves")
+    return proven
+
+
+def _agrees(told: Mapping[str, Any], proven: Mapping[str, Any]) -> bool:
+    return all(told.get(name, value) == value for name, value in proven.items())
 
 
 def _encode(data: bytes) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 
 import pytest
 
 from retention.ledger.audit import prove_leaf
 from retention.ledger.note import NoteError
-from retention.ledger.proof import check_proof
+from retention.ledger.proof import check_proof, check_proofs
 from retention.ledger.report import Verdict
 from retention.ledger.schema import LeafError, parse_leaf
 from retention.ledger.tree import ProofError
@@ -50,6 +51,24 @@ def test_a_changed_proof_proves_nothing(exported: Exporter, leaves: list[bytes])
         check_proof(text.replace("index 300", "index 299"), KEY)
     with pytest.raises(ProofError):
         check_proof(text.replace("index 300", f"index {'9' * 19}"), KEY)
+
+
+def test_what_stands_beside_a_proof_says_the_same_or_somebody_changed_it(
+    exported: Exporter, leaves: list[bytes]
+) -> None:
+    text, _ = prove_leaf(exported(leaves), 300)
+    assert text is not None
+    one = check_proof(text, KEY)
+    item = {"index": 300, "type": one.leaf["type"], "at": one.leaf["at"], "leaf": dict(one.leaf), "proof": text}
+    told = {"size": 600, "root": one.checkpoint.root.hex(), "items": [item], "next_cursor": None}
+    assert check_proofs(json.dumps(told), KEY) == check_proofs(json.dumps({"items": [{"proof": text}]}), KEY) == [one]
+    changes = ({"index": 299}, {"type": "pin.add"}, {"at": "2026-01-01T00:00:00.000000Z"}, {"leaf": None})
+    for change in (*changes, {"leaf": {**one.leaf, "reason": "erasure_request"}}):
+        with pytest.raises(ProofError, match="beside its proof"):
+            check_proofs(json.dumps({**told, "items": [item | change]}), KEY)
+    for more in ({"size": 601}, {"root": "00" * 32}):
+        with pytest.raises(ProofError, match="beside its proof"):
+            check_proofs(json.dumps(told | more), KEY)
 
 
 @pytest.mark.parametrize("index", [-1, 600, 10**12])
