@@ -14,6 +14,7 @@ Lock order: tenant (shared) → mailbox (shared) → message → tenant's head.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from mailgate.actors import Actor
 from mailgate.clock import Instant, to_rfc3339
 from mailgate.errors import ConflictError, NotFoundError, PreconditionError
 from mailgate.ids import new_ref
-from mailgate.keys import KeyRing
+from mailgate.keys import KeyMissingError, KeyRing, KeyUnwrapError
 from mailgate.keys.wrap import unwrap, wrap
 from mailgate.store import tenants
 from mailgate.store.database import Database
@@ -370,8 +371,10 @@ class Pins:
     def _pin(self, tenant: Tenant, row: Any, keyed: Any, note: str | None) -> Pin:
         """The pin that a row is; `keyed` has the message's data key, `note` is one that was given just now."""
         if note is None and row.note is not None:
-            key = AESGCM(self._ring.tenant(tenant.ref).unwrap(keyed.data_key, keyed.key_epoch))
-            note = unwrap(key, row.note, _context(row.message_id, row.entity_type, row.entity_id)).decode()
+            # Where nothing of the message opens any more, its note is lost with it; that it is pinned is not.
+            with contextlib.suppress(KeyMissingError, KeyUnwrapError):
+                key = AESGCM(self._ring.tenant(tenant.ref).unwrap(keyed.data_key, keyed.key_epoch))
+                note = unwrap(key, row.note, _context(row.message_id, row.entity_type, row.entity_id)).decode()
         return Pin(row.message_id, row.entity_type, row.entity_id, note, row.created_at, row.created_by)
 
     def _seal(self, tenant: Tenant, row: Any, note: str, entity_type: str, entity_id: str) -> bytes:

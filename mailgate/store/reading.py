@@ -11,16 +11,17 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import structlog
 from sqlalchemy import Row, case, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mailgate.blobs import BlobStore
 from mailgate.clock import Instant, to_rfc3339
 from mailgate.errors import GoneError, MailgateError, NotFoundError
-from mailgate.keys import KeyRing
+from mailgate.keys import KeyMissingError, KeyRing, KeyUnwrapError, TenantKeys
 from mailgate.messages.model import Part, Summary
 from mailgate.messages.parser import parse, part_content
-from mailgate.messages.summary import decode_summary, open_summary
+from mailgate.messages.summary import SummaryCorruptError, decode_summary, open_summary
 from mailgate.reading.html import HtmlReader
 from mailgate.reading.suspects import DeadlyError, Suspects
 from mailgate.store import pending
@@ -41,6 +42,7 @@ from retention.policy import ClockLimits
 
 T = TypeVar("T")
 _M = messages.c
+_log = structlog.get_logger("mailgate.reading")
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +341,7 @@ class MessageReader:
                 flags=row.flags,
                 labels=row.labels,
                 held=held[row.id] > 0,
-                summary=decode_summary(open_summary(keys.unwrap(row.data_key, row.key_epoch), row.id, row.summary)),
+                summary=_summary(keys, row),
                 pins=pins.get(row.id, ()),
                 origins=standing.get(row.id, ()),
                 folders=places[row.id],
@@ -402,6 +404,18 @@ class MessageReader:
             origin = Origin(row.folder_id, name, row.special_use, row.uidvalidity, row.uid, present, listed)
             found.setdefault(row.message_id, []).append(origin)
         return found
+
+
+def _summary(keys: TenantKeys, row: Row[Any]) -> Summary:
+    """What a listing says of a copy. One that can't be opened (its key was destroyed before the backup that brought it
+    was restored; its row is damaged) says nothing of its content, like one that could not be read: it must not hide all
+    the others.
+    """
+    try:
+        return decode_summary(open_summary(keys.unwrap(row.data_key, row.key_epoch), row.id, row.summary))
+    except (KeyMissingError, KeyUnwrapError, SummaryCorruptError) as error:
+        _log.error("message_not_opened", message_id=row.id, slug=error.slug, detail=error.detail)
+        return Summary()
 
 
 def not_there(message_id: str) -> MailgateError:

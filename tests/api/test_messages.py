@@ -10,10 +10,12 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from sqlalchemy import select, update
 
 from mailgate.clock import DAY, HOUR, SECOND, to_rfc3339
 from mailgate.ids import new_id
 from mailgate.reading import html
+from mailgate.store.schema import blobs, messages
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
 from tests.postgres import before_the_database
@@ -84,6 +86,34 @@ async def test_raw_is_the_original_byte_for_byte(gateway: Gateway, raw: bytes) -
     )
     assert (again.status_code, again.content) == (304, b"")
     assert (await gateway.client.get(f"/v1/tenants/acme/messages/{message_id}")).status_code == 200
+
+
+@pytest.mark.parametrize("harm", ["key gone", "row damaged"])
+async def test_a_copy_that_can_not_be_opened_hides_no_other(gateway: Gateway, log: io.StringIO, harm: str) -> None:
+    """As after the restore of a backup that is older than its keys were kept."""
+    post = await postman(gateway)
+    lost, other = [await post.deliver(letter(subject), index=False) for subject in ("Lost", "Other")]
+    at = f"/v1/tenants/acme/messages/{lost}"
+    assert (await gateway.client.put(f"{at}/pins/deal/D-1", json={"note": "why"})).status_code == 201
+    core = gateway.core
+    async with core.db.read() as conn:
+        row = (await conn.execute(select(messages).where(messages.c.id == lost))).one()
+    good = {"key_epoch": row.key_epoch, "data_key": row.data_key, "summary": row.summary}
+    bad = {"key_epoch": 201001} if harm == "key gone" else {"summary": row.summary[:-1] + b"x"}
+    async with core.db.write() as tx:
+        await tx.conn.execute(update(messages).where(messages.c.id == lost).values(**bad))
+        await tx.conn.execute(update(blobs).where(blobs.c.id == row.blob_id).values(key_epoch=201001))
+    listed = (await gateway.client.get("/v1/tenants/acme/messages")).json()["items"]
+    assert {item["id"]: item["subject"] for item in listed} == {lost: "", other: "Other"}
+    (pin,) = next(item["pins"] for item in listed if item["id"] == lost)
+    assert (pin["entity_id"], pin["note"]) == ("D-1", None if harm == "key gone" else "why")
+    assert "message_not_opened" in log.getvalue()
+    for path in (at, f"{at}/raw"):
+        refused = await gateway.client.get(path)
+        assert (refused.status_code, refused.json()["type"]) == (500, "key_missing")
+    async with core.db.write() as tx:  # as it was, for the doctor at the end
+        await tx.conn.execute(update(messages).where(messages.c.id == lost).values(**good))
+        await tx.conn.execute(update(blobs).where(blobs.c.id == row.blob_id).values(key_epoch=row.key_epoch))
 
 
 async def test_a_damaged_copy_is_an_error_never_other_bytes(gateway: Gateway, log: io.StringIO) -> None:
