@@ -51,12 +51,6 @@ def _prefix(milliseconds: int) -> str:
     return "".join([_PAIRS[value >> shift & 1023] for shift in range(40, -1, -10)])
 
 
-def keyed_id(token: bytes) -> str:
-    """A keyed token of at least 16 bytes in the form of an id: the same token gives the same id. It has no time."""
-    value = (int.from_bytes(token[:16], "big") & ((1 << 126) - 1)) << 2
-    return "".join([_PAIRS[value >> shift & 1023] for shift in range(120, -1, -10)])
-
-
 def is_id(text: str) -> bool:
     """Whether the text has the form of an id."""
     return _ID.match(text) is not None

@@ -5,7 +5,7 @@ network.
     encode_summary … open_summary            the encrypted column of the database (summary)
     header_digest_input                      what identifies a message for tombstones (headers)
     message_terms / query_terms              search (tokens)
-    thread_root / thread_links               conversations (threads)
+    thread_links                             conversations (threads)
     sanitize_html                            HTML that may be shown (html)
 """
 
@@ -14,7 +14,7 @@ from mailgate.messages.html import html_to_text, sanitize_html
 from mailgate.messages.model import Address, Limits, ParsedMessage, Part, Summary
 from mailgate.messages.parser import parse, parse_summary, part_content
 from mailgate.messages.summary import SummaryCorruptError, decode_summary, encode_summary, open_summary, seal_summary
-from mailgate.messages.threads import thread_links, thread_root
+from mailgate.messages.threads import thread_links
 from mailgate.messages.tokens import MessageTerms, QueryTerms, address_terms, message_terms, query_terms, words
 
 __all__ = [
@@ -41,6 +41,5 @@ __all__ = [
     "sanitize_html",
     "seal_summary",
     "thread_links",
-    "thread_root",
     "words",
 ]

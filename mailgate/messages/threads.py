@@ -23,20 +23,6 @@ MOVED: Final = 1_000
 """How many messages get another thread in one transaction because threads are joined, at most."""
 
 
-def thread_root(message: Summary) -> str | None:
-    """The message id that names the thread: the first of References, else In-Reply-To's, else its own; None without
-    any.
-
-    (RFC 5256's REFERENCES algorithm roots a thread at the first reference; a reply whose References were lost joins by
-    In-Reply-To.)
-    """
-    if message.references:
-        return message.references[0]
-    if message.in_reply_to:
-        return message.in_reply_to[0]
-    return message.rfc_message_id
-
-
 def thread_links(message: Summary) -> tuple[str, ...]:
     """The ids by which a message joins others: what it answers, the last two of References (RFC 5322 §3.6.4: its parent
     and the parent's parent) and the first, each once; never its own.
@@ -50,13 +36,10 @@ def thread_links(message: Summary) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
-    """A message on its way into the store: its names, as tokens, and the thread that it begins when none of them is
-    known.
-    """
+    """A message on its way into the store, and its names, as tokens."""
 
     id: str
     names: tuple[bytes, ...]
-    begins: str
 
 
 class Threading(NamedTuple):
@@ -71,7 +54,7 @@ class Threading(NamedTuple):
 def thread(arriving: Sequence[Arriving], known: Mapping[bytes, Collection[str]]) -> Threading:
     """Put messages into threads. `known`: the threads in which each name stands already.
 
-    Of threads that become one the least id stays; among new ones the least that any of their messages begins.
+    A thread that begins has the least id of its messages; of threads that become one the least stays.
     """
     parents: dict[bytes | str, bytes | str] = {}  # of names and of threads that are known (str): a union-find forest
 
@@ -93,11 +76,11 @@ def thread(arriving: Sequence[Arriving], known: Mapping[bytes, Collection[str]])
     for message in arriving:
         if message.names:
             top = root(message.names[0])
-            begun[top] = min(message.begins, begun.get(top, message.begins))
+            begun[top] = min(message.id, begun.get(top, message.id))
     threads = {}
     for message in arriving:
         top = root(message.names[0]) if message.names else message.id
-        threads[message.id] = stays.get(top) or begun.get(top, message.begins)
+        threads[message.id] = stays.get(top) or begun.get(top, message.id)
     return Threading(threads, {found: stays[root(found)] for found in standing if stays[root(found)] != found})
 
 

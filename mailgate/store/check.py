@@ -19,6 +19,7 @@ from mailgate.blobs import BlobCorruptError, BlobMissingError, BlobStore, Unread
 from mailgate.clock import DAY, to_rfc3339
 from mailgate.errors import MailgateError
 from mailgate.keys import KeyRing
+from mailgate.messages.timed import untimed
 from mailgate.store import installation, invariants, orphans, timelines
 from mailgate.store.database import Database
 from mailgate.store.schema import (
@@ -200,7 +201,7 @@ async def _read_all(db: Database, store: BlobStore, ring: KeyRing) -> AsyncItera
                 ):
                     digest.update(chunk)
                     size += len(chunk)
-                good = size == row.size and keys.mac("content", digest.digest()) == row.content_token
+                good = size == row.size and keys.mac("content", digest.digest()) == untimed(row.content_token)
                 yield row.tenant_id, row.id, None if good else _Unread(f"blob {row.id} has other bytes")
             except MailgateError as error:
                 if await _holder(db, row.id) is not None:

@@ -20,6 +20,7 @@ from mailgate import __version__
 from mailgate.clock import Instant
 from mailgate.errors import NotFoundError
 from mailgate.ids import new_id
+from mailgate.messages.timed import untimed
 from mailgate.store import lost, threads
 from mailgate.store.database import Database
 from mailgate.store.discard import forget_words
@@ -113,7 +114,7 @@ async def _follow(tx: Transaction, batch: Batch, item: Aside, values: dict[str, 
         .where(
             _Q.folder_id == batch.folder.id,
             _Q.uidvalidity != batch.uidvalidity,
-            _Q.header_token == item.header_token,
+            _Q.header_token.in_([item.header_token, untimed(item.header_token)]),
             _Q.message_id.is_(None),
             ~exists().where(
                 other.c.folder_id == batch.folder.id, other.c.uidvalidity == batch.uidvalidity, other.c.uid == item.uid

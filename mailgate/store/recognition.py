@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from connectors.model import SpecialUse
 from mailgate.clock import Instant
+from mailgate.messages.timed import untimed
 from mailgate.store.folders import AnyRow, listed, near_of
 from mailgate.store.messages import chunks
 from mailgate.store.schema import folders, messages, operations, origins, tombstones
@@ -48,7 +49,10 @@ _COPIES = (
     .join(origins, origins.c.message_id == messages.c.id, isouter=True)
     .where(messages.c.mailbox_id == _MAILBOX)
 )
-_COPIES_WITH = {sqlite: _COPIES.where(among_tokens(messages.c.header_token, sqlite=sqlite)) for sqlite in (True, False)}
+_COPIES_WITH = {
+    sqlite: _COPIES.where(among_tokens(messages.c.header_token, sqlite=sqlite, or_untimed=True))
+    for sqlite in (True, False)
+}
 _BURIED = select(
     tombstones.c.id,
     tombstones.c.header_token,
@@ -62,7 +66,8 @@ _BURIED = select(
     tombstones.c.reason,
 ).where(_OURS)
 _BURIED_WITH = {
-    sqlite: _BURIED.where(among_tokens(tombstones.c.header_token, sqlite=sqlite)) for sqlite in (True, False)
+    sqlite: _BURIED.where(among_tokens(tombstones.c.header_token, sqlite=sqlite, or_untimed=True))
+    for sqlite in (True, False)
 }
 
 
@@ -146,7 +151,7 @@ async def recognisable(
     sqlite = conn.dialect.name == "sqlite"
     for chunk in chunks(wanted):
         about = {"mailbox": mailbox_id, "tenant": tenant_id, "account": account_ref}
-        about |= tokens_of(chunk, sqlite=sqlite)
+        about |= tokens_of(chunk, sqlite=sqlite, or_untimed=True)
         for row in await conn.execute(_COPIES_WITH[sqlite], about):
             copies[row.id] = row
             if row.folder_id is not None:
@@ -216,7 +221,7 @@ def _known_copy(
         return None
     else:
         near = Detached(row.id)
-    likeness = Likeness(row.header_token, row.size, row.internal_date_at, row.email_token)
+    likeness = Likeness(untimed(row.header_token), row.size, row.internal_date_at, row.email_token)
     places = tuple(sorted({at.folder_id for at in stands}))
     return Known(near, row.id, likeness, not stands, places, tuple(_origin(at.folder_id, at) for at in stands))
 
@@ -233,7 +238,7 @@ def _known_tombstone(row: AnyRow, current: dict[str, FolderState], folder: Folde
     places = () if free or at is None else (at.id,)
     stands = () if free or at is None or row.uid is None else (_origin(at.id, row),)
     near = Tombstoned(row.id, elsewhere=True, purged=purged_of(row))
-    return Known(near, row.id, Likeness(row.header_token), free, places, stands)
+    return Known(near, row.id, Likeness(untimed(row.header_token)), free, places, stands)
 
 
 def _origin(folder_id: str, row: AnyRow) -> Origin:
@@ -243,6 +248,9 @@ def _origin(folder_id: str, row: AnyRow) -> Origin:
 async def sample(
     conn: AsyncConnection, folder_id: str, uidvalidity: int, limit: int
 ) -> dict[int, tuple[bytes, Instant | None]]:
-    """Header token and INTERNALDATE of a few copies that stand in the folder and came from the server, newest first."""
+    """Untimed header token and INTERNALDATE of a few copies that stand in the folder and came from the server, newest
+    first.
+    """
     here = {"folder": folder_id, "number": uidvalidity, "limit": limit}
-    return {row.uid: (row.header_token, row.internal_date_at) for row in await conn.execute(_NEWEST, here)}
+    rows = await conn.execute(_NEWEST, here)
+    return {row.uid: (untimed(row.header_token), row.internal_date_at) for row in rows}

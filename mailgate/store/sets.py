@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, ColumnElement, LargeBinary, String, any_, bindparam, func, literal, select
 from sqlalchemy.types import TypeEngine
+
+from mailgate.messages.timed import HOUR, MAC, TIMED, untimed
 
 
 def among(column: ColumnElement[Any], ids: Collection[str], *, sqlite: bool) -> ColumnElement[bool]:
@@ -22,25 +24,25 @@ def among_numbers(column: ColumnElement[Any], numbers: Collection[int], *, sqlit
     return _json_each(column, numbers) if sqlite else _any(column, numbers, BigInteger())
 
 
-_TOKEN: Final = 32
-"""Octets of a keyed token (HMAC-SHA256)."""
-
-
-def among_tokens(column: ColumnElement[Any], *, sqlite: bool) -> ColumnElement[bool]:
-    """Whether the column is one of the keyed tokens that the statement is given with `tokens_of` when it is executed.
-    SQLite has no JSON of bytes: they come one after the other in one value, which is cut there.
+def among_tokens(column: ColumnElement[Any], *, sqlite: bool, or_untimed: bool = False) -> ColumnElement[bool]:
+    """Whether the column is one of the timed tokens that the statement is given with `tokens_of` when it is executed,
+    or one of them as it was before tokens had a time. SQLite has no JSON of bytes: they come one after the other in one
+    value, which is cut there.
     """
     if not sqlite:
         return column.in_(bindparam("tokens", expanding=True))
     each = select(literal(0).label("n")).cte("each", recursive=True)
     each = each.union_all(select(each.c.n + 1).where(each.c.n + 1 < bindparam("token_count")))
-    cut = func.substr(bindparam("tokens", type_=LargeBinary), 1 + _TOKEN * each.c.n, _TOKEN, type_=LargeBinary)
-    return column.in_(select(cut))
+    joined, start = bindparam("tokens", type_=LargeBinary), 1 + TIMED * each.c.n
+    whole = select(func.substr(joined, start, TIMED, type_=LargeBinary))
+    return column.in_(whole.union_all(select(func.substr(joined, start + HOUR, MAC))) if or_untimed else whole)
 
 
-def tokens_of(tokens: Collection[bytes], *, sqlite: bool) -> dict[str, Any]:
+def tokens_of(tokens: Collection[bytes], *, sqlite: bool, or_untimed: bool = False) -> dict[str, Any]:
     """Parameters of a statement with `among_tokens`."""
-    return {"tokens": b"".join(tokens), "token_count": len(tokens)} if sqlite else {"tokens": list(tokens)}
+    if sqlite:
+        return {"tokens": b"".join(tokens), "token_count": len(tokens)}
+    return {"tokens": [*tokens, *map(untimed, tokens)] if or_untimed else list(tokens)}
 
 
 def _json_each(column: ColumnElement[Any], values: Collection[Any]) -> ColumnElement[bool]:

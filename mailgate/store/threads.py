@@ -62,10 +62,10 @@ async def place(
     which their messages tell, unless too many had to move. `stays_in`: the thread that they do not leave, whatever they
     say by now.
     """
-    arriving = [Arriving(_id(message), _names(message), message.thread_id) for message in coming]
+    arriving = [Arriving(_id(message), _names(message)) for message in coming]
     names = sorted({name for message in arriving for name in message.names})
     if not names:
-        return {message.id: stays_in or message.begins for message in arriving}
+        return {message.id: stays_in or message.id for message in arriving}
     await lock(tx, tenant_id)
     parameters = (tenant_id, len(names), b"".join(names)) if tx.sqlite else (tenant_id, names)
     (rows,) = await in_turn(tx.conn, [Step(_LOOK_UP[tx.sqlite], parameters)], sqlite=tx.sqlite)

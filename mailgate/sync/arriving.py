@@ -10,6 +10,7 @@ from connectors.model import MessageMeta
 from mailgate.blobs import BlobWriter
 from mailgate.clock import Instant
 from mailgate.keys import DataKey
+from mailgate.messages.timed import untimed
 from mailgate.sync.identity import Likeness
 from mailgate.sync.incoming import Aside, Cause, Draft
 from mailgate.sync.views import Purged
@@ -146,7 +147,7 @@ class Arrived:
     @property
     def likeness(self) -> Likeness:
         """What it is recognised by."""
-        return Likeness(self.header_token, self.sink.size, received(self.meta.internal_date), self.email_token)
+        return Likeness(untimed(self.header_token), self.sink.size, received(self.meta.internal_date), self.email_token)
 
 
 def received(internal_date: Instant | None) -> Instant | None:

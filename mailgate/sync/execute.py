@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from mailgate.clock import SECOND, Instant
+from mailgate.messages.timed import untimed
 from mailgate.sync import asking
 from mailgate.sync.arriving import received
 from mailgate.sync.context import Context
@@ -115,8 +116,9 @@ class FolderPass(Fetching):
                 return another
             found = await asking.headers(context, folder.id, seen.uidvalidity, sorted(known))
             for uid, (meta, token) in found.items():
-                was, at = known.get(uid, (token, None))
-                if token != was and at is not None and received(meta.internal_date) not in (None, at):
+                mac = untimed(token)
+                was, at = known.get(uid, (mac, None))
+                if mac != was and at is not None and received(meta.internal_date) not in (None, at):
                     return True
             if another and not found:
                 return True

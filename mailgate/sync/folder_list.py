@@ -8,6 +8,7 @@ from typing import Final
 from connectors.errors import ConnectorError, Scope
 from connectors.model import Folder, FolderStatus, SpecialUse
 from mailgate.clock import Instant
+from mailgate.messages.timed import untimed
 from mailgate.sync import asking, folder_names, listing
 from mailgate.sync.context import Context
 from mailgate.sync.state import FolderState, ListingChanges
@@ -122,4 +123,4 @@ async def _holds(
         if error.scope is not Scope.FOLDER:
             raise
         return False  # gone again, or not to be read: then it is a new folder
-    return bool(found) and all(sample[uid][0] == token for uid, (_, token) in found.items() if uid in sample)
+    return bool(found) and all(sample[uid][0] == untimed(token) for uid, (_, token) in found.items() if uid in sample)

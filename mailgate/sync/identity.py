@@ -24,8 +24,8 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """What a message is recognised by. `token` is keyed (32 bytes); `size` in bytes; `email` is the keyed token of the
-    server's own identity of it (X-GM-MSGID); None where it is not known.
+    """What a message is recognised by. `token` is that of its header, untimed; `size` in bytes; `email` is the keyed
+    token of the server's own identity of it (X-GM-MSGID); None where it is not known.
     """
 
     token: bytes

@@ -75,7 +75,7 @@ class PreparedMessage:
     thing; `size` of the bytes that came, not of RFC822.SIZE; `email_token` of the server's own identity of it.
     `replaces`: it is a new version of the copy with that id; `returns`: that copy was purged, and is asked for again.
     `answers`: keyed token of the Message-ID in its In-Reply-To; `bounce`: it reports that another was not delivered.
-    `links`: keyed tokens of the Message-IDs by which it joins a thread; `thread_id`: the one that it begins without.
+    `links`: keyed tokens of the Message-IDs by which it joins a thread.
     """
 
     uid: int
@@ -88,7 +88,6 @@ class PreparedMessage:
     size: int
     flags: tuple[str, ...]
     has_files: bool
-    thread_id: str
     header_token: bytes
     msgid_token: bytes | None
     content_commit: bytes
@@ -214,11 +213,10 @@ class Refilled:
 
 @dataclass(frozen=True, slots=True)
 class Mended:
-    """What such a copy says now that its bytes could be read; `thread_id` and `links` as in `PreparedMessage`."""
+    """What such a copy says now that its bytes could be read; `links` as in `PreparedMessage`."""
 
     message_id: str
     has_files: bool
-    thread_id: str
     msgid_token: bytes | None
     msgid_commit: bytes
     summary: bytes

@@ -20,7 +20,7 @@ from mailgate.blobs.batch import BlobBatch
 from mailgate.blobs.store import BlobStore
 from mailgate.clock import Instant
 from mailgate.errors import MailgateError
-from mailgate.ids import keyed_id, new_id
+from mailgate.ids import new_id
 from mailgate.keys import DataKey, KeyMaterial, TenantKeys
 from mailgate.messages.headers import header_block, header_digest_input
 from mailgate.messages.likeness import sent_likeness
@@ -28,7 +28,8 @@ from mailgate.messages.model import Summary
 from mailgate.messages.parser import parse_summary
 from mailgate.messages.returned import Returned, read_report
 from mailgate.messages.summary import encode_summary, seal_summary
-from mailgate.messages.threads import thread_links, thread_root
+from mailgate.messages.threads import thread_links
+from mailgate.messages.timed import HOUR, hour_of, untimed
 from mailgate.reading.suspects import DeadlyError, Suspects
 from mailgate.sync.arriving import HEAD, HUGE, Arrived, MemorySink, MessageSink, RefusedSink, StreamSink, received
 from mailgate.sync.identity import Likeness
@@ -125,8 +126,8 @@ class Preparer:
         return Job(self._tenant_id, self._keys.share(now), str(directory), self._anchor_from, now, messages), bodies
 
     def header_tokens(self, headers: Sequence[bytes]) -> list[bytes]:
-        """The keyed token of each header block."""
-        return [self._keys.mac("header", header_digest_input(header)) for header in headers]
+        """The timed token of each header block."""
+        return [self._header_token(header) for header in headers]
 
     def msgid_tokens(self, headers: Sequence[bytes]) -> list[bytes | None]:
         """The keyed token of each header block's Message-ID; None where there is none, or it can't be read."""
@@ -164,12 +165,16 @@ class Preparer:
     def add_tokens(self, batch: Sequence[Arrived]) -> None:
         """Fill in the tokens."""
         for arrived in batch:
-            arrived.header_token = self._keys.mac("header", header_digest_input(arrived.sink.head))
+            arrived.header_token = self._header_token(arrived.sink.head)
             arrived.email_token = self._email_token(arrived.meta)
 
     def likeness(self, meta: MessageMeta, header_token: bytes) -> Likeness:
         """What a message is recognised by of which only the header was read."""
-        return Likeness(header_token, meta.size, received(meta.internal_date), self._email_token(meta))
+        return Likeness(untimed(header_token), meta.size, received(meta.internal_date), self._email_token(meta))
+
+    def _header_token(self, header: bytes | bytearray | memoryview) -> bytes:
+        digested = header_digest_input(header)
+        return hour_of(digested) + self._keys.mac("header", digested)
 
     def _email_token(self, meta: MessageMeta) -> bytes | None:
         """Of X-GM-MSGID, which comes with labels. EMAILID names no message: servers may derive it from the content, so
@@ -230,7 +235,6 @@ class Preparer:
         return replace(
             message,
             has_files=False,
-            thread_id=message.id,
             links=(),
             msgid_token=None,
             msgid_commit=self._commit(message.item_ref, "msgid", b""),
@@ -255,7 +259,6 @@ class Preparer:
         return Mended(
             message_id=kept.message_id,
             has_files=reading.has_files,
-            thread_id=self._thread(reading, kept.message_id),
             msgid_token=None if msgid is None else self._keys.mac("msgid", msgid),
             msgid_commit=self._commit(kept.item_ref, "msgid", msgid or b""),
             summary=seal_summary(self._keys.unwrap(kept.data_key, kept.key_epoch), kept.message_id, reading.summary),
@@ -265,18 +268,18 @@ class Preparer:
     def _prepare(
         self, arrived: Arrived, now: Instant, store: BlobBatch, read: Callable[[bytes, int], _Reading] | None = None
     ) -> tuple[PreparedMessage, Aside | None]:
-        sink, meta, keys = arrived.sink, arrived.meta, self._keys
+        sink, meta, keys, hour = arrived.sink, arrived.meta, self._keys, arrived.header_token[:HOUR]
         if isinstance(sink, StreamSink):
             raw = bytes(sink.head)
             digest = sink.digest.digest()
-            blob = self._blob(sink.blob_id, digest, sink.size, sink.finish(), sink.key)
+            blob = self._blob(sink.blob_id, hour, digest, sink.size, sink.finish(), sink.key)
         else:
             raw = bytes(sink.head)
             sink.abandon()
             digest = hashlib.sha256(raw).digest()
             key = keys.new_data_key(now)
             blob_id, stored = store.put(raw, key.key)
-            blob = self._blob(blob_id, digest, len(raw), stored, key)
+            blob = self._blob(blob_id, hour, digest, len(raw), stored, key)
         known, purged, data_key = arrived.replaces or arrived.returns, arrived.returns, keys.new_data_key(now)
         message_id, item_ref = (new_id(now), new_id(now)) if known is None else (known.message_id, known.item_ref)
         unread = None
@@ -284,7 +287,7 @@ class Preparer:
             work = partial(read or _read, raw, blob.size)
             reading = work() if read else self.suspects.read(arrived.header_token, raw, work, size=blob.size)
         except Exception as error:  # noqa: BLE001 - whatever a hostile message breaks, its bytes are kept
-            reading = _Reading(None, False, None, encode_summary(UNREAD))
+            reading = _Reading(None, False, encode_summary(UNREAD))
             reason = f"it can't be read: {type(error).__name__}; its bytes are kept"
             unread = Aside(meta.uid, reason, Cause.UNREADABLE, blob.size, None, arrived.header_token, message_id)
         received_at = received(meta.internal_date)
@@ -304,7 +307,6 @@ class Preparer:
             size=blob.size,
             flags=tuple(sorted(meta.flags)),
             has_files=reading.has_files,
-            thread_id=self._thread(reading, message_id),
             header_token=arrived.header_token,
             msgid_token=None if msgid is None else keys.mac("msgid", msgid),
             content_commit=self._commit(item_ref, "content", digest),
@@ -330,26 +332,23 @@ class Preparer:
     def _commit(self, item_ref: str, what: str, value: bytes) -> bytes:
         return bytes.fromhex(self._committer.commit(item_ref, what, value))
 
-    def _thread(self, reading: _Reading, message_id: str) -> str:
-        return message_id if reading.root is None else keyed_id(self._keys.mac("thread", reading.root))
-
     def _links(self, reading: _Reading) -> tuple[bytes, ...]:
         return tuple([self._keys.mac("msgid", id_) for id_ in reading.links])
 
-    def _blob(self, blob_id: str, digest: bytes, size: int, stored: int, key: DataKey) -> PreparedBlob:
+    def _blob(self, blob_id: str, hour: bytes, digest: bytes, size: int, stored: int, key: DataKey) -> PreparedBlob:
         # The token of the digest, not of the bytes: one walk over them serves this and the purge log's commitment.
-        return PreparedBlob(blob_id, self._keys.mac("content", digest), size, stored, key.wrapped, key.epoch)
+        token = hour + self._keys.mac("content", digest)
+        return PreparedBlob(blob_id, token, size, stored, key.wrapped, key.epoch)
 
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """What a message says, as far as rows say it: Message-ID, whether it has files, its thread's root, its summary,
-    and the ids by which it joins a thread.
+    """What a message says, as far as rows say it: Message-ID, whether it has files, its summary, and the ids by which
+    it joins a thread.
     """
 
     msgid: bytes | None
     has_files: bool
-    root: bytes | None
     summary: bytes
     answers: bytes | None = None
     links: tuple[bytes, ...] = ()
@@ -363,11 +362,10 @@ def _deadly(*_: object) -> _Reading:
 def _read(raw: bytes, size: int) -> _Reading:
     """`raw`: the message, or the beginning of one of so many bytes."""
     parsed = parse_summary(raw, whole_size=size)
-    msgid, root = parsed.rfc_message_id, thread_root(parsed)
+    msgid = parsed.rfc_message_id
     return _Reading(
         msgid=None if msgid is None else msgid.encode(),
         has_files=parsed.has_files,
-        root=None if root is None else root.encode(),
         summary=encode_summary(parsed),
         answers=parsed.in_reply_to[0].encode() if parsed.in_reply_to else None,
         links=tuple([id_.encode() for id_ in thread_links(parsed)]),

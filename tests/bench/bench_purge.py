@@ -31,7 +31,7 @@ from sqlalchemy import select, text
 from mailgate.actors import COMMAND
 from mailgate.app.serve import share_the_interpreter, spare_the_collector
 from mailgate.blobs import BlobStore
-from mailgate.clock import DAY
+from mailgate.clock import DAY, SECOND
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.worker import Worker
 from mailgate.keys import KeyRing, TenantKeys
@@ -54,6 +54,8 @@ from tests.store.builder import Builder, Home, Seed
 NOW = 20_000 * DAY
 PLANS = Path(__file__).parents[2] / "config" / "plans.toml"
 _BATCH = 500
+_APART = 2 * SECOND
+"""So long after another a message came: a million in 23 days."""
 _RAW = 50_000
 """Rows and files of the bare minimum, at most."""
 _VOCABULARY, _WORD_SETS = 20_000, 1_000
@@ -82,9 +84,9 @@ async def measure(url: str, folder: Path, copies: int, words_each: int = 148) ->
     words = _word_sets(ring.tenant(home.tenant.ref), words_each)
     other = await builder.home("other", "crm_plus")
     for start in range(0, copies, _BATCH):
-        builder.now = NOW - 60 * DAY + start * 1_000
+        builder.now = NOW - 60 * DAY + start * _APART
         count = min(_BATCH, copies - start)
-        ages = [builder.now - (_BATCH - n) * 1_000 for n in range(count)]
+        ages = [builder.now - (_BATCH - n) * _APART for n in range(count)]
         await builder.copies(home, [Seed(at, indexed=True, tokens=next(words)) for at in ages])
     builder.now = NOW
     print(f"  filled with {copies} copies in {time.perf_counter() - filling:.1f} s", file=sys.stderr)

@@ -28,7 +28,7 @@ from mailgate.messages import (
     part_content,
     query_terms,
     sanitize_html,
-    thread_root,
+    thread_links,
     words,
 )
 from mailgate.messages.addresses import parse_addresses
@@ -114,7 +114,7 @@ def test_any_bytes_parse(raw: bytes) -> None:
         assert (found, len(content)) == (part, part.size)
     sanitize_html(message.html)
     message_terms(message)
-    thread_root(message)
+    thread_links(message)
 
 
 @given(anything)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailgate.messages.model import Summary
-from mailgate.messages.threads import LINKS, Arriving, Threading, bounded, thread, thread_links, thread_root
+from mailgate.messages.threads import LINKS, Arriving, Threading, bounded, thread, thread_links
 
 
 class Mail(NamedTuple):
@@ -39,7 +39,7 @@ class Box:
             for name in mail.names:
                 known.setdefault(name, set()).add(self.threads[mail.n])
         assert all(len(found) == 1 for found in known.values())  # so the store looks at one holder of a name
-        arriving = [Arriving(f"m{mail.n}", mail.names, f"t{thread_root(mail.summary) or mail.n}") for mail in batch]
+        arriving = [Arriving(f"m{mail.n}", mail.names) for mail in batch]
         threads, joined = thread(arriving, known)
         assert not set(joined) & set(joined.values())
         for n, old in self.threads.items():
@@ -157,10 +157,10 @@ def test_a_forged_message_joins_no_more_than_it_may_name() -> None:
 
 
 def test_the_least_id_stays() -> None:
-    arriving = [Arriving("m", (b"m", b"a", b"b"), "t0")]
+    arriving = [Arriving("m", (b"m", b"a", b"b"))]
     assert thread(arriving, {b"a": {"t2"}, b"b": {"t1"}}) == ({"m": "t1"}, {"t2": "t1"})
-    assert thread([Arriving("m", (), "m")], {}) == ({"m": "m"}, {})
-    assert thread([Arriving("m", (b"x",), "t2"), Arriving("n", (b"x",), "t1")], {}) == ({"m": "t1", "n": "t1"}, {})
+    assert thread([Arriving("m", ())], {}) == ({"m": "m"}, {})
+    assert thread([Arriving("n", (b"x",)), Arriving("m", (b"x",))], {}) == ({"m": "m", "n": "m"}, {})
 
 
 @given(

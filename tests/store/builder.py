@@ -8,14 +8,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import format_datetime
 
 from sqlalchemy import insert, select, update
 
 from mailgate.actors import SYSTEM
 from mailgate.blobs import BlobStore
-from mailgate.clock import DAY, Instant
+from mailgate.clock import DAY, Instant, to_datetime
 from mailgate.ids import new_id, new_ref
 from mailgate.keys import KeyRing
+from mailgate.messages.headers import header_digest_input
+from mailgate.messages.parser import parse_summary
+from mailgate.messages.timed import hour_of
 from mailgate.store import tenants
 from mailgate.store.database import Database
 from mailgate.store.log import PurgeLog
@@ -133,17 +137,14 @@ class Builder:
         batch = None if self.blobs is None else self.blobs.batch(home.tenant.id, self.now, together)
         for seed in seeds:
             self._uid += 1
-            content = (
-                seed.content
-                if seed.content is not None
-                else b"Subject: %d\r\n\r\n%s\r\n"
-                % (
-                    self._uid,
-                    new_ref().encode(),
-                )
-            )
+            if seed.content is None:
+                content, msgid = self._content(seed.anchor_at)
+            else:
+                content, msgid = seed.content, parse_summary(seed.content).rfc_message_id
+            header = header_digest_input(content)
+            hour = hour_of(header)
             digest = hashlib.sha256(content).digest()
-            token = keys.mac("content", digest)
+            token = hour + keys.mac("content", digest)
             blob_id = known.get(token)
             if blob_id is None:
                 key = keys.new_data_key(self.now)
@@ -186,10 +187,10 @@ class Builder:
                     "flagged": False,
                     "has_files": False,
                     "thread_id": id_,
-                    "header_token": keys.mac("header", content),
-                    "msgid_token": None,
+                    "header_token": hour + keys.mac("header", header),
+                    "msgid_token": None if msgid is None else keys.mac("msgid", msgid.encode()),
                     "content_commit": bytes.fromhex(committer.commit(item_ref, "content", digest)),
-                    "msgid_commit": bytes.fromhex(committer.commit(item_ref, "msgid", b"")),
+                    "msgid_commit": bytes.fromhex(committer.commit(item_ref, "msgid", (msgid or "").encode())),
                     "summary": b"sealed",
                     "data_key": key.wrapped,
                     "key_epoch": key.epoch,
@@ -232,12 +233,21 @@ class Builder:
         await self.db.transact(work)
         return [str(row["id"]) for row in message_rows]
 
+    def _content(self, at: Instant) -> tuple[bytes, str]:
+        """A message that no other is like, sent at this time, and its Message-ID."""
+        msgid = f"<{new_ref()}@example.com>"
+        header = f"Date: {format_datetime(to_datetime(at))}\r\nMessage-ID: {msgid}\r\nSubject: {self._uid}\r\n"
+        return f"{header}\r\n{new_ref()}\r\n".encode(), msgid
+
     async def _known(self, home: Home, contents: Sequence[bytes]) -> dict[bytes, str]:
         """The blobs that the tenant has of these contents, by token."""
         if not contents:
             return {}
         keys = self.ring.tenant(home.tenant.ref)
-        tokens = {keys.mac("content", hashlib.sha256(content).digest()) for content in contents}
+        tokens = {
+            hour_of(header_digest_input(content)) + keys.mac("content", hashlib.sha256(content).digest())
+            for content in contents
+        }
         c = blob_table.c
         query = select(c.content_token, c.id).where(c.tenant_id == home.tenant.id, c.content_token.in_(tokens))
         async with self.db.read() as conn:

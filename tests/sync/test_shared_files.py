@@ -57,14 +57,14 @@ async def test_through_dedup_what_is_set_aside_pins_holds_and_purges(
     raws = [mail(n % 20) for n in range(_MESSAGES)]  # the last five are equal to the first
     for n, raw in enumerate(raws):
         account.append("INBOX", raw, internal_date=NOW - (1 if n in (7, 8) else 80) * DAY)
-    thread = prepare.Preparer._thread
+    links = prepare.Preparer._links
 
-    def broken(self: prepare.Preparer, reading: prepare._Reading, message_id: str) -> str:
+    def broken(self: prepare.Preparer, reading: prepare._Reading) -> tuple[bytes, ...]:
         if b"12@" in (reading.msgid or b""):
             raise RecursionError
-        return thread(self, reading, message_id)
+        return links(self, reading)
 
-    monkeypatch.setattr(prepare.Preparer, "_thread", broken)  # its bytes are in the pack by then
+    monkeypatch.setattr(prepare.Preparer, "_links", broken)  # its bytes are in the pack by then
     await engine.sync()
     assert len(await engine.rows("quarantine")) == 1
     assert len(set(engine.blobs.list_ids())) > 19

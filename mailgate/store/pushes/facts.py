@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from mailgate.messages.timed import untimed
 from mailgate.store.folders import AnyRow, state_of
 from mailgate.store.operations import open_of
 from mailgate.store.schema import blobs, folders, messages, origins, tombstones
@@ -109,7 +110,7 @@ async def _copies(
             originals=originals,
             missing=len(originals) < len(mine),
             pins=row.pins,
-            likeness=Likeness(row.header_token, row.size, row.internal_date_at),
+            likeness=Likeness(untimed(row.header_token), row.size, row.internal_date_at),
             msgid_token=row.msgid_token,
             stored=StoredBytes(row.blob_id, row.data_key, row.key_epoch, row.size),
         )
@@ -144,7 +145,7 @@ async def _buried(
             message_id=id_,
             item_ref=graves[0].item_ref,
             anchor_at=graves[0].anchor_at,
-            header_token=graves[0].header_token,
+            header_mac=untimed(graves[0].header_token),
             addresses=tuple((g.folder, g.uidvalidity, g.uid) for g in graves if g.folder is not None),
             deleted=not all(grave.reason in RETURNABLE for grave in graves),
         )

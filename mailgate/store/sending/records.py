@@ -147,7 +147,7 @@ def rewrap_prepared(keys: TenantKeys, row: Row[Any], now: Instant) -> bytes | No
     return wrap(own, json.dumps(value).encode(), context)
 
 
-_PLAIN = ("id", "item_ref", "size", "has_files", "thread_id", "key_epoch")
+_PLAIN = ("id", "item_ref", "size", "has_files", "key_epoch")
 
 
 def _hex(value: bytes | None) -> str | None:

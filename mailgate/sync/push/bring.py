@@ -17,6 +17,7 @@ from typing import Final
 
 from connectors.errors import ConnectorError, Scope
 from mailgate.clock import DAY, to_datetime
+from mailgate.messages.timed import untimed
 from mailgate.sync import asking
 from mailgate.sync.arriving import Arrived, MessageSink
 from mailgate.sync.context import Context
@@ -85,7 +86,7 @@ class Bringer:
                 continue
             mine = {uid: item for uid, item in numbered.get(opened_as, {}).items() if self._is_left(item)}
             headers = await asking.headers(self._context, folder.id, opened_as, sorted(mine)) if mine else {}
-            found = {uid: mine[uid] for uid, (_, token) in headers.items() if token == mine[uid][1].header_token}
+            found = {uid: mine[uid] for uid, (_, token) in headers.items() if untimed(token) == mine[uid][1].header_mac}
             await self._fetch(folder, opened_as, found)
         return complete
 
@@ -143,14 +144,14 @@ class Bringer:
             free = [uid for uid in chunk if uid not in views or _message_of(views[uid].near) in mine]
             headers = await asking.headers(context, folder.id, uidvalidity, free)
             complete &= len(headers) == len(free)
-            by_token: dict[bytes, list[Wanted]] = {}
+            by_mac: dict[bytes, list[Wanted]] = {}
             for item in self._left.values():
-                by_token.setdefault(item[1].header_token, []).append(item)
+                by_mac.setdefault(item[1].header_mac, []).append(item)
             found: dict[int, Wanted] = {}
             for uid in free:
                 _, token = headers.get(uid, (None, b""))
-                if by_token.get(token):
-                    found[uid] = by_token[token].pop(0)
+                if by_mac.get(untimed(token)):
+                    found[uid] = by_mac[untimed(token)].pop(0)
             await self._fetch(folder, uidvalidity, found)
         return complete
 

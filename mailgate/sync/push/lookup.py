@@ -17,6 +17,7 @@ from typing import Final
 
 from connectors.errors import ServerError
 from connectors.model import MessageMeta
+from mailgate.messages.timed import untimed
 from mailgate.sync.arriving import received
 from mailgate.sync.context import Context
 from mailgate.sync.identity import Candidate, Likeness, pair
@@ -167,8 +168,10 @@ class Search:
         known = await context.store.views(context.owner, target, uidvalidity, alike)
         metas, headers = await self._headers([uid for uid in alike if uid not in known])
         tokens = context.preparer.header_tokens(headers)
-        far = [(m.uid, Likeness(t, m.size, received(m.internal_date))) for m, t in zip(metas, tokens, strict=True)]
-        stood = await context.store.recognisable(context.owner, target, uidvalidity, {like.token for _, like in far})
+        far = [
+            (m.uid, Likeness(untimed(t), m.size, received(m.internal_date))) for m, t in zip(metas, tokens, strict=True)
+        ]
+        stood = await context.store.recognisable(context.owner, target, uidvalidity, set(tokens))
         others = pair(far, [Candidate(item.key, item.likeness) for item in stood if item.free])
         left = {uid: like for uid, like in far if uid not in others}
         for id_, like in wanted.items():
@@ -199,7 +202,7 @@ class Search:
             metas, headers = await self._headers([uid for uid in chunk if uid not in known])
             tokens = context.preparer.header_tokens(headers)
             far = [
-                (meta.uid, Likeness(token, meta.size, received(meta.internal_date)))
+                (meta.uid, Likeness(untimed(token), meta.size, received(meta.internal_date)))
                 for meta, token in zip(metas, tokens, strict=True)
             ]
             wanted = [

@@ -64,14 +64,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Buried:
-    """What is left of a copy that was purged: what it is recognised by, and where its originals were last known to
-    stand, as (folder name, UIDVALIDITY, UID). `deleted`: a user did that, not retention.
+    """What is left of a copy that was purged: what it is recognised by (its untimed header token), and where its
+    originals were last known to stand, as (folder name, UIDVALIDITY, UID). `deleted`: a user did that, not retention.
     """
 
     message_id: str
     item_ref: str
     anchor_at: Instant
-    header_token: bytes
+    header_mac: bytes
     addresses: tuple[tuple[str, int, int], ...]
     deleted: bool = False
 

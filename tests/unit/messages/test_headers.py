@@ -6,9 +6,8 @@ import base64
 
 import pytest
 
-from mailgate.messages import Limits, header_block, header_digest_input, parse_summary, thread_root
+from mailgate.messages import Limits, header_block, header_digest_input, parse_summary
 from mailgate.messages.headers import parse_date
-from mailgate.messages.model import Summary
 from tests.corpus import NASTY
 
 
@@ -66,14 +65,6 @@ def test_messages_differ_by_their_headers_only() -> None:
 )
 def test_dates(text: str, at: int | None) -> None:
     assert parse_date(text) == at
-
-
-def test_thread_root_prefers_the_first_reference() -> None:
-    root = "<root@x>"
-    assert thread_root(Summary(references=(root, "<b@x>"), in_reply_to=("<b@x>",), rfc_message_id="<c@x>")) == root
-    assert thread_root(Summary(in_reply_to=("<b@x>",), rfc_message_id="<c@x>")) == "<b@x>"
-    assert thread_root(Summary(rfc_message_id="<c@x>")) == "<c@x>"
-    assert thread_root(Summary()) is None
 
 
 def test_limits_are_kept() -> None:

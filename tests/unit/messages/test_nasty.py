@@ -20,7 +20,7 @@ from mailgate.messages import (
     parse_summary,
     part_content,
     structure,
-    thread_root,
+    thread_links,
 )
 from mailgate.reading import trial
 from mailgate.reading.html import safe_html
@@ -237,7 +237,7 @@ def test_each_parses_into_clean_bounded_text(name: str) -> None:
     message = parse(raw)
     safe_html(message.html)
     message_terms(message)
-    thread_root(message)
+    thread_links(message)
     for text in texts_of(message):
         assert "\0" not in text
         text.encode()  # no lone surrogates
