@@ -73,6 +73,10 @@ class Rests:
         self._rests[folder.id] = _Rest(1, now, until, _seen(folder))
         return until
 
+    def ended_lines(self, folder_id: str) -> bool:
+        """Whether the last line, or more, ended over it."""
+        return folder_id in self._lines
+
     def came(self, folder_id: str) -> None:
         """It was read, or something of it was."""
         self._rests.pop(folder_id, None)

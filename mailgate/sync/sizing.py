@@ -1,8 +1,8 @@
 """How much a first import will bring, before it begins: so that its progress has a total that stays.
 
 Each folder that is not empty is opened and searched, INBOX first, for a second at most: the first message is to be seen
-soon. What is not counted by then is taken for as large as the server says it is, until its turn comes. After a cut line
-the figures of the last attempt stand.
+soon. What is not counted by then is taken for as large as the server says it is, until its turn comes; so is a folder
+over which the line ended. After a cut line the figures of the last attempt stand.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from connectors.errors import ConnectorError, Scope
+from connectors.errors import ConnectorError, NetworkError, ProtocolError, Scope
 from mailgate.clock import monotonic_s
 from mailgate.sync.context import Context, Meter
 from mailgate.sync.snapshot import inside, look
@@ -36,7 +36,8 @@ async def sized(context: Context, folders: Sequence[FolderState]) -> Meter:
         elif folder.progress_total:
             meter.expect(folder.id, folder.progress_done, folder.progress_total)
         else:
-            counted = await _count(context, folder) if monotonic_s() < until_s else None
+            may_count = monotonic_s() < until_s and not context.rests.ended_lines(folder.id)
+            counted = await _count(context, folder) if may_count else None
             meter.expect(folder.id, 0, status.exists if counted is None else counted)
     return meter
 
@@ -47,6 +48,8 @@ async def _count(context: Context, folder: FolderState) -> int | None:
         seen = await look(context.source, folder, context.clock(), all_flags=False)
         return len(await inside(context.source, seen, context.window()))
     except ConnectorError as error:
-        if error.scope is not Scope.FOLDER:
-            raise
-        return None
+        if error.scope is Scope.FOLDER:
+            return None
+        if isinstance(error, NetworkError | ProtocolError):
+            context.rests.ended_the_line(folder, context.clock())
+        raise

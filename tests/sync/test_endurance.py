@@ -383,7 +383,7 @@ async def test_a_folder_over_which_the_line_always_ends_holds_up_no_other(
             raise ConnectionResetError
         await talk.truth("EXAMINE", rest)
 
-    server.folders |= {"Odd": [], "Zoo": [Mail(n, mail(n)) for n in range(6, 9)]}
+    server.folders |= {"Odd": [Mail(1, mail(90))], "Zoo": [Mail(n, mail(n)) for n in range(6, 9)]}
     server.lies["EXAMINE"] = hang_up
     async with running(engine) as supervisor:
         await kept(engine, 8)

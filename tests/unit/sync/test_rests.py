@@ -45,7 +45,9 @@ def test_it_is_tried_at_once_when_it_is_listed_otherwise_or_somebody_asks() -> N
 
 def test_a_folder_that_ends_each_line_rests_and_one_that_is_met_in_an_outage_not_for_long() -> None:
     rests = Rests(300)
+    assert not rests.ended_lines(ONE.id)
     assert [rests.ended_the_line(ONE, NOW) for _ in range(ENOUGH - 1)] == [None] * (ENOUGH - 1)
+    assert rests.ended_lines(ONE.id)
     assert rests.ended_the_line(ONE, NOW) == NOW + 5 * MINUTE
     assert rests.ended_the_line(ONE, NOW) == NOW + 5 * MINUTE
     rests.came(OTHER.id)
