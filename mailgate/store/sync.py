@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, select, update
+from sqlalchemy import Row, bindparam, exists, func, select, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -23,18 +23,19 @@ from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.log import PurgeLog
 from mailgate.store.mailboxes import Mailboxes
+from mailgate.store.messages import chunks
 from mailgate.store.owning import SqlOwning
 from mailgate.store.pushes.store import SqlPushStore
 from mailgate.store.quarantine import SqlQuarantine
 from mailgate.store.returns import Return, bring_back
-from mailgate.store.schema import folders, mailboxes, tenants
+from mailgate.store.schema import folders, mailboxes, origins, tenants
 from mailgate.store.sending import filing, returns
 from mailgate.store.settling import SqlSettling
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.incoming import Applied, Batch, Draft, Known, PollStart, PreparedMessage, SentToken, View
 from mailgate.sync.port import BatchRefusedError
-from mailgate.sync.state import Backfill, Entitled, FolderState, ListingChanges, MailboxConfig, Owner
+from mailgate.sync.state import Backfill, Checkpoint, Entitled, FolderState, ListingChanges, MailboxConfig, Owner
 
 _F = folders.c
 _LOADED = (
@@ -65,6 +66,20 @@ _REACHED = (
         imported_at=func.coalesce(_F.imported_at, bindparam("now")),
     )
 )
+
+
+def _reached(folder_id: str, checkpoint: Checkpoint, now: Instant) -> dict[str, Any]:
+    """What `_REACHED` is about."""
+    return {
+        "folder": folder_id,
+        "number": checkpoint.uidvalidity,
+        "next": checkpoint.uidnext,
+        "modseq": checkpoint.highestmodseq,
+        "count": checkpoint.exists,
+        "looked_at": checkpoint.looked_at,
+        "doubt": checkpoint.doubt,
+        "now": now,
+    }
 
 
 class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
@@ -253,6 +268,22 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
         """Drafts with these Message-IDs that went from the folder and stand nowhere."""
         return await self._db.query(lambda conn: drafts.gone(conn, owner.mailbox_id, folder, uidvalidity, msgid_tokens))
 
+    async def begin_empty(self, owner: Owner, reached: Mapping[str, Checkpoint], now: Instant) -> set[str]:
+        """Folders, by id, that were met as empty ones: up to here they are known; those to which that was written."""
+
+        async def work(tx: Transaction) -> set[str]:
+            found: set[str] = set()
+            for chunk in chunks(sorted(reached)):
+                # An operation of the CRM may have put a message there meanwhile.
+                new = _F.uidvalidity.is_(None) & _F.uidnext.is_(None) & ~exists().where(origins.c.folder_id == _F.id)
+                found.update((await tx.conn.execute(select(_F.id).where(_F.id.in_(chunk), new))).scalars())
+            if found:
+                rows = [_reached(folder_id, reached[folder_id], now) for folder_id in sorted(found)]
+                await tx.conn.execute(_REACHED, rows)
+            return found
+
+        return await self._owned(owner, now, work)
+
     async def commit(self, owner: Owner, batch: Batch) -> Applied:
         """Write a batch about one folder."""
         tenant_ref, account_ref = await self._account(owner.mailbox_id)
@@ -327,17 +358,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
                 payload = {"folder_id": batch.folder.id}
                 tx.emit(owner.tenant_id, "folder.reset", at=batch.now, mailbox_id=owner.mailbox_id, payload=payload)
                 await quarantine.forget_folder(tx, batch.folder.id, but=checkpoint.uidvalidity)
-            reached = {
-                "folder": batch.folder.id,
-                "number": checkpoint.uidvalidity,
-                "next": checkpoint.uidnext,
-                "modseq": checkpoint.highestmodseq,
-                "count": checkpoint.exists,
-                "looked_at": checkpoint.looked_at,
-                "doubt": checkpoint.doubt,
-                "now": batch.now,
-            }
-            await tx.conn.execute(_REACHED, reached)
+            await tx.conn.execute(_REACHED, _reached(batch.folder.id, checkpoint, batch.now))
         elif batch.folder.uidvalidity is None:
             values["uidvalidity"] = func.coalesce(folders.c.uidvalidity, batch.uidvalidity)
         progress = batch.progress

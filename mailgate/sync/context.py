@@ -205,8 +205,12 @@ class Context:
 
     def inbox(self) -> FolderState | None:
         """The followed folder that new mail arrives in: INBOX, or All Mail where that is followed instead."""
-        by_use = {folder.special_use: folder for folder in reversed(self.followed())}
-        return by_use.get(SpecialUse.INBOX) or by_use.get(SpecialUse.ALL)
+        # Asked in the middle of each folder's pass, of which there may be thousands: INBOX is the first of the list.
+        for use in (SpecialUse.INBOX, SpecialUse.ALL):
+            for folder in self.folders.values():
+                if folder.special_use is use and folder.followed and folder.selectable:
+                    return folder
+        return None
 
     def looks(self) -> dict[str, Instant]:
         """`looked_at`, as far as it proves that a message which is missed is in none of these folders (else 0).

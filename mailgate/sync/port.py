@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 from mailgate.sync.incoming import Applied, Batch, Draft, Known, Mended, PollStart, Refilled, SentToken, View
 from mailgate.sync.state import (
+    Checkpoint,
     Entitled,
     FolderState,
     ListingChanges,
@@ -245,6 +246,12 @@ class SyncStore(FolderReader, Settling, QuarantineStore, Protocol):
     async def sample(self, folder_id: str, uidvalidity: int, limit: int) -> dict[int, tuple[bytes, Instant | None]]:
         """Header token and INTERNALDATE of a few copies that stand in the folder and came from the server, newest
         first: to tell a renamed folder, or one of a restored server.
+        """
+        ...
+
+    async def begin_empty(self, owner: Owner, reached: Mapping[str, Checkpoint], now: Instant) -> set[str]:
+        """Folders, by id, that were met as empty ones: up to here they are known. The ids of those to which that was
+        written: not to folders of which messages are known by now.
         """
         ...
 

@@ -29,7 +29,8 @@ from connectors.model import FolderStatus
 from connectors.port import FolderChange
 from mailgate.clock import SECOND, Instant, to_rfc3339
 from mailgate.sync import arrivals
-from mailgate.sync.context import Context
+from mailgate.sync.context import Context, Meter
+from mailgate.sync.empty import pass_over_empty
 from mailgate.sync.execute import FolderPass
 from mailgate.sync.folder_list import import_order, refresh
 from mailgate.sync.incoming import Applied, PollStart
@@ -38,13 +39,16 @@ from mailgate.sync.push.pusher import Pusher, Turn
 from mailgate.sync.rests import ENOUGH
 from mailgate.sync.retries import AT_ONCE, try_again
 from mailgate.sync.settling import settle_mailbox
-from mailgate.sync.sizing import sized
+from mailgate.sync.sizing import begun, size
 from mailgate.sync.state import FolderState, MailboxState, standing
 from mailgate.sync.wake import Wake
 
 log = structlog.get_logger()
 
 _MARGIN_S: Final = 10.0
+
+MANY: Final = 500
+"""Of more folders INBOX is imported before the others are counted, which takes minutes at some servers."""
 
 TWINS: Final = 3
 """So many folders are opened in each poll that nothing but their identity tells apart."""
@@ -142,20 +146,34 @@ class Session:
         async with self._turn(), self._context.watched():
             await self._report(MailboxState.IMPORTING, None)
             folders = sorted((f for f in context.followed() if f.uidnext is None), key=import_order)
-            meter = await sized(context, folders)
-            await context.store.progress(context.owner, meter.now(), context.clock())
-            context.meter = meter
-            for folder in folders:
-                if self._rests(folder) or not await self._pass(folder):
-                    meter.leave_out(folder.id, meter.totals[folder.id])
+            context.meter = meter = begun(context)
+            if len(folders) > MANY and (inbox := context.inbox()) in folders:
+                folders.remove(inbox)
+                await self._import_these([inbox], meter)
+                await self._report(MailboxState.IMPORTING, f"counting the messages in {len(folders)} folders")
+            await self._import_these(folders, meter)
             context.meter = None
-            await context.store.progress(context.owner, meter.now(), context.clock())
         self._imported = all(folder.uidnext is not None or folder.last_error for folder in context.followed())
         if context.backfill is not None:
             unread = [folder.name for folder in context.followed() if folder.uidnext is None]
             failure = f"folders that can't be read: {', '.join(unread)}" if unread else None
             await context.store.end_backfill(context.owner, context.clock(), failure)
             context.backfill = None
+
+    async def _import_these(self, folders: Sequence[FolderState], meter: Meter) -> None:
+        """Read these to their ends, in this order."""
+        context = self._context
+        asked_at = context.clock()
+        statuses = await context.source.status([folder.name for folder in folders]) if folders else {}
+        empty = await pass_over_empty(context, folders, statuses, asked_at)
+        left = [folder for folder in folders if folder.id not in empty]
+        await size(context, meter, left, statuses)
+        await self._report(MailboxState.IMPORTING, None)
+        await context.store.progress(context.owner, meter.now(), context.clock())
+        for folder in left:
+            if self._rests(folder) or not await self._pass(folder):
+                meter.leave_out(folder.id, meter.totals[folder.id])
+        await context.store.progress(context.owner, meter.now(), context.clock())
 
     async def _begin_backfill(self) -> None:
         """One that was asked for: every folder is read as if for the first time, which goes on wherever it is cut."""
@@ -259,6 +277,8 @@ class Session:
         due = [folder for folder in context.followed() if not self._rests(folder)]
         others = [folder for folder in due if folder.id != (idle_on.id if idle_on else None)]
         statuses = await context.source.status([folder.name for folder in others]) if others else {}
+        empty = await pass_over_empty(context, others, statuses, now)
+        others = [folder for folder in others if folder.id not in empty]
         complete = len(due) == len(context.followed())
         twins = self._twins(others)
         for folder in others:
@@ -283,12 +303,14 @@ class Session:
         return set((alike[begin:] + alike[:begin])[:TWINS])
 
     def _unchanged(self, folder: FolderState, status: FolderStatus | None, now: Instant) -> bool:
-        """Whether STATUS proves that nothing changed; without CONDSTORE it says nothing about flags."""
+        """Whether STATUS proves that nothing changed; without CONDSTORE it says nothing about flags of messages."""
         if status is None or folder.uidnext is None or folder.last_error:
             return False
         if (status.uidvalidity, status.uidnext, status.exists, status.highestmodseq) != folder.numbers:
             return False
-        return status.highestmodseq is not None or not FolderPass.flags_due(self._context, folder, now)
+        if status.highestmodseq is not None or not status.exists:
+            return True
+        return not FolderPass.flags_due(self._context, folder, now)
 
     async def _pass(self, folder: FolderState) -> bool:
         """One pass; False when the folder can't be read now, which is written to it."""

@@ -7,10 +7,11 @@ over which the line ended. After a cut line the figures of the last attempt stan
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from connectors.errors import ConnectorError, NetworkError, ProtocolError, Scope
+from connectors.model import FolderStatus
 from mailgate.clock import monotonic_s
 from mailgate.sync.context import Context, Meter
 from mailgate.sync.snapshot import inside, look
@@ -19,15 +20,21 @@ from mailgate.sync.state import FolderState
 COUNTING_S: Final = 1.0
 
 
-async def sized(context: Context, folders: Sequence[FolderState]) -> Meter:
-    """A meter for the import of `folders`, in the order in which they will be read; the mailbox's other followed
-    folders were read by earlier attempts.
-    """
+def begun(context: Context) -> Meter:
+    """A meter that counts what earlier attempts brought to its end."""
     meter = Meter(context.config.progress_started_at or context.clock())
     for folder in context.followed():
         if folder.uidnext is not None:
             meter.expect(folder.id, folder.progress_done, folder.progress_done)
-    statuses = await context.source.status([folder.name for folder in folders]) if folders else {}
+    return meter
+
+
+async def size(
+    context: Context, meter: Meter, folders: Sequence[FolderState], statuses: Mapping[str, FolderStatus | None]
+) -> None:
+    """What the import of `folders`, in the order in which they will be read, will bring; `statuses`: of each by name,
+    as the server told a moment ago.
+    """
     until_s = monotonic_s() + COUNTING_S
     for folder in folders:
         status = statuses.get(folder.name)
@@ -39,7 +46,6 @@ async def sized(context: Context, folders: Sequence[FolderState]) -> Meter:
             may_count = monotonic_s() < until_s and not context.rests.ended_lines(folder.id)
             counted = await _count(context, folder) if may_count else None
             meter.expect(folder.id, 0, status.exists if counted is None else counted)
-    return meter
 
 
 async def _count(context: Context, folder: FolderState) -> int | None:

@@ -100,7 +100,7 @@ async def test_a_refused_folder_does_not_keep_the_import_open(engine: Engine, se
         else:
             await talk.truth("EXAMINE", rest)
 
-    server.folders["Private"] = []
+    server.folders["Private"] = [Mail(1, mail(90))]
     server.lies["EXAMINE"] = refuse
     async with running(engine):
         await until(is_(engine, "live"))
