@@ -31,6 +31,8 @@ from mailgate.usecases.remedies import remedy_of
 
 _AT = "/tenants/{tenant_id}/mailboxes/{mailbox_id}"
 _SHOWN = 20
+_FOLDERS = 200
+"""Of more folders those are shown that need a look."""
 _DAYS, _CHANGES = 30, 1_000
 _TROUBLE = frozenset(FILTERS["trouble"][1])
 _MOVING = frozenset({MailboxState.CONNECTING, MailboxState.IMPORTING, MailboxState.BACKOFF})
@@ -254,13 +256,16 @@ async def _standing(page: Page, mailbox: Mailbox) -> dict[str, Any]:
     listed = mailbox_overview.Listed(mailbox, page.of.name)
     (row,) = await rows_of(page, [listed])
     folders = (await overview.folders_of(db, [mailbox.id])).get(mailbox.id, [])
+    if len(folders) > _FOLDERS:  # the part that moves is sent every few seconds
+        folders.sort(key=lambda folder: (folder.last_error is None, folder.imported_at is not None))
     checked = mailbox.last_checked_at
     removed = mailbox.removed_at is not None
     return {
         "mailbox": mailbox,
         "row": row,
         "state": STATES["removed"] if removed else row.state,
-        "folders": folders,
+        "folders": folders[:_FOLDERS],
+        "folder_count": len(folders),
         "lag_s": None if checked is None else max(0, now - checked) / SECOND,
         "moving": not removed and (mailbox.state in _MOVING or row.closing),
         "at": _at(page),

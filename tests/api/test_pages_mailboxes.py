@@ -11,7 +11,7 @@ from sqlalchemy import insert, update
 from mailgate.clock import DAY, HOUR, MINUTE, SECOND
 from mailgate.store import mailbox_overview, runs
 from mailgate.store.mailbox_overview import Which
-from mailgate.store.schema import leases, mailboxes
+from mailgate.store.schema import folders, leases, mailboxes
 from mailgate.store.transaction import Transaction
 from mailgate.usecases.parts import Step, Verification
 from tests.api.conftest import START, Gateway
@@ -374,3 +374,36 @@ async def test_a_mailbox_shows_how_long_it_was_in_trouble_day_by_day(gateway: Ga
     assert [state for _, state in await mailbox_overview.states_since(gateway.core.db, box["id"], 0, 1)] == [
         "connecting"
     ]
+
+
+async def test_of_thousands_of_folders_those_are_shown_that_need_a_look(gateway: Gateway) -> None:
+    """The part of the page that moves is sent every few seconds."""
+    await gateway.tenant("acme")
+    id_ = (await gateway.mailbox("acme"))["id"]
+    rows = [
+        {
+            "id": f"{n:026}",
+            "tenant_id": "acme",
+            "mailbox_id": id_,
+            "name": f"Folder {n:04}",
+            "selectable": True,
+            "followed": True,
+            "exists_count": 0,
+            "progress_done": 0,
+            "progress_total": 0,
+            "imported_at": None if n == 700 else START,
+            "last_error": "no entry" if n == 800 else None,
+        }
+        for n in range(900)
+    ]
+
+    async def work(tx: Transaction) -> None:
+        await tx.conn.execute(insert(folders), rows)
+
+    await gateway.core.db.transact(work)
+    ann = await person(gateway)
+    text = (await ann.get(f"/admin/tenants/acme/mailboxes/{id_}/standing")).text
+    names = re.findall(r"Folder \d{4}", text)
+    assert len(names) == 200
+    assert names[:3] == ["Folder 0800", "Folder 0700", "Folder 0000"]
+    assert "200 of 900 folders are shown" in text
