@@ -54,6 +54,8 @@ async def take(context: Context, folder: FolderState, uids: list[int]) -> bool:
         looked_at=context.looked_at[folder.id],
     )
     outcome = await asking.messages(context, Job(folder, uidvalidity, uids, checkpoint=checkpoint, unlooked=True))
+    if outcome.suspects:
+        context.headers_first.add(folder.id)  # what is known by now is not to come a second time
     if outcome.checkpointed:
         known = replace(folder, uidnext=checkpoint.uidnext, exists=checkpoint.exists)
         context.folders[folder.id] = known

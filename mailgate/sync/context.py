@@ -101,6 +101,7 @@ class Context:
     whose name was met with another identity; the next list of folders finds out where they are. `contradicted`: how
     often it found them where they were.
     `in_step`: the folder that is open as it was opened for its last pass, so that IDLE tells all that changed since.
+    `headers_first`: folders with new messages that may have been moved there.
     `push_wanted`: the CRM asked for something, and `push` brings it to the server, in the middle of an import too.
     """
 
@@ -130,6 +131,7 @@ class Context:
     misnamed: set[str] = field(default_factory=set)
     contradicted: Counter[str] = field(default_factory=Counter)
     in_step: str | None = None
+    headers_first: set[str] = field(default_factory=set)
     push: Callable[[], Awaitable[None]] | None = None
     push_wanted: bool = False
     backfill: Backfill | None = None

@@ -25,7 +25,9 @@ from mailgate.sync.views import TO_BE_REMOVED, Entry, FarPresent
 from mailgate.sync.writing import CHUNK, Writer
 
 FEW: Final = 50
-"""So many new messages are fetched at once; more are looked at first."""
+"""So many new messages of INBOX are fetched at once; of more, and of those elsewhere, headers are looked at first: what
+was moved there is here already, and may be large.
+"""
 
 LOOK_S: Final = 3.0
 """How often a long import looks for new mail in INBOX."""
@@ -64,7 +66,7 @@ class Fetching(ABC):
         """Recognise or fetch messages that are new in the folder."""
         context = self._context
         self._unlisted[self._folder.id, self._seen.uidvalidity] = self._seen.unlisted
-        look_first = not initial and len(todo) > FEW
+        look_first = not initial and (len(todo) > FEW or self._may_have_been_moved_here())
         if todo and not look_first:
             if self._seen.kind is Kind.DELTA:
                 # What else may wait (for what was purged or detached, to come back) is rare, and finding out that
@@ -74,6 +76,16 @@ class Fetching(ABC):
                 look_first = await context.store.has_free(context.owner, self._folder, self._seen.uidvalidity)
         pulls = await self._recognise(todo) if look_first else todo
         await self._fetch(pulls, initial=initial)
+
+    def _may_have_been_moved_here(self) -> bool:
+        """Whether headers are worth a turn of the conversation more: in folders that people move messages to, and in
+        which nobody waits for new mail as in that of IDLE.
+        """
+        context, folder = self._context, self._folder
+        inbox = context.inbox()
+        told = folder.id in context.headers_first
+        context.headers_first.discard(folder.id)
+        return told or inbox is None or folder.id != inbox.id
 
     async def _recognise(self, todo: Sequence[int]) -> list[int]:
         """Look at headers first: what waits to be recognised is linked, and only the rest is to be fetched."""
@@ -161,6 +173,10 @@ class Fetching(ABC):
                 if rounds > ROUNDS:
                     raise folder_error("messages keep moving while the folder is read")
                 await self._look_again(outcome.look_again)
+                if not initial and outcome.suspects:
+                    suspects = set(outcome.suspects)
+                    pulls = await self._recognise(outcome.suspects)
+                    todo = [*pulls, *(uid for uid in todo if uid not in suspects)]
             elif todo:
                 fresh, checkpoint = await self._pause(checkpoint)
                 todo = [*fresh, *todo]

@@ -78,11 +78,12 @@ class Job:
 @dataclass(slots=True)
 class Outcome:
     """`unanswered`: UIDs that the server did not send. `left`: what was not come to; if `look_again` names folders,
-    they are to be looked at before.
+    they are to be looked at before, and `suspects` came already: they may have been moved here from there.
     """
 
     unanswered: list[int] = field(default_factory=list)
     look_again: set[str] = field(default_factory=set)
+    suspects: list[int] = field(default_factory=list)
     left: list[int] = field(default_factory=list)
     checkpointed: bool = False
 
@@ -261,6 +262,7 @@ class Puller:
             uid, meta = arrived.meta.uid, arrived.meta
             if uid in recognised.suspects:
                 outcome.look_again |= recognised.suspects[uid]
+                outcome.suspects.append(uid)
                 continue
             self._waiting.pop(uid, None)
             decided += 1
