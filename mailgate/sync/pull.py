@@ -24,7 +24,7 @@ from functools import partial
 from typing import Final
 
 from connectors.errors import ProtocolError
-from mailgate.clock import Instant
+from mailgate.clock import Instant, monotonic_s
 from mailgate.sync.actions import Action, Pull, Return
 from mailgate.sync.arriving import HEAD, HUGE, Arrived, MessageSink
 from mailgate.sync.context import Context
@@ -47,6 +47,10 @@ asked for, and nobody would ever let go of it.
 
 AT_HAND: Final = 256 << 10
 """Of new mail that is no larger together, header tokens are made at once: a thread takes longer to be woken."""
+
+BATCH_S: Final = 2.0
+"""What arrived in so long is kept without waiting for a whole batch: on a slow line, too, it is to be seen and counted.
+"""
 
 _PATIENCE_S: Final = 0.2
 """How long a prepared batch waits for the next one, so that the checkpoint can go with the last."""
@@ -158,7 +162,7 @@ class Puller:
 
     async def _fetch(self) -> None:
         batch: list[Arrived] = []
-        size = 0
+        size, began_s = 0, 0.0
         error: Exception | None = None
         context = self._context
         settings = context.settings
@@ -168,9 +172,11 @@ class Puller:
                 async for fetched in messages:
                     self._arriving -= _cost(fetched.octets)
                     context.getting_on()
+                    began_s = began_s if batch else monotonic_s()
                     batch.append(Arrived(fetched.meta, fetched.sink, fetched.octets))
                     size += min(fetched.octets, HUGE)
-                    if len(batch) >= most or size >= settings.batch_bytes:
+                    full = len(batch) >= most or size >= settings.batch_bytes
+                    if full or monotonic_s() - began_s >= BATCH_S:
                         await self._queue.put(batch)
                         batch, size, most = [], 0, settings.batch_messages
         except Exception as failure:  # noqa: BLE001 - raised by whoever waits for the batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -14,7 +15,7 @@ from connectors.model import Folder
 from mailgate.blobs import BlobStoreError
 from mailgate.clock import DAY, HOUR, Instant
 from mailgate.settings import SyncSettings
-from mailgate.sync import fetching, slices
+from mailgate.sync import fetching, pull, slices
 from mailgate.sync.arriving import Arrived
 from mailgate.sync.incoming import Applied, Batch
 from mailgate.sync.prepare import Prepared, Preparer
@@ -85,6 +86,29 @@ async def test_an_import_cut_once_goes_on_where_it_was(opened: Opened, steps: in
     assert len(await engine.events("message.created")) <= 27
     assert len(await engine.rows("messages")) == 26
     assert kept <= 27
+
+
+async def test_on_a_slow_line_what_came_is_kept_before_a_batch_is_full(
+    engine: Engine, account: MemoryAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else nothing is seen, and no progress, for as long as two hundred messages take."""
+    for n in range(40):
+        account.append("INBOX", mail(n), internal_date=NOW - n * HOUR)
+    ticks = itertools.count()
+    monkeypatch.setattr(pull, "monotonic_s", lambda: next(ticks) * 0.3)  # twice a message
+    kept: list[tuple[int, int]] = []
+    commit = engine.store.commit
+
+    async def watched(owner: Owner, batch: Batch) -> Applied:
+        if batch.messages and batch.progress is not None:
+            kept.append((len(batch.messages), batch.progress.done))
+        return await commit(owner, batch)
+
+    monkeypatch.setattr(engine.store, "commit", watched)
+    await engine.sync()
+    assert len(await engine.rows("messages")) == 40
+    assert max(count for count, _ in kept) <= 8
+    assert kept[-1][1] == 40
 
 
 async def test_a_message_that_the_server_never_sends_is_set_aside(engine: Engine, account: MemoryAccount) -> None:
