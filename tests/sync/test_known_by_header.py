@@ -1,5 +1,5 @@
-"""A folder that is new holds what is known: each way in which a copy, or what was purged, waits to be recognised is
-noticed before anything is fetched, so headers are all that is asked for. Where nothing waits, no header is.
+"""A folder that is new holds what is known: in whatever way a copy, or what was purged, waits to be recognised, headers
+are all that is asked for. What is new is fetched after that.
 """
 
 from __future__ import annotations
@@ -144,9 +144,9 @@ async def test_what_was_purged_in_a_folder_that_was_made_anew(engine: Engine, ac
 
 
 async def test_nothing(engine: Engine, account: MemoryAccount) -> None:
-    """What was purged and stands where it stood does not wait."""
+    """What was purged and stands where it stood does not wait, and is not taken for what is new."""
     await purge(engine)
     account.create_folder("New")
     account.append("New", mail(4), internal_date=NOW)
-    assert await asked(engine, account) == ["bodies"]
+    assert await asked(engine, account) == ["headers", "bodies"]
     assert await engine.near() == engine.far(since=NOW - 2 * DAY)
