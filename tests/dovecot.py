@@ -373,6 +373,7 @@ log_path = {self.folder}/dovecot.log
 default_internal_user = {user}
 default_internal_group = {group}
 default_login_user = {user}
+default_client_limit = 6000
 default_vsz_limit = {"unlimited" if self._is_24 else "0"}
 first_valid_uid = 1
 first_valid_gid = 1
