@@ -112,6 +112,12 @@ def every_type(first: int = 0, tenant_ref: str = TENANT_REF) -> Iterator[bytes]:
         until=NOW + 7 * DAY,
         pins=0,
     )
+    yield leaves.item_lost(
+        base(),
+        item_ref=purge_fields(5)["item_ref"],
+        mailbox_ref=purge_fields(5)["mailbox_ref"],
+        reason="backup_restored",
+    )
     second = ulid(910_000 + first)
     yield leaves.run_open(base(second, NOW + DAY), now=NOW + DAY, trigger="command")
     yield leaves.run_abort(base(second), candidates=0, purged=0, kept={}, failed=0, reason="cut")

@@ -111,6 +111,7 @@ TYPES: Final[Mapping[str, str]] = {
     "run.open": marked("A purge began"),
     "item.purge": marked("A copy was purged"),
     "item.remove": marked("A copy was removed"),
+    "item.lost": marked("A copy was lost when a backup was restored"),
     "item.deferred": marked("A copy was put off"),
     "blob.erase": marked("Bytes were erased"),
     "erase.failed": marked("Erasing bytes failed"),

@@ -267,7 +267,9 @@ class Core:
             keys=KeyRotation(db, ring, log, clock, owner, keep=settings.keys.keep_epochs_days * DAY),
             tenant_erasures=tenant_erasures,
             witness=opened.witness,
-            restore=Restore(db, blobs, log_reader, opened.witness, subscriptions, mailboxes, tenant_erasures, clock),
+            restore=Restore(
+                db, blobs, log_reader, opened.witness, subscriptions, mailboxes, tenant_erasures, log, clock
+            ),
             behind=opened.behind,
         )
 

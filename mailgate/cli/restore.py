@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
 
-_TOLD_APART = ("tenant", "entries", "missing", "bytes_lost", "holds_without_mailbox", "known_until")
+_TOLD_APART = ("tenant", "entries", "missing", "not_brought_back", "bytes_lost", "holds_without_mailbox", "known_until")
+
+_LISTED = 20
+"""Ids of messages that are shown of one tenant."""
 
 
 def restore(
@@ -71,6 +74,7 @@ def restore(
                     "entries": each.entries,
                     **each.done,
                     "missing": each.missing,
+                    "not_brought_back": each.not_brought_back,
                     "bytes_lost": each.bytes_lost,
                     "holds_without_mailbox": each.holds_without_mailbox,
                     "known_until": None if each.known_until is None else to_rfc3339(each.known_until),
@@ -109,6 +113,14 @@ def _tell(done: dict[str, Any], *, dry_run: bool) -> None:
                 "  pins, holds and returns of copies that this backup does not have, not done again: "
                 f"{each['missing']}; that mail comes under new ids, or on request where it was purged before the backup"
             )
+        if ids := each["not_brought_back"]:
+            session.say(
+                f"  copies that were purged before the backup and brought back since, purged here: {len(ids)}; bring "
+                f"them back once more (rehydrate). {'All' if len(ids) <= _LISTED else f'The first {_LISTED}'} of them "
+                "(--json has all):"
+            )
+            for id_ in ids[:_LISTED]:
+                session.say(f"    {id_}")
         for hold_id in each["holds_without_mailbox"]:
             session.say(
                 f"  hold {hold_id} is on a mailbox that was connected after the backup: "

@@ -30,7 +30,7 @@ from mailgate.store.schema import (
     webhooks,
 )
 
-_GOES = ("item.purge", "item.remove")
+_GOES = ("item.purge", "item.remove", "item.lost")
 
 _made: dict[str, Callable[[], Select[Any]]] = {}
 

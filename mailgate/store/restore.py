@@ -15,6 +15,9 @@ each log that is behind:
 Then, once for all tenants: what was waiting to be sent may have been sent since, and waits for a person; cursors of the
 change feed from before lead nowhere. Each step finds what the last one left; cut, it is finished by the next one.
 
+What was purged before the backup and brought back since is purged in it, and stays so until it is brought back once
+more: its log says that it was lost (`item.lost`), and the report names it.
+
 What the log does not know can't come back: copies that were stored since (the next pass fetches them again, as new
 ones), and the ids of records that were pinned since (a placeholder keeps their copies, `mailgate.store.pins.RESTORED`).
 """
@@ -37,11 +40,12 @@ from mailgate.ids import new_ref
 from mailgate.store import lost
 from mailgate.store import tenants as tenants_store
 from mailgate.store.database import Database
+from mailgate.store.log import PurgeLog
 from mailgate.store.log_reading import LogDivergedError, LogReader
 from mailgate.store.mailboxes import Mailboxes
 from mailgate.store.messages import chunks
 from mailgate.store.restored_entries import Batch, Parts, Plan, Replayed
-from mailgate.store.schema import feed, log_checkpoints, messages, submissions, tenant_heads, tenants
+from mailgate.store.schema import feed, log_checkpoints, messages, submissions, tenant_heads, tenants, tombstones
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenant_erasure import TenantErasures
 from mailgate.store.transaction import Transaction
@@ -136,6 +140,7 @@ class Restore:
         subscriptions: Subscriptions,
         mailboxes: Mailboxes,
         erasures: TenantErasures,
+        log: PurgeLog,
         clock: Clock,
         *,
         batch: int = BATCH,
@@ -147,7 +152,7 @@ class Restore:
         self._log_reader = log_reader
         self._witness = witness
         self._mailboxes = mailboxes
-        self._parts = Parts(subscriptions, erasures, clock)
+        self._parts = Parts(subscriptions, erasures, log, clock)
         self._clock = clock
         self._batch = batch
         self._step = step
@@ -195,8 +200,10 @@ class Restore:
         left = self._witness.entries(tenant.ref, checkpoint.size)
         index = frontier.size
         next(islice(left, index, index), None)
+        buried = await self._buried(tenant.id, plan)
         while bodies := list(islice(left, self._batch)):
-            batch = Batch(tenant.id, index, bodies, plan, self._parts)
+            last = index + len(bodies) == checkpoint.size
+            batch = Batch(tenant, index, bodies, plan, buried, self._parts, last=last)
             await self._db.transact(batch.replay)
             batch.tell(told)
             index += len(bodies)
@@ -219,6 +226,16 @@ class Restore:
         for ids in chunks(gone):
             await self._db.transact(partial(_set_aside, ids, self._clock()))
         return len(gone)
+
+    async def _buried(self, tenant_id: str, plan: Plan) -> dict[str, str]:
+        """The messages that are purged here and were brought back since: ids by item."""
+        found = dict[str, str]()
+        for refs in chunks(sorted(plan.came_before)):
+            query = select(tombstones.c.item_ref, tombstones.c.message_id)
+            query = query.where(tombstones.c.tenant_id == tenant_id, tombstones.c.item_ref.in_(refs))
+            async with self._db.read() as conn:
+                found |= {row.item_ref: row.message_id for row in await conn.execute(query)}
+        return found
 
     async def _has(self, blob_id: str) -> bool:
         try:

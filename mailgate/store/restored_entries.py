@@ -9,22 +9,28 @@ from typing import Any, Final
 
 from sqlalchemy import delete, insert, select, update
 
-from mailgate.actors import Actor
+from mailgate.actors import COMMAND, Actor
 from mailgate.clock import Clock, Instant
 from mailgate.store.discard import end_copies
+from mailgate.store.log import PurgeLog
 from mailgate.store.pins import RESTORED
-from mailgate.store.schema import hold_messages, holds, mailboxes, messages, pins, tenants
+from mailgate.store.schema import hold_messages, holds, mailboxes, messages, pins, tenants, tombstones
 from mailgate.store.sets import among
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.tenant_erasure import Reason, TenantErasures
+from mailgate.store.tenants import Tenant
 from mailgate.store.tombstones import bury
 from mailgate.store.transaction import Leaf, Transaction
+from retention.ledger import leaves
 from retention.ledger.canonical import parse_instant
 from retention.ledger.schema import parse_leaf
+from retention.model import Reason as RetentionReason
 
 _M = messages.c
-_GONE = frozenset({"item.purge", "item.remove"})
+_GONE = frozenset({"item.purge", "item.remove", "item.lost"})
 _ERASURES = frozenset(reason.value for reason in Reason)
+LOST_AS: Final = RetentionReason.AGE.value
+"""The reason of the tombstone of a copy that another restore lost: retention had taken it, and it may come back."""
 Found = dict[str, Any]
 
 
@@ -34,12 +40,15 @@ class Parts:
 
     subscriptions: Subscriptions
     erasures: TenantErasures
+    log: PurgeLog
     clock: Clock
 
 
 @dataclass(slots=True)
 class Replayed:
-    """What was done again for one tenant. `missing`: pins, held and returned copies that were stored after the backup.
+    """What was done again for one tenant. `missing`: pins, held and returned copies that the backup does not have.
+    `not_brought_back`: ids of messages that had been purged before the backup and were brought back since; it has them
+    as purged, the log tells that they were lost, and they may be brought back once more.
     `holds_without_mailbox`: holds that stand on mailboxes which were connected after it: they protect nothing until
     they are placed on what is connected now. `bytes_lost`: copies that were purged and brought back after it: it refers
     to bytes which that purge destroyed; they are fetched again where the original stands. `known_until`: the time of
@@ -50,6 +59,7 @@ class Replayed:
     entries: int = 0
     done: Counter[str] = field(default_factory=Counter)
     missing: int = 0
+    not_brought_back: list[str] = field(default_factory=list)
     holds_without_mailbox: list[str] = field(default_factory=list)
     bytes_lost: int = 0
     known_until: Instant | None = None
@@ -63,6 +73,12 @@ class Plan:
     """Index of the entry by which an item went for good."""
     returned: set[str] = field(default_factory=set)
     """Items that retention purged and that were brought back, with bytes that the database does not know."""
+    came_before: dict[str, str] = field(default_factory=dict)
+    """Items that are here by the log, brought back since, and were gone before the first of these entries: each with
+    its mailbox.
+    """
+    deleted: dict[str, str | None] = field(default_factory=dict)
+    """Such items that were removed since: each with the reason of its tombstone, None when it needs none."""
     removed_mailboxes: set[str] = field(default_factory=set)
 
     def read(self, index: int, leaf: dict[str, Any]) -> None:
@@ -70,19 +86,39 @@ class Plan:
         if leaf["type"] in _GONE:
             self.gone_at[leaf["item_ref"]] = index
             self.returned.discard(leaf["item_ref"])
+            if self.came_before.pop(leaf["item_ref"], None) is not None and leaf["type"] == "item.remove":
+                self.deleted[leaf["item_ref"]] = leaf["reason"] if _stays_at_server(leaf) else None
             if leaf["reason"] == "mailbox_removed":
                 self.removed_mailboxes.add(leaf["mailbox_ref"])
-        elif leaf["type"] == "rehydrate" and self.gone_at.pop(leaf["item_ref"], None) is not None:
-            self.returned.add(leaf["item_ref"])
+        elif leaf["type"] == "rehydrate":
+            if self.gone_at.pop(leaf["item_ref"], None) is not None:
+                self.returned.add(leaf["item_ref"])
+            else:
+                self.came_before[leaf["item_ref"]] = leaf["mailbox_ref"]
 
 
 class Batch:
     """Some entries, done again and appended in one transaction."""
 
-    def __init__(self, tenant_id: str, first: int, bodies: Sequence[bytes], plan: Plan, parts: Parts) -> None:
-        """`first`: the index of the first of `bodies` in the tenant's log."""
+    def __init__(
+        self,
+        tenant: Tenant,
+        first: int,
+        bodies: Sequence[bytes],
+        plan: Plan,
+        buried: Mapping[str, str],
+        parts: Parts,
+        *,
+        last: bool = False,
+    ) -> None:
+        """`first`: the index of the first of `bodies` in the tenant's log; `last`: none comes after them. `buried`: the
+        ids of the messages that `plan` says came before and that have tombstones, by item.
+        """
         self._parts = parts
-        self._tenant_id = tenant_id
+        self._tenant = tenant
+        self._tenant_id = tenant.id
+        self._buried = buried
+        self._last = last
         self._bodies = bodies
         self._leaves = [parse_leaf(body) for body in bodies]
         self._first = first
@@ -97,6 +133,8 @@ class Batch:
         told.entries += len(self._bodies)
         told.done += self._done
         told.missing += self._missing
+        if self._last:
+            told.not_brought_back = sorted(self._buried[ref] for ref in self._lost)
         unbound = [*told.holds_without_mailbox, *self._unbound]
         told.holds_without_mailbox = [hold_id for hold_id in unbound if hold_id not in self._released]
         told.known_until = parse_instant(self._leaves[-1]["at"])
@@ -114,6 +152,32 @@ class Batch:
             elif type_ in _DONE_AGAIN:
                 await _DONE_AGAIN[type_](self, tx, leaf, copies, at)
             tx.log(self._tenant_id, Leaf(body, type_, at, leaf.get("run"), leaf.get("item_ref")))
+        if self._last:
+            await self._settle_buried(tx)
+
+    @property
+    def _lost(self) -> list[str]:
+        """Items that are here by the log and purged in the database."""
+        return [ref for ref in self._plan.came_before if ref in self._buried]
+
+    async def _settle_buried(self, tx: Transaction) -> None:
+        """The log, which is the one that was signed by now, goes on with what it has as brought back and is not here:
+        else the next return of such a copy, and its purge without the pins that it had, would look like a broken rule.
+        What was deleted after it came back is kept from coming again, or needs no tombstone any more.
+        """
+        now = self._parts.clock()
+        for ref in self._lost:
+            box = self._plan.came_before[ref]
+            said = {"item_ref": ref, "mailbox_ref": box, "reason": "backup_restored"}
+            self._parts.log.write(
+                tx, self._tenant_id, self._tenant.ref, leaves.item_lost, at=now, actor=COMMAND, **said
+            )
+        for ref, reason in self._plan.deleted.items():
+            mine = (tombstones.c.tenant_id == self._tenant_id) & (tombstones.c.item_ref == ref)
+            if reason is None:
+                await tx.conn.execute(delete(tombstones).where(mine))
+            else:
+                await tx.conn.execute(update(tombstones).where(mine).values(reason=reason))
 
     async def _copies(self, tx: Transaction) -> dict[str, Any]:
         """The copies that the entries are about, locked, by reference."""
@@ -132,7 +196,8 @@ class Batch:
         del copies[leaf["item_ref"]]
         await tx.conn.execute(delete(pins).where(pins.c.message_id == row.id))
         if _stays_at_server(leaf):
-            await bury(tx, self._tenant_id, [row], [leaf["reason"]], at=at, run_id=leaf.get("run"))
+            reason = LOST_AS if leaf["type"] == "item.lost" else leaf["reason"]
+            await bury(tx, self._tenant_id, [row], [reason], at=at, run_id=leaf.get("run"))
         await end_copies(tx, self._tenant_id, [row], now=self._parts.clock(), run_id=leaf.get("run"))
         tx.count(self._tenant_id, copies=-1, storage_bytes=-row.size)
         self._done[leaf["type"]] += 1
@@ -198,9 +263,11 @@ class Batch:
                 self._unbound.append(leaf["hold_ref"])
 
     async def _hold_cover(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
-        named = [{"hold_id": leaf["hold_ref"], "message_id": copies[ref].id} for ref in leaf["items"] if ref in copies]
-        self._missing += len(leaf["items"]) - len(named)
-        if named:
+        ids = [copies[ref].id for ref in leaf["items"] if ref in copies]
+        # What is brought back once more has its old id, and is held again from then on.
+        again = [self._buried[ref] for ref in leaf["items"] if ref in self._buried]
+        self._missing += len(leaf["items"]) - len(ids)
+        if named := [{"hold_id": leaf["hold_ref"], "message_id": id_} for id_ in (*ids, *again)]:
             await tx.conn.execute(insert(hold_messages), named)
 
     async def _hold_release(self, tx: Transaction, leaf: Found, copies: Found, at: Instant) -> None:
@@ -263,7 +330,7 @@ _DONE_AGAIN: Final[Mapping[str, Callable[[Batch, Transaction, Found, Found, Inst
 
 def _stays_at_server(leaf: Found) -> bool:
     """Whether what went is still at the server, as far as anybody here wanted, and is not to be downloaded again."""
-    if leaf["type"] == "item.purge":
+    if leaf["type"] != "item.remove":
         return leaf["reason"] not in _ERASURES
     return bool(leaf["original"] == "untouched")
 

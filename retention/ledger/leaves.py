@@ -50,6 +50,7 @@ __all__ = [
     "hold_place",
     "hold_release",
     "item_deferred",
+    "item_lost",
     "item_purge",
     "item_remove",
     "key_rotate",
@@ -302,6 +303,15 @@ def item_remove(
         method=method,
         original=originals[0] if original is None else original,
     )
+
+
+def item_lost(common: Common, *, item_ref: str, mailbox_ref: str, reason: str) -> bytes:
+    """A copy that had been brought back is not there any more, with its pins, and nobody took it.
+
+    `backup_restored`: the database that was restored has it as purged, as it was before. It may be brought back once
+    more.
+    """
+    return _leaf("item.lost", common, item_ref=item_ref, mailbox_ref=mailbox_ref, reason=reason)
 
 
 def item_deferred(common: Common, *, item_ref: str, mailbox_ref: str, reason: str) -> bytes:

@@ -3,7 +3,9 @@
 What is shown of every purge:
 
 1. it belongs to a run that is open, and its item was there: purged or removed once, and again only after a rehydrate,
-   which brings back only what a purge took, and is followed at once by the pins that it counts;
+   which brings back only what a purge took, and is followed at once by the pins that it counts; only what was brought
+   back can be lost, when an older backup of the database is restored, and it is told how many were and had pins or
+   holds;
 2. no pin and no hold stood on it, and what the run says to have counted is what the log counts (R1);
 3. it was due: `due_at` not after the run's `now`, not before anchor + days, with the days of the plan that was
    effective then, from the anchor with which it was brought back if it was, and not before the time until which it
@@ -109,6 +111,7 @@ class Replay:
         self._plan_used: tuple[str, int] = ("", -1)
         self._unknown_storing = 0
         self._pinned_and_erased = 0
+        self._lost: Counter[str] = Counter()
         self._pins: dict[str, set[str]] = {}
         self._unpinned: dict[str, str] = {}
         self._holds = Holds(self._broken)
@@ -131,6 +134,7 @@ class Replay:
             "run.open": self._run_open,
             "item.purge": self._item_purge,
             "item.remove": self._item_remove,
+            "item.lost": self._item_lost,
             "item.deferred": self._item_deferred,
             "run.close": self._run_close,
             "run.abort": self._run_close,
@@ -176,6 +180,10 @@ class Replay:
         if self._pinned_and_erased:
             facts["pinned_and_erased"] = self._pinned_and_erased
             subject = f"{judged}, none held, and {self._pinned_and_erased} pinned, which went with the tenant"
+        if self._lost:
+            facts["lost"] = dict(sorted(self._lost.items()))
+            kept = f"{self._lost['pinned']} pinned, {self._lost['held']} held"
+            subject = f"{subject}; {self._lost['items']} lost when a backup was restored ({kept})"
         return Report(subject, self.findings, facts)
 
     def _broken(self, problem: str) -> None:
@@ -343,6 +351,16 @@ class Replay:
         item = (leaf["item_ref"], leaf["mailbox_ref"])
         self._deleted.add(leaf["item_ref"])
         self._check_gone(*item, leaf["at"], checks["pins"], checks["holds"], spare_pins=True)
+
+    def _item_lost(self, leaf: Leaf) -> None:
+        item_ref = leaf["item_ref"]
+        if item_ref in self._gone or item_ref not in self._brought_back:
+            self._broken(f"{item_ref} was lost, but had not been brought back")
+        self._gone.add(item_ref)
+        self._unpinned.pop(item_ref, None)
+        self._lost["items"] += 1
+        self._lost["pinned"] += self._pins.pop(item_ref, None) is not None
+        self._lost["held"] += self._holds.count(item_ref, leaf["mailbox_ref"], leaf["at"]) > 0
 
     def _check_gone(
         self, item_ref: str, mailbox_ref: str, now: str, pins: int, holds: int, *, spare_pins: bool

@@ -29,6 +29,9 @@ REMOVE_ORIGINALS = {
 }
 """Why a copy was removed → what may have become of its original; the first is what is meant when nothing is said."""
 
+LOST_REASONS = ("backup_restored",)
+"""Why a copy that had been brought back is not there any more, though nobody took it."""
+
 Check = Callable[[Any], bool]
 Leaf = dict[str, Any]
 """A parsed leaf: its JSON object. Instants in it are texts (`canonical.parse_instant`)."""
@@ -175,6 +178,7 @@ TYPES: dict[str, dict[str, Check]] = {
         "method": SLUG,
         "original": one_of(*(original for originals in REMOVE_ORIGINALS.values() for original in originals)),
     },
+    "item.lost": {"item_ref": REF, "mailbox_ref": REF, "reason": one_of(*LOST_REASONS)},
     "item.deferred": {"item_ref": REF, "mailbox_ref": REF, "reason": SLUG},
     "blob.erase": {"blob_ref": REF, "outcome": one_of("erased", "missing"), "bytes": is_count},
     "erase.failed": {"blob_ref": REF, "attempt": is_count, "error": SLUG},

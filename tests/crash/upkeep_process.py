@@ -73,7 +73,9 @@ async def main(wanted: dict[str, Any]) -> None:
         erasures = TenantErasures(db, ring, log, subscriptions, clock, OWNER)
         mailboxes = Mailboxes(db, ring, subscriptions)
         blobs = BlobStore.open(f"file://{folder}/blobs")
-        restore = Restore(db, blobs, reader, witness, subscriptions, mailboxes, erasures, clock, batch=2, step=step)
+        restore = Restore(
+            db, blobs, reader, witness, subscriptions, mailboxes, erasures, log, clock, batch=2, step=step
+        )
         await restore.run(ADMIN)
         blobs.close()
     await db.close()

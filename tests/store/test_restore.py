@@ -75,6 +75,7 @@ class Week:
             store.subscriptions,
             store.mailboxes,
             self.erasures,
+            store.log,
             self.purging.clock,
             **{"batch": 7} | more,
         )

@@ -81,6 +81,10 @@ class Log:
         own = _identity(number)
         return self.add(make.rehydrate, **own, anchor=KEPT, until=until, pins=pins)
 
+    def lose(self, number: int = 1) -> Log:
+        own = {name: purge_fields(number)[name] for name in ("item_ref", "mailbox_ref")}
+        return self.add(make.item_lost, **own, reason="backup_restored")
+
     def check(self, problem: str | None = None) -> None:
         report = replay_leaves(self.bodies)
         if problem is None:
@@ -489,6 +493,22 @@ def test_rehydrated_copies() -> None:
     Log().remove(1, "user_deleted").rehydrate().check("no purge took it")
 
 
+def test_copies_that_came_back_and_were_lost_with_a_backup() -> None:
+    """Only such a copy can be lost; it is told of what stood on it, and it may come back once more."""
+    second = ulid(7_001)
+    lost = Log().open().purge().close(1).rehydrate(pins=1).pin().hold(items=1).cover(1).lose()
+    report = replay_leaves(lost.bodies)
+    assert report.facts["lost"] == {"items": 1, "pinned": 1, "held": 1}
+    assert "1 lost when a backup was restored (1 pinned, 1 held)" in report.lines()[0]
+    lost.rehydrate().check()
+    lost.open(NOW + 8 * DAY, second).purge(run=second, holds=1).check("was held")
+    assert "lost" not in replay_leaves(purge_run(3)).facts
+    Log().lose().check("had not been brought back")
+    Log().open().purge().close(1).lose().check("had not been brought back")
+    Log().open().purge().close(1).rehydrate().lose().lose().check("had not been brought back")
+    Log().open().purge().close(1).rehydrate().lose().open(NOW + DAY, second).purge(run=second).check("gone already")
+
+
 def test_rehydrated_copies_and_their_age() -> None:
     first, second, back = Log().open().purge().close(1).rehydrate, ulid(8), Anchor(NOW - 61 * DAY, "internaldate")
     due = first().open(NOW + 7 * DAY, second)
@@ -571,7 +591,7 @@ def test_a_folder_is_verified_first(exported: Exporter, leaves: list[bytes]) -> 
     path = exported(leaves)
     report = replay_directory(path, SIGNER.verifier)
     assert report.verdict is Verdict.OK
-    assert (report.facts["size"], report.facts["replayed"], report.facts["purged"]) == (600, 600, {"age": 572})
+    assert (report.facts["size"], report.facts["replayed"], report.facts["purged"]) == (600, 600, {"age": 571})
     (path / "tile/0/000").unlink()
     assert replay_directory(path, SIGNER.verifier).verdict is Verdict.INCOMPLETE
     broken = exported(Log().pin().open().purge().bodies, "broken")
