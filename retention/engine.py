@@ -59,6 +59,8 @@ class Preview:
 
     `counts` are the run's: copies of age. `due` and `kept` are all copies, each once: those that would go, by reason,
     and those that would stay, by what keeps them. `rules` None: of all tenants, or there is no such tenant.
+    `halted_at`: the tenants at which the brake would stop such a run, each with how many of its copies would go: none
+    do before somebody approves it.
     """
 
     tenant_id: str | None
@@ -67,6 +69,7 @@ class Preview:
     counts: Counts
     due: Mapping[Reason, Sum] = field(default_factory=dict)
     kept: Mapping[KeptBy, Sum] = field(default_factory=dict)
+    halted_at: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def going(self) -> Sum:
@@ -134,6 +137,7 @@ class Engine:
         """
         opened = set(await self._store.tenants_due(now, now, supposed))
         counts, due, kept = Counts(), dict[Reason, Sum](), dict[KeptBy, Sum]()
+        halted_at = dict[str, int]()
         for tenant_id, (rules, survey) in (await self._store.surveys(now, supposed)).items():
             one = _preview(tenant_id, rules, survey, now, clock_fault)
             if tenant_id in opened:
@@ -142,7 +146,8 @@ class Engine:
                 due[reason] = due.get(reason, Sum()) + sum_
             for kept_by, sum_ in one.kept.items():
                 kept[kept_by] = kept.get(kept_by, Sum()) + sum_
-        return Preview(None, now, None, counts, due, kept)
+            halted_at |= await self._halted_at(tenant_id, one, supposed)
+        return Preview(None, now, None, counts, due, kept, halted_at)
 
     async def preview(
         self, tenant_id: str, now: Instant, clock_fault: str | None = None, supposed: Supposed | None = None
@@ -151,7 +156,18 @@ class Engine:
         rules = await self._store.rules(tenant_id, now, supposed)
         if rules is None:
             return Preview(tenant_id, now, None, Counts())
-        return _preview(tenant_id, rules, await self._store.survey(tenant_id, rules, now), now, clock_fault)
+        one = _preview(tenant_id, rules, await self._store.survey(tenant_id, rules, now), now, clock_fault)
+        return replace(one, halted_at=await self._halted_at(tenant_id, one, supposed))
+
+    async def _halted_at(self, tenant_id: str, one: Preview, supposed: Supposed | None) -> Mapping[str, int]:
+        """Whether the brake would stop the run at this tenant, as `_improbable` judges it when it opens."""
+        load = Load(
+            one.going.copies, one.going.copies + sum(kept.copies for kept in one.kept.values()), explained=False
+        )
+        if not load.improbable(self._brake):
+            return {}
+        explained = await self._store.explained(tenant_id, one.now_at, self._brake.limit(load.copies), supposed)
+        return {} if explained else {tenant_id: load.going}
 
     async def _walk(self, run: Run, progress: Progress) -> Counts:
         for tenant_id in await self._tenants(run, progress):
@@ -255,9 +271,9 @@ class Engine:
             progress.allowed = None
             return None
         load = await unit.load(bounds, self._brake, progress.counts.purged, progress.position)
-        limit = max(approved, self._brake.minimum if load is None else self._brake.limit(load.copies))
-        if load is not None and not load.explained and load.going > limit:
+        if load is not None and load.improbable(self._brake, approved):
             return load
+        limit = max(approved, self._brake.minimum if load is None else self._brake.limit(load.copies))
         progress.asked = load
         progress.allowed = limit if load is None else max(limit, load.going)
         return None

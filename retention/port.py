@@ -125,6 +125,10 @@ class Load:
     copies: int
     explained: bool
 
+    def improbable(self, brake: Brake, approved: int = 0) -> bool:
+        """Whether a run that was approved to take so many stops here."""
+        return not self.explained and self.going > max(approved, brake.limit(self.copies))
+
 
 class PurgeUnit(Protocol):
     """One transaction over one tenant."""
@@ -219,3 +223,8 @@ class PurgeStore(Protocol):
 
     async def surveys(self, now: Instant, supposed: Supposed | None = None) -> Mapping[str, tuple[Rules, Survey]]:
         """Of each tenant, in order of ids: the rules at `now`, and that. Reads only."""
+
+    async def explained(self, tenant_id: str, now: Instant, limit: int, supposed: Supposed | None = None) -> bool:
+        """Whether a recorded change of the plan, or the supposed one that begins at `now`, explains that a run then
+        takes more than `limit` copies of this tenant. Reads only.
+        """

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mailgate.app.core import Core
     from retention.engine import Preview
 
+_WARNED = 20
+"""Tenants that are named at which the brake would halt a purge."""
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
 
 
@@ -92,6 +95,7 @@ def purge(
         if dry_run:
             session.say(f"why they would go: {_listed(_copies(result['due']))}")
             session.say(f"what stays of all copies: {_listed(_copies(result['stays']))}")
+            _warn(result["halted_at"])
         if result["detail"]:
             session.say(result["detail"])
         if approval := _approval(result, tenant):
@@ -110,6 +114,16 @@ def _approval(result: dict[str, Any], tenant: str | None) -> str | None:
     return f"to approve it: {command} --approve-clock" if "approve_clock" in detail else None
 
 
+def _warn(halted_at: dict[str, int]) -> None:
+    """That the brake would stop the purge which was looked at."""
+    for tenant_id, going in [*halted_at.items()][:_WARNED]:
+        session.say(f"the brake would halt it for tenant {tenant_id}: {going} would go at once, so none of them do")
+    if len(halted_at) > _WARNED:
+        session.say(f"and for {len(halted_at) - _WARNED} tenants more (--json names them)")
+    if halted_at:
+        session.say("if it is meant, the purge takes them with --approve-brake")
+
+
 def _previewed(preview: Preview) -> dict[str, Any]:
     return {
         "run": None,
@@ -118,6 +132,7 @@ def _previewed(preview: Preview) -> dict[str, Any]:
         "dry_run": True,
         **preview.counts.to_json(),
         "due": {str(reason): asdict(sum_) for reason, sum_ in preview.due.items()},
+        "halted_at": dict(preview.halted_at),
         "stays": {str(kept_by): asdict(sum_) for kept_by, sum_ in preview.kept.items()},
         "detail": None,
         "not_erased": 0,

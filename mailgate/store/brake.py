@@ -17,7 +17,7 @@ from mailgate.store import runs
 from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.schema import log_leaves, messages
 from mailgate.store.schema import runs as runs_table
-from retention.model import Brake
+from retention.model import Brake, Supposed
 from retention.port import Load, Position
 
 _M = messages.c
@@ -44,19 +44,31 @@ async def load(
     going = taken + await _count(conn, which)
     copies = taken + await _count(conn, _M.tenant_id == horizon.tenant_id)
     limit = brake.limit(copies)
-    explained = going > limit and await _explained(conn, expiry, horizon, limit, plans_at)
-    return Load(going, copies, explained)
+    return Load(going, copies, going > limit and await explained(conn, expiry, horizon, limit, plans_at))
 
 
-async def _explained(conn: AsyncConnection, expiry: Expiry, horizon: Horizon, limit: int, plans_at: Instant) -> bool:
+async def explained_by(conn: AsyncConnection, expiry: Expiry, horizon: Horizon, limit: int, supposed: Supposed) -> bool:
+    """The same as `explained` of a plan that is supposed to begin at the horizon's `now`, of which no run has heard."""
+    before = await expiry.rules(conn, horizon.tenant_id, horizon.now)
+    if before.days is not None and before.days <= supposed.days:
+        return await explained(conn, expiry, horizon, limit, horizon.now)
+    return await _count(conn, _going(_by(horizon, before.days))) <= limit
+
+
+async def explained(conn: AsyncConnection, expiry: Expiry, horizon: Horizon, limit: int, plans_at: Instant) -> bool:
+    """Whether a change of the plan explains that a run by this horizon takes more than `limit` copies."""
     shrink = await expiry.last_shrink(conn, horizon.tenant_id, plans_at)
     if shrink is None:
         return False
     shrunk_at, days = shrink
     if await _seen_by_a_run(conn, horizon, shrunk_at):
         return False
-    before = replace(horizon, rules=replace(horizon.rules, days=days, shrunk_at=None))
-    return await _count(conn, _going(before)) <= limit
+    return await _count(conn, _going(_by(horizon, days))) <= limit
+
+
+def _by(horizon: Horizon, days: int | None) -> Horizon:
+    """The horizon as it would be by so many days, had they been the plan's for long."""
+    return replace(horizon, rules=replace(horizon.rules, days=days, shrunk_at=None))
 
 
 async def _seen_by_a_run(conn: AsyncConnection, horizon: Horizon, shrunk_at: Instant) -> bool:

@@ -11,7 +11,7 @@ from sqlalchemy import Row, exists, func, select
 from sqlalchemy.exc import DataError, IntegrityError
 
 from mailgate.clock import Clock, Instant
-from mailgate.store import raised, runs
+from mailgate.store import brake, raised, runs
 from mailgate.store.database import Database
 from mailgate.store.expiry import Expiry, Horizon
 from mailgate.store.holds import ahead as holds_ahead
@@ -191,6 +191,16 @@ class SqlPurgeStore:
             at_now = {tenant_id: horizon for tenant_id, ((_, horizon),) in horizons.items()}
             found = await surveys(conn, at_now.values())
         return {tenant_id: (horizon.rules, found[tenant_id]) for tenant_id, horizon in at_now.items()}
+
+    async def explained(self, tenant_id: str, now: Instant, limit: int, supposed: Supposed | None = None) -> bool:
+        """Whether a change of the plan makes so many due (`mailgate.store.brake`)."""
+        async with self._db.read() as conn:
+            if supposed is None:
+                horizon = await self._expiry.horizon(conn, tenant_id, now)
+                return await brake.explained(conn, self._expiry, horizon, limit, now)
+            rules = await self._expiry.supposed(conn, tenant_id, supposed, now)
+            horizon = await Horizon.under(conn, tenant_id, rules, now)
+            return await brake.explained_by(conn, self._expiry, horizon, limit, supposed)
 
 
 def _run(row: Row[Any]) -> Run:

@@ -352,7 +352,8 @@ class RetentionService:
             preview = await self._engine.preview_all(record.now_at, fault)
         else:
             preview = await self._engine.preview(record.tenant_id, record.now_at, fault)
-        return replace(record, state=runs.COMPLETED, finished_at=self._clock(), counts=preview.counts.to_json())
+        counts = {**preview.counts.to_json(), "stopped": dict(preview.halted_at)}
+        return replace(record, state=runs.COMPLETED, finished_at=self._clock(), counts=counts)
 
     async def _count_queued(self, record: RunRecord) -> RunRecord:
         counted = await self._counted(record)

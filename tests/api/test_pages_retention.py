@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from mailgate.clock import DAY, SECOND, to_rfc3339
 from mailgate.store.preview import Days
 from mailgate.store.users import Role
 from mailgate.usecases import retention
+from retention.model import Brake
 from tests.api.conftest import START, Gateway
 from tests.api.mail import letter, postman
 from tests.api.people import person
@@ -63,6 +65,21 @@ async def test_what_will_go_day_by_day_is_what_the_evaluator_says(gateway: Gatew
         refused = await cleo.get(f"/admin/retention?tenant=acme&{bad}")
         assert refused.status_code == 422
         assert HOSTILE not in refused.text
+
+
+async def test_the_preview_says_that_the_brake_would_halt_a_purge(gateway: Gateway) -> None:
+    service = gateway.core.retention
+    await service.adopt(replace(service.policy, brake=Brake(minimum=1, share=0)))
+    post = await postman(gateway, plan="standard")
+    for _ in range(2):
+        await post.deliver(letter(), age=59 * DAY)
+    cleo = await person(gateway, "cleo", Role.COMPLIANCE)
+    assert "The brake would halt" not in (await cleo.get("/admin/retention?show=1")).text
+    gateway.clock.forward(2 * DAY)
+    cleo = await person(gateway, "cora", Role.COMPLIANCE)
+    assert "The brake would halt" in (await cleo.get("/admin/retention?tenant=acme")).text
+    tomorrow = to_rfc3339(gateway.clock() + DAY)[:10]
+    assert "It would halt for 1 tenant: acme<" in (await cleo.get(f"/admin/retention?at={tomorrow}")).text
 
 
 async def test_alarms_say_what_to_do(gateway: Gateway) -> None:

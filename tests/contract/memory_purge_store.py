@@ -35,7 +35,7 @@ class MemoryStore:
         self.state = State()
         self.refused: set[str] = set()  # ids whose purge fails
         self.details: dict[str, str] = {}
-        self.explained: set[str] = set()  # tenants whose plan was changed just now
+        self.change_explains: set[str] = set()  # tenants whose plan was changed just now
         self.locked: set[str] = set()  # ids that another transaction has locked
         self.followed = False  # whether the next unit may begin, and wait, while one ends
         self.between: Callable[[State], None] | None = None  # what commits between locking and reading
@@ -99,6 +99,9 @@ class MemoryStore:
             assert rules is not None
             found[tenant] = rules, await self.survey(tenant, rules, now)
         return found
+
+    async def explained(self, tenant_id: str, now: Instant, limit: int, supposed: Supposed | None = None) -> bool:
+        return tenant_id in self.change_explains
 
 
 class Unit:
@@ -177,7 +180,7 @@ class Unit:
         going = taken + sum(not copy.pins and not copy.holds for copy in self._walk(bounds, after))
         if going <= brake.minimum:
             return None
-        return Load(going, taken + len(self._copies), self._tenant_id in self._store.explained)
+        return Load(going, taken + len(self._copies), self._tenant_id in self._store.change_explains)
 
     async def open(self) -> None:
         self._state.log.append((self._tenant_id, "run.open", self._run.id))

@@ -58,7 +58,13 @@ def a_service(
 
 
 async def run(purging: Purging, **more: Any) -> RunRecord:
-    return await a_service(purging).run(actor=COMMAND, **more)
+    """One run. What the preview said before is what the brake did, unless somebody approved it."""
+    service = a_service(purging)
+    seen = await service.preview(more.get("tenant_id"))
+    ran = await service.run(actor=COMMAND, **more)
+    if not more.get("approve_brake"):
+        assert seen.halted_at == ran.counts.get("stopped", {})
+    return ran
 
 
 async def grown(purging: Purging, plan: str, *ages: int) -> Home:
@@ -100,6 +106,36 @@ async def test_a_change_of_plan_explains_what_it_makes_due(purging: Purging) -> 
     await purging.builder.plan("acme", "crm_plus", purging.now)
     assert (await run(purging)).counts["purged"] == 8
     assert passed(await purging.leaves()) == [(8, "plan")]
+
+
+@pytest.mark.parametrize(
+    ("plan", "supposed", "halted"),
+    [
+        ("professional", "crm_plus", False),  # the change makes them due
+        ("professional", "free", False),
+        ("crm_plus", "standard", True),  # it keeps longer than now, and takes what is older still
+        ("crm_plus", "crm_plus", True),
+        ("standard", "crm_plus", True),  # they were due before it
+    ],
+)
+async def test_a_preview_of_another_plan_says_whether_its_beginning_explains_so_many(
+    purging: Purging, plan: str, supposed: str, *, halted: bool
+) -> None:
+    """As the run does that comes after such a change."""
+    age = 31 if plan == "professional" else 61
+    home = await purging.builder.home("acme", plan)
+    await purging.builder.copies(home, [Seed(NOW - (age + n) * DAY) for n in range(8)])
+    await purging.builder.copies(await purging.builder.home("calm", "professional"), [Seed(NOW - DAY)] * 9)
+    purging.now += MINUTE
+    expected = {"acme": 8} if halted else {}
+    service = a_service(purging)
+    assert (await service.preview("acme", plan=supposed)).halted_at == expected
+    assert (await service.preview(None, plan=supposed)).halted_at == expected
+    dry = await service.run(actor=COMMAND, tenant_id="acme", dry_run=True)
+    assert dry.counts["stopped"] == ({"acme": 8} if plan != "professional" else {})
+    if supposed != plan:
+        await purging.builder.plan("acme", supposed, purging.now)
+    assert (await run(purging, tenant_id="acme")).state == ("halted" if halted else "completed")
 
 
 async def test_a_change_of_plan_does_not_explain_what_was_due_before_it(purging: Purging) -> None:

@@ -77,6 +77,10 @@ class PreviewAnswer(Counts):
     days: int | None = Field(description="of that plan; null when it is not known: everything stays")
     due: dict[str, SumAnswer] = Field(description="by reason: age, plan_end, mailbox_removed")
     stays: dict[str, SumAnswer] = Field(description="by reason: held, pinned, not_due, plan_unknown, clock")
+    halted_at: dict[str, int] = Field(
+        description="by tenant: how many copies would go where the brake would stop such a run (`retention.brake_min`, "
+        "`retention.brake_share`). They count as going here; the run takes none of them unless it is approved"
+    )
     items: list[ExampleAnswer] = Field(
         description="examples: copies of age, up to `limit` that would go, the oldest first, and as many that stay"
     )
@@ -138,7 +142,8 @@ class RunAnswer(Counts):
         description="of how many copies the brake's approval is, by tenant; `*`: of every tenant"
     )
     halted_at: dict[str, int] = Field(
-        description="by tenant: how many more copies would have gone where the brake stopped it"
+        description="by tenant: how many more copies would have gone where the brake stopped it, or of a dry run would "
+        "stop it"
     )
 
 
@@ -193,6 +198,7 @@ async def get_preview(query: Annotated[PreviewQuery, Query()], parts: Parts, who
         days=None if rules is None else rules.days,
         due={str(reason): SumAnswer(**asdict(sum_)) for reason, sum_ in preview.due.items()},
         stays={str(kept_by): SumAnswer(**asdict(sum_)) for kept_by, sum_ in preview.kept.items()},
+        halted_at=dict(preview.halted_at),
         items=[_example(item) for item in items],
         **_counts(preview.counts.to_json()),
     )

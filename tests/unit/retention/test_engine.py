@@ -282,7 +282,7 @@ async def test_the_brake_is_more_than_a_number_and_more_than_a_share(ages: list[
 
 async def test_an_approval_or_a_change_of_plan_opens_the_brake() -> None:
     store = a_store(plans={"a": 30}, ages=[31] * 9)
-    store.explained = {"a"}
+    store.change_explains = {"a"}
     assert (await braked(store).run(a_run())).purged == 9
     store = a_store(plans={"a": 30}, ages=[31] * 9)
     assert (await braked(store).run(a_run())).purged == 0
