@@ -92,14 +92,17 @@ async def change(tx: Transaction, run_id: str, **values: Any) -> None:
 
 async def get(db: Database, run_id: str, *, tenant_id: str | None = None) -> RunRecord:
     """The run; with `tenant_id` only if it is that tenant's own. Raises NotFoundError."""
-    query = select(runs).where(_COLUMNS.id == run_id)
-    if tenant_id is not None:
-        query = query.where(_COLUMNS.tenant_id == tenant_id)
-    async with db.read() as conn:
-        row = (await conn.execute(query)).one_or_none()
-    if row is None:
+    found = await find(db, run_id)
+    if found is None or tenant_id not in (None, found.tenant_id):
         raise NotFoundError(f"there is no run {run_id!r}", slug="run_not_found")
-    return record(row)
+    return found
+
+
+async def find(db: Database, run_id: str) -> RunRecord | None:
+    """The run; None when it is not recorded (any more): the purge logs may know of it."""
+    async with db.read() as conn:
+        row = (await conn.execute(select(runs).where(_COLUMNS.id == run_id))).one_or_none()
+    return None if row is None else record(row)
 
 
 async def list_page(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mailgate.errors import NotFoundError
+from mailgate.errors import ConflictError, NotFoundError
 from mailgate.store import preview as preview_rows
 from mailgate.store import runs, tenants
 from mailgate.store.certificates import certificates
@@ -61,11 +61,24 @@ async def run_of(parts: Services, bound: str | None, run_id: str) -> RunRecord:
 
 
 async def certificates_of(parts: Services, run_id: str, tenant_id: str | None) -> Sequence[Mapping[str, Any]]:
-    """The certificates of a run, or the tenant's among them. Raises as `mailgate.store.certificates` does."""
-    run = await parts.retention.get(run_id)
-    if run.kind != runs.PURGE or (tenant_id is not None and run.tenant_id not in (None, tenant_id)):
+    """The certificates of a run, or the tenant's among them. Of a run that only the logs know they are made as well: an
+    erasure of a tenant, a purge of years ago, or of after a backup that was restored since. Raises NotFoundError,
+    ConflictError (`run_not_finished`, `nothing_to_certify`), and as `mailgate.store.certificates` does.
+    """
+    run = await runs.find(parts.db, run_id)
+    if run is not None:
+        if run.kind != runs.PURGE or (tenant_id is not None and run.tenant_id not in (None, tenant_id)):
+            raise _no_run(run_id)
+        if run.state in (runs.QUEUED, runs.RUNNING):
+            raise ConflictError("the run has not ended; ask again when it has", slug="run_not_finished")
+        tenant_id = run.tenant_id or tenant_id
+    found = await certificates(parts.db, parts.log_reader, run_id, tenant_id, parts.clock())
+    if not found and run is None:
         raise _no_run(run_id)
-    return await certificates(parts.db, parts.log_reader, run, tenant_id, parts.clock())
+    if not found:
+        why = "a dry run purges nothing" if run is not None and run.dry_run else "the run opened no log of this"
+        raise ConflictError(f"{why}: there is nothing to certify", slug="nothing_to_certify")
+    return found
 
 
 async def certificate_page_of(parts: Services, run_id: str, tenant_id: str | None) -> str:

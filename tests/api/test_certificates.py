@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from mailgate.clock import DAY, HOUR
+from mailgate.ids import new_id
 from mailgate.jobs.erase import EraseWorker
 from mailgate.store.erasures import Erasures
-from mailgate.store.schema import log_leaves
+from mailgate.store.schema import log_leaves, runs
 from retention.ledger.audit import check_proof_file
 from retention.ledger.note import Verifier
 from retention.ledger.report import Verdict
@@ -141,6 +142,42 @@ async def test_a_run_is_found_where_the_clock_went_back_too(gateway: Gateway) ->
     (told,) = answer.json()["certificates"]
     assert told["approved"] == ["clock"]
     assert json.dumps(told)
+
+
+async def test_a_run_that_only_the_log_knows_has_its_certificate(gateway: Gateway) -> None:
+    """As after a backup was restored, or years later, when runs are forgotten."""
+    await purged_tenant(gateway)
+    run_id = await newest(gateway)
+    path = f"/v1/retention/runs/{run_id}/certificate"
+    known = (await gateway.client.get(path)).json()
+    async with gateway.core.db.write() as tx:
+        await tx.conn.execute(delete(runs))
+    assert (await gateway.client.get(f"/v1/retention/runs/{run_id}")).status_code == 404
+    assert (await gateway.client.get(path)).json() == known
+    async with await gateway.token("compliance", tenant_id="acme") as bound:
+        assert (await bound.get(path)).json() == known
+    await gateway.tenant("other")
+    assert (await gateway.client.get(f"{path}?tenant=other")).status_code == 404
+    async with await gateway.token("compliance", tenant_id="other") as bound:
+        assert (await bound.get(path)).status_code == 404
+    unheard = await gateway.client.get(f"/v1/retention/runs/{new_id(gateway.clock())}/certificate")
+    assert (unheard.status_code, unheard.json()["type"]) == (404, "run_not_found")
+
+
+async def test_the_erasure_of_a_tenant_is_certified(gateway: Gateway) -> None:
+    post = await postman(gateway)
+    await post.deliver(letter())
+    assert (await gateway.client.delete("/v1/tenants/acme")).status_code in (202, 204)
+    entries = {"tenant": "acme", "type": "run.open", "limit": 1}
+    (opened,) = (await gateway.client.get("/v1/purge-log", params=entries)).json()["items"]
+    path = f"/v1/retention/runs/{opened['run']}/certificate"
+    refused = await gateway.client.get(path)
+    assert (refused.status_code, refused.json()["type"]) == (409, "run_not_finished")
+    await gateway.core.tenant_erasures.work()
+    await erase(gateway)
+    await gateway.core.tenant_erasures.work()
+    (told,) = (await gateway.client.get(path)).json()["certificates"]
+    assert (told["counts"]["purged"], told["objects"]["outstanding"]) == (1, 0)
 
 
 @pytest.mark.parametrize("tenants", [1, 2])
