@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mailgate.app.core import Core
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document instead of text.")]
+
+Note: TypeAlias = Callable[[], Awaitable[None]]
 
 _BATCH = 500
 _SINCE = "csv and ndjson: entries at or after then (RFC 3339)."
@@ -63,20 +65,24 @@ def export(
             found = await tenants.get(core.db, tenant, erased=True)
             signed = await core.log_reader.checkpoint(found, core.clock())
             entries = signed.size
+
+            async def note() -> None:
+                """Before the folder stands in its place: nobody has a log of which the log does not tell."""
+                now, root = core.clock(), signed.root
+                await core.log.note_export(core.db, found, format_.value, signed.size, root, at=now, actor=COMMAND)
+
             try:
                 if format_ is Format.TLOG:
-                    await _tlog(core, found, signed, folder, certificates=certificates)
+                    await _tlog(core, found, signed, folder, note, certificates=certificates)
                 else:
                     leaves = core.log_reader.between(found, signed.size, since, until)
-                    entries = await _table(leaves, folder, format_)
+                    entries = await _table(leaves, folder, format_, note)
             except OtherLogError as error:
                 raise not_whole(found, error) from None
             except ExportError as error:
                 raise ConflictError(str(error), slug="export_failed") from None
             except OSError as error:
                 raise ConflictError(f"{folder} can't be written: {error.strerror}", slug="export_failed") from None
-            now = core.clock()
-            await core.log.note_export(core.db, found, format_.value, signed.size, signed.root, at=now, actor=COMMAND)
             key = core.log_reader.verifier(found)
             return {"tenant": tenant, "folder": str(folder), "entries": entries, "vkey": key.vkey}
 
@@ -89,7 +95,9 @@ def export(
             session.say(f"check it: mailgate audit verify {quote(done['folder'])} --vkey '{done['vkey']}'")
 
 
-async def _tlog(core: Core, tenant: Tenant, signed: SignedCheckpoint, folder: Path, *, certificates: bool) -> None:
+async def _tlog(
+    core: Core, tenant: Tenant, signed: SignedCheckpoint, folder: Path, note: Note, *, certificates: bool
+) -> None:
     batch: list[bytes] = []
     signer = core.log_reader.signer(tenant)
     with DirectoryExport(folder, signer.verifier, certifier=signer if certificates else None) as writing:
@@ -101,10 +109,12 @@ async def _tlog(core: Core, tenant: Tenant, signed: SignedCheckpoint, folder: Pa
         await asyncio.to_thread(writing.add, batch)
         stamped = await stamps.newest(core.db, tenant.id, signed.size)
         both = None if stamped is None else (stamped.note, stamped.stamp)
-        await asyncio.to_thread(writing.finish, signed.note, both)
+        await asyncio.to_thread(writing.complete, signed.note, both)
+        await note()
+        writing.put()
 
 
-async def _table(leaves: AsyncIterator[tuple[int, bytes]], folder: Path, format_: Format) -> int:
+async def _table(leaves: AsyncIterator[tuple[int, bytes]], folder: Path, format_: Format, note: Note) -> int:
     """Write the leaves to one file; how many there were."""
     batch: list[tuple[int, bytes]] = []
     count = 0
@@ -116,5 +126,7 @@ async def _table(leaves: AsyncIterator[tuple[int, bytes]], folder: Path, format_
                 await asyncio.to_thread(writing.add, batch)
                 batch.clear()
         await asyncio.to_thread(writing.add, batch)
-        await asyncio.to_thread(writing.finish)
+        await asyncio.to_thread(writing.complete)
+        await note()
+        writing.put()
     return count

@@ -75,8 +75,17 @@ class DirectoryExport:
                 self._bundle()
 
     def finish(self, checkpoint: bytes, stamped: tuple[bytes, bytes] | None = None) -> None:
-        """Write what is left and the signed checkpoint, and put the folder in its place. `stamped`: a checkpoint of the
-        log, this or an older one, and the answer of a time-stamping authority about it.
+        """`complete` and `put`."""
+        self.complete(checkpoint, stamped)
+        self.put()
+
+    def put(self) -> None:
+        """Put the complete folder in its place."""
+        _put(self._folder, self._path)
+
+    def complete(self, checkpoint: bytes, stamped: tuple[bytes, bytes] | None = None) -> None:
+        """Write what is left and the signed checkpoint. `stamped`: a checkpoint of the log, this or an older one, and
+        the answer of a time-stamping authority about it.
 
         Raises OtherLogError when the leaves added are not what the checkpoint signs.
         """
@@ -92,7 +101,6 @@ class DirectoryExport:
         for name, data in zip((STAMPED, STAMP), stamped or (), strict=False):
             self._write(name, data)
         self._sums.close()
-        _put(self._folder, self._path)
 
     def _certificates(self, checkpoint: bytes) -> None:
         if self._tallies is None or self._certifier is None:
@@ -150,12 +158,20 @@ class TableExport:
             self._file.writelines(f"{body.decode()}\n" for _, body in leaves)
 
     def finish(self) -> None:
-        """Put the folder in its place."""
+        """`complete` and `put`."""
+        self.complete()
+        self.put()
+
+    def put(self) -> None:
+        """Put the complete folder in its place."""
+        _put(self._folder, self._path)
+
+    def complete(self) -> None:
+        """Write what is left, and the sums."""
         self._file.close()
         with (self._folder / self._name).open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
         (self._folder / SUMS).write_text(f"{digest}  {self._name}\n", encoding="utf-8")
-        _put(self._folder, self._path)
 
 
 def _beside(path: Path) -> Path:

@@ -25,8 +25,10 @@ from typer.testing import CliRunner, Result
 from mailgate.blobs.names import path_of
 from mailgate.cli import session
 from mailgate.cli.commands import app
+from mailgate.errors import UnavailableError
 from mailgate.keys import rotate_master
 from mailgate.store.installation import CLOCK_MARK
+from mailgate.store.log import PurgeLog
 
 NOW = "2030-01-01T00:00:00Z"
 
@@ -338,6 +340,20 @@ def test_a_free_tenant_connects_nothing(shell: Shell) -> None:
     shell("tenant", "plan", "acme", "free")
     words = ["mailbox", "add", "acme", "ann@acme.example", "--host", "h.example", "--password-stdin"]
     assert "not_entitled" in shell(*words, stdin="x\n", expect=4).stderr
+
+
+@pytest.mark.parametrize("form", ["tlog", "csv", "ndjson"])
+def test_a_log_that_could_not_note_its_export_is_not_handed_out(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    async def full(*_: object, **__: object) -> None:
+        raise UnavailableError("the disk is full", slug="database_full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PurgeLog, "note_export", full)
+        shell("audit", "export", "acme", "out", "--format", form, expect=5)
+    assert [path.name for path in shell.folder.iterdir()] == ["data"]
+    shell("audit", "export", "acme", "out", "--format", form)
 
 
 def test_purges(shell: Shell) -> None:
