@@ -44,6 +44,8 @@ def checks(
         return Health(True)
 
     async def scheduler() -> Health:
+        if closed() is not None:
+            return Health(False, "nothing works before `mailgate restore` was run; witness says why")
         idle = sorted(name for name, works in running().items() if not works)
         if idle:
             return Health(False, f"not working: {', '.join(idle)}; the log says why")

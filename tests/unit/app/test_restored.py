@@ -72,9 +72,10 @@ async def test_a_gateway_serves_nothing_until_restore_was_run(restored: Path, mo
         assert (await client.get("/healthz")).status_code == 200
         ready = await client.get("/readyz")
         assert ready.status_code == 503
-        (part,) = [part for part in ready.json()["parts"] if part["name"] == "witness"]
-        assert not part["ok"]
-        assert "run `mailgate restore`" in part["detail"]
+        failing = {part["name"]: part["detail"] for part in ready.json()["parts"] if not part["ok"]}
+        assert failing.keys() == {"witness", "scheduler"}
+        assert "run `mailgate restore`" in failing["witness"]
+        assert failing["scheduler"] == "nothing works before `mailgate restore` was run; witness says why"
         assert not any(application.running().values())
 
         other = await Core.open(Settings(data_dir=restored), create=False, restored=True)
