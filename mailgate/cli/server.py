@@ -109,6 +109,7 @@ def doctor(
     when something is wrong.
     """
     from mailgate.store import lost
+    from mailgate.store.check import KEY_IS_THERE
     from mailgate.store.check import doctor as check_store
 
     async def work() -> dict[str, Any]:
@@ -145,6 +146,11 @@ def doctor(
     else:
         for found in report["findings"]:
             session.say(f"{found['check']}: tenant {found['tenant_id'] or '-'}: {found['detail']}")
+        if any(found["check"] == KEY_IS_THERE for found in report["findings"]):
+            session.say(
+                "  Put back a backup of the key store (keys.url) that has this key. Nothing fetches these copies again, "
+                "with --repair neither; they go when their time has come"
+            )
         for left in report["unreadable"]:
             session.say(f"file {left['file']} of blobs.url can't be read: {left['detail']}; nothing refers to it")
             session.say(f"  {left['remedy']}")

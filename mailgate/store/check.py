@@ -54,6 +54,9 @@ class Finding:
     detail: str
 
 
+KEY_IS_THERE = "a copy's key is there"
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What the doctor found. `orphans` are objects without a row: leftovers of a kill, harmless, swept later; so are
@@ -85,7 +88,7 @@ async def doctor(db: Database, store: BlobStore, ring: KeyRing, *, deep: bool = 
                 findings.append(Finding(name, None, "and more"))
         for name, check in _WALKS.items():
             findings += [Finding(name, tenant_id, detail) async for tenant_id, detail in check(conn)]
-        findings += [Finding("a copy's key is there", *found) async for found in keys_missing(conn, ring)]
+        findings += [Finding(KEY_IS_THERE, *found) async for found in keys_missing(conn, ring)]
         held = {row.id async for row in await conn.stream(select(blobs.c.id))}
         queued = set((await conn.execute(select(blob_erasures.c.blob_id))).scalars())
     packs: list[UnreadablePack] = []
