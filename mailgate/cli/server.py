@@ -148,7 +148,7 @@ def doctor(
             session.say(f"{found['check']}: tenant {found['tenant_id'] or '-'}: {found['detail']}")
         if any(found["check"] == KEY_IS_THERE for found in report["findings"]):
             session.say(
-                "  Put back a backup of the key store (keys.url) that has this key. Nothing fetches these copies again, "
+                "  Put back a backup of the key store (keys.url) that has it. Nothing fetches these copies again, "
                 "with --repair neither; they go when their time has come"
             )
         for left in report["unreadable"]:

@@ -670,7 +670,7 @@ def test_a_backup_that_is_older_than_its_keys_is_told_at_once(shell: Shell) -> N
     assert [lost["tenant"] for lost in shell.json("restore", expect=1)["unreadable"]] == ["acme"]
     said = shell("doctor", "--repair", expect=1).stdout
     assert "a copy's key is there: tenant acme: the key of 201001 is gone: 1 blob can't be read" in said
-    assert "  Put back a backup of the key store (keys.url) that has this key. Nothing fetches these copies again" in said
+    assert "  Put back a backup of the key store (keys.url) that has it. Nothing fetches these copies again" in said
 
 
 def test_a_restore_says_what_could_not_be_erased(shell: Shell) -> None:
