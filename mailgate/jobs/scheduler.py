@@ -114,6 +114,7 @@ class Jobs:
             timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
         )
         self._watching: asyncio.Task[None] | None = None
+        self._caught_up = False
         retention.on_requested = self._workers["runs"].wake
         retention.on_purged = self._workers["erase"].wake
 
@@ -123,7 +124,9 @@ class Jobs:
         return {name: worker.healthy and self._scheduler.running for name, worker in self._workers.items()}
 
     def start(self) -> None:
-        """Begin ticking. What a killed process left is looked at at once: cut runs, queued runs, queued erasures."""
+        """Begin ticking. What a killed process left is looked at at once: cut runs, queued runs, queued erasures; and
+        so is whether a purge, or a rotation of the keys, should have been since.
+        """
         for name, worker in self._workers.items():
             worker.start()
             self._scheduler.add_job(
@@ -131,7 +134,7 @@ class Jobs:
             )
         self._scheduler.start()
         self._watching = asyncio.create_task(self._watch_clock(), name="clock watch")
-        for name in ("clock", "runs", "erase", "plans", "notices", "prune", "alarms", "sample"):
+        for name in ("clock", "runs", "erase", "plans", "notices", "prune", "alarms", "sample", "keys"):
             self._workers[name].wake()
 
     async def stop(self) -> None:
@@ -164,6 +167,11 @@ class Jobs:
         await self._retention.request_run(actor=SCHEDULE, trigger="schedule")
 
     async def _work_runs(self) -> None:
+        if not self._caught_up:
+            # Ticks count from the start: where that comes more often than they do, there would never be a purge.
+            if await self._retention.overdue(self._intervals.purge * SECOND):
+                await self._queue_purge()
+            self._caught_up = True
         done = await self._retention.work()
         if done:
             self._workers["sign"].wake()

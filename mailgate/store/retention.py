@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from mailgate.actors import Actor
 from mailgate.alarms import Alarm, Kind
@@ -33,6 +33,7 @@ from mailgate.store.purge import SqlPurgeStore
 from mailgate.store.purge_lease import PurgeLease
 from mailgate.store.runs import RunRecord
 from mailgate.store.schema import runs as runs_table
+from mailgate.store.schema import tenants as tenants_table
 from mailgate.store.standing import RetentionStatus, standing
 from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
@@ -154,6 +155,16 @@ class RetentionService:
         queued = await self._db.transact(work)
         self.on_requested()
         return queued
+
+    async def overdue(self, interval: Instant) -> bool:
+        """Whether no purge over all tenants was asked for within the interval, while there were tenants."""
+        run = runs_table.c
+        last = select(func.max(run.started_at)).where(run.kind == runs.PURGE, ~run.dry_run, run.tenant_id.is_(None))
+        first = select(func.min(tenants_table.c.created_at))
+        async with self._db.read() as conn:
+            asked_at = (await conn.execute(last)).scalar_one() or 0
+            since = (await conn.execute(first)).scalar_one()
+        return since is not None and self._clock() - max(asked_at, since) >= interval
 
     async def work(self) -> int:
         """Finish what was cut off, then do what is queued; how many runs came to an end. 0 also while another process

@@ -155,6 +155,19 @@ async def test_a_change_that_a_run_has_seen_explains_nothing_more(purging: Purgi
     assert (await run(purging)).state == "halted"
 
 
+async def test_a_dry_run_has_not_seen_a_change(purging: Purging) -> None:
+    """It takes nothing: the run that comes after it is the one that the change explains."""
+    await grown(purging, "professional", *range(31, 39))
+    purging.now += DAY
+    await purging.builder.plan("acme", "crm_plus", purging.now)
+    purging.now += MINUTE
+    service = a_service(purging)
+    await service.request_run(actor=COMMAND, tenant_id="acme", dry_run=True)
+    assert await service.work() == 1
+    purging.now += MINUTE
+    assert (await run(purging)).counts["purged"] == 8
+
+
 async def test_a_change_that_is_told_late_explains_as_well(purging: Purging) -> None:
     """It counts from before the last run, but nobody knew of it then."""
     await grown(purging, "professional", *range(31, 39))

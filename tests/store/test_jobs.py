@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from mailgate.actors import COMMAND
-from mailgate.clock import DAY, system_clock
+from mailgate.clock import DAY, SECOND, system_clock
 from mailgate.jobs import scheduler
 from mailgate.jobs.erase import EraseWorker
 from mailgate.jobs.scheduler import Intervals, Jobs
@@ -123,6 +123,38 @@ async def test_what_a_killed_process_left_is_picked_up_at_the_start(background: 
     background.jobs.start()
     await background.signed.wait()
     assert await background.states() == [("request", "completed")]
+
+
+@pytest.mark.parametrize(
+    ("tenant_s", "run_s", "purged"),
+    [
+        (3_600, None, True),
+        (3_599, None, False),  # there was nobody to purge of before
+        (90_000, 3_600, True),
+        (90_000, 3_599, False),
+    ],
+)
+async def test_a_purge_that_should_have_been_since_is_made_at_the_start(
+    background: Background, tenant_s: int, run_s: int | None, *, purged: bool
+) -> None:
+    """Where a process is started more often than it ticks, each start would else put the purge off."""
+    purging, now = background.purging, NOW
+    purging.now = purging.builder.now = now - tenant_s * SECOND
+    home = await purging.builder.home("acme", "crm_plus")
+    if run_s is not None:
+        purging.now = now - run_s * SECOND
+        await background.service.run(actor=COMMAND)
+        await background.service.run(actor=COMMAND, dry_run=True)
+    purging.now = purging.builder.now = now
+    await purging.builder.copies(home, [Seed(NOW - 40 * DAY)])
+    await background.service.run(actor=COMMAND, dry_run=True)
+    for _ in range(2):
+        await background.jobs._work_runs()
+    assert (await purging.ids() == set()) is purged
+    assert (
+        await background.states()
+        == [("request", "completed")] * (run_s is not None) + [("schedule", "completed")] * purged
+    )
 
 
 async def test_a_request_wakes_the_worker(background: Background) -> None:
