@@ -351,6 +351,38 @@ async def test_a_damaged_file_of_blobs_stops_no_restore(week: Week, tmp_path: Pa
     assert {"back", "gone"}.isdisjoint(await week.left())
 
 
+async def test_when_a_last_pin_went_is_known_again(week: Week) -> None:
+    """The grace after it counts from there, and from no pin that others followed or outlived."""
+    purging = week.purging
+    home = await purging.builder.home("acme", "crm_plus")
+    for name in ("let go of", "one of two", "pinned again"):
+        await week.copy(name, home, 1)
+    await purging.pins.put("acme", week.ids["let go of"], "deal", "A", note=None, now=purging.now, actor=ADMIN)
+    await purging.pins.put("acme", week.ids["one of two"], "deal", "A", note=None, now=purging.now, actor=ADMIN)
+    await purging.pins.put("acme", week.ids["one of two"], "deal", "B", note=None, now=purging.now, actor=ADMIN)
+    await purging.pins.put("acme", week.ids["pinned again"], "deal", "A", note=None, now=purging.now, actor=ADMIN)
+    await purging.pins.remove("acme", week.ids["pinned again"], "deal", "A", now=purging.now, actor=ADMIN)
+    backup = await week.backup()
+    purging.now += DAY
+    await purging.pins.remove("acme", week.ids["let go of"], "deal", "A", now=purging.now, actor=ADMIN)
+    await purging.pins.remove("acme", week.ids["one of two"], "deal", "A", now=purging.now, actor=ADMIN)
+    await purging.pins.put("acme", week.ids["pinned again"], "deal", "B", note=None, now=purging.now, actor=ADMIN)
+    await week.sign()
+
+    async def pinned() -> dict[str, tuple[int, Instant | None]]:
+        rows = {row.id: (row.pins, row.unpinned_at) for row in await week.rows(messages)}
+        return {name: rows[id_] for name, id_ in week.ids.items()}
+
+    before = await pinned()
+    assert [before[name] for name in ("let go of", "one of two", "pinned again")] == [
+        (0, purging.now), (1, None), (1, None),
+    ]  # fmt: skip
+    await week.restore(backup)
+    purging.now += DAY
+    await week.restoring().run(ADMIN)
+    assert await pinned() == before
+
+
 async def test_a_record_that_is_pinned_again_finds_its_pin(week: Week) -> None:
     purging = week.purging
     await week.restore(await pass_by(week))
