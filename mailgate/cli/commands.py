@@ -6,9 +6,10 @@ import atexit
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from mailgate import __version__
 from mailgate.cli import holds, keys, mailboxes, purge, restore, server, session, tenants, tokens, users
@@ -22,8 +23,20 @@ _EXIT_CODES = (
     "4 refused by a rule, 5 something could not be used now; `audit` has its own."
 )
 
+
+class _Stopped(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """A command that is stopped by Ctrl-C ends with 130: click's 1 says of an audit that a log is unreadable."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            session.err.print("stopped")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="mailgate",
+    cls=_Stopped,
     help=f"A mail synchronization gateway with plan-based retention. {_EXIT_CODES}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -62,6 +62,7 @@ def purge(
             with session.err.status("counting" if dry_run else "purging"):
                 if dry_run:
                     return _previewed(await core.retention.preview(tenant, at, plan))
+                cut = await runs.unfinished(core.db)
                 run = await core.retention.run(
                     actor=COMMAND,
                     tenant_id=tenant,
@@ -72,6 +73,7 @@ def purge(
                 )
                 await finish(core)
                 left, why = await Erasures(core.db, core.log).failed(tenant)
+                ended = [await core.retention.get(id_) for id_ in cut]
             return {
                 "run": run.id,
                 "state": run.state,
@@ -79,6 +81,9 @@ def purge(
                 "dry_run": False,
                 **run.counts,
                 "detail": run.detail,
+                "ended_before": [
+                    {"run": each.id, "state": each.state, "purged": each.counts["purged"]} for each in ended
+                ],
                 "not_erased": left,
                 "erase_error": why,
             }
@@ -87,6 +92,8 @@ def purge(
     if json:
         session.show_json(result)
     else:
+        for each in result["ended_before"]:
+            session.say(f"run {each['run']}, which had been cut off: {each['state']}, {each['purged']} purged in all")
         verb = "would go" if dry_run else "purged"
         session.say(f"{result['state']} at {result['now']}: {result['purged']} {verb} ({result['bytes']} bytes)")
         session.say(f"of age but kept: {_listed(result['kept'])}; failed: {result['failed']}")
@@ -135,6 +142,7 @@ def _previewed(preview: Preview) -> dict[str, Any]:
         "halted_at": dict(preview.halted_at),
         "stays": {str(kept_by): asdict(sum_) for kept_by, sum_ in preview.kept.items()},
         "detail": None,
+        "ended_before": [],
         "not_erased": 0,
         "erase_error": None,
     }

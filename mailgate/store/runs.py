@@ -131,6 +131,13 @@ async def oldest(conn: AsyncConnection, kind: str, state: str) -> Row[Any] | Non
     return row
 
 
+async def unfinished(db: Database) -> list[str]:
+    """The ids of purges that began and did not end: one is under way, or was cut off."""
+    query = select(_COLUMNS.id).where(_COLUMNS.kind == PURGE, _COLUMNS.state == RUNNING).order_by(_COLUMNS.id)
+    async with db.read() as conn:
+        return list((await conn.execute(query)).scalars())
+
+
 async def prune(tx: Transaction, kind: str, finished_before: Instant, limit: int) -> int:
     """Forget runs that ended before then, at most so many; returns how many. Their log entries stay."""
     old = select(_COLUMNS.id).where(_COLUMNS.kind == kind, _COLUMNS.finished_at < finished_before).limit(limit)

@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from mailgate import cli
 from mailgate.blobs.names import path_of
 from mailgate.cli import session
 from mailgate.cli.commands import app
@@ -362,7 +363,13 @@ def test_purges(shell: Shell) -> None:
     assert (dry["now"], dry["run"], {name: dry[name] for name in counts}) == (NOW, None, counts)
     done = shell.json("purge", "--tenant", "acme")
     assert (done["state"], done["dry_run"]) == ("completed", False)
+    with sqlite3.connect(shell.folder / "data" / "mailgate.db") as conn:  # as if that one had been cut off
+        conn.execute("UPDATE runs SET state = 'running', finished_at = NULL WHERE id = ?", [done["run"]])
+    conn.close()
+    said = shell("purge").stdout
+    assert f"run {done['run']}, which had been cut off: completed, 0 purged in all" in said
     assert "0 purged" in shell("purge").stdout
+    assert "cut off" not in shell("purge").stdout
     assert "erased" not in shell("purge").stdout
 
 
@@ -736,3 +743,31 @@ def test_a_witness_that_is_lost_is_begun_anew_when_it_is_said(shell: Shell) -> N
     assert shell.json("restore", "--new-witness") == {"new_witness": 1}
     assert {path.suffix for path in witness.iterdir()} >= {".checkpoint", ".log"}
     shell("purge")
+
+
+@pytest.mark.parametrize("words", [["audit", "verify", "log", "--vkey", "x"], ["tenant", "list"]])
+def test_a_command_that_is_stopped_ends_with_130(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Of an audit 1 would say that the log is unreadable."""
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mailgate.cli.audit.verify_directory", stop)
+    monkeypatch.setattr("mailgate.cli.audit.Verifier.from_vkey", stop, raising=False)
+    monkeypatch.setattr("mailgate.cli.session.opened", stop)
+    assert shell(*words, expect=130).stderr == "stopped\n"
+
+
+def test_one_that_is_stopped_while_it_begins_says_so(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    class Stopping:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "mailgate.cli.commands":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "mailgate.cli.commands")
+    monkeypatch.setattr(sys, "meta_path", [Stopping(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "stopped\n")
