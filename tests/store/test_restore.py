@@ -42,7 +42,7 @@ from mailgate.store.tenant_erasure import Reason, TenantErasures
 from mailgate.store.transaction import Transaction
 from mailgate.store.witness import Witness
 from retention.ledger import leaves
-from retention.ledger.leaves import Anchor
+from retention.ledger.leaves import Anchor, Blobs
 from retention.ledger.replay import replay_leaves
 from retention.ledger.report import Verdict
 from tests.store.builder import Home, Seed
@@ -309,6 +309,32 @@ async def test_bytes_that_a_purge_destroyed_are_fetched_for_what_came_back(week:
     assert await week.rows(quarantine) == [entry]
     purging.now += 5 * DAY
     await purging.purge(2)  # nobody fetched them in time
+    assert "purged" not in await week.left()
+    assert await week.rows(quarantine) == []
+
+
+async def test_nothing_is_fetched_for_what_came_back_and_went_again(week: Week) -> None:
+    purging, store = week.purging, week.store
+    backup = await week.backup()
+    row = next(row for row in await week.rows(messages) if row.id == week.ids["purged"])
+    purging.now += 7 * DAY
+    await purging.purge(1)
+    await week.erase_blobs()
+
+    async def come_and_go(tx: Transaction) -> None:
+        ref = (await tenants.lock(tx, "acme")).ref
+        said = brought_back(row, until_at=purging.now)
+        store.log.write(tx, "acme", ref, leaves.rehydrate, at=purging.now, actor=ADMIN, **said)
+        gone = {name: said[name] for name in ("item_ref", "mailbox_ref", "content_commit", "msgid_commit")}
+        kind = {"reason": "remote_expunged", "method": "data_key_destroyed", "blobs": Blobs(1, 1, 1)}
+        checks = {"pins": 0, "holds": 0}
+        store.log.write(tx, "acme", ref, leaves.item_remove, at=purging.now, actor=ADMIN, **gone, **kind, **checks)
+
+    await store.db.transact(come_and_go)
+    await week.sign()
+    await week.restore(backup)
+    told = {each.tenant_id: each for each in await week.restoring().run(ADMIN)}
+    assert (told["acme"].bytes_lost, told["acme"].done["item.remove"]) == (0, 1)
     assert "purged" not in await week.left()
     assert await week.rows(quarantine) == []
 
