@@ -174,6 +174,8 @@ class Engine:
             progress = await self._tenant(run, tenant_id, progress)
         if progress.halted:
             await self._store.finish(run, progress, "halted", _halted(progress.halted))
+        elif progress.gone:
+            await self._store.finish(run, progress, "failed", TENANT_GONE)
         else:
             await self._store.finish(run, progress, "completed")
         self._step("finished")
@@ -196,7 +198,7 @@ class Engine:
             self._step("opened")
         progress = await self._batches(run, tenant_id, progress)
         if progress.tenant_id is not None:
-            progress = await self._store.transact(run, tenant_id, partial(self._close, progress))
+            progress = await self._store.transact(run, tenant_id, partial(self._close, run, progress))
             self._step("closed")
         return progress
 
@@ -283,7 +285,7 @@ class Engine:
         rules = await unit.lock_tenant(self._clock())
         self._step("tenant locked")
         if rules is None:
-            return await self._gone(unit, await self._turn(batch, unit)), True
+            return await self._gone(run, unit, await self._turn(batch, unit)), True
         bounds = cutoffs(rules, run.now_at)
         if bounds is None:
             progress = await self._turn(batch, unit)
@@ -352,19 +354,21 @@ class Engine:
         await unit.record(progress)
         return progress, False
 
-    async def _close(self, before: Progress, unit: PurgeUnit) -> Progress:
+    async def _close(self, run: Run, before: Progress, unit: PurgeUnit) -> Progress:
         progress = _tenant_done(before)
         if await unit.lock_tenant(self._clock()) is not None:
             await unit.close(before.counts, before.asked)
         else:
             await unit.abort(before.counts, TENANT_GONE, before.asked)
+            progress.gone = run.tenant_id is not None
         await unit.record(progress)
         return progress
 
-    async def _gone(self, unit: PurgeUnit, progress: Progress) -> Progress:
+    async def _gone(self, run: Run, unit: PurgeUnit, progress: Progress) -> Progress:
         """The tenant began to be erased meanwhile: its log stays, and says how far this run came."""
         await unit.abort(progress.counts, TENANT_GONE, progress.asked)
         progress = _tenant_done(progress)
+        progress.gone = run.tenant_id is not None
         await unit.record(progress)
         return progress
 

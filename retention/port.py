@@ -71,7 +71,8 @@ class Progress:
     with its own counts and position; tenants up to `done_through` (in order of ids) are finished. `allowed` is how many
     copies of the one in work may go before the brake is asked again; None: whatever it would take. `asked`: what the
     brake saw there when it last let the run go on; None: not more than it always lets. `halted` says for which tenants
-    the run stopped, and why; `stopped`, how many more of their copies it would have taken.
+    the run stopped, and why; `stopped`, how many more of their copies it would have taken. `gone`: the one tenant that
+    the run was for began to be erased before it ended there.
     """
 
     totals: Counts = field(default_factory=Counts)
@@ -84,6 +85,7 @@ class Progress:
     asked: Load | None = None
     halted: list[str] = field(default_factory=list)
     stopped: dict[str, int] = field(default_factory=dict)
+    gone: bool = False
 
     def copy(self) -> Progress:
         """An independent copy."""
@@ -98,6 +100,7 @@ class Progress:
             self.asked,
             list(self.halted),
             dict(self.stopped),
+            self.gone,
         )
 
 

@@ -161,6 +161,7 @@ def progress_to_json(progress: Progress) -> dict[str, Any]:
             "asked": None if progress.asked is None else astuple(progress.asked),
             "halted": progress.halted,
             "stopped": progress.stopped,
+            "gone": progress.gone,
         },
     }
 
@@ -182,6 +183,7 @@ def progress_from_json(counts: Mapping[str, Any]) -> Progress:
         asked=None if saved.get("asked") is None else Load(*saved["asked"]),
         halted=list(saved.get("halted", ())),  # a run that an older version began has none
         stopped=dict(saved.get("stopped", {})),
+        gone=saved.get("gone", False),
     )
 
 

@@ -22,6 +22,7 @@ from mailgate.store import tenants
 from mailgate.store.erasures import Erasures
 from mailgate.store.feed import Publisher
 from mailgate.store.legal_holds import LegalHolds, Scope
+from mailgate.store.log import LogPolicy
 from mailgate.store.log_reading import LogDivergedError
 from mailgate.store.pins import RESTORED
 from mailgate.store.restore import Restore, behind, refusal
@@ -30,6 +31,7 @@ from mailgate.store.schema import (
     blobs,
     feed,
     holds,
+    log_checkpoints,
     log_leaves,
     mailboxes,
     messages,
@@ -311,6 +313,28 @@ async def test_bytes_that_a_purge_destroyed_are_fetched_for_what_came_back(week:
     await purging.purge(2)  # nobody fetched them in time
     assert "purged" not in await week.left()
     assert await week.rows(quarantine) == []
+
+
+async def test_the_newest_checkpoint_and_the_policy_are_those_that_were_signed(week: Week) -> None:
+    """Nothing is signed anew at the same size, and no log hears twice of the same rules."""
+    purging, store = week.purging, week.store
+    backup = await week.backup()
+    purging.now += DAY
+    await store.log.adopt(store.db, LogPolicy(2, {"days": 31}), at=purging.now, actor=SYSTEM)
+    await week.sign()
+
+    async def newest() -> dict[str, str]:
+        rows = sorted(await week.rows(log_checkpoints), key=lambda row: row.size)
+        return {row.tenant_id: row.note for row in rows}
+
+    signed = await newest()
+    await week.restore(backup)
+    purging.now += DAY
+    await week.restoring().run(ADMIN)
+    assert await newest() == signed
+    size = len(await week.bodies("acme"))
+    assert await store.log.announce_everywhere(store.db, at=purging.now, actor=SYSTEM) == 0
+    assert len(await week.bodies("acme")) == size
 
 
 async def test_nothing_is_fetched_for_what_came_back_and_went_again(week: Week) -> None:

@@ -18,6 +18,7 @@ from mailgate.ids import new_id
 from mailgate.jobs.erase import EraseWorker
 from mailgate.keys import KeyMissingError
 from mailgate.store import leftovers, tenants
+from mailgate.store import runs as run_records
 from mailgate.store.erasures import Erasures
 from mailgate.store.latest_time import LatestTime
 from mailgate.store.leases import acquire
@@ -264,6 +265,8 @@ async def test_a_purge_that_it_overtakes_ends_in_the_log(leaving: Leaving, where
     (ended,) = (leaf for leaf in told if leaf["type"] == "run.abort")
     assert (ended["run"], ended["reason"], ended["purged"]) == (run.id, "tenant_erased", purged)
     assert purged == (where == "batch")
+    record = await run_records.get(leaving.store.db, run.id)
+    assert (record.state, record.detail, record.counts["purged"]) == ("failed", "tenant_erased", purged)
 
 
 async def test_a_hold_forbids_it_and_so_does_its_delay(leaving: Leaving) -> None:
