@@ -115,6 +115,10 @@ _KNOWN: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
             marked("webhook %(id)s to %(host)s: %(what)s"),
         ),
         (r"(?P<event>[a-z_.]+( \S+)?) is not delivered", marked("%(event)s is not delivered")),
+        (
+            r"nothing could be written for seconds: .*",
+            marked("Nothing could be written for seconds: a program holds the database, or its disk is slow."),
+        ),
         (r"no answer within (?P<seconds>[\d.]+) s", marked("no answer within %(seconds)s s")),
         (
             r"the receiver answered (?P<status>\d+) \(redirects are not followed\)",

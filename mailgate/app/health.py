@@ -14,6 +14,10 @@ from mailgate.store import overview
 from mailgate.usecases.parts import Health, HealthCheck
 
 _PATIENCE_S = 5.0
+_HELD_UP = (
+    "nothing could be written for seconds: look for a program that holds the database (a backup, a shell), and at its "
+    "disk"
+)
 _FRESH: Instant = 2 * SECOND
 _EVENTS_WAIT: Instant = MINUTE
 
@@ -94,7 +98,8 @@ def checks(
         "imports": imports,
         "alarms": alarms,
     }
-    return {name: _Remembered(core, _patient(check)) for name, check in found.items()}
+    slow = {"log": _HELD_UP}
+    return {name: _Remembered(core, _patient(check, slow.get(name))) for name, check in found.items()}
 
 
 class _Remembered:
@@ -116,15 +121,27 @@ class _Remembered:
         return self._found
 
 
-def _patient(check: HealthCheck) -> Callable[[], Awaitable[Health]]:
+def _patient(check: HealthCheck, slow: str | None) -> Callable[[], Awaitable[Health]]:
+    """With an answer in any case, soon. One that waits for SQLite can't be called off: it ends behind this."""
+
     async def ask() -> Health:
+        asked = asyncio.ensure_future(check())
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                return await check()
-        except TimeoutError:
-            return Health(False, f"no answer within {_PATIENCE_S:g} s")
+            if (await asyncio.wait({asked}, timeout=_PATIENCE_S))[0]:
+                return asked.result()
+        finally:
+            if not asked.done():
+                asked.cancel()
+                asked.add_done_callback(_forget)
+        return Health(False, slow or f"no answer within {_PATIENCE_S:g} s")
 
     return ask
+
+
+def _forget(asked: asyncio.Future[Health]) -> None:
+    """Nobody waits for it any more."""
+    if not asked.cancelled():
+        asked.exception()
 
 
 def _witness(core: Core) -> Health:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 
 from connectors.errors import NetworkError
 from connectors.memory import MemoryAccount
 from mailgate.actors import SYSTEM, Actor
 from mailgate.clock import DAY
 from mailgate.errors import ConflictError, GoneError, NotFoundError, PreconditionError
+from mailgate.ids import new_id
 from mailgate.store import operations as operation_rows
 from mailgate.store.expiry import Expiry
 from mailgate.store.mailboxes import MailboxSpec
@@ -115,6 +116,17 @@ async def test_it_is_the_same_message(purged: Purged) -> None:
     purge = next(leaf for leaf in await purged.log() if leaf.get("item_ref") == row.item_ref)
     assert (purge["type"], purge["content_commit"]) == ("item.purge", leaf["content_commit"])
     assert await purged.graves(1) != []  # what nobody asked for stays away
+
+
+async def test_an_original_that_is_gone_does_not_matter_while_another_stands(purged: Purged) -> None:
+    engine = purged.engine
+    (grave,) = await purged.graves(0)
+    other = {"id": new_id(engine.clock()), "folder": "Archive", "uid": 99, "gone_at": engine.clock()}
+    async with engine.db.write() as tx:
+        await tx.conn.execute(insert(tombstones).values(grave._asdict() | other))
+    await purged.ask(0)
+    await purged.sync()
+    await purged.is_here(0)
 
 
 async def test_it_goes_when_its_time_is_over_and_may_come_again(purged: Purged) -> None:

@@ -10,6 +10,7 @@ from markupsafe import escape
 from mailgate.admin import details
 from mailgate.admin.languages import language
 from mailgate.alarms import Facts, Failing, Limits, WordsLeft, decide
+from mailgate.app.health import _HELD_UP
 from mailgate.clock import DAY, HOUR, Instant
 from mailgate.store.kept_outside import why_lost
 from mailgate.store.latest_time import jumped
@@ -44,6 +45,7 @@ FACTS = Facts(
 )
 PARTS = (
     "no answer within 5 s",
+    _HELD_UP,
     "not working: sign, purge; the log says why",
     "12 events wait for their place in the feed since 2026-11-29T12:00:00Z",
     "on the same disk as the database: a rollback of both would go unseen; set ledger.witness elsewhere",

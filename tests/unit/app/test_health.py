@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mailgate.app import health
 from mailgate.app.core import Core
 from mailgate.app.health import checks
 from mailgate.clock import SECOND, Instant
@@ -74,3 +77,19 @@ async def test_who_asks_while_it_is_looked_at_gets_the_new_answer(core: Core) ->
     assert [answer.ok for answer in answers] == [False] * 5
     folder.with_name("elsewhere").rename(folder)
     assert not (await blobs()).ok  # remembered for two seconds
+
+
+async def test_a_program_that_holds_the_database_is_guessed_at(
+    core: Core, parts: dict[str, HealthCheck], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_PATIENCE_S", 0.2)
+    path = core.settings.data_dir / "mailgate.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as shell:
+        shell.execute("BEGIN IMMEDIATE")
+        held = await parts["log"]()
+        shell.execute("ROLLBACK")
+    assert not held.ok
+    assert held.detail is not None
+    assert "a program that holds the database" in held.detail
+    monkeypatch.undo()
+    assert (await parts["log"]()).ok
