@@ -157,6 +157,19 @@ async def test_a_purge_that_should_have_been_since_is_made_at_the_start(
     )
 
 
+async def test_what_a_run_did_is_signed_and_looked_at_at_once(
+    background: Background, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[str] = []
+    monkeypatch.setattr(Worker, "wake", lambda worker: woken.append(worker.name))
+    await background.jobs._work_runs()
+    assert woken == []
+    await background.service.request_run(actor=COMMAND)
+    woken.clear()
+    await background.jobs._work_runs()
+    assert woken == ["sign", "alarms"]
+
+
 async def test_a_request_wakes_the_worker(background: Background) -> None:
     await old_copies(background)
     background.jobs.start()
