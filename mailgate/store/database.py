@@ -28,6 +28,7 @@ import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context, copy_context
 from typing import Any, TypeVar
 
 from sqlalchemy import event
@@ -36,7 +37,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from mailgate.errors import ConfigurationError
-from mailgate.store.sqlite_driver import Driver, visit
+from mailgate.store.group_commit import GroupCommit, Work, to_its_end
+from mailgate.store.sqlite_driver import Driver, visit, visit_together
 from mailgate.store.transaction import Transaction
 
 T = TypeVar("T")
@@ -119,6 +121,7 @@ class Database:
         self.on_events: Callable[[], None] | None = None  # called when a commit of this process brought events
         self._turn = asyncio.Lock()  # asyncio's locks are fair: first come, first served
         self._bulk = asyncio.Lock()
+        self._small = GroupCommit(self._turn, self._visit_writer)
 
     async def close(self) -> None:
         """Close every connection. No transaction may be open."""
@@ -137,7 +140,7 @@ class Database:
         where `read` makes one for each statement: for small reads on which somebody waits. A cancellation waits for it.
         """
         if self.sqlite:
-            return await _to_its_end(self._visit_reader(work))
+            return await to_its_end(self._visit_reader(work))
         async with self.read() as conn:
             return await work(conn)
 
@@ -160,18 +163,27 @@ class Database:
         tx.committed()
 
     async def transact(
-        self, work: Callable[[Transaction], Awaitable[T]], *, at_once: bool = False, bulk: bool = False
+        self,
+        work: Callable[[Transaction], Awaitable[T]],
+        *,
+        at_once: bool = False,
+        bulk: bool = False,
+        long: bool = False,
     ) -> T:
-        """Run `work` in a write transaction, again when PostgreSQL ended it to resolve a deadlock. `work` must be
-        repeatable.
+        """Run `work` in a write transaction, again when PostgreSQL ended it to resolve a deadlock, or SQLite because of
+        another that was to be committed with it. `work` must be repeatable.
 
         On SQLite a cancellation takes effect before the transaction or after it, never inside; and with `at_once` all
-        of it is one visit to the writer's thread, instead of one for each statement. `bulk`: it is one of many, long
-        and in no hurry; only one of those stands in the writer's queue, so that everybody else waits for one at most.
+        of it is one visit to the writer's thread, instead of one for each statement, together with others that wait
+        (`group_commit`), unless it is `long`. `bulk`: it is one of many, long and in no hurry; only one of those stands
+        in the writer's queue, so that everybody else waits for one at most.
         """
+        if self.sqlite and at_once and not bulk and not long:
+            result: T = await self._small.run(work)
+            return result
         if self.sqlite:
             async with self._bulk if bulk else contextlib.nullcontext(), self._turn:
-                return await _to_its_end(self._visit_writer(work) if at_once else self._made(work))
+                return await to_its_end(self._visited(work) if at_once else self._made(work))
         for attempt in range(_ATTEMPTS):
             try:
                 return await self._made(work)
@@ -191,17 +203,28 @@ class Database:
         async with self._reader.connect() as conn:
             return await visit(conn, whole)
 
-    async def _visit_writer(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
-        async def whole(conn: AsyncConnection) -> tuple[Transaction, T]:
-            tx = Transaction(conn, sqlite=True, on_events=self._announce)
-            result = await work(tx)
-            await tx.flush()
-            return tx, result
+    async def _visited(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        result: T
+        (result,) = await self._visit_writer([(copy_context(), work)])
+        return result
+
+    async def _visit_writer(self, works: Sequence[tuple[Context, Work]]) -> list[Any]:
+        """Their results, as one transaction."""
+
+        def whole(work: Work) -> Callable[[AsyncConnection], Coroutine[Any, Any, tuple[Transaction, Any]]]:
+            async def made(conn: AsyncConnection) -> tuple[Transaction, Any]:
+                tx = Transaction(conn, sqlite=True, on_events=self._announce)
+                result = await work(tx)
+                await tx.flush()
+                return tx, result
+
+            return made
 
         async with self._writer.connect() as conn:
-            tx, result = await visit(conn, whole)
-        tx.committed()
-        return result
+            done = await visit_together(conn, [(context, whole(work)) for context, work in works])
+        for tx, _ in done:
+            tx.committed()
+        return [result for _, result in done]
 
     def _announce(self) -> None:
         if self.on_events is not None:
@@ -250,20 +273,6 @@ class Database:
                 usual = f"PRAGMA busy_timeout={round(self._busy_timeout_s * 1_000)}"
                 await _execute_outside_transaction(connection, usual)
         return not rows[0][0]  # (busy, pages in the log, pages moved): being busy is no error to SQLite
-
-
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which goes on when the caller is cancelled; CancelledError then comes after its end."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):  # told below, once
-                await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # nobody is left to hear of it
-        raise
 
 
 def _leave_read_only(context: ExceptionContext) -> None:

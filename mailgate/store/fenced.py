@@ -50,9 +50,11 @@ class Fenced:
         self._log = log
         self._accounts: dict[str, tuple[str, bytes]] = {}
 
-    async def _owned(self, owner: Owner, now: Instant, work: Callable[[Transaction], Awaitable[T]]) -> T:
+    async def _owned(
+        self, owner: Owner, now: Instant, work: Callable[[Transaction], Awaitable[T]], *, long: bool = False
+    ) -> T:
         """One fenced transaction: the lease is ours until the commit, and the mailbox is still switched on. `work`
-        awaits nothing but its statements.
+        awaits nothing but its statements. `long`: it writes so much that no other should be committed with it.
         """
 
         async def guarded(tx: Transaction) -> T:
@@ -62,7 +64,7 @@ class Fenced:
                 raise MailboxOffError(f"mailbox {owner.mailbox_id} was switched off")
             return await work(tx)
 
-        return await self._db.transact(guarded, at_once=True)
+        return await self._db.transact(guarded, at_once=True, long=long)
 
     async def _account(self, mailbox_id: str) -> tuple[str, bytes]:
         """Tenant reference and account reference of a mailbox; read once, and again by each `load`."""

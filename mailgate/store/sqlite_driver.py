@@ -11,10 +11,11 @@ statements, and in that thread those never suspend.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextvars import copy_context
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context, copy_context
 from threading import get_ident
 from typing import Any, TypeGuard, TypeVar, cast
 
@@ -36,11 +37,21 @@ async def visit(conn: AsyncConnection, work: Callable[[AsyncConnection], Corouti
     Raises what `work` raises, and RuntimeError when it awaits anything but statements on the connection that it is
     given; then nothing was done.
     """
+    (result,) = await visit_together(conn, [(copy_context(), work)])
+    return result
+
+
+async def visit_together(
+    conn: AsyncConnection, works: Sequence[tuple[Context, Callable[[AsyncConnection], Coroutine[Any, Any, T]]]]
+) -> list[T]:
+    """The results of several, carried out one after the other, each in its context, as one transaction: what one of
+    them raises undoes all.
+    """
     connection: Any = (await conn.get_raw_connection()).driver_connection
     there = conn.sync_connection
     assert there is not None  # noqa: S101 - it was opened
-    result: T = await connection._execute(copy_context().run, _transact, there, work)
-    return result
+    results: list[T] = await connection._execute(_transact, there, works)
+    return results
 
 
 def is_visiting(conn: object) -> TypeGuard[Visited]:
@@ -48,17 +59,23 @@ def is_visiting(conn: object) -> TypeGuard[Visited]:
     return isinstance(conn, Visited)
 
 
-def _transact(conn: Connection, work: Callable[[AsyncConnection], Coroutine[Any, Any, T]]) -> T:
+def _transact(
+    conn: Connection, works: Sequence[tuple[Context, Callable[[AsyncConnection], Coroutine[Any, Any, T]]]]
+) -> list[T]:
     with conn.begin():
-        coroutine = work(cast("AsyncConnection", Visited(conn)))
-        try:
-            coroutine.send(None)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        finally:
-            coroutine.close()
-        raise RuntimeError("a transaction awaited something that is no statement of its own")
+        return [context.run(_carry_out, conn, work) for context, work in works]
+
+
+def _carry_out(conn: Connection, work: Callable[[AsyncConnection], Coroutine[Any, Any, T]]) -> T:
+    coroutine = work(cast("AsyncConnection", Visited(conn)))
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        coroutine.close()
+    raise RuntimeError("a transaction awaited something that is no statement of its own")
 
 
 class Visited:
@@ -173,12 +190,15 @@ class _Connection(AsyncAdapt_aiosqlite_connection):
     _cursor_cls: Any = _Cursor
 
     def commit(self) -> None:
-        if not _is_here(self._connection):
-            super().commit()
-            return
+        """Commit, or undo everything: what SQLite refuses to commit stays open, and SQLAlchemy takes it for ended."""
         try:
-            self._connection._conn.commit()
+            if _is_here(self._connection):
+                self._connection._conn.commit()
+            else:
+                super().commit()
         except Exception as error:  # noqa: BLE001 - told as SQLAlchemy's own driver tells it
+            with contextlib.suppress(Exception):
+                self.rollback()
             self._handle_exception(error)
 
     def rollback(self) -> None:
