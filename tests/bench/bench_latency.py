@@ -33,6 +33,7 @@ from connectors.imap.session import Session
 from connectors.imap.source import ImapSource
 from mailgate.app.core import Core
 from mailgate.app.outside import imap_connector, supervisor_of
+from mailgate.app.serve import share_the_interpreter, spare_the_collector
 from mailgate.app.verify import tls_context
 from mailgate.clock import SECOND, system_clock
 from mailgate.logs import configure
@@ -255,6 +256,8 @@ async def ours(folder: str, port: int, account: Account, trace: Trace, mails: in
         while not await number(select(func.count()).where(mailboxes.c.state == "live")):  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         await asyncio.sleep(1.5)  # the first words about it are written
+        spare_the_collector()  # this, and the next, as `serve` does
+        share_the_interpreter()
         trace.done.clear()
         trace.cpu_ms.clear()
         for n in range(mails):

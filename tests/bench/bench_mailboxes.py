@@ -38,6 +38,7 @@ from connectors.port import Connect, Source
 from mailgate.actors import SYSTEM
 from mailgate.app.core import Core
 from mailgate.app.outside import imap_connector, supervisor_of
+from mailgate.app.serve import _share_arenas, share_the_interpreter, spare_the_collector
 from mailgate.clock import DAY, SECOND, system_clock
 from mailgate.logs import configure
 from mailgate.settings import LogSettings, Settings
@@ -294,6 +295,8 @@ async def ours(job: Mapping[str, Any]) -> None:
     live = select(func.count()).where(mailboxes.c.state == "live", mailboxes.c.last_checked_at >= core.clock())
     arrived = select(func.count()).select_from(messages)
     await number(live)
+    spare_the_collector()  # this, and the next, as `serve` does
+    share_the_interpreter()
     before = resident()
     supervisor = supervisor_of(core, named)
     began = time.perf_counter()
@@ -397,6 +400,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.job:
         job = json.loads(options.job)
+        _share_arenas()
         uvloop.run((ours if job["kind"] == "ours" else bare)(job))
         return
     for line in ("plain", "tls") if options.line is None else (options.line,):
