@@ -35,7 +35,19 @@ from mailgate.store.subscriptions import Subscriptions
 from mailgate.store.transaction import Transaction
 from mailgate.sync.incoming import Applied, Batch, Draft, Known, PollStart, PreparedMessage, SentToken, View
 from mailgate.sync.port import BatchRefusedError
-from mailgate.sync.state import Backfill, Checkpoint, Entitled, FolderState, ListingChanges, MailboxConfig, Owner
+from mailgate.sync.state import (
+    Backfill,
+    Checkpoint,
+    Entitled,
+    FolderState,
+    ListingChanges,
+    MailboxConfig,
+    MailboxState,
+    Owner,
+)
+
+_FEW = 50
+"""A batch of no more is committed together with what others write."""
 
 _F = folders.c
 _LOADED = (
@@ -121,7 +133,8 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             exclude=tuple(rules.get("exclude") or ()),
             import_floor_at=row.import_floor_at,
             imported=row.imported_at is not None and not row.unread,
-            state=row.state,
+            state=MailboxState(row.state),
+            state_reason=row.state_reason,
             progress_started_at=row.progress_started_at,
             backfill=backfill,
         )
@@ -324,7 +337,7 @@ class SqlSyncStore(SqlOwning, SqlSettling, SqlQuarantine):
             return Applied(created=len(added) + len(returned), changed=len(versions)) + applied
 
         try:
-            return await self._owned(owner, batch.now, work)
+            return await self._owned(owner, batch.now, work, long=len(batch.messages) + len(batch.actions) > _FEW)
         except (DataError, IntegrityError, StatementError) as error:
             if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError):
                 raise  # the database failed, not the values

@@ -54,6 +54,7 @@ class Meter:
     totals: dict[str, int] = field(default_factory=dict)
     done: dict[str, int] = field(default_factory=dict)
     folder_id: str = ""
+    written: Progress | None = None
     written_at: Instant = 0
 
     def expect(self, folder_id: str, done: int, total: int) -> None:
@@ -90,7 +91,8 @@ class Meter:
         if not last and 0 <= now - self.written_at < PROGRESS_EVERY:  # a clock may be set back
             return None
         self.written_at = now
-        return self.now()
+        self.written = self.now()
+        return self.written
 
 
 @dataclass(slots=True)

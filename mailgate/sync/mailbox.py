@@ -209,9 +209,10 @@ class MailboxTask:
             config = await self._parts.store.load(self.id)
             if config is None:
                 return _SOON_S
-            if config.state == MailboxState.AUTH_FAILED:
+            if config.state is MailboxState.AUTH_FAILED:
                 self.hopeless = True  # another process was refused a moment ago
                 return 0.0
+            self._told = self._told or (config.state, config.state_reason)
             return await self._session_of(self.lease, config, once=False)
         except ConnectorError as error:
             if not self._stopping:

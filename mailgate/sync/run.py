@@ -142,7 +142,6 @@ class Session:
     async def _import(self) -> None:
         """Read every followed folder to its end for the first time, or go on where the last attempt was cut."""
         context = self._context
-        await self._report(MailboxState.IMPORTING, "waiting in line")
         async with self._turn(), self._context.watched():
             await self._report(MailboxState.IMPORTING, None)
             folders = sorted((f for f in context.followed() if f.uidnext is None), key=import_order)
@@ -167,13 +166,22 @@ class Session:
         statuses = await context.source.status([folder.name for folder in folders]) if folders else {}
         empty = await pass_over_empty(context, folders, statuses, asked_at)
         left = [folder for folder in folders if folder.id not in empty]
-        await size(context, meter, left, statuses)
+        counted = await size(context, meter, left, statuses)
         await self._report(MailboxState.IMPORTING, None)
-        await context.store.progress(context.owner, meter.now(), context.clock())
+        if counted:
+            await self._tell_progress(meter)
         for folder in left:
             if self._rests(folder) or not await self._pass(folder):
                 meter.leave_out(folder.id, meter.totals[folder.id])
-        await context.store.progress(context.owner, meter.now(), context.clock())
+        await self._tell_progress(meter)
+
+    async def _tell_progress(self, meter: Meter) -> None:
+        """Write how far it is, if that is another than was written last."""
+        context = self._context
+        progress = meter.now()
+        if progress != meter.written:
+            await context.store.progress(context.owner, progress, context.clock())
+            meter.written = progress
 
     async def _begin_backfill(self) -> None:
         """One that was asked for: every folder is read as if for the first time, which goes on wherever it is cut."""
@@ -191,6 +199,9 @@ class Session:
         """The slot, waited for without forgetting the line: servers end connections that are silent for long."""
         turn = asyncio.ensure_future(self._slot.__aenter__())
         try:
+            await asyncio.sleep(0)
+            if not turn.done():
+                await self._report(MailboxState.IMPORTING, "waiting in line")
             self.resting = True
             while not turn.done():
                 self._wanted.clear()  # who asks for a pass has one after the import

@@ -99,7 +99,8 @@ class MailboxConfig:
     exclude: tuple[str, ...]
     import_floor_at: Instant | None
     imported: bool
-    state: str = MailboxState.CONNECTING
+    state: MailboxState = MailboxState.CONNECTING
+    state_reason: str | None = None
     progress_started_at: Instant | None = None
     backfill: Backfill | None = None
 
