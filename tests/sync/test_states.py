@@ -328,14 +328,8 @@ async def test_mailboxes_beyond_the_limit_of_a_server_take_turns(engine: Engine,
 # Progress.
 
 
-async def test_the_total_is_known_at_once_and_stays_over_cut_lines(opened: Opened, account: MemoryAccount) -> None:
-    for name in ("Archive", "Notes"):
-        account.create_folder(name)
-    for n in range(60):
-        account.append("INBOX", mail(n), internal_date=NOW - n * HOUR)
-        account.append("Archive", mail(100 + n), internal_date=NOW - 60 * DAY - n * DAY + HOUR)  # half of them too old
-    account.append("Notes", mail(500), internal_date=NOW)
-    engine = await opened(account, settings=SyncSettings(batch_messages=5))
+def note_progress(engine: Engine) -> list[Progress]:
+    """What is written of it, as it comes."""
     written: list[Progress] = []
     commit, progress = engine.store.commit, engine.store.progress
 
@@ -350,6 +344,42 @@ async def test_the_total_is_known_at_once_and_stays_over_cut_lines(opened: Opene
 
     engine.store.commit = noting_commit  # type: ignore[method-assign]
     engine.store.progress = noting_progress  # type: ignore[method-assign]
+    return written
+
+
+async def test_the_only_folder_with_messages_is_counted_by_its_own_pass(opened: Opened, account: MemoryAccount) -> None:
+    account.create_folder("Archive")
+    for n in range(20):
+        account.append("INBOX", mail(n), internal_date=NOW - n * HOUR)
+        account.append("INBOX", mail(100 + n), internal_date=NOW - 100 * DAY)  # too old
+    engine = await opened(account, settings=SyncSettings(batch_messages=10))
+    engine.clock.advance(1)
+    written = note_progress(engine)
+    await engine.sync()
+    commands = account.commands[: next(n for n, said in enumerate(account.commands) if said.startswith("FETCH"))]
+    assert sum(said.startswith("EXAMINE") for said in commands) == 1
+    assert {how.total for how in written} == {20}
+    assert written[-1].done == 20
+    assert len(written) == len(set(written))  # nothing is written twice
+    box = await shown(engine)
+    assert (box.progress_done, box.progress_total) == (20, 20)
+
+
+async def test_an_import_that_need_not_wait_does_not_say_that_it_does(engine: Engine) -> None:
+    await engine.sync()
+    events = [row.payload for row in await engine.rows("events") if row.type == "mailbox.state_changed"]
+    assert events == [{"state": "connecting"}, {"state": "importing"}, {"state": "live"}]
+
+
+async def test_the_total_is_known_at_once_and_stays_over_cut_lines(opened: Opened, account: MemoryAccount) -> None:
+    for name in ("Archive", "Notes"):
+        account.create_folder(name)
+    for n in range(60):
+        account.append("INBOX", mail(n), internal_date=NOW - n * HOUR)
+        account.append("Archive", mail(100 + n), internal_date=NOW - 60 * DAY - n * DAY + HOUR)  # half of them too old
+    account.append("Notes", mail(500), internal_date=NOW)
+    engine = await opened(account, settings=SyncSettings(batch_messages=5))
+    written = note_progress(engine)
     inside = len(engine.far(since=NOW - 90 * DAY)["Archive"])
     attempts = 0
     while (await engine.rows("mailboxes"))[0].imported_at is None:
