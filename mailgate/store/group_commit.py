@@ -3,7 +3,7 @@
 The way to the writer's thread, BEGIN and the sync of COMMIT cost more than the statements of most. So whoever gets the
 turn takes along what waits behind it. Nobody is told of success before the commit that all share. When one fails,
 everything is rolled back and each is done again alone, as if it had never had company: an error is told to nobody but
-whoever made it.
+whoever made it. Where the transaction can't even begin, all are told: each would only wait as long again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ TOGETHER: Final = 8
 
 
 class _Job:
-    """`outcome` is settled after the commit; cancelled only when the process ends in the middle."""
+    """`taken`: out of the queue, to be carried out. `outcome` is settled after the commit; cancelled only when the
+    process ends in the middle.
+    """
 
-    __slots__ = ("outcome", "work")
+    __slots__ = ("outcome", "taken", "work")
 
     def __init__(self, work: Work) -> None:
         self.work = copy_context(), work
+        self.taken = False
         self.outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
 
@@ -52,18 +55,20 @@ class GroupCommit:
         self._jobs.append(job)
         try:
             async with self._turn:
-                while job in self._jobs:  # else somebody took it along, and it is done
+                while not job.taken:  # else somebody took it along, and it is done
                     await to_its_end(self._run_some())
             return job.outcome.result()
         except asyncio.CancelledError:
-            if job in self._jobs:
-                self._jobs.remove(job)
-            else:
+            if job.taken:
                 await _settled(job.outcome)
+            else:
+                self._jobs.remove(job)
             raise
 
     async def _run_some(self) -> None:
         jobs = [self._jobs.popleft() for _ in range(min(TOGETHER, len(self._jobs)))]
+        for job in jobs:
+            job.taken = True
         try:
             if len(jobs) == 1 or not await self._run_together(jobs):
                 for job in jobs:
@@ -73,10 +78,23 @@ class GroupCommit:
                 job.outcome.cancel()  # nothing, to those that are settled
 
     async def _run_together(self, jobs: Sequence[_Job]) -> bool:
+        """False when nothing of it was done, since one of them failed."""
+        begun = False
+
+        async def first(tx: Transaction) -> Any:
+            nonlocal begun
+            begun = True
+            return await work(tx)
+
+        (context, work), *others = (job.work for job in jobs)
         try:
-            results = await self._visit([job.work for job in jobs])
-        except Exception:  # noqa: BLE001 - it is raised again where it belongs
-            return False
+            results = await self._visit([(context, first), *others])
+        except Exception as error:  # noqa: BLE001 - raised where it belongs
+            if begun:
+                return False
+            for job in jobs:
+                job.outcome.set_exception(error)
+            return True
         for job, result in zip(jobs, results, strict=True):
             job.outcome.set_result(result)
         return True

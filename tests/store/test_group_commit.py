@@ -6,10 +6,11 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar
+from typing import Any
 
 import pytest
 from sqlalchemy import event, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from mailgate.store.database import Database
 from mailgate.store.group_commit import TOGETHER
@@ -133,6 +134,33 @@ async def test_a_commit_that_is_refused_undoes_only_its_own(db: Database) -> Non
     assert one == "one"
     assert isinstance(lacking, IntegrityError)
     assert await entering.names() == ["one"]
+
+
+async def test_a_transaction_that_can_not_begin_is_told_to_all_at_once(sqlite_url: str, db: Database) -> None:
+    waiting_for_nobody = Database(sqlite_url, busy_timeout_s=0)
+    entering = Entering(waiting_for_nobody)
+    visits: list[int] = []
+    visit = waiting_for_nobody._small._visit
+
+    async def counted(works: Any) -> list[Any]:
+        visits.append(len(works))
+        return await visit(works)
+
+    waiting_for_nobody._small._visit = counted
+    try:
+        async with db.write():  # as another process would
+            async with waiting_for_nobody._turn:
+                waiting = [asyncio.create_task(entering.enter(name)) for name in ("one", "two", "three")]
+                await asyncio.sleep(0)
+            told = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(item) for item in told] == [OperationalError] * 3
+        assert "locked" in str(told[2])
+        assert visits == [3]
+        assert entering.begun == []
+        assert await entering.enter("four") == "four"
+        assert await entering.names() == ["four"]
+    finally:
+        await waiting_for_nobody.close()
 
 
 async def test_who_is_cancelled_while_waiting_has_done_nothing(db: Database) -> None:
