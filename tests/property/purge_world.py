@@ -188,7 +188,7 @@ class Auditor:
         """R13: the run's certificate is proven by its leaves, and tells what went and why."""
         store = self._store
         key = store.reader.verifier(await tenants.get(store.db, self._tenant_id))
-        (told,) = await certificates(store.db, store.reader, run, self._tenant_id, now)
+        (told,) = await certificates(store.db, store.reader, run.id, self._tenant_id, now)
         check_certificate(told, key)
         counts, items = told["counts"], told["items"]
         balance = counts["purged"] + sum(counts["kept"].values()) + counts["failed"]
