@@ -134,6 +134,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "last week's backup is restored": (
         "store/test_restore.py::test_last_weeks_backup",
         "store/test_restore.py::test_holds_on_mailboxes_that_the_backup_does_not_know_are_told",
+        "sync/test_restored_returns.py::test_it_is_named_and_comes_back_once_more",
+        "sync/test_restored_returns.py::test_it_is_held_again_when_it_is_here_again",
         "unit/app/test_restored.py::test_a_gateway_serves_nothing_until_restore_was_run",
         "store/test_log.py::test_a_restored_backup_is_not_signed",
     ),
