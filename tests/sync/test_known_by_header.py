@@ -89,6 +89,15 @@ async def test_a_copy_without_an_original(engine: Engine, account: MemoryAccount
     assert {row.id for row in await engine.rows("messages")} == before
 
 
+async def test_inbox_renumbered(engine: Engine, account: MemoryAccount) -> None:
+    """All of it stands there under other numbers: nothing is fetched twice, and every message keeps its id."""
+    before = {row.id for row in await engine.rows("messages")}
+    account.change_uidvalidity("INBOX")
+    assert await asked(engine, account) == ["headers"]
+    assert {row.id for row in await engine.rows("messages")} == before
+    assert await engine.near() == engine.far()
+
+
 async def gone(engine: Engine, account: MemoryAccount) -> None:
     """Purged, then its original went."""
     await purge(engine)
