@@ -159,7 +159,7 @@ async def recognisable(
         buried.extend((await conn.execute(_BURIED_WITH[sqlite], about)).all())
     if not copies and not buried:
         return []
-    current = {state.name: state for state in await listed(conn, mailbox_id)}
+    current = {state.name: state for state in await listed(conn, mailbox_id)} if buried else {}  # maybe thousands
     coming = [row.id for row in copies.values() if row.moving_to is not None and row.id not in addresses]
     expected = await _expected(conn, coming)
     moving = [row.id for row in copies.values() if row.moving_to is not None and row.id in addresses]

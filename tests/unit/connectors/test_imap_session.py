@@ -352,6 +352,8 @@ async def test_without_idle_the_server_is_polled() -> None:
         (b"* 99 EXPUNGE", FolderChange(expunged=True)),
         (b"* VANISHED 7", FolderChange(expunged=True)),
         (b"* VANISHED 1:4294967295", FolderChange(expunged=True)),
+        (b"* VANISHED 3\r\n* 3 EXISTS", FolderChange(exists=3, expunged=True)),
+        (b"* VANISHED (EARLIER) 7:8\r\n* 3 EXISTS", FolderChange(expunged=True)),  # EXISTS was without them already
         (b"* 2 FETCH (FLAGS (\\Seen))", FolderChange(flags=True)),
         (b"* 2 FETCH (UID 5 MODSEQ (7) FLAGS (a))", FolderChange(flags=True)),
         (b"* 1 EXPUNGE\r\n* 3 EXISTS\r\n* 1 FETCH (FLAGS ())", FolderChange(3, expunged=True, flags=True)),
