@@ -199,7 +199,7 @@ class Session:
         """The slot, waited for without forgetting the line: servers end connections that are silent for long."""
         turn = asyncio.ensure_future(self._slot.__aenter__())
         try:
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a free slot is taken by then
             if not turn.done():
                 await self._report(MailboxState.IMPORTING, "waiting in line")
             self.resting = True

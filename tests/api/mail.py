@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.message import EmailMessage
 from email.policy import SMTP
 from typing import Any
@@ -19,7 +19,7 @@ from mailgate.store.search import Indexer
 from mailgate.store.transaction import Transaction
 from mailgate.sync.arriving import Arrived, MemorySink
 from mailgate.sync.prepare import Preparer
-from retention.model import AnchorFrom
+from retention.model import AnchorFrom, Brake
 from tests.api.conftest import Gateway
 
 UIDVALIDITY = 7
@@ -127,3 +127,12 @@ async def postman(gateway: Gateway, tenant_id: str = "acme", plan: str = "profes
     await gateway.tenant(tenant_id, plan)
     mailbox = await gateway.mailbox(tenant_id, f"ann@{tenant_id}.example")
     return Postman(gateway, tenant_id, mailbox["id"])
+
+
+async def two_at_the_brake(gateway: Gateway) -> None:
+    """Two copies of the tenant "acme" that are due in two days, and a brake that stops at more than one."""
+    service = gateway.core.retention
+    await service.adopt(replace(service.policy, brake=Brake(minimum=1, share=0)))
+    post = await postman(gateway, plan="standard")
+    for _ in range(2):
+        await post.deliver(letter(), age=59 * DAY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,9 +16,8 @@ from mailgate.clock import DAY, SECOND, to_rfc3339
 from mailgate.store.preview import Days
 from mailgate.store.users import Role
 from mailgate.usecases import retention
-from retention.model import Brake
 from tests.api.conftest import START, Gateway
-from tests.api.mail import letter, postman
+from tests.api.mail import letter, postman, two_at_the_brake
 from tests.api.people import person
 from tests.api.test_retention import purged_tenant
 
@@ -68,11 +66,7 @@ async def test_what_will_go_day_by_day_is_what_the_evaluator_says(gateway: Gatew
 
 
 async def test_the_preview_says_that_the_brake_would_halt_a_purge(gateway: Gateway) -> None:
-    service = gateway.core.retention
-    await service.adopt(replace(service.policy, brake=Brake(minimum=1, share=0)))
-    post = await postman(gateway, plan="standard")
-    for _ in range(2):
-        await post.deliver(letter(), age=59 * DAY)
+    await two_at_the_brake(gateway)
     cleo = await person(gateway, "cleo", Role.COMPLIANCE)
     assert "The brake would halt" not in (await cleo.get("/admin/retention?show=1")).text
     gateway.clock.forward(2 * DAY)

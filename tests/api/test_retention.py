@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,8 @@ from retention.ledger.report import Verdict
 from retention.ledger.tiles import TileNodes, decode_bundle, parse_tile_path
 from retention.ledger.tree import tree_root
 from retention.ledger.verify import verify_directory
-from retention.model import Brake
 from tests.api.conftest import START, Gateway
-from tests.api.mail import Postman, letter, postman
+from tests.api.mail import Postman, letter, postman, two_at_the_brake
 
 
 async def purged_tenant(gateway: Gateway) -> tuple[Postman, str, str]:
@@ -95,21 +93,17 @@ async def test_a_preview_equals_the_purge_that_follows(gateway: Gateway) -> None
 
 
 async def test_a_preview_says_that_the_brake_would_halt_the_run(gateway: Gateway) -> None:
-    service = gateway.core.retention
-    await service.adopt(replace(service.policy, brake=Brake(minimum=1, share=0)))
-    post = await postman(gateway, plan="standard")
-    for _ in range(2):
-        await post.deliver(letter(), age=59 * DAY)
+    await two_at_the_brake(gateway)
     assert (await gateway.client.get("/v1/retention/preview")).json()["halted_at"] == {}
     gateway.clock.forward(2 * DAY)
     for tenant in ("", "?tenant=acme"):
         preview = (await gateway.client.get(f"/v1/retention/preview{tenant}")).json()
         assert (preview["halted_at"], preview["purged"]) == ({"acme": 2}, 2)
     await gateway.client.post("/v1/retention/runs", json={"tenant": "acme", "dry_run": True})
-    await service.work()
+    await gateway.core.retention.work()
     gateway.clock.forward(SECOND)
     await gateway.client.post("/v1/retention/runs", json={"tenant": "acme"})
-    await service.work()
+    await gateway.core.retention.work()
     run, dry = (await gateway.client.get("/v1/retention/runs?tenant=acme")).json()["items"]
     assert (dry["state"], dry["halted_at"]) == ("completed", preview["halted_at"])
     assert (run["state"], run["halted_at"]) == ("halted", preview["halted_at"])
